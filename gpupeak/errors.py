@@ -1,0 +1,87 @@
+"""Every error gpupeak raises, and the exit code each one ends a command with.
+
+    GpupeakError
+    ├── UsageError            2   the command, the configuration or an input list is wrong
+    │   ├── ConfigError           an option, a TOML/YAML file, settings that do not go together
+    │   ├── LabelError            a label file or sample list that cannot be used
+    │   ├── AuError               action-unit directories that cannot be meant (see `plan.require_peaks`)
+    │   └── WeightsError          weights that are not there or do not fit the encoder
+    ├── RunError              3   the run could not go on
+    │   ├── DeviceError           the device asked for is not there
+    │   └── WriteError            the output cannot be written (disk full, permission)
+    └── SampleError           -   one sample's fault: becomes a `Failed` value and never ends a run
+
+A bad video is data and a broken machine is an exception: `SampleError` is caught where a sample is
+worked on and turned into `types.Failed`; only the other two leave a run.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AuError",
+    "ConfigError",
+    "DeviceError",
+    "GpupeakError",
+    "LabelError",
+    "RunError",
+    "SampleError",
+    "UsageError",
+    "WeightsError",
+    "WriteError",
+]
+
+
+class GpupeakError(Exception):
+    """The root: `str(error)` is the one line that a user is shown."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class UsageError(GpupeakError):
+    """The command, its configuration or one of its input lists is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """An option or a configuration file is wrong, or settings contradict each other."""
+
+
+class LabelError(UsageError):
+    """A label file or a sample list is missing, unreadable or not of the documented form."""
+
+
+class AuError(UsageError):
+    """No action-unit file could be used where peaks were asked for."""
+
+
+class WeightsError(UsageError):
+    """Weights are missing or do not fit the encoder: says what was found and what was expected."""
+
+
+class RunError(GpupeakError):
+    """The run cannot go on."""
+
+    exit_code = 3
+
+
+class DeviceError(RunError):
+    """The device asked for is not there, or cannot do what was asked; says why."""
+
+
+class WriteError(RunError):
+    """The output cannot be written: a full disk, a missing permission."""
+
+
+class SampleError(GpupeakError):
+    """One sample cannot be used. `stage` is one of `types.STAGES`."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
+        return type(self), (self.stage, self.reason)

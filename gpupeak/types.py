@@ -1,0 +1,245 @@
+"""The values that flow down the line, in the order in which they appear.
+
+    Sample -> FramePlan -> FrameBatch -> FeatureBatch -> Saved | Failed
+
+Each is frozen and checks itself at birth. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "FALLBACKS",
+    "PEAK_SOURCES",
+    "SAMPLINGS",
+    "STAGES",
+    "Failed",
+    "FeatureBatch",
+    "FrameBatch",
+    "FramePlan",
+    "NoPeak",
+    "Outcome",
+    "Peak",
+    "Sample",
+    "SamplingRule",
+    "Saved",
+    "Seconds",
+    "Span",
+]
+
+SAMPLINGS = ("emotion_peak", "uniform", "headtail")
+FALLBACKS = ("uniform", "middle", "fail")
+PEAK_SOURCES = ("au_info", "per_frame", "merr_data", "openface")
+"""Where a peak can come from, in the order in which the artefacts of a sample are tried."""
+STAGES = ("find", "plan", "decode", "encode", "write")
+"""The stages at which a sample can fail."""
+
+Seconds: TypeAlias = Mapping[str, float]
+"""Stage name -> seconds spent on one sample; a batched stage's is its batch time over its samples."""
+Span: TypeAlias = tuple[int, int]
+"""Rows `start .. stop - 1` of a batch: one sample's frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRule:
+    """How the frames of a sample are chosen.
+
+    Args:
+        method: one of `SAMPLINGS`.
+        n: frames a sample, at least 1.
+        fallback: one of `FALLBACKS`; what `emotion_peak` does with a sample that has no usable peak.
+        peak_source: one of `PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
+        seed: what `headtail` draws from, together with the sample's name.
+    """
+
+    method: str = "emotion_peak"
+    n: int = 8
+    fallback: str = "uniform"
+    peak_source: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("method", self.method, SAMPLINGS),
+            ("fallback", self.fallback, FALLBACKS),
+            ("peak_source", self.peak_source, ("auto", *PEAK_SOURCES)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        if self.n < 1:
+            raise ValueError(f"n is {self.n}, expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One entry of a sample list: what to look for, and where its features go.
+
+    `video` is None when no file was found. `au_dirs` are the directories whose action-unit files
+    may belong to this sample, in the order in which they are tried (`peaks.read_peak`).
+    """
+
+    dataset: str
+    name: str
+    video: Path | None
+    au_dirs: tuple[Path, ...]
+    rule: SamplingRule
+    target: Path
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The emotional peak an action-unit file names, as 0-based frame numbers in presentation order.
+
+    `before`, `after` and `total` are the file's own numbers, None where it has none.
+    """
+
+    index: int
+    before: int | None
+    after: int | None
+    total: int | None
+    source: str
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NoPeak:
+    """Why a sample has no usable peak: `reason` is one of a few, for counting; `detail` names the file."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """Which frames of a sample's video are wanted, and why.
+
+    `indices` holds `rule.n` presentation-order frame numbers, ascending, repeats allowed, every one
+    below `frames` (the count of the video's presented frames, by demuxing). `fallback` says why the
+    rule's fallback was taken and `clamp` what was clamped into the video; None where neither happened.
+    """
+
+    sample: Sample
+    indices: tuple[int, ...]
+    frames: int
+    codec: str
+    peak: Peak | None = None
+    fallback: NoPeak | None = None
+    clamp: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.indices) != self.sample.rule.n:
+            raise ValueError(f"{self.sample}: {len(self.indices)} indices planned, expected {self.sample.rule.n}")
+        if any(not 0 <= i < self.frames for i in self.indices):
+            raise ValueError(f"{self.sample}: indices {self.indices} planned, video has {self.frames}")
+
+    @property
+    def unique(self) -> tuple[int, ...]:
+        """The distinct indices, ascending: what a decoder has to produce."""
+        return tuple(sorted(set(self.indices)))
+
+    @property
+    def gather(self) -> tuple[int, ...]:
+        """For each of `indices`, its place in `unique`."""
+        place = {index: row for row, index in enumerate(self.unique)}
+        return tuple(place[index] for index in self.indices)
+
+
+def _borrowed_from_nobody() -> None:
+    """The default `release`: the pixels belong to the batch itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBatch:
+    """Decoded frames of one or more samples.
+
+    `pixels` is uint8 RGB `[R, size, size, 3]`, a NumPy array on the host or a torch tensor on a
+    device. `spans[i]` are the rows of `plans[i]`, exactly `rule.n` of them; rows in no span hold
+    nothing of use. The memory may be borrowed from the decoder: whoever has read `pixels` for the
+    last time calls `release`, once, and touches them no more.
+    """
+
+    plans: tuple[FramePlan, ...]
+    pixels: npt.NDArray[np.uint8] | torch.Tensor
+    spans: tuple[Span, ...]
+    seconds: tuple[Seconds, ...]
+    release: Callable[[], None] = field(default=_borrowed_from_nobody, compare=False)
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.pixels.shape)
+        if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+            raise ValueError(f"pixels are {shape}, expected [rows, size, size, 3]")
+        if not str(self.pixels.dtype).endswith("uint8"):
+            raise ValueError(f"pixels are {self.pixels.dtype}, expected uint8")
+        _check_spans(self.plans, self.spans, self.seconds, rows=shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """Image features of one or more samples: `features` is float32 `[R, D]` on the host, not normalised.
+
+    `spans[i]` are the rows of `plans[i]`. The memory may be borrowed from the encoder, as in
+    `FrameBatch`: the writer calls `release` when every file of the batch is on disk.
+    """
+
+    plans: tuple[FramePlan, ...]
+    features: npt.NDArray[np.floating[Any]]
+    spans: tuple[Span, ...]
+    seconds: tuple[Seconds, ...]
+    release: Callable[[], None] = field(default=_borrowed_from_nobody, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2:
+            raise ValueError(f"features are {self.features.shape}, expected [rows, D]")
+        _check_spans(self.plans, self.spans, self.seconds, rows=self.features.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One sample's features are on disk under `plan.sample.target`."""
+
+    plan: FramePlan
+    seconds: Seconds
+
+    @property
+    def sample(self) -> Sample:
+        return self.plan.sample
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One sample has no features, and this is why. `plan` is there if the sample got that far."""
+
+    sample: Sample
+    stage: str
+    reason: str
+    plan: FramePlan | None = None
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"stage is {self.stage!r}, expected one of {', '.join(STAGES)}")
+
+
+Outcome: TypeAlias = Saved | Failed
+
+
+def _check_spans(
+    plans: tuple[FramePlan, ...], spans: tuple[Span, ...], seconds: tuple[Seconds, ...], rows: int
+) -> None:
+    if not len(plans) == len(spans) == len(seconds):
+        raise ValueError(f"{len(plans)} plans, {len(spans)} spans and {len(seconds)} timings, expected one each")
+    for plan, (start, stop) in zip(plans, spans, strict=True):
+        if not 0 <= start <= stop <= rows or stop - start != plan.sample.rule.n:
+            raise ValueError(f"{plan.sample}: rows {start}..{stop} of {rows}, expected {plan.sample.rule.n} rows")
