@@ -1,0 +1,180 @@
+"""What a run did, counted as it goes (`Tally`) and told at its end (`RunReport`)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpupeak.types import Failed, Outcome
+
+__all__ = ["FALLBACK_WARNING", "Observer", "RunReport", "Silent", "Tally"]
+
+FALLBACK_WARNING = 0.2
+"""A dataset in which more than this share of the samples fell back ends in a warning."""
+_NAMED = 5
+_DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past this many, they are counted together
+
+
+@dataclass(slots=True)
+class Tally:
+    """One dataset's counts, advanced by `add` once per outcome.
+
+    Args:
+        dataset: its name.
+        directory: where its features go.
+        listed: samples in the list, after `limit`.
+        expected: samples that the consumer asserts, None where no number is known.
+    """
+
+    dataset: str
+    directory: Path
+    listed: int
+    expected: int | None = None
+    skipped: int = 0
+    saved: int = 0
+    failed: int = 0
+    clamped: int = 0
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    peaks: Counter[str] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failed_first: list[Failed] = field(default_factory=list)
+    stage_seconds: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    began: float | None = None
+    ended: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Samples that need no more work: skipped, saved or failed."""
+        return self.skipped + self.saved + self.failed
+
+    @property
+    def not_reached(self) -> int:
+        """Samples without an outcome: those an interrupted run did not come to."""
+        return self.listed - self.done
+
+    @property
+    def seconds(self) -> float:
+        """From the run's first moment of work on this dataset to its last outcome so far."""
+        return 0.0 if self.began is None or self.ended is None else self.ended - self.began
+
+    def start(self) -> None:
+        """The dataset's first sample enters the line: `seconds` counts from here."""
+        if self.began is None:
+            self.began = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one sample's outcome."""
+        self.start()
+        self.ended = time.monotonic()
+        plan = outcome.plan
+        if isinstance(outcome, Failed):
+            self.failed += 1
+            key = (outcome.stage, outcome.reason)
+            if key not in self.failures and len(self.failures) >= _DISTINCT_REASONS:
+                key = (outcome.stage, "other reasons: see manifest.jsonl")
+            self.failures[key] += 1
+            if len(self.failed_first) < _NAMED:
+                self.failed_first.append(outcome)
+            return
+        self.saved += 1
+        self.stage_seconds.update(outcome.seconds)
+        if plan is not None:
+            self.clamped += plan.clamp is not None
+            if plan.fallback is not None:
+                self.fallbacks[plan.fallback.reason] += 1
+            elif plan.peak is not None:
+                self.peaks[plan.peak.source] += 1
+
+    def close(self) -> None:
+        """The run is over: add the warning that a large share of fallbacks deserves."""
+        fell_back = sum(self.fallbacks.values())
+        if fell_back > FALLBACK_WARNING * self.saved:
+            reason, count = self.fallbacks.most_common(1)[0]
+            self.warnings.append(
+                f"{self.dataset}: {fell_back} of {self.saved} samples saved fell back to another sampling "
+                f"(most often: {reason}, {count}); are the action-unit files complete?"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as plain JSON values; seconds are wall-clock seconds."""
+        return {
+            "dataset": self.dataset,
+            "directory": str(self.directory),
+            "listed": self.listed,
+            "expected": self.expected,
+            "saved": self.saved,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "not_reached": self.not_reached,
+            "clamped": self.clamped,
+            "fallbacks": dict(self.fallbacks),
+            "peaks": dict(self.peaks),
+            "failures": [{"stage": s, "reason": r, "count": c} for (s, r), c in self.failures.most_common()],
+            "failed_first": [
+                {"sample": f.sample.name, "stage": f.stage, "reason": f.reason} for f in self.failed_first
+            ],
+            "stage_seconds": {stage: round(value, 6) for stage, value in self.stage_seconds.items()},
+            "seconds": round(self.seconds, 6),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What one run did. `seconds` is wall-clock time, loading of the encoder included."""
+
+    datasets: tuple[Tally, ...]
+    seconds: float
+    device: str | None
+    interrupted: bool
+    notices: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all saved or skipped; 1 some samples failed; 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 1 if any(tally.failed for tally in self.datasets) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        totals = {
+            name: sum(getattr(tally, name) for tally in self.datasets)
+            for name in ("listed", "saved", "skipped", "failed", "not_reached", "clamped")
+        }
+        return {
+            "exit_code": self.exit_code,
+            "interrupted": self.interrupted,
+            "device": self.device,
+            "seconds": round(self.seconds, 6),
+            **totals,
+            "notices": list(self.notices),
+            "datasets": [tally.to_json() for tally in self.datasets],
+        }
+
+
+class Observer(Protocol):
+    """Told of a run as it goes; called from the thread that runs `extract`."""
+
+    def started(self, tallies: tuple[Tally, ...]) -> None:
+        """The sample lists are read and finished work is counted; `tallies` go on counting."""
+
+    def notice(self, text: str) -> None:
+        """One line that the user should see: a device chosen, a list that disagrees with its expected count."""
+
+    def advanced(self, tally: Tally, outcome: Outcome) -> None:
+        """`tally` has just counted `outcome`."""
+
+
+class Silent:
+    """The observer that says nothing."""
+
+    def started(self, tallies: tuple[Tally, ...]) -> None: ...
+
+    def notice(self, text: str) -> None: ...
+
+    def advanced(self, tally: Tally, outcome: Outcome) -> None: ...
