@@ -1,0 +1,87 @@
+"""A bounded hand-over between threads that can be ended from either side."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["Cancelled", "Channel"]
+
+T = TypeVar("T")
+
+
+class Cancelled(Exception):
+    """The channel's reader is gone, or its run is over: nothing more can be handed over."""
+
+
+class Channel(Generic[T]):
+    """A queue of at most `depth` items from `writers` threads to any number of reading ones.
+
+    Reading is iterating: it waits for the next item and ends when every writer has called `finish`
+    and nothing is left. `cancel` wakes everyone on both sides: `put` raises `Cancelled` from then on,
+    and reading ends at once, whatever is still queued.
+
+    `wait_seconds` holds how long [writers, readers] have waited, in all: who waits is not the bottleneck.
+    `waiting_writers` is how many are held back right now.
+    """
+
+    def __init__(self, depth: int, writers: int = 1) -> None:
+        self._items: deque[T] = deque()
+        self._depth = depth
+        self._writers = writers
+        self._cancelled = False
+        lock = threading.Lock()
+        self._room = threading.Condition(lock)
+        self._something = threading.Condition(lock)
+        self.wait_seconds = [0.0, 0.0]
+        self.waiting_writers = 0
+
+    def put(self, item: T) -> None:
+        """Hand over one item, waiting while the channel is full. Raises Cancelled."""
+        with self._room:
+            if len(self._items) >= self._depth and not self._cancelled:
+                began = time.perf_counter()
+                self.waiting_writers += 1
+                self._room.wait_for(lambda: len(self._items) < self._depth or self._cancelled)
+                self.waiting_writers -= 1
+                self.wait_seconds[0] += time.perf_counter() - began
+            if self._cancelled:
+                raise Cancelled
+            self._items.append(item)
+            self._something.notify()
+
+    def add_writer(self) -> None:
+        """One more writer will call `finish`; before reading begins."""
+        with self._something:
+            self._writers += 1
+
+    def finish(self) -> None:
+        """One writer has no more to hand over."""
+        with self._something:
+            self._writers -= 1
+            if self._writers == 0:
+                self._something.notify_all()
+
+    def cancel(self) -> None:
+        """End the channel now, on both sides."""
+        with self._something:
+            self._cancelled = True
+            self._something.notify_all()
+            self._room.notify_all()
+
+    def __iter__(self) -> Channel[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._something:
+            if not self._items and self._writers and not self._cancelled:
+                began = time.perf_counter()
+                self._something.wait_for(lambda: bool(self._items) or not self._writers or self._cancelled)
+                self.wait_seconds[1] += time.perf_counter() - began
+            if self._cancelled or not self._items:
+                raise StopIteration
+            item = self._items.popleft()
+            self._room.notify()
+            return item

@@ -1,0 +1,80 @@
+"""Features to `.npy` files: each whole under its own name or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from gpupeak.errors import WriteError
+from gpupeak.store import npy_header
+from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
+
+__all__ = ["NpyWriter"]
+
+_header = lru_cache(maxsize=16)(npy_header)
+_NAME_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # this sample's name, not the disk
+_serial = itertools.count()  # next() on it is atomic under the GIL: every temporary has a name of its own
+
+
+class NpyWriter:
+    """Writes each sample's rows as a float32 C-order `.npy` file, widening on the way.
+
+    A file is written under a temporary name beside its target in one call and renamed once: a kill at
+    any moment leaves only whole files and temporaries (`store.TEMPORARY`), which the next run removes.
+    Without `fsync` that promise is against a killed process, not against power loss.
+
+    The verb is safe to run on several threads at once over one shared iterable of batches.
+    """
+
+    def __init__(self, *, fsync: bool = False) -> None:
+        self._fsync = fsync
+
+    def write(self, batches: Iterable[FeatureBatch]) -> Iterator[Saved | Failed]:
+        """Yield one outcome a sample; release each batch when its last file is in place.
+
+        Raises:
+            WriteError: the disk is full, a permission is missing: the run cannot go on.
+        """
+        for batch in batches:
+            try:
+                for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
+                    began = time.perf_counter()
+                    # Copies only what is not float32 in C order already: the fp16 of a GPU is widened here.
+                    rows = np.ascontiguousarray(batch.features[start:stop], dtype=np.float32)
+                    try:
+                        self._save(plan, rows)
+                    except OSError as error:
+                        if error.errno not in _NAME_FAULTS:
+                            raise WriteError(f"{plan.sample.target}: cannot be written: {error.strerror}") from error
+                        yield Failed(plan.sample, "write", f"file name refused: {error.strerror}", plan)
+                    else:
+                        yield Saved(plan, {**seconds, "write": time.perf_counter() - began})
+            finally:
+                batch.release()
+
+    def _save(self, plan: FramePlan, rows: np.ndarray) -> None:
+        target = plan.sample.target
+        temporary = f"{target.parent}/.gpupeak-{os.getpid()}-{next(_serial)}.tmp"
+        header = _header((rows.shape[0], rows.shape[1]))
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                written = os.writev(descriptor, (header, rows.data))
+                if written != len(header) + rows.nbytes:  # a disk that fills up takes a part and says nothing
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if self._fsync:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, target)  # noqa: PTH104 - one Path less a sample
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                os.unlink(temporary)  # noqa: PTH108
+            raise

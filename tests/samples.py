@@ -1,0 +1,27 @@
+"""Samples for the tests of the line's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gpupeak.types import FeatureBatch, FramePlan, Sample, SamplingRule
+
+
+def sample(directory: Path, name: str = "clip", n: int = 8, video: Path | None = None, **rule: object) -> Sample:
+    """A sample whose features go to `directory`, sampled uniformly unless told otherwise."""
+    method = str(rule.pop("method", "uniform"))
+    return Sample("mine", name, video, (), SamplingRule(method, n, **rule), directory / f"{name}.npy")  # type: ignore[arg-type]
+
+
+def plan(directory: Path, name: str = "clip", n: int = 8) -> FramePlan:
+    """A plan of the first n frames of a video of 100."""
+    return FramePlan(sample(directory, name, n), tuple(range(n)), 100, "h264")
+
+
+def features(directory: Path, *names: str, n: int = 8, dim: int = 4, dtype: type = np.float32) -> FeatureBatch:
+    """A batch of distinct features, one sample a name."""
+    rows = np.arange(len(names) * n * dim, dtype=dtype).reshape(-1, dim)
+    spans = tuple((i * n, (i + 1) * n) for i in range(len(names)))
+    return FeatureBatch(tuple(plan(directory, name, n) for name in names), rows, spans, ({},) * len(names))

@@ -1,0 +1,80 @@
+"""The hand-over between threads: order, bounds, both ways of ending."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from gpupeak.channel import Cancelled, Channel
+
+
+def in_thread(action: object) -> threading.Thread:
+    thread = threading.Thread(target=action, daemon=True)  # type: ignore[arg-type]
+    thread.start()
+    return thread
+
+
+def test_items_come_out_in_order_and_reading_ends_when_the_writer_has_finished() -> None:
+    channel: Channel[int] = Channel(2)
+
+    def write() -> None:
+        for item in range(100):
+            channel.put(item)
+        channel.finish()
+
+    writer = in_thread(write)
+    assert list(channel) == list(range(100))
+    writer.join(10)
+    assert list(channel) == []
+
+
+def test_a_full_channel_holds_its_writer_back() -> None:
+    channel: Channel[int] = Channel(2)
+    reached: list[int] = []
+
+    def write() -> None:
+        for item in range(4):
+            channel.put(item)
+            reached.append(item)
+        channel.finish()
+
+    writer = in_thread(write)
+    while channel.waiting_writers != 1:  # the third put waits: no other thread can change that
+        pass
+    assert reached == [0, 1]
+    assert next(channel) == 0
+    assert list(channel) == [1, 2, 3]
+    writer.join(10)
+    assert channel.wait_seconds[0] > 0
+
+
+def test_reading_goes_on_until_the_last_of_several_writers_has_finished() -> None:
+    channel: Channel[int] = Channel(1, writers=3)
+    writers = [in_thread(lambda i=i: (channel.put(i), channel.finish())) for i in range(3)]
+    assert sorted(channel) == [0, 1, 2]
+    for writer in writers:
+        writer.join(10)
+
+
+def test_cancel_wakes_a_waiting_writer_and_a_waiting_reader() -> None:
+    full: Channel[int] = Channel(1)
+    full.put(0)
+    raised = threading.Event()
+
+    def write() -> None:
+        with pytest.raises(Cancelled):
+            full.put(1)
+        raised.set()
+
+    in_thread(write)
+    full.cancel()
+    assert raised.wait(10)
+    assert list(full) == [], "what was queued is dropped"
+
+    empty: Channel[int] = Channel(1)
+    read: list[list[int]] = []
+    reader = in_thread(lambda: read.append(list(empty)))
+    empty.cancel()
+    reader.join(10)
+    assert read == [[]]

@@ -1,0 +1,226 @@
+"""The store: paths as the consumer builds them, what counts as whole, provenance and its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import features, plan, sample
+
+import gpupeak
+from gpupeak.errors import ConfigError, RunError, WriteError
+from gpupeak.store import FeatureDirectory, feature_directory, finished, is_whole, npy_header, read_manifest
+from gpupeak.types import Failed, Saved
+from gpupeak.write import NpyWriter
+
+SETTINGS = {"encoder": "CLIP_VIT_LARGE", "weights": "random:0", "weights_sha256": "aa", "n_frms": 8}
+
+
+def opened(path: Path) -> FeatureDirectory:
+    return FeatureDirectory(path, 8, 4)
+
+
+def save(directory: FeatureDirectory, *names: str) -> None:
+    for outcome in NpyWriter().write([features(directory.path, *names)]):
+        directory.record(outcome)
+
+
+def test_the_directory_is_the_one_the_consumer_builds() -> None:
+    wanted = Path("out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms")
+    assert feature_directory(Path("out"), "mer2023", "CLIP_VIT_LARGE", "emotion_peak", 8) == wanted
+    assert feature_directory(Path("out/mer2023"), "mer2023", "CLIP_VIT_LARGE", "emotion_peak", 8) == wanted
+
+
+@pytest.mark.parametrize("root", ["out", "out/mer2023"])
+def test_load_features_reads_what_was_saved_with_either_root(tmp_path: Path, root: str) -> None:
+    home = tmp_path / "out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+    home.mkdir(parents=True)
+    values = np.random.default_rng(0).normal(size=(8, 768)).astype(np.float32)
+    np.save(home / "sample_00001998.npy", values)
+    loaded = gpupeak.load_features(tmp_path / root, "mer2023", "sample_00001998")
+    np.testing.assert_array_equal(loaded, values)
+    assert loaded.dtype == np.float32
+    loaded[0, 0] = 1.0  # the caller's own memory, writable
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", np.zeros(4, np.float32).tobytes(), b"\x93NUMPY\x01\x00\xff\xff" + b"[" * 70_000]
+)
+def test_load_features_says_what_is_wrong_with_a_torn_file(tmp_path: Path, content: bytes) -> None:
+    home = feature_directory(tmp_path, "mine", "CLIP_VIT_LARGE", "emotion_peak", 8)
+    home.mkdir(parents=True)
+    (home / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="expected a float32 array"):
+        gpupeak.load_features(tmp_path, "mine", "a")
+    with pytest.raises(FileNotFoundError):
+        gpupeak.load_features(tmp_path, "mine", "b")
+
+
+@pytest.mark.parametrize("shape", [(8, 768), (1, 1), (32, 1024), (123456, 4)])
+def test_the_prepared_header_is_numpys(tmp_path: Path, shape: tuple[int, int]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
+    header = npy_header(shape)
+    assert (tmp_path / "a.npy").read_bytes()[: len(header)] == header
+    assert is_whole(tmp_path / "a.npy", *shape)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 5), np.float32),
+        np.zeros((7, 4), np.float32),
+        np.zeros((8, 4), np.float64),
+        np.zeros((8, 4), ">f4"),
+        np.zeros((8, 4), np.int32),
+        np.asfortranarray(np.zeros((8, 4), np.float32)),
+        np.zeros(32, np.float32),
+    ],
+    ids=lambda array: f"{array.shape}{array.dtype}",
+)
+def test_another_array_is_not_whole(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    assert not is_whole(tmp_path / "a.npy", 8, 4)
+
+
+def test_a_file_of_another_writer_is_whole_in_every_format_version(tmp_path: Path) -> None:
+    for version in ((1, 0), (2, 0)):
+        with (tmp_path / "a.npy").open("wb") as file:
+            np.lib.format.write_array(file, np.zeros((8, 4), np.float32), version=version)
+        assert is_whole(tmp_path / "a.npy", 8, 4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut=st.integers(0, 255), flip=st.integers(0, 100), value=st.integers(0, 255))
+def test_a_torn_or_corrupted_file_is_never_whole_and_never_raises(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int, value: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "torn.npy"
+    data = bytearray(npy_header((8, 4)) + bytes(128))
+    path.write_bytes(data[:cut])
+    assert not is_whole(path, 8, 4)
+    data[flip] = value
+    path.write_bytes(data)
+    if is_whole(path, 8, 4):  # then NumPy reads the same from it
+        assert np.load(path).shape == (8, 4)
+
+
+def test_a_missing_file_or_a_directory_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "d.npy").mkdir()
+    assert not is_whole(tmp_path / "d.npy", 8, 4)
+    assert not is_whole(tmp_path / "none.npy", 8, 4)
+
+
+def test_a_run_records_and_the_next_one_finds_it_done(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(directory, "a", "b")
+        directory.record(Failed(sample(tmp_path, "c"), "decode", "video is cut"))
+        assert directory.finish() == 0
+    assert finished(tmp_path, {"a", "b", "c", "d"}, 8, 4) == {"a", "b"}
+    lines = {entry["sample"]: entry for entry in read_manifest(tmp_path)}
+    assert lines["a"]["outcome"] == "saved"
+    assert lines["a"]["indices"] == list(range(8))
+    assert (lines["c"]["outcome"], lines["c"]["stage"], lines["c"]["reason"]) == ("failed", "decode", "video is cut")
+
+    with opened(tmp_path) as directory:  # the failed one is tried again: its old line gives way to the new
+        directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False)
+        save(directory, "c")
+    entries = [(entry["sample"], entry["outcome"]) for entry in read_manifest(tmp_path)]
+    assert entries == [("a", "saved"), ("b", "saved"), ("c", "saved")]
+
+
+def test_a_manifest_torn_by_a_kill_is_readable_and_mended(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(directory, "a", "b")
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-10])
+    assert [entry["sample"] for entry in read_manifest(tmp_path)] == ["a"]
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False)
+    assert [(e["sample"], e["outcome"]) for e in read_manifest(tmp_path)] == [("a", "saved"), ("b", "kept")]
+
+
+def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+    again = FeatureDirectory(tmp_path, 8, 4)
+    again.refuse_mixing(SETTINGS)
+    again.refuse_mixing({**SETTINGS, "weights": "/elsewhere/same"})  # the hash decides
+    again.refuse_mixing({**SETTINGS, "weights_sha256": None})
+    with pytest.raises(ConfigError, match="made with weights_sha256 'aa', this run has 'bb'; give --overwrite"):
+        again.refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
+    with pytest.raises(ConfigError, match="weights 'random:0', this run has 'openai'"):
+        again.refuse_mixing({**SETTINGS, "weights": "openai", "weights_sha256": None})
+
+
+def test_an_unfinished_overwrite_never_passes_for_done(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(directory, "a", "b")
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": {**SETTINGS, "weights_sha256": "bb"}}, done=set(), overwrite=True)
+        save(directory, "a")
+        assert directory.finish() == 1
+    assert finished(tmp_path, {"a", "b"}, 8, 4) == {"a"}, "b still is of the earlier settings"
+    with opened(tmp_path) as directory:  # no --overwrite needed to go on
+        directory.begin({"settings": {**SETTINGS, "weights_sha256": "bb"}}, done={"a"}, overwrite=False)
+        save(directory, "b")
+        assert directory.finish() == 0
+    assert finished(tmp_path, {"a", "b"}, 8, 4) == {"a", "b"}
+    assert json.loads((tmp_path / "run.json").read_text())["overwriting"] is False
+
+
+def test_files_of_the_old_tool_are_kept_and_noted(tmp_path: Path) -> None:
+    np.save(tmp_path / "old.npy", np.zeros((8, 4), np.float32))
+    with opened(tmp_path) as directory:
+        assert directory.run is None
+        directory.begin({"settings": SETTINGS}, done=directory.done({"old"}), overwrite=False)
+    assert list(read_manifest(tmp_path)) == [{"sample": "old", "outcome": "kept", "origin": "unknown"}]
+
+
+def test_temporaries_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".gpupeak-12-3.tmp", ".gpupeak-9-run.json.tmp", "a.npy", ".hidden", "x.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    with opened(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".hidden", "a.npy", "x.tmp"]
+
+
+def test_a_second_run_in_the_same_directory_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(RunError, match="another gpupeak run is writing here"), opened(tmp_path):
+        pass
+    with opened(tmp_path) as directory:
+        assert directory.run is None
+
+
+def test_a_run_json_that_cannot_be_read_is_refused_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
+        FeatureDirectory(tmp_path, 8, 4)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match="holds a list"):
+        FeatureDirectory(tmp_path, 8, 4)
+
+
+def test_an_output_root_that_is_a_file_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(WriteError, match="cannot be used as an output directory: Not a directory"),
+        opened(tmp_path / "file" / "mine"),
+    ):
+        pass
+
+
+def test_a_saved_outcome_keeps_its_peak_and_its_reasons(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        directory.record(Saved(plan(tmp_path, "\udce9"), {"decode": 0.5}))  # a file name that is no UTF-8
+    (entry,) = read_manifest(tmp_path)
+    assert entry["sample"] == "\udce9"
+    assert entry["seconds"] == {"decode": 0.5}
+    assert entry["peak"] is None

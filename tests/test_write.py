@@ -1,0 +1,84 @@
+"""Writing: whole files or none, widened to float32, one outcome a sample, errors told apart."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import features
+
+from gpupeak.errors import WriteError
+from gpupeak.types import Failed, Saved
+from gpupeak.write import NpyWriter
+
+
+def test_each_sample_becomes_a_file_that_numpy_loads(tmp_path: Path) -> None:
+    batch = features(tmp_path, "a", "喜 怒", "-c")
+    outcomes = list(NpyWriter().write([batch]))
+    assert [type(outcome) for outcome in outcomes] == [Saved] * 3
+    for row, name in enumerate(("a", "喜 怒", "-c")):
+        loaded = np.load(tmp_path / f"{name}.npy", allow_pickle=False)
+        assert loaded.dtype == np.float32
+        assert loaded.flags.c_contiguous
+        np.testing.assert_array_equal(loaded, batch.features[row * 8 : row * 8 + 8])
+    assert sorted(os.listdir(tmp_path)) == ["-c.npy", "a.npy", "喜 怒.npy"]
+    assert all("write" in outcome.seconds for outcome in outcomes if isinstance(outcome, Saved))
+
+
+def test_the_bytes_are_those_of_numpy_save(tmp_path: Path) -> None:
+    batch = features(tmp_path, "ours", dim=768)
+    list(NpyWriter().write([batch]))
+    np.save(tmp_path / "theirs.npy", batch.features)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+    assert (tmp_path / "ours.npy").stat().st_size == 128 + 24_576
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    batch = features(tmp_path, "a", dtype=np.float16)
+    list(NpyWriter().write([batch]))
+    loaded = np.load(tmp_path / "a.npy")
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, batch.features.astype(np.float32))
+
+
+def test_an_earlier_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"torn")
+    list(NpyWriter(fsync=True).write([features(tmp_path, "a")]))
+    assert np.load(tmp_path / "a.npy").shape == (8, 4)
+
+
+def test_the_batch_is_released_once_after_its_last_file(tmp_path: Path) -> None:
+    released: list[list[str]] = []
+    batch = features(tmp_path, "a", "b")
+    object.__setattr__(batch, "release", lambda: released.append(sorted(os.listdir(tmp_path))))
+    list(NpyWriter().write([batch]))
+    assert released == [["a.npy", "b.npy"]]
+
+
+def test_a_name_the_file_system_refuses_fails_its_sample_only(tmp_path: Path) -> None:
+    outcomes = list(NpyWriter().write([features(tmp_path, "x" * 300, "good")]))
+    assert isinstance(outcomes[0], Failed)
+    assert outcomes[0].stage == "write"
+    assert isinstance(outcomes[1], Saved)
+    assert os.listdir(tmp_path) == ["good.npy"]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_nothing_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.npy").write_bytes(b"earlier")
+    real = os.writev
+    # A disk that fills up takes the part that still fits and reports no error for it.
+    monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, (bytes(parts[0]), bytes(parts[1])[:20])))
+    with pytest.raises(WriteError, match=r"a\.npy: cannot be written: No space left"):
+        list(NpyWriter().write([features(tmp_path, "a")]))
+    assert os.listdir(tmp_path) == ["a.npy"]
+    assert (tmp_path / "a.npy").read_bytes() == b"earlier"
+
+
+def test_a_directory_that_is_gone_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match="cannot be written: No such file") as caught:
+        list(NpyWriter().write([features(tmp_path / "gone", "a")]))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENOENT
