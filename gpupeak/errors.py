@@ -4,7 +4,7 @@
     ├── UsageError            2   the command, the configuration or an input list is wrong
     │   ├── ConfigError           an option, a TOML/YAML file, settings that do not go together
     │   ├── LabelError            a label file or sample list that cannot be used
-    │   ├── AuError               action-unit directories that cannot be meant (see `plan.require_peaks`)
+    │   ├── AuError               action-unit directories that cannot be meant (see `datasets.require_peaks`)
     │   └── WeightsError          weights that are not there or do not fit the encoder
     ├── RunError              3   the run could not go on
     │   ├── DeviceError           the device asked for is not there

@@ -1,0 +1,542 @@
+"""Which samples are there, and where do their videos and action-unit files lie? Settings -> Corpus -> Samples.
+
+The datasets of MER-UniBench are data, in `datasets.toml`. A TOML or YAML file of the user's adds to
+them, overrides them entry by entry, and sets what the command line leaves open:
+
+    dataset_root = "/data/MER"            # also: mer_factory_output, sampling, n_frms, fallback
+
+    [datasets.mer2024]                    # one of the table: what is named here replaces what it says
+    sampling = "uniform"
+
+    [datasets.mycorpus]                   # one of one's own
+    videos = "mycorpus/clips"
+    labels = "mycorpus/list.txt"          # without it: every video there is
+    aus = "/data/openface/mycorpus"
+
+Relative paths in an entry start at the dataset root, `aus` at `mer_factory_output` where that is set.
+What the command line says comes before a dataset's entry, and that before the rest of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gpupeak.config import ExtractConfig
+from gpupeak.errors import AuError, ConfigError, LabelError
+from gpupeak.files import is_directory, read_bounded
+from gpupeak.labels import read_names
+from gpupeak.peaks import read_peak
+from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, Peak, Sample, SamplingRule
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "VIDEO_EXTENSIONS",
+    "Corpus",
+    "Listing",
+    "au_directories",
+    "count_peaks",
+    "list_samples",
+    "require_peaks",
+    "resolve",
+]
+
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mkv", ".mov"),  # AffectGPT's, in its order
+    *(".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv"),
+)
+"""What a video's name ends in, the extension that wins first; each also in capitals, after all of these."""
+
+_TABLE = Path(__file__).with_name("datasets.toml")
+_LONGEST_NAME = 255  # bytes, on every common file system
+_LARGEST_CONFIG = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One dataset of a run: what it is called, how it is sampled, where everything lies.
+
+    Args:
+        name: the directory its features go to.
+        rule: how its frames are chosen.
+        videos: the directory of its videos, or its only video.
+        au_dirs: directories that may hold its action-unit files, the nearest to the dataset first.
+        fallback_given: the user named the fallback; one without any usable peak is then no mistake.
+        expected: samples there should be; None where nobody knows or only some were asked for.
+        labels, keys: the list of its samples and the parts of it to take; without a list, every video.
+        test_prefix: where one list holds both splits, what names of the test split begin with.
+        split: one of `config.SPLITS`.
+        samples: a list of names to restrict it to.
+        limit: at most so many samples.
+    """
+
+    name: str
+    rule: SamplingRule
+    videos: Path
+    au_dirs: tuple[Path, ...]
+    fallback_given: bool = False
+    expected: int | None = None
+    labels: Path | None = None
+    keys: tuple[str | None, ...] = (None,)
+    test_prefix: str | None = None
+    split: str = "test"
+    samples: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The samples of a corpus in its own order, those that cannot be as `Failed`, and what was odd."""
+
+    samples: list[Sample | Failed]
+    warnings: list[str] = field(default_factory=list)
+
+
+def resolve(config: ExtractConfig) -> tuple[Corpus, ...]:
+    """The datasets that `config` asks for.
+
+    Those it names (by AffectGPT's class names, too; capitals do not matter), the corpus that
+    `videos` describes, or the nine of MER-UniBench and whatever the configuration file adds.
+
+    Raises:
+        ConfigError: an unknown dataset, a configuration file that is not of the documented form, a
+            dataset without the split asked for, a directory that is not there.
+        LabelError: the list of a dataset's samples is not there.
+    """
+    settings, table, default = _table(config.config_file)
+    if config.videos is not None and config.name is not None:
+        aus = str(_expanded(config.aus).absolute()) if config.aus else None
+        entries = {config.name: _Entry(videos=str(config.videos), aus=aus)}
+        root = Path()
+        if fault := _name_fault(config.name):
+            raise ConfigError(f"name is {config.name!r}: {fault}")
+    else:
+        entries = {name: table[name] for name in [_canonical(name, table) for name in config.datasets] or default}
+        root = _expanded(config.dataset_root or settings.dataset_root or ".")
+        if not is_directory(root):
+            raise ConfigError(f"dataset root {root} is not a directory")
+
+    corpora = tuple(_corpus(name, entry, root, config, settings) for name, entry in entries.items())
+    _refuse_missing(corpora, config)
+    return corpora
+
+
+def list_samples(corpus: Corpus, target: Path) -> Listing:
+    """List the samples of `corpus`, whose features go to `target`.
+
+    Names come in the order of their list, or sorted where there is none, each once. One that ends
+    in a video's extension means that file. Videos are found in one pass over their directory, under
+    the sample's name and the first of `VIDEO_EXTENSIONS` there is; `Sample.video` is None where none
+    is. A name that cannot be a file's becomes a `Failed` whose sample has `target` as its target.
+
+    Raises:
+        LabelError: a list is not of a documented form or names no sample; or there is no list and no video.
+    """
+    warnings: list[str] = []
+    if corpus.labels is None:
+        files, left_out = _video_files(corpus.videos, None)
+        named: dict[str, str | None] = dict.fromkeys(sorted(files))
+        if not named:
+            raise LabelError(f"{corpus.videos}: no video here ({', '.join(VIDEO_EXTENSIONS)})")
+        if left_out:
+            warnings.append(f"{len(left_out)} files left out, another has the same name: {_few(left_out)}")
+    else:
+        named = _named(corpus, corpus.labels, warnings)
+        files, _ = _video_files(corpus.videos, named)
+    if corpus.expected not in (None, len(named)):
+        warnings.append(f"{len(named)} samples listed, expected {corpus.expected}")
+
+    directory = corpus.videos if is_directory(corpus.videos) else corpus.videos.parent
+    au_dirs = tuple(filter(is_directory, corpus.au_dirs)) or corpus.au_dirs
+    samples: list[Sample | Failed] = []
+    for name in itertools.islice(named, corpus.limit):
+        if fault := _name_fault(name):
+            samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
+            continue
+        video = directory / files[name] if name in files else None
+        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, target / f"{name}.npy"))
+    return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
+
+
+def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
+    """Refuse a corpus in which no peak will be found: the sign of a mistyped action-unit directory.
+
+    Does nothing where peaks are not asked for or the user named the fallback. Reads files only up
+    to the first usable peak.
+
+    Raises:
+        AuError: there is no action-unit directory, or none of the samples has a usable peak; names
+            the directories that were searched and the commonest reasons.
+    """
+    if corpus.rule.method != "emotion_peak" or corpus.fallback_given:
+        return
+    way_out = "--mer-factory-output (or --aus) says where they are, --fallback uniform goes without"
+    searched = ", ".join(map(str, corpus.au_dirs))
+    if not any(map(is_directory, corpus.au_dirs)):
+        missing = f"no action-unit directory at {searched}" if searched else "emotion_peak needs action-unit files"
+        raise AuError(f"{corpus.name}: {missing}; {way_out}")
+    reasons: Counter[str] = Counter()
+    example = ""
+    for sample in samples:
+        if isinstance(sample, Sample):
+            peak = read_peak(sample.name, sample.au_dirs, sample.rule.peak_source)
+            if isinstance(peak, Peak):
+                return
+            reasons[peak.reason] += 1
+            example = example or f"{sample.name}: {peak.detail}"
+    if reasons:
+        counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
+        raise AuError(
+            f"{corpus.name}: no usable peak in any of {reasons.total()} samples, searched {searched} "
+            f"({counted}; first {example}); {way_out}"
+        )
+
+
+def count_peaks(samples: Iterable[Sample | Failed]) -> Counter[str]:
+    """How many samples have their peak from each source, and how many have none for which reason."""
+    found = (read_peak(s.name, s.au_dirs, s.rule.peak_source) for s in samples if isinstance(s, Sample))
+    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for peak in found)
+
+
+def au_directories(name: str, consumer_name: str, mer_factory_output: Path) -> tuple[Path, ...]:
+    """Where MER-Factory may have put a dataset: under AffectGPT's class name, its own name, or no name at all."""
+    places = (mer_factory_output / consumer_name, mer_factory_output / name.lower(), mer_factory_output)
+    return tuple(dict.fromkeys(places))
+
+
+# From settings to a corpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """What a configuration file may say for every dataset."""
+
+    dataset_root: str | None = None
+    mer_factory_output: str | None = None
+    sampling: str | None = None
+    n_frms: int | None = None
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """What `datasets.toml` and a configuration file may say of one dataset."""
+
+    consumer: str | None = None
+    expected: int | None = None
+    labels: str | None = None
+    key: str | None = None
+    train_key: str | None = None
+    test_prefix: str | None = None
+    videos: str | None = None
+    aus: str | None = None
+    samples: str | None = None
+    sampling: str | None = None
+    n_frms: int | None = None
+    fallback: str | None = None
+
+
+_WHOLE_NUMBERS = ("expected", "n_frms")
+_CHOICES = {"sampling": SAMPLINGS, "fallback": FALLBACKS}
+_Section = TypeVar("_Section", _Settings, _Entry)
+
+
+def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, settings: _Settings) -> Corpus:
+    au_root = config.mer_factory_output or settings.mer_factory_output
+    au_dirs: tuple[Path, ...] = ()
+    if entry.aus is not None:
+        au_dirs = ((_expanded(au_root) if au_root else root) / _expanded(entry.aus),)
+    elif au_root is not None:
+        au_dirs = au_directories(name, entry.consumer or name, _expanded(au_root))
+
+    labels = root / _expanded(entry.labels) if entry.labels else None
+    samples = root / _expanded(entry.samples) if entry.samples else None
+    if config.samples is not None:
+        samples = _expanded(config.samples)
+    if labels is None:
+        labels, samples = samples, None
+    if config.split == "train" and entry.train_key is None:
+        raise ConfigError(f"{name} has no training split; name the datasets to take, or pass --split test")
+    keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
+    whole = config.split == "test" and samples is None and config.limit is None
+
+    default = SamplingRule()
+    fallback = config.fallback or entry.fallback or settings.fallback
+    rule = SamplingRule(
+        method=config.sampling or entry.sampling or settings.sampling or default.method,
+        n=config.n_frms or entry.n_frms or settings.n_frms or default.n,
+        fallback=fallback or default.fallback,
+        peak_source=config.peak_source,
+        seed=config.seed,
+    )
+    return Corpus(
+        name=name,
+        rule=rule,
+        videos=root / _expanded(entry.videos or "."),
+        au_dirs=au_dirs,
+        fallback_given=fallback is not None,
+        expected=entry.expected if whole else None,
+        labels=labels,
+        keys=tuple(dict.fromkeys(key for key in keys if key is not None)) or (None,),
+        test_prefix=entry.test_prefix,
+        split=config.split,
+        samples=samples,
+        limit=config.limit,
+    )
+
+
+def _refuse_missing(corpora: Iterable[Corpus], config: ExtractConfig) -> None:
+    missing: dict[str, Path] = {}
+    there = []
+    for corpus in corpora:
+        lacking = [path for path in (corpus.labels, corpus.videos) if path is not None and not _is_there(path)]
+        if lacking:
+            missing[corpus.name] = lacking[0]
+        else:
+            there.append(corpus.name)
+    if not missing:
+        return
+    names, first = ", ".join(missing), next(iter(missing.values()))
+    if there and not config.datasets:
+        raise LabelError(
+            f"{names}: not there (the first lacks {first}); for the others: gpupeak extract {' '.join(there)}"
+        )
+    hint = "" if config.videos else "; --dataset-root says where the datasets are"
+    raise LabelError(f"{names}: {first} is not there{hint}")
+
+
+def _canonical(name: str, table: Mapping[str, _Entry]) -> str:
+    own = _aliases(table).get(name.casefold())
+    if own is None:
+        raise ConfigError(f"unknown dataset {name!r}{_guess(name, table)}; there are {', '.join(table)}")
+    return own
+
+
+def _aliases(table: Mapping[str, _Entry]) -> dict[str, str]:
+    return {alias.casefold(): name for name, entry in table.items() for alias in (entry.consumer or name, name)}
+
+
+# From files to tables
+
+
+def _table(file: Path | None) -> tuple[_Settings, dict[str, _Entry], list[str]]:
+    """The user's settings, every dataset there is, and those that are taken when none is named."""
+    shipped = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
+    table = {name: _section(_Entry, entry, name) for name, entry in shipped["datasets"].items()}
+    default: list[str] = shipped["benchmark"]
+    if file is None:
+        return _Settings(), table, default
+
+    content = _content(_expanded(file))
+    entries = content.pop("datasets", {})
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{file}: datasets is {entries!r}, expected a section for each dataset")
+    settings = _section(_Settings, content, str(file), also=("datasets",))
+    aliases = _aliases(table)
+    for given_name, given in entries.items():
+        where = f"{file}, datasets.{given_name}"
+        name = aliases.get(str(given_name).casefold(), str(given_name))
+        own = _section(_Entry, given, where)
+        if name in table:
+            table[name] = _overridden(table[name], own)
+            continue
+        if fault := _name_fault(name):
+            raise ConfigError(f"{where}: {fault}")
+        if own.videos is None:
+            raise ConfigError(f"{where}: no such dataset{_guess(name, table)}; one of your own needs videos")
+        table[name] = own
+        default.append(name)
+    return settings, table, default
+
+
+def _overridden(entry: _Entry, own: _Entry) -> _Entry:
+    given = {f.name: value for f in fields(own) if (value := getattr(own, f.name)) is not None}
+    if "labels" in given:
+        # Another list has other keys, and nobody knows how many samples.
+        entry = replace(entry, key=None, train_key=None, test_prefix=None, expected=None)
+    return replace(entry, **given)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        text = read_bounded(file, _LARGEST_CONFIG).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+    suffix = file.suffix.lower()
+    if suffix not in (".toml", ".yaml", ".yml"):
+        raise ConfigError(f"{file}: expected a .toml, .yaml or .yml file")
+    try:
+        content = tomllib.loads(text) if suffix == ".toml" else _yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected settings and a datasets section, found {type(content).__name__}")
+    return content
+
+
+def _yaml(text: str) -> object:
+    import yaml  # on demand: most runs have no YAML to read
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
+
+
+def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:
+    """`given` as a `kind`, every key and value checked."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: {given!r} found where settings belong")
+    keys: list[str] = [f.name for f in fields(kind)]
+    for key, value in given.items():
+        if key not in keys:
+            allowed = [*keys, *also]
+            raise ConfigError(f"{where}: unknown key {key!r}{_guess(key, allowed)}; allowed: {', '.join(allowed)}")
+        if key in _WHOLE_NUMBERS:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{where}: {key} is {value!r}, expected a whole number of at least 1")
+        elif not isinstance(value, str) or not value or "\0" in value:
+            raise ConfigError(f"{where}: {key} is {value!r}, expected text")
+        elif key in _CHOICES and value not in _CHOICES[key]:
+            raise ConfigError(f"{where}: {key} is {value!r}, expected one of {', '.join(_CHOICES[key])}")
+    return kind(**given)
+
+
+def _guess(word: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word).lower(), list(known), n=3)
+    return f", did you mean {' or '.join(near)}?" if near else ""
+
+
+# From lists to names, from names to videos
+
+
+def _named(corpus: Corpus, labels: Path, warnings: list[str]) -> dict[str, str | None]:
+    """The names of a corpus in the order of its list, each with the very file it means, if it says."""
+    named: dict[str, str | None] = {}
+    repeated = []
+    wanted = dict(_meant(read_names(corpus.samples))) if corpus.samples else None
+    unknown = dict.fromkeys(wanted or ())
+    for key in corpus.keys:
+        for name, file in _meant(read_names(labels, key)):
+            if not _in_split(name, corpus):
+                continue
+            if name in named:
+                repeated.append(name)
+            elif wanted is None or name in wanted:
+                named[name] = file or (wanted or {}).get(name)
+                unknown.pop(name, None)
+    if repeated:
+        warnings.append(f"{len(repeated)} names listed again in {labels.name} and taken once: {_few(repeated)}")
+    if unknown:
+        warnings.append(f"{len(unknown)} names of {corpus.samples} are not in {labels.name}: {_few(unknown)}")
+    if not named and wanted is None:
+        raise LabelError(f"{labels}: names no sample")
+    return named
+
+
+def _in_split(name: str, corpus: Corpus) -> bool:
+    if corpus.test_prefix is None or corpus.split == "all":
+        return True
+    return name.startswith(corpus.test_prefix) == (corpus.split == "test")
+
+
+def _meant(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Each sample's name, and the file name where the list has that instead."""
+    for name in names:
+        stem, extension = _split(name)
+        yield (stem, name) if extension.lower() in _RANKS else (name, None)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A file name's stem and its extension with the dot; a hidden file's name is all stem."""
+    stem, dot, extension = name.rpartition(".")
+    return (stem, dot + extension) if stem else (name, "")
+
+
+def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+    """The video file of each name that has one, and the files that lost to another of the same name.
+
+    `named` are the names to look for, each with its own choice of file if it has one; None finds
+    every video that is not hidden. Only what is looked for is kept: the directory may hold far more.
+    """
+    if not is_directory(videos):
+        return {videos.stem: videos.name}, []
+    best: dict[str, tuple[int, str]] = {}
+    left_out = []
+    try:
+        with os.scandir(videos) as entries:
+            for entry in entries:
+                stem, extension = _split(entry.name)
+                looked_for = not stem.startswith(".") if named is None else stem in named
+                if not looked_for or extension.lower() not in _RANKS or not _is_file(entry):
+                    continue
+                rank = _RANKS.get(extension, _RANKS[extension.lower()] + len(_RANKS))
+                if named is not None and named[stem] == entry.name:
+                    rank = -1
+                candidate = (rank, entry.name)
+                if stem in best:
+                    left_out.append(max(candidate, best[stem])[1])
+                best[stem] = min(candidate, best.get(stem, candidate))
+    except OSError as error:
+        raise LabelError(f"{videos}: {error.strerror or error}") from error
+    return {stem: name for stem, (_, name) in best.items()}, sorted(left_out)
+
+
+_RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _name_fault(name: str) -> str | None:
+    """Why `name` cannot name a file within its directory; None if it can."""
+    if name in ("", ".", ".."):
+        return f"the name is {name!r}"
+    if "/" in name or "\\" in name:
+        return "the name holds a path separator"
+    if _UNPRINTABLE.search(name):
+        return "the name holds a control character"
+    try:
+        size = len(f"{name}.npy".encode())
+    except UnicodeEncodeError:
+        return "the name is not valid Unicode"
+    if size > _LONGEST_NAME:
+        return f"the name takes {size} bytes with .npy, a file name at most {_LONGEST_NAME}"
+    return None
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = [repr(name[:80]) for name in itertools.islice(names, 4)]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
+
+
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user: then it is a name like any other
+        return Path(path)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True

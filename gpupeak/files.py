@@ -1,0 +1,57 @@
+"""How are files read that strangers made? Only regular ones, and only up to a size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["is_directory", "open_bounded", "read_bounded"]
+
+
+def open_bounded(file: Path, limit: int) -> BinaryIO:
+    """Open a regular file of at most `limit` bytes.
+
+    Raises:
+        FileNotFoundError: it is not there; a path that no file can have counts as that.
+        OSError: it is not readable, no regular file (a pipe is refused, not waited for) or too large.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:
+        raise FileNotFoundError(f"{str(file)!r} cannot be a path: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise FileNotFoundError(*error.args, str(file)) from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        if status.st_size > limit:
+            raise OSError(f"{status.st_size:,} bytes, expected at most {limit:,}")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(file: Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        FileNotFoundError, OSError: as `open_bounded`.
+    """
+    with open_bounded(file, limit) as stream:
+        return stream.read(limit)
+
+
+def is_directory(path: Path) -> bool:
+    """Whether `path` is a directory that can be seen: False, too, where looking is not permitted."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

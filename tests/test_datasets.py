@@ -1,0 +1,581 @@
+"""From what a user asks for to samples: the table, a user's own corpora, configuration files, the refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpupeak.config import ExtractConfig
+from gpupeak.datasets import Corpus, Listing, au_directories, count_peaks, list_samples, require_peaks, resolve
+from gpupeak.errors import AuError, ConfigError, LabelError, UsageError
+from gpupeak.types import Failed, Sample, SamplingRule
+
+NINE = ["cmumosei", "cmumosi", "iemocap", "meld", "mer2023", "mer2024", "ovmerdplus", "sims", "simsv2"]
+TARGET = Path("/features")
+PEAK = {"au_info": {"total_frames": 9, "peak_frames": [{"peak_index": 4}]}}
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write(path: Path, text: str) -> Path:
+    touch(path)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def npz(path: Path, **names: list[str]) -> Path:
+    touch(path)
+    np.savez(
+        path, **{key: np.array({name: {"emo": 0} for name in listed}, dtype=object) for key, listed in names.items()}
+    )
+    return path
+
+
+def mer2023(root: Path, names: list[str], train: list[str] | None = None) -> Path:
+    """A small mer2023; returns the directory of its videos."""
+    npz(root / "mer2023-dataset-process/label-6way.npz", test1_corpus=names, train_corpus=train or ["train_1"])
+    videos = root / "mer2023-dataset-process/video"
+    touch(*(videos / f"{name}.mp4" for name in names))
+    return videos
+
+
+def one(**settings: object) -> Corpus:
+    (corpus,) = resolve(ExtractConfig(**settings))
+    return corpus
+
+
+def names(listing: Listing) -> list[str]:
+    return [entry.name if isinstance(entry, Sample) else entry.sample.name for entry in listing.samples]
+
+
+def videos(listing: Listing) -> dict[str, str | None]:
+    return {s.name: s.video.name if s.video else None for s in listing.samples if isinstance(s, Sample)}
+
+
+def refused(error: type[UsageError], **settings: object) -> str:
+    with pytest.raises(error) as caught:
+        resolve(ExtractConfig(**settings))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+TABLE = [
+    ("mer2023", "MER2023", 411, "mer2023-dataset-process", "label-6way.npz", "test1_corpus", "video"),
+    ("mer2024", "MER2024", 1169, "mer2024-dataset-process", "label-6way.npz", "test1_corpus", "video"),
+    ("meld", "MELD", 2610, "meld-process", "label.npz", "test_corpus", "subvideo"),
+    ("iemocap", "IEMOCAPFour", 1241, "iemocap-process", "label_4way.npz", "whole_corpus", "subvideo-tgt"),
+    ("cmumosi", "CMUMOSI", 686, "cmumosi-process", "label.npz", "test_corpus", "subvideo"),
+    ("cmumosei", "CMUMOSEI", 4659, "cmumosei-process", "label.npz", "test_corpus", "subvideo_new"),
+    ("sims", "SIMS", 457, "sims-process", "label.npz", "test_corpus", "video"),
+    ("simsv2", "SIMSv2", 1034, "simsv2-process", "label.npz", "test_corpus", "video_new"),
+    ("ovmerdplus", "OVMERDPlus", 532, "ovmerdplus-process", "subtitle_eng.csv", "name", "video"),
+    ("mercaptionplus", "MERCaptionPlus", None, "mer2025-dataset", "track2_train_mercaptionplus.csv", "name", "video"),
+    ("ovmerd", "OVMERD", None, "mer2025-dataset", "track2_train_ovmerd.csv", "name", "video"),
+    ("mer2025ov", "MER2025OV", 20000, "mer2025-dataset", "track_all_candidates.csv", "name", "video"),
+]
+
+
+class TestTable:
+    @pytest.mark.parametrize(("name", "consumer", "expected", "home", "labels", "key", "directory"), TABLE)
+    def test_where_everything_lies(self, tmp_path, name, consumer, expected, home, labels, key, directory) -> None:
+        touch(tmp_path / home / labels)
+        (tmp_path / home / directory).mkdir()
+        settings = {"dataset_root": tmp_path, "mer_factory_output": Path("/aus")}
+        corpus = one(datasets=(name,), **settings)
+        assert corpus == one(datasets=(consumer,), **settings) == one(datasets=(name.upper(), consumer), **settings)
+        assert (corpus.name, corpus.expected, corpus.keys) == (name, expected, (key,))
+        assert (corpus.labels, corpus.videos) == (tmp_path / home / labels, tmp_path / home / directory)
+        assert corpus.au_dirs == (Path("/aus") / consumer, Path("/aus") / name, Path("/aus"))
+        assert corpus.rule == SamplingRule("emotion_peak", 8, "uniform", "auto", 0)
+        assert not corpus.fallback_given
+
+    def test_the_nine_by_default(self, tmp_path: Path) -> None:
+        for name, _, _, home, labels, _, directory in TABLE[:9]:
+            touch(tmp_path / home / labels, tmp_path / home / directory / f"{name}.mp4")
+        assert [corpus.name for corpus in resolve(ExtractConfig(dataset_root=tmp_path))] == NINE
+
+    def test_only_some_of_the_nine_are_there(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a"])
+        npz(tmp_path / "sims-process/label.npz", test_corpus=["a"])
+        npz(tmp_path / "meld-process/label.npz", test_corpus=["a"])
+        (tmp_path / "meld-process/subvideo").mkdir()
+        line = refused(LabelError, dataset_root=tmp_path)
+        assert line.startswith("cmumosei, cmumosi, iemocap, mer2024, ovmerdplus, sims, simsv2: not there")
+        assert line.endswith("gpupeak extract meld mer2023")
+
+    def test_none_of_the_nine_is_there(self, tmp_path: Path) -> None:
+        line = refused(LabelError, dataset_root=tmp_path)
+        assert str(tmp_path / "cmumosei-process/label.npz") in line
+        assert "--dataset-root" in line
+
+    def test_a_named_dataset_that_is_not_there(self, tmp_path: Path) -> None:
+        videos = mer2023(tmp_path, ["a"])
+        assert f"sims: {tmp_path}/sims-process/label.npz is not there" in refused(
+            LabelError, dataset_root=tmp_path, datasets=("mer2023", "sims")
+        )
+        (videos / "a.mp4").unlink()
+        videos.rmdir()
+        assert f"mer2023: {videos} is not there" in refused(LabelError, dataset_root=tmp_path, datasets=("mer2023",))
+
+    def test_no_dataset_root(self, tmp_path: Path) -> None:
+        line = refused(ConfigError, dataset_root=tmp_path / "typo", datasets=("meld",))
+        assert line == f"dataset root {tmp_path}/typo is not a directory"
+
+    def test_an_unknown_dataset(self, tmp_path: Path) -> None:
+        line = refused(ConfigError, dataset_root=tmp_path, datasets=("mer203",))
+        assert line.startswith("unknown dataset 'mer203', did you mean mer2023")
+        assert "ovmerdplus" in line
+
+    def test_relative_roots_and_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mer2023(tmp_path / "data", ["a"])
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert videos(list_samples(one(datasets=("mer2023",), dataset_root=Path("data")), TARGET)) == {"a": "a.mp4"}
+        home = one(datasets=("mer2023",), dataset_root=Path("~/data"), mer_factory_output=Path("~/aus"))
+        assert home.labels == tmp_path / "data/mer2023-dataset-process/label-6way.npz"
+        assert home.au_dirs[2] == tmp_path / "aus"
+
+    def test_au_directories(self) -> None:
+        root = Path("/aus")
+        assert au_directories("iemocap", "IEMOCAPFour", root) == (root / "IEMOCAPFour", root / "iemocap", root)
+        assert au_directories("Own", "Own", root) == (root / "Own", root / "own", root)
+        assert au_directories("own", "own", root) == (root / "own", root)
+
+    def test_what_the_command_line_says_is_the_rule(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a"])
+        options = {"sampling": "headtail", "n_frms": 4, "fallback": "middle", "seed": 7, "peak_source": "openface"}
+        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, **options)
+        assert corpus.rule == SamplingRule("headtail", 4, "middle", "openface", 7)
+        assert corpus.fallback_given
+
+
+class TestSplits:
+    def names(self, root: Path, dataset: str, split: str) -> list[str]:
+        return names(list_samples(one(datasets=(dataset,), dataset_root=root, split=split), TARGET))
+
+    def test_two_keys(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["b", "a"], train=["c"])
+        assert self.names(tmp_path, "mer2023", "test") == ["b", "a"]
+        assert self.names(tmp_path, "mer2023", "train") == ["c"]
+        assert self.names(tmp_path, "mer2023", "all") == ["b", "a", "c"]
+
+    def test_one_key_and_a_prefix(self, tmp_path: Path) -> None:
+        everything = ["Ses01F_impro01_F000", "Ses05F_impro01_F000", "Ses04M_script", "Ses05M_script"]
+        npz(tmp_path / "iemocap-process/label_4way.npz", whole_corpus=everything)
+        touch(*(tmp_path / f"iemocap-process/subvideo-tgt/{name}.avi" for name in everything))
+        assert self.names(tmp_path, "iemocap", "test") == everything[1::2]
+        assert self.names(tmp_path, "iemocap", "train") == everything[::2]
+        assert self.names(tmp_path, "iemocap", "all") == everything
+
+    def test_a_list_without_splits_is_all_of_them(self, tmp_path: Path) -> None:
+        write(tmp_path / "mer2025-dataset/track2_train_mercaptionplus.csv", "name,reason\na,x\nb,y\n")
+        (tmp_path / "mer2025-dataset/video").mkdir()
+        for split in ("test", "train", "all"):
+            assert self.names(tmp_path, "mercaptionplus", split) == ["a", "b"]
+
+    def test_no_training_split(self, tmp_path: Path) -> None:
+        write(tmp_path / "ovmerdplus-process/subtitle_eng.csv", "name\na\n")
+        (tmp_path / "ovmerdplus-process/video").mkdir()
+        line = refused(ConfigError, dataset_root=tmp_path, datasets=("ovmerdplus",), split="train")
+        assert line.startswith("ovmerdplus has no training split")
+        assert self.names(tmp_path, "ovmerdplus", "all") == ["a"]
+
+
+class TestListing:
+    def test_a_sample(self, tmp_path: Path) -> None:
+        directory = mer2023(tmp_path, ["sample_1"])
+        (tmp_path / "aus/MER2023").mkdir(parents=True)
+        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, mer_factory_output=tmp_path / "aus")
+        (sample,) = list_samples(corpus, TARGET).samples
+        au_dirs = (tmp_path / "aus/MER2023", tmp_path / "aus")
+        assert sample == Sample(
+            "mer2023", "sample_1", directory / "sample_1.mp4", au_dirs, SamplingRule(), TARGET / "sample_1.npy"
+        )
+
+    def test_action_unit_directories_that_are_not_there_stay_where_none_is(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a"])
+        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, mer_factory_output=tmp_path / "typo")
+        (sample,) = list_samples(corpus, TARGET).samples
+        assert sample.au_dirs == corpus.au_dirs
+
+    def test_extensions_in_order_and_exact_before_capitals(self, tmp_path: Path) -> None:
+        directory = mer2023(tmp_path, ["a", "b", "c", "d", "e", "f", "g"])
+        for file in directory.iterdir():
+            file.unlink()
+        touch(
+            *(
+                directory / name
+                for name in ["a.mkv", "a.avi", "b.mov", "b.MP4", "c.AVI", "d.txt", "e.mp4.part", "f", "other.mp4"]
+            )
+        )
+        (directory / "g.mp4").mkdir()
+        (directory / "d.mp4").symlink_to(directory / "d.mp4")
+        listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, limit=7), TARGET)
+        expected = {"a": "a.avi", "b": "b.mov", "c": "c.AVI", "d": None, "e": None, "f": None, "g": None}
+        assert videos(listing) == expected
+        assert listing.warnings == []
+
+    def test_names_of_every_kind(self, tmp_path: Path) -> None:
+        given = ["-3g5yACwYnA_1", "a clip", "片段一", "v1.2", "~x", "#1", "%s{0}", "x" * 251, "Ünï"]
+        mer2023(tmp_path, given)
+        listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
+        assert videos(listing) == {name: f"{name}.mp4" for name in given}
+        assert [s.target for s in listing.samples] == [TARGET / f"{name}.npy" for name in given]
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("../x", "the name holds a path separator"),
+            ("/etc/passwd", "the name holds a path separator"),
+            ("a/b", "the name holds a path separator"),
+            ("a\\b", "the name holds a path separator"),
+            ("..", "the name is '..'"),
+            (".", "the name is '.'"),
+            ("", "the name is ''"),
+            ("a\0b", "the name holds a control character"),
+            ("a\nb", "the name holds a control character"),
+            ("a\x85b", "the name holds a control character"),
+            ("a\u2028b", "the name holds a control character"),
+            ("\ud800", "the name is not valid Unicode"),
+            ("x" * 252, "the name takes 256 bytes with .npy, a file name at most 255"),
+            ("片" * 84, "the name takes 256 bytes with .npy, a file name at most 255"),
+        ],
+    )
+    def test_a_name_that_cannot_be_a_files(self, tmp_path: Path, name: str, reason: str) -> None:
+        (tmp_path / "videos").mkdir()
+        write(tmp_path / "list.json", json.dumps([name, "good"]))
+        listing = list_samples(one(videos=tmp_path / "videos", name="own", samples=tmp_path / "list.json"), TARGET)
+        bad, good = listing.samples
+        assert bad == Failed(Sample("own", name, None, (), SamplingRule(), TARGET), "find", reason)
+        assert isinstance(good, Sample)
+
+    def test_duplicates_are_taken_once(self, tmp_path: Path) -> None:
+        write(tmp_path / "list.txt", "b\na\nb\nb\n")
+        (tmp_path / "videos").mkdir()
+        listing = list_samples(one(videos=tmp_path / "videos", name="own", samples=tmp_path / "list.txt"), TARGET)
+        assert names(listing) == ["b", "a"]
+        assert listing.warnings == ["own: 2 names listed again in list.txt and taken once: 'b', 'b'"]
+
+    def test_another_count_than_expected_is_a_warning(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a", "b"])
+        settings = {"datasets": ("mer2023",), "dataset_root": tmp_path}
+        assert list_samples(one(**settings), TARGET).warnings == ["mer2023: 2 samples listed, expected 411"]
+        for few in ({"limit": 1}, {"split": "all"}, {"samples": write(tmp_path / "few.txt", "a")}):
+            assert list_samples(one(**settings, **few), TARGET).warnings == []
+
+    def test_limit(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["c", "b", "a"])
+        assert names(list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, limit=2), TARGET)) == ["c", "b"]
+
+    def test_samples_restrict_a_dataset_in_its_own_order(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["c", "b", "a"], train=["t"])
+        few = write(tmp_path / "few.txt", "a.mp4\nt\nu\nv\nw\nc\n")
+        listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, samples=few), TARGET)
+        assert names(listing) == ["c", "a"]
+        assert listing.warnings == [f"mer2023: 4 names of {few} are not in label-6way.npz: 't', 'u', 'v', ..."]
+
+    def test_a_list_of_nothing(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, []).mkdir()
+        with pytest.raises(LabelError, match=r"label-6way\.npz: names no sample"):
+            list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
+
+    def test_a_list_that_cannot_be_read(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a"])
+        (tmp_path / "mer2023-dataset-process/label-6way.npz").write_bytes(b"PK")
+        with pytest.raises(LabelError, match=r"label-6way\.npz: damaged \.npz"):
+            list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
+        with pytest.raises(LabelError, match=r"typo\.txt: no such file"):
+            mer2023(tmp_path, ["a"])
+            list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, samples=tmp_path / "typo.txt"), TARGET)
+
+
+class TestOwnCorpus:
+    def test_names_from_the_files(self, tmp_path: Path) -> None:
+        touch(
+            *(
+                tmp_path / name
+                for name in ["b.webm", "a.mp4", "片段.MKV", "a b.avi", "-c.ts", ".hidden.mp4", "notes.txt", "d.npy"]
+            )
+        )
+        (tmp_path / "e.mp4").mkdir()
+        corpus = one(videos=tmp_path, name="own", aus=Path("/aus"))
+        assert (corpus.au_dirs, corpus.expected, corpus.labels) == ((Path("/aus"),), None, None)
+        listing = list_samples(corpus, TARGET)
+        assert videos(listing) == {
+            "-c": "-c.ts", "a": "a.mp4", "a b": "a b.avi", "b": "b.webm", "片段": "片段.MKV"
+        }  # fmt: skip
+        assert names(listing) == sorted(names(listing))
+
+    def test_two_files_of_one_name(self, tmp_path: Path) -> None:
+        touch(*(tmp_path / name for name in ["a.mkv", "a.mp4", "a.AVI", "b.mp4"]))
+        listing = list_samples(one(videos=tmp_path, name="own"), TARGET)
+        assert videos(listing) == {"a": "a.mp4", "b": "b.mp4"}
+        assert listing.warnings == ["own: 2 files left out, another has the same name: 'a.AVI', 'a.mkv'"]
+
+    def test_one_video(self, tmp_path: Path) -> None:
+        touch(tmp_path / "my clip.MP4", tmp_path / "other.mp4")
+        listing = list_samples(one(videos=tmp_path / "my clip.MP4", name="own"), TARGET)
+        assert videos(listing) == {"my clip": "my clip.MP4"}
+        assert listing.samples[0].video == tmp_path / "my clip.MP4"
+
+    def test_a_list_with_and_without_extensions(self, tmp_path: Path) -> None:
+        touch(*(tmp_path / "videos" / name for name in ["a.mp4", "a.avi", "b.mov", "c.webm", "d.MP4"]))
+        samples = write(tmp_path / "list.csv", "name,label\na.avi,0\nb,1\nc.webm,0\nd.mp4,1\ne.mp4,0\n")
+        listing = list_samples(one(videos=tmp_path / "videos", name="own", samples=samples), TARGET)
+        assert videos(listing) == {"a": "a.avi", "b": "b.mov", "c": "c.webm", "d": "d.MP4", "e": None}
+        assert listing.warnings == []
+
+    def test_no_video(self, tmp_path: Path) -> None:
+        touch(tmp_path / "readme.txt")
+        with pytest.raises(LabelError, match=r"no video here \(\.mp4, \.avi, \.mkv, \.mov"):
+            list_samples(one(videos=tmp_path, name="own"), TARGET)
+        assert f"own: {tmp_path}/typo is not there" in refused(LabelError, videos=tmp_path / "typo", name="own")
+
+    def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
+        touch(tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "a.mp4")
+        listing = list_samples(one(videos=tmp_path, name="own"), TARGET)
+        assert [type(entry) for entry in listing.samples] == [Sample, Failed]
+
+    @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "a\nb"])
+    def test_the_corpus_name_is_a_directorys(self, tmp_path: Path, name: str) -> None:
+        assert refused(ConfigError, videos=tmp_path, name=name).startswith("name is ")
+
+    def test_relative_paths_and_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        touch(tmp_path / "clips/a.mp4")
+        write(tmp_path / "list.txt", "a")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for clips, samples, aus in (("clips", "list.txt", "aus"), ("~/clips", "~/list.txt", "~/aus")):
+            corpus = one(
+                videos=Path(clips), name="own", samples=Path(samples), aus=Path(aus), mer_factory_output=Path("/else")
+            )
+            assert corpus.au_dirs == (tmp_path / "aus",)
+            assert videos(list_samples(corpus, TARGET)) == {"a": "a.mp4"}
+
+    def test_mer_factory_output_serves_where_no_aus_are_given(self, tmp_path: Path) -> None:
+        corpus = one(videos=tmp_path, name="own", mer_factory_output=Path("/aus"))
+        assert corpus.au_dirs == (Path("/aus/own"), Path("/aus"))
+
+    def test_it_has_no_training_split(self, tmp_path: Path) -> None:
+        assert "own has no training split" in refused(ConfigError, videos=tmp_path, name="own", split="train")
+
+
+class TestConfigurationFile:
+    TOML = """
+        dataset_root = "ROOT"
+        mer_factory_output = "/aus"
+        n_frms = 6
+        sampling = "headtail"
+
+        [datasets.MER2023]
+        sampling = "uniform"
+        fallback = "middle"
+        videos = "elsewhere"
+
+        [datasets.mine]
+        videos = "mine/clips"
+        labels = "mine/list.json"
+        key = "test"
+        aus = "mine"
+        expected = 3
+        n_frms = 4
+    """
+    YAML = """
+        dataset_root: ROOT
+        mer_factory_output: /aus
+        n_frms: 6
+        sampling: headtail
+        datasets:
+          MER2023: {sampling: uniform, fallback: middle, videos: elsewhere}
+          mine: {videos: mine/clips, labels: mine/list.json, key: test, aus: mine, expected: 3, n_frms: 4}
+    """
+
+    @pytest.fixture(params=["toml", "yaml", "yml"])
+    def file(self, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+        mer2023(tmp_path, ["a"])
+        touch(tmp_path / "elsewhere/a.avi", tmp_path / "mine/clips/b.mp4")
+        write(tmp_path / "mine/list.json", '{"test": ["b", "c"]}')
+        text = self.TOML if request.param == "toml" else "\n".join(line[8:] for line in self.YAML.splitlines())
+        return write(tmp_path / f"my.{request.param}", text.replace("ROOT", str(tmp_path)))
+
+    def test_it_overrides_the_table(self, tmp_path: Path, file: Path) -> None:
+        corpus = one(datasets=("mer2023",), config_file=file)
+        assert corpus.rule == SamplingRule("uniform", 6, "middle")
+        assert corpus.fallback_given
+        assert (corpus.videos, corpus.expected, corpus.keys) == (tmp_path / "elsewhere", 411, ("test1_corpus",))
+        assert corpus.au_dirs == (Path("/aus/MER2023"), Path("/aus/mer2023"), Path("/aus"))
+
+    def test_it_adds_to_the_table(self, tmp_path: Path, file: Path) -> None:
+        corpus = one(datasets=("Mine",), config_file=file)
+        assert corpus.rule == SamplingRule("headtail", 4)
+        assert not corpus.fallback_given
+        assert corpus.au_dirs == (Path("/aus/mine"),)
+        listing = list_samples(corpus, TARGET)
+        assert videos(listing) == {"b": "b.mp4", "c": None}
+        assert listing.warnings == ["mine: 2 samples listed, expected 3"]
+
+    def test_the_command_line_comes_first(self, tmp_path: Path, file: Path) -> None:
+        corpus = one(datasets=("mer2023",), config_file=file, sampling="emotion_peak", n_frms=8, fallback="fail")
+        assert corpus.rule == SamplingRule("emotion_peak", 8, "fail")
+        assert one(datasets=("mine",), config_file=file, n_frms=8).rule == SamplingRule("headtail", 8)
+        line = refused(LabelError, datasets=("mer2023",), config_file=file, dataset_root=tmp_path / "mine")
+        assert str(tmp_path / "mine/mer2023-dataset-process") in line
+        assert one(datasets=("mine",), config_file=file, mer_factory_output=Path("/b")).au_dirs == (Path("/b/mine"),)
+
+    def test_what_it_adds_is_taken_with_the_nine(self, file: Path) -> None:
+        line = refused(LabelError, config_file=file)
+        assert line.endswith("gpupeak extract mer2023 mine")
+
+    def test_other_labels_have_other_keys_and_another_count(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a"])
+        write(tmp_path / "few.txt", "a\n")
+        file = write(tmp_path / "my.toml", '[datasets.mer2023]\nlabels = "few.txt"')
+        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, config_file=file)
+        assert (corpus.keys, corpus.expected) == ((None,), None)
+        assert list_samples(corpus, TARGET).warnings == []
+
+    def test_samples_and_fallback_for_all(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a", "b"])
+        write(tmp_path / "few.txt", "b\n")
+        file = write(tmp_path / "my.toml", 'fallback = "fail"\n[datasets.mer2023]\nsamples = "few.txt"')
+        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, config_file=file)
+        assert corpus.fallback_given
+        assert names(list_samples(corpus, TARGET)) == ["b"]
+
+    def test_without_a_list_every_video_is_taken(self, tmp_path: Path) -> None:
+        touch(tmp_path / "clips/a.mp4")
+        file = write(tmp_path / "my.toml", '[datasets.mine]\nvideos = "clips"\naus = "aus"')
+        corpus = one(datasets=("mine",), dataset_root=tmp_path, config_file=file)
+        assert corpus.au_dirs == (tmp_path / "aus",)
+        assert names(list_samples(corpus, TARGET)) == ["a"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "dataset-root = '/data'",
+                "unknown key 'dataset-root', did you mean dataset_root",
+            ),
+            ("[dataset.meld]", "unknown key 'dataset', did you mean datasets"),
+            ("[datasets.meld]\nlabel = 'x'", "datasets.meld: unknown key 'label', did you mean labels"),
+            ("[datasets.meld]\nlabels = 7", "datasets.meld: labels is 7, expected text"),
+            ("[datasets.meld]\nlabels = ''", "datasets.meld: labels is '', expected text"),
+            ('[datasets.meld]\nvideos = "a\\u0000"', "datasets.meld: videos is 'a\\x00', expected text"),
+            ("[datasets.meld]\nexpected = '9'", "datasets.meld: expected is '9', expected a whole number"),
+            ("[datasets.meld]\nn_frms = 0", "datasets.meld: n_frms is 0, expected a whole number of at least 1"),
+            ("[datasets.meld]\nn_frms = true", "datasets.meld: n_frms is True, expected a whole number"),
+            ("sampling = 'random'", "sampling is 'random', expected one of emotion_peak, uniform, headtail"),
+            (
+                "[datasets.meld]\nfallback = 'none'",
+                "datasets.meld: fallback is 'none', expected one of uniform, middle",
+            ),
+            ("[datasets.mel]\nsampling = 'uniform'", "datasets.mel: no such dataset, did you mean meld"),
+            ("[datasets.'../x']\nvideos = 'v'", "datasets.../x: the name holds a path separator"),
+            ("datasets = ['meld']", "datasets is ['meld'], expected a section for each dataset"),
+            ("[datasets]\nmeld = 7", "datasets.meld: 7 found where settings belong"),
+            ("[datasets.meld", "Expected ']'"),
+        ],
+    )
+    def test_refusals(self, tmp_path: Path, text: str, message: str) -> None:
+        file = write(tmp_path / "my.toml", text)
+        line = refused(ConfigError, dataset_root=tmp_path, datasets=("meld",), config_file=file)
+        assert message in line
+        assert line.startswith(str(file))
+
+    @pytest.mark.parametrize(
+        "text", ["- a\n- b", "a: [", "7", "datasets:", "a: !!python/object/apply:os.system [x]", "{" * 5000]
+    )
+    def test_yaml_of_another_form(self, tmp_path: Path, text: str) -> None:
+        file = write(tmp_path / "my.yaml", text)
+        assert str(file) in refused(ConfigError, dataset_root=tmp_path, config_file=file)
+
+    def test_files_of_another_kind(self, tmp_path: Path) -> None:
+        assert "expected a .toml, .yaml or .yml file" in refused(
+            ConfigError, config_file=write(tmp_path / "my.ini", "a")
+        )
+        assert "No such file" in refused(ConfigError, config_file=tmp_path / "typo.toml")
+        (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+        assert "latin.toml: 'utf-8' codec" in refused(ConfigError, config_file=tmp_path / "latin.toml")
+
+    def test_an_empty_file_changes_nothing(self, tmp_path: Path) -> None:
+        mer2023(tmp_path, ["a"])
+        settings = {"datasets": ("mer2023",), "dataset_root": tmp_path}
+        for name in ("empty.toml", "empty.yaml"):
+            assert one(config_file=write(tmp_path / name, ""), **settings) == one(**settings)
+
+
+class TestRequirePeaks:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        mer2023(tmp_path, ["a", "b", "c"])
+        return tmp_path
+
+    def check(self, root: Path, aus: Path | None = None, **settings: object) -> None:
+        corpus = one(datasets=("mer2023",), dataset_root=root, mer_factory_output=aus, **settings)
+        require_peaks(corpus, list_samples(corpus, TARGET).samples)
+
+    def refused(self, root: Path, aus: Path | None = None, **settings: object) -> str:
+        with pytest.raises(AuError) as caught:
+            self.check(root, aus, **settings)
+        line = str(caught.value)
+        assert "\n" not in line
+        assert line.startswith("mer2023: ")
+        assert "--fallback uniform" in line
+        return line
+
+    def test_no_directory_given(self, root: Path) -> None:
+        assert "--mer-factory-output" in self.refused(root)
+
+    def test_a_mistyped_directory(self, root: Path) -> None:
+        line = self.refused(root, root / "typo")
+        assert f"no action-unit directory at {root}/typo/MER2023, {root}/typo/mer2023, {root}/typo;" in line
+
+    def test_a_directory_of_something_else(self, root: Path) -> None:
+        aus = root / "aus"
+        write(aus / "MER2023/a/a_au_analysis.json", "{}")
+        write(aus / "b/b_au_analysis.json", "{")
+        line = self.refused(root, aus)
+        assert "no usable peak in any of 3 samples" in line
+        assert f"{aus}/MER2023, {aus}/mer2023, {aus}" in line
+        for reason in ("no usable peak in the AU file: 1", "AU file unreadable: 1", "no AU file: 1"):
+            assert reason in line
+
+    def test_one_usable_peak_is_enough(self, root: Path) -> None:
+        write(root / "aus/MER2023/c/c_au_analysis.json", json.dumps(PEAK))
+        self.check(root, root / "aus")
+        assert "no usable peak" in self.refused(root, root / "aus", peak_source="openface")
+        assert "no usable peak" in self.refused(root, root / "aus", limit=2)
+
+    def test_it_stops_at_the_first(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from gpupeak import datasets
+
+        asked = []
+        write(root / "aus/b/b_au_analysis.json", json.dumps(PEAK))
+        read_peak = datasets.read_peak
+        monkeypatch.setattr(datasets, "read_peak", lambda name, *rest: asked.append(name) or read_peak(name, *rest))
+        self.check(root, root / "aus")
+        assert asked == ["a", "b"]
+
+    @pytest.mark.parametrize("settings", [{"fallback": "uniform"}, {"fallback": "fail"}, {"sampling": "uniform"}])
+    def test_not_where_no_peak_is_needed(self, root: Path, settings: dict[str, str]) -> None:
+        self.check(root, root / "typo", **settings)
+
+    def test_fallback_in_the_configuration_file_counts(self, root: Path) -> None:
+        file = write(root / "my.toml", '[datasets.mer2023]\nfallback = "uniform"')
+        self.check(root, root / "typo", config_file=file)
+
+    def test_counting(self, root: Path) -> None:
+        write(root / "aus/MER2023/a/a_au_analysis.json", json.dumps(PEAK))
+        write(root / "aus/mer2023/b.csv", "frame,AU12_r\n1,2\n")
+        corpus = one(datasets=("mer2023",), dataset_root=root, mer_factory_output=root / "aus")
+        samples = list_samples(corpus, TARGET).samples
+        assert count_peaks(samples) == Counter({"au_info": 1, "openface": 1, "no AU file": 1})

@@ -1,0 +1,60 @@
+"""Reading files of strangers: bounded, regular, and never waiting."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpupeak.files import is_directory, open_bounded, read_bounded
+
+
+def test_a_file_up_to_the_limit_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_bounded(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(OSError, match="5 bytes, expected at most 4"):
+        read_bounded(tmp_path / "a", 4)
+
+
+def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").symlink_to("a")
+    assert read_bounded(tmp_path / "b", 9) == b"1"
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, make) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_bounded(tmp_path / "a", 9)
+
+
+@pytest.mark.parametrize("name", ["a", "file/a", "a\0b", "\ud800", "x" * 300])
+def test_what_cannot_be_there_is_not_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError):
+        open_bounded(tmp_path / name, 9)
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        read_bounded(tmp_path / "a", 9)
+        with pytest.raises(OSError, match="expected at most"):
+            read_bounded(tmp_path / "a", 4)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_is_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").touch()
+    assert is_directory(tmp_path)
+    assert not is_directory(tmp_path / "a")
+    assert not is_directory(tmp_path / "b")
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert not is_directory(tmp_path)

@@ -1,0 +1,416 @@
+"""Lists of names in every form, and label files that try to do something."""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import io
+import json
+import os
+import pickle
+import pickletools
+import random
+import re
+import struct
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpupeak import labels
+from gpupeak.errors import LabelError
+from gpupeak.labels import read_names
+
+NAMES = ["sample_00001998", "-3g5yACwYnA_1", "片段 一", "a clip"]
+LABELS = {name: {"emo": "happy", "val": 0.5 * i} for i, name in enumerate(NAMES)}
+
+
+def npz(path: Path, **pickles: bytes) -> Path:
+    """An .npz whose arrays are zero-dimensional object arrays with these very pickles."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, pickled in pickles.items():
+            archive.writestr(f"{key}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + pickled)
+    return path
+
+
+def boxed(value: object) -> np.ndarray:
+    array = np.empty((), dtype=object)
+    array[()] = value
+    return array
+
+
+def refused(path: Path, key: str | None = None) -> str:
+    with pytest.raises(LabelError) as caught:
+        read_names(path, key)
+    line = str(caught.value)
+    assert line.startswith(str(path))
+    assert "\n" not in line
+    assert len(line) < 1000
+    return line
+
+
+class TestNpz:
+    def test_as_numpy_saves_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "label-6way.npz"
+        np.savez_compressed(path, test1_corpus=LABELS, train_corpus={"other": {}})
+        assert read_names(path, "test1_corpus") == NAMES
+        assert read_names(path, "train_corpus") == ["other"]
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    @pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
+    def test_every_protocol_and_what_labels_hold(self, tmp_path: Path, protocol: int, module: str) -> None:
+        shared = [
+            1,
+            2.5,
+            None,
+            True,
+            False,
+            "text",
+            b"bytes",
+            b"",
+            2**80,
+            -1,
+            (),
+            (1,),
+            (1, 2),
+            (1, 2, 3),
+            (1, 2, 3, 4),
+        ]
+        content = {
+            NAMES[0]: {"emo": shared, "val": np.float32(1.5), "again": shared},
+            np.str_(NAMES[1]): {"array": np.arange(5), "names": np.array(["a", "bc"]), "empty": np.zeros(0)},
+            NAMES[2]: {"set": {1, 2}, "frozen": frozenset("ab"), "ordered": collections.OrderedDict(a=1)},
+            np.str_(NAMES[3]): np.array([1, "x", None], dtype=object),
+            **{f"clip_{i}": {i: float(i)} for i in range(400)},
+        }
+        pickled = spelt(pickle.dumps(boxed(content), protocol), module)
+        path = npz(tmp_path / "a.npz", k=pickled)
+        assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
+
+    def test_python_2s_strings(self, tmp_path: Path) -> None:
+        pickled = pickle.dumps(boxed({}), 2).replace(b"}", b"}(U\x06\xe7\x89\x87\xe6\xae\xb5K\x01U\x01aK\x02u", 1)
+        assert read_names(npz(tmp_path / "a.npz", k=pickled)) == ["片段", "a"]
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.array(NAMES),
+            np.array(NAMES).astype(">U20"),
+            np.array(NAMES, dtype=object),
+            boxed(NAMES),
+            boxed(tuple(NAMES)),
+        ],
+    )
+    def test_arrays_of_strings(self, tmp_path: Path, array: np.ndarray) -> None:
+        np.savez(tmp_path / "a.npz", names=array)
+        assert read_names(tmp_path / "a.npz") == NAMES
+
+    def test_arrays_of_bytes(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", np.array([name.encode() for name in NAMES]))
+        assert read_names(tmp_path / "a.npz") == NAMES
+
+    def test_no_such_key_names_those_there_are(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", test1_corpus=LABELS, train_corpus=LABELS)
+        assert refused(tmp_path / "a.npz", "test_corpus").endswith(
+            "no key 'test_corpus', there is 'test1_corpus', 'train_corpus'"
+        )
+        assert "several arrays and no key" in refused(tmp_path / "a.npz")
+
+    @pytest.mark.parametrize("key", [1, 1.5, (1, 2), None, True])
+    def test_names_are_strings(self, tmp_path: Path, key: object) -> None:
+        # A number has lost the zeros that a file's name may begin with.
+        np.savez(tmp_path / "a.npz", boxed({"a": 1, key: 2}))
+        assert "expected a string" in refused(tmp_path / "a.npz")
+
+    @pytest.mark.parametrize("value", [5, None, np.arange(4), [1, 2], [["a"]], np.array([1, 2]), boxed(3)])
+    def test_what_holds_no_names(self, tmp_path: Path, value: object) -> None:
+        np.savez(tmp_path / "a.npz", k=boxed(value))
+        refused(tmp_path / "a.npz")
+
+    def test_arrays_of_numbers(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", np.arange(4))
+        assert "an array of <i8 found where names belong" in refused(tmp_path / "a.npz")
+
+    @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04}."])
+    def test_what_is_no_npz(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "a.npz").write_bytes(content)
+        assert "damaged .npz" in refused(tmp_path / "a.npz")
+
+
+def spelt(pickled: bytes, module: str) -> bytes:
+    """The pickle with NumPy's core called `module`, as another version of NumPy would have written it."""
+    # Frames say how long they are, and the names inside change their length.
+    frames = [position for opcode, _, position in pickletools.genops(pickled) if opcode.name == "FRAME"]
+    spans = zip([0, *(start + 9 for start in frames)], [*frames, None], strict=True)
+    pickled = b"".join(pickled[start:stop] for start, stop in spans)
+    pickled = re.sub(rb"cnumpy\._?core", b"c" + module.encode(), pickled)
+    for part in ("multiarray", "numeric"):
+        name = f"{module}.{part}".encode()
+        pickled = re.sub(rb"[\x12-\x16]numpy\._?core\." + part.encode(), bytes([len(name)]) + name, pickled)
+    assert module.encode() in pickled
+    return pickled
+
+
+class Runs:
+    """Pickles to a call."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
+
+
+# A zero-dimensional array of what comes next, up to the opcodes that end a list, a tuple and the array.
+ARRAY_OF = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)NN]"
+
+
+class TestHostilePickles:
+    @pytest.mark.parametrize(
+        ("function", "arguments", "name"),
+        [
+            (os.system, ["touch MARK"], "posix.system"),
+            (subprocess.getoutput, ["touch MARK"], "subprocess.getoutput"),
+            (builtins.eval, ["open('MARK', 'w')"], "builtins.eval"),
+            (builtins.exec, ["open('MARK', 'w')"], "builtins.exec"),
+            (builtins.open, ["MARK", "w"], "io.open"),
+            (builtins.getattr, ["", "join"], "builtins.getattr"),
+            (os.mkdir, ["MARK"], "posix.mkdir"),
+            (np.load, ["MARK", None, True], "numpy.load"),
+            (np.save, ["MARK", 1], "numpy.save"),
+            (np.fromfile, ["MARK"], "numpy.fromfile"),
+            (np.memmap, ["MARK", "u1", "w+", 0, 10], "numpy.memmap"),
+            (collections.deque, [[1]], "collections.deque"),
+            (Path, ["MARK"], "Path"),
+        ],
+    )
+    @pytest.mark.parametrize("protocol", [2, 4])
+    def test_nothing_foreign_runs(self, tmp_path, function, arguments, name, protocol) -> None:
+        mark = tmp_path / "ran"
+        filled = [part.replace("MARK", str(mark)) if isinstance(part, str) else part for part in arguments]
+        line = refused(npz(tmp_path / "a.npz", k=pickle.dumps(boxed({"a": Runs(function, *filled)}), protocol)))
+        assert re.search(r"its pickle asks for '\S+', which a list of names has no use for; nothing was run", line)
+        assert name.rpartition(".")[2] in line
+        assert not list(tmp_path.glob("ran*"))
+
+    @pytest.mark.parametrize(
+        "pickled",
+        [
+            b"cos\nsystem\n(S'touch {}'\ntR.",
+            b"(ios\nsystem\nS'touch {}'\n.".replace(b"(i", b"(S'touch {}'\ni"),
+            b"(cos\nsystem\nS'touch {}'\no.",
+            b"\x80\x02cos\nsystem\nU\x05touch\x85\x81.",
+            b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x08touch {}\x85R.",
+            b"\x80\x02cnumpy\ndtype\nU\x02O8\x85R}b(cos\nsystem\nS'touch {}'\ntR.",
+            b"\x80\x02\x82\x01.",
+            b"Pmodule:thing\n.",
+            b"\x80\x02U\x02idQ.",
+            b"\x80\x05\x97.",
+        ],
+        ids=["GLOBAL", "INST", "OBJ", "NEWOBJ", "STACK_GLOBAL", "BUILD", "EXT1", "PERSID", "BINPERSID", "NEXT_BUFFER"],
+    )
+    def test_every_way_to_name_or_make_an_object(self, tmp_path: Path, pickled: bytes) -> None:
+        mark = tmp_path / "ran"
+        line = refused(npz(tmp_path / "a.npz", k=pickled.replace(b"{}", str(mark).encode())))
+        assert "which a list of names has no use for" in line
+        assert not mark.exists()
+
+    def test_numpy_is_never_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = npz(tmp_path / "a.npz", k=pickle.dumps(boxed(LABELS), 4))
+        for module in (np, np.lib.format):
+            for name in ("load", "read_array", "frombuffer", "ndarray", "dtype"):
+                monkeypatch.delattr(module, name, raising=False)
+        monkeypatch.delattr(pickle, "Unpickler")
+        assert read_names(path) == NAMES
+
+    @pytest.mark.parametrize(
+        "pickled",
+        [
+            # An array of 2**60 objects that is not there.
+            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x08"
+            + b"\0" * 7
+            + b"\x10\x85U\x01O\x87R.",
+            # A memo slot, a string and a frame of 4 GB or more.
+            b"\x80\x02Nr\xff\xff\xff\x7f.",
+            b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x00.",
+            b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+            b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.",
+            b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.",
+            # Hashing a tuple that holds a tuple twice, forty levels down, takes days; so does writing it out.
+            b"\x80\x02}" + b"N" + b"2\x86".replace(b"2", b"q\x00h\x00") * 40 + b"Ns.",
+            b"\x80\x04]" + b"q\x00h\x00\x86" * 40 + b"\x8c\x01a\x93.",
+            b"\x80\x02]" + b"q\x00h\x00\x86" * 40 + b".",
+            b"\x80\x02N" + b"q\x00cnumpy\ndtype\nh\x00h\x00\x86R" * 40 + b"q\x00" + ARRAY_OF + b"]h\x00aatb.",
+            # So does hashing a number of megabytes again and again.
+            b"\x80\x02\x8b" + struct.pack("<I", 8 << 20) + b"\x01" * (8 << 20) + b"q\x00}" + b"h\x00Ns" * 20_000 + b".",
+            b"\x80\x02]q\x00h\x00a.",
+            b"(" * 200_000 + b".",
+            b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
+            b"I" + b"9" * 100_000 + b"\n.",
+            b"\x80\x02.",
+            b"\x80\x02h\x07.",
+            b"\x80\x02N",
+            b"a.",
+            b"\x80\x02NR.",
+            b"\x80\x02N)R.",
+            b"\x80\x02NNb.",
+            b"\x80\x02}Na.",
+            b"\x80\x02}(NNNu.",
+            b"\x80\x02cnumpy\ndtype\nNb.",
+        ],
+    )
+    def test_what_would_exhaust_or_confuse_an_unpickler(self, tmp_path: Path, pickled: bytes) -> None:
+        began = time.monotonic()
+        refused(npz(tmp_path / "a.npz", k=pickled))
+        assert time.monotonic() - began < 5
+
+    def test_a_name_as_long_as_a_book(self, tmp_path: Path) -> None:
+        # One string shared by many scalars would be decoded many times over.
+        path = npz(tmp_path / "a.npz", k=pickle.dumps(boxed({np.str_("a" * 300_000): 1}), 2))
+        assert "a string of 1,200,000 bytes found where a name belongs" in refused(path)
+
+    def test_a_zip_bomb_is_not_unpacked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(labels, "_LARGEST_ARRAY", 1 << 20)
+        path = npz(tmp_path / "a.npz", k=b"N" * (200 << 20))
+        assert path.stat().st_size < 1 << 20
+        assert "k is larger than 1,048,576 bytes" in refused(path)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"{'descr': '|O', 'fortran_order': False}",
+            b"{'shape': ()}",
+            b"__import__('os').system('touch {}')",
+            b"[" * 5000,
+            b"{'descr': [('a', '|O')], 'shape': ()}",
+            b"{'descr': '<U999999999999', 'shape': ()}",
+            b"{'descr': '<U0', 'shape': (5,)}",
+            b"\xff\xff",
+        ],
+    )
+    def test_headers_of_another_kind(self, tmp_path: Path, header: bytes) -> None:
+        mark = tmp_path / "ran"
+        header = header.replace(b"{}", str(mark).encode())
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("k.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+        refused(tmp_path / "a.npz")
+        assert not mark.exists()
+
+    def test_a_header_without_end(self, tmp_path: Path) -> None:
+        header = b"{'descr': '|O', 'fortran_order': False, 'shape': ()}".ljust(20_000)
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            start = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+            archive.writestr("k.npy", start + pickle.dumps(boxed(LABELS)))
+        assert "no .npy header" in refused(tmp_path / "a.npz")
+
+    @pytest.mark.filterwarnings("ignore:invalid escape sequence")
+    def test_any_damage(self, tmp_path: Path) -> None:
+        draw = random.Random(0)
+        stream = io.BytesIO()
+        np.savez(stream, k=boxed(LABELS))
+        originals = [stream.getvalue(), *(pickle.dumps(boxed(LABELS), protocol) for protocol in (2, 5))]
+        for original in originals:
+            for _ in range(200):
+                damaged = bytearray(original)
+                for _ in range(draw.randint(1, 5)):
+                    damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+                path = tmp_path / "a.npz"
+                path.write_bytes(damaged) if original is originals[0] else npz(path, k=bytes(damaged))
+                self.names_or_refusal(path)
+
+    @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        opcodes=st.lists(
+            st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes])
+            | st.sampled_from(
+                [b"U\x01a", b"K\x01", b"q\x00", b"h\x00", b"(", b"}", b"]", b"cnumpy\ndtype\n", b"cos\nsystem\n"]
+            ),
+            max_size=40,
+        )
+    )
+    def test_any_program(self, tmp_path: Path, opcodes: list[bytes]) -> None:
+        self.names_or_refusal(npz(tmp_path / "a.npz", k=b"\x80\x02" + b"".join(opcodes) + b"."))
+
+    @staticmethod
+    def names_or_refusal(path: Path) -> None:
+        try:
+            assert all(type(name) is str for name in read_names(path, "k"))
+        except LabelError as error:
+            assert "\n" not in str(error)
+
+
+class TestText:
+    def test_txt(self, tmp_path: Path) -> None:
+        path = tmp_path / "list.txt"
+        path.write_bytes(
+            ("\ufeff# clips\r\n\r\n" + "\r\n".join(NAMES) + "\n  spaced  \n#a comment\rold\rno end").encode()
+        )
+        assert read_names(path) == [*NAMES, "spaced", "old", "no end"]
+
+    def test_csv_with_the_column_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "subtitle_eng.CSV"
+        rows = ['id, Name ,english\r\n1,00012,"one,\r\ntwo"', '2,"a clip",x', "3,,y", "4", "", "5,片段 一"]
+        path.write_bytes(("\ufeff" + "\r\n".join(rows)).encode())
+        assert read_names(path) == read_names(path, "name") == ["00012", "a clip", "片段 一"]
+        assert read_names(path, "id") == ["1", "2", "3", "4", "5"]
+
+    def test_csv_without_the_column_name_lists_its_first(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("clip_1,happy\nclip_2,sad\n")
+        assert read_names(tmp_path / "a.csv") == ["clip_1", "clip_2"]
+        assert refused(tmp_path / "a.csv", "name").endswith("no column 'name', only 'clip_1', 'happy'")
+
+    @pytest.mark.parametrize("document", [NAMES, [{"name": name, "emo": 1} for name in NAMES], LABELS])
+    def test_json(self, tmp_path: Path, document: object) -> None:
+        (tmp_path / "a.json").write_text(json.dumps(document), encoding="utf-8")
+        assert read_names(tmp_path / "a.json") == NAMES
+        (tmp_path / "a.json").write_text("\ufeff" + json.dumps({"test": document, "train": []}), encoding="utf-8")
+        assert read_names(tmp_path / "a.json", "test") == NAMES
+        assert refused(tmp_path / "a.json", "val").endswith("no key 'val', only 'test', 'train'")
+
+    @pytest.mark.parametrize(
+        "content", ["", "{", "7", '"a"', "null", "[1, 2]", '["a", null]', '[{"clip": "a"}]', '[["a"]]', "[" * 100_000]
+    )
+    def test_json_of_another_form(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "a.json").write_text(content)
+        refused(tmp_path / "a.json")
+
+    @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json"])
+    def test_what_is_not_utf8(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes("片段".encode("gb18030"))
+        assert "not UTF-8 at byte" in refused(path)
+
+    def test_csv_fields_without_end(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text('name\n"' + "a" * 200_000)
+        assert "line 2: field larger than field limit" in refused(tmp_path / "a.csv")
+
+    @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
+    def test_what_is_no_file(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"a{suffix}"
+        assert refused(path).endswith("no such file")
+        path.mkdir()
+        assert refused(path).endswith("not a regular file")
+        path.rmdir()
+        os.mkfifo(path)
+        assert refused(path).endswith("not a regular file")
+
+    @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json"])
+    def test_a_file_of_many_gigabytes_is_not_read(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"a{suffix}"
+        with path.open("wb") as stream:
+            stream.truncate(4 << 30)
+        assert "4,294,967,296 bytes, expected at most" in refused(path)
+
+    @pytest.mark.parametrize("name", ["list", "list.tsv", "list.npy", "list.pkl"])
+    def test_other_extensions(self, tmp_path: Path, name: str) -> None:
+        assert "expected a list that ends in .npz, .csv, .json, .txt" in refused(tmp_path / name)
+
+    def test_a_txt_has_no_keys(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("a")
+        assert "no key 'test'" in refused(tmp_path / "a.txt", "test")

@@ -1,0 +1,440 @@
+"""Action-unit files of every producer, whole and broken, against the peak they name."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpupeak import peaks
+from gpupeak.peaks import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, read_peak
+from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
+
+NAME = "sample_00001998"
+UNITS = [f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)]
+AU_INFO = {
+    "au_info": {
+        "total_frames": 120,
+        "peak_frames": [
+            {"peak_index": 34, "frames_before_peak": 33, "frames_after_peak": 80},
+            {"peak_index": 99, "frames_before_peak": 99, "frames_after_peak": 20},
+        ],
+    },
+    "per_frame_au_descriptions": [
+        {"frame": 1, "active_aus": {"AU12_r": 0.4}, "is_peak_frame": False},
+        {"frame": 41, "active_aus": {"AU12_r": 1.5, "AU06_r": 2.0}, "is_peak_frame": False},
+        {"frame": 52, "active_aus": {"AU12_r": 3.0}, "is_peak_frame": True},
+    ],
+}
+# What the published MER-Factory writes: no frame number anywhere.
+PUBLISHED = {
+    "source_path": "/videos/a.mp4",
+    "chronological_emotion_peaks": ["Peak at 3.48s: angry (slight)"],
+    "overall_peak_au_description": "Brow lowerer (intensity: 0.88)",
+}
+MERR_DATA = {"overall_peak_frame_info": {"frame_number": 61, "timestamp": 2.0, "top_aus_intensities": {"AU04_r": 1.2}}}
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def analysis(directory: Path, content: object, name: str = NAME) -> Path:
+    return write(directory / name / f"{name}_au_analysis.json", content)
+
+
+def merr_data(directory: Path, content: object) -> Path:
+    return write(directory / NAME / f"{NAME}_merr_data.json", content)
+
+
+def openface(rows: list[dict[str, Any]], columns: list[str] | None = None) -> str:
+    """A CSV as OpenFace 2.2 writes it: a space after every comma of the header."""
+    columns = columns or ["frame", "face_id", "timestamp", "confidence", "success", "gaze_0_x", *UNITS, "AU28_c"]
+    lines = [", ".join(columns)]
+    lines += [",".join(str(row.get(column, {"success": 1}.get(column, "0.00"))) for column in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+CSV = openface(
+    [{"frame": 1, "AU12_r": "0.5"}, {"frame": 2, "AU12_r": "2.5", "AU06_r": "1.0"}, {"frame": 3, "AU12_r": "3.0"}]
+)
+
+
+def found(directory: Path, source: str = "auto") -> Peak:
+    peak = read_peak(NAME, [directory], source)
+    assert isinstance(peak, Peak), peak
+    return peak
+
+
+def missing(directory: Path, source: str = "auto") -> NoPeak:
+    peak = read_peak(NAME, [directory], source)
+    assert isinstance(peak, NoPeak), peak
+    assert "\n" not in peak.detail
+    return peak
+
+
+class TestSources:
+    def test_au_info(self, tmp_path: Path) -> None:
+        file = analysis(tmp_path, AU_INFO)
+        assert read_peak(NAME, [tmp_path]) == Peak(34, 33, 80, 120, "au_info", file)
+
+    def test_au_info_may_leave_numbers_out(self, tmp_path: Path) -> None:
+        file = analysis(tmp_path, {"au_info": {"peak_frames": [{"peak_index": 34.0, "frames_after_peak": None}]}})
+        assert read_peak(NAME, [tmp_path]) == Peak(34, None, None, None, "au_info", file)
+
+    def test_per_frame_takes_the_frame_marked(self, tmp_path: Path) -> None:
+        file = analysis(tmp_path, AU_INFO)
+        assert read_peak(NAME, [tmp_path], "per_frame") == Peak(51, None, None, None, "per_frame", file)
+
+    def test_per_frame_else_takes_the_loudest(self, tmp_path: Path) -> None:
+        frames = [dict(entry, is_peak_frame=False) for entry in AU_INFO["per_frame_au_descriptions"]]
+        analysis(tmp_path, {"per_frame_au_descriptions": frames})
+        assert found(tmp_path).index == 40
+
+    def test_per_frame_takes_the_first_of_equals(self, tmp_path: Path) -> None:
+        frames = [{"frame": n, "active_aus": aus} for n, aus in [(5, {}), (7, {"a": 0.1, "b": 0.2}), (9, {"a": 0.3})]]
+        analysis(tmp_path, {"per_frame_au_descriptions": frames})
+        assert found(tmp_path).index == 6
+
+    def test_per_frame_skips_what_is_no_frame(self, tmp_path: Path) -> None:
+        frames = [
+            "frame 3",
+            {"frame": 0, "is_peak_frame": True},
+            {"frame": True, "is_peak_frame": True},
+            {"frame": "8", "active_aus": {"AU12_r": 5.0}},
+            {"frame": 9, "active_aus": {"AU12_r": "5.0"}},
+            {"frame": 10, "active_aus": ["AU12_r"]},
+            {"frame": 11, "active_aus": {"AU12_r": float("nan")}},
+            {"frame": 12, "active_aus": [1.0, 2]},
+            {"frame": 13},
+        ]
+        analysis(tmp_path, {"per_frame_au_descriptions": frames})
+        assert found(tmp_path).index == 11
+
+    def test_merr_data(self, tmp_path: Path) -> None:
+        file = merr_data(tmp_path, MERR_DATA)
+        assert read_peak(NAME, [tmp_path]) == Peak(60, None, None, None, "merr_data", file)
+
+    @pytest.mark.parametrize("place", [f"{NAME}.csv", f"{NAME}/{NAME}.csv"])
+    def test_openface(self, tmp_path: Path, place: str) -> None:
+        file = write(tmp_path / place, CSV)
+        assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file)
+
+    def test_openface_counts_frames_by_their_column(self, tmp_path: Path) -> None:
+        write(tmp_path / f"{NAME}.csv", openface([{"frame": 40, "AU12_r": 1}, {"frame": "77.0", "AU12_r": 2}]))
+        assert found(tmp_path).index == 76
+
+    def test_openface_takes_the_first_of_equals(self, tmp_path: Path) -> None:
+        # As floats, 0.10 + 0.20 is more than 0.30.
+        rows = [{"frame": 1}, {"frame": 2, "AU45_r": "0.30"}, {"frame": 3, "AU01_r": "0.10", "AU02_r": "0.20"}]
+        write(tmp_path / f"{NAME}.csv", openface(rows))
+        assert found(tmp_path).index == 1
+
+    @pytest.mark.parametrize("unit", UNITS)
+    def test_openface_sums_all_seventeen(self, tmp_path: Path, unit: str) -> None:
+        write(tmp_path / f"{NAME}.csv", openface([{"frame": 1}, {"frame": 2, unit: "0.01"}, {"frame": 3}]))
+        assert found(tmp_path).index == 1
+
+    def test_openface_sums_nothing_else(self, tmp_path: Path) -> None:
+        rows = [{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU28_c": 1, "gaze_0_x": 9}, {"frame": 3, "AU28_r": 5}]
+        write(tmp_path / f"{NAME}.csv", openface(rows, ["frame", "success", "gaze_0_x", *UNITS, "AU28_c", "AU28_r"]))
+        assert found(tmp_path).index == 0
+
+    def test_openface_sees_no_face_where_success_is_0(self, tmp_path: Path) -> None:
+        rows = [{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": 5, "success": 0}, {"frame": 3, "success": "nan"}]
+        write(tmp_path / f"{NAME}.csv", openface(rows))
+        assert found(tmp_path).index == 0
+
+    def test_openface_without_any_face(self, tmp_path: Path) -> None:
+        write(tmp_path / f"{NAME}.csv", openface([{"frame": n, "success": 0} for n in range(1, 9)]))
+        assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: no row with a face")
+
+
+class TestOrder:
+    def test_sources_are_tried_in_order(self, tmp_path: Path) -> None:
+        files = {
+            "au_info": analysis(tmp_path, AU_INFO),
+            "merr_data": merr_data(tmp_path, MERR_DATA),
+            "openface": write(tmp_path / f"{NAME}.csv", CSV),
+        }
+        assert found(tmp_path).source == "au_info"
+        analysis(tmp_path, {**AU_INFO, "au_info": {"peak_frames": []}})
+        assert found(tmp_path).source == "per_frame"
+        analysis(tmp_path, PUBLISHED)
+        assert found(tmp_path).source == "merr_data"
+        files["merr_data"].unlink()
+        assert found(tmp_path).source == "openface"
+        files["openface"].unlink()
+        peak = missing(tmp_path)
+        assert peak.reason == NO_USABLE_PEAK
+        assert peak.detail == f"{files['au_info']}: no au_info; {files['au_info']}: no per_frame_au_descriptions"
+
+    @pytest.mark.parametrize("source", PEAK_SOURCES)
+    def test_one_source_can_be_forced(self, tmp_path: Path, source: str) -> None:
+        analysis(tmp_path, AU_INFO)
+        merr_data(tmp_path, MERR_DATA)
+        write(tmp_path / f"{NAME}.csv", CSV)
+        assert found(tmp_path, source).source == source
+
+    def test_a_forced_source_has_no_stand_in(self, tmp_path: Path) -> None:
+        analysis(tmp_path, AU_INFO)
+        assert missing(tmp_path, "openface").reason == NO_FILE
+
+    def test_the_nearer_directory_comes_first(self, tmp_path: Path) -> None:
+        # Sample names repeat across datasets: what lies without a dataset's name may be another's.
+        write(tmp_path / "MER2023" / f"{NAME}.csv", CSV)
+        analysis(tmp_path, AU_INFO)
+        peak = read_peak(NAME, [tmp_path / "MER2023", tmp_path / "mer2023", tmp_path])
+        assert isinstance(peak, Peak)
+        assert peak.source == "openface"
+
+    def test_a_later_directory_is_used_where_the_nearer_has_nothing_usable(self, tmp_path: Path) -> None:
+        analysis(tmp_path / "MER2023", PUBLISHED)
+        file = analysis(tmp_path, AU_INFO)
+        peak = read_peak(NAME, [tmp_path / "MER2023", tmp_path / "mer2023", tmp_path])
+        assert isinstance(peak, Peak)
+        assert peak.file == file
+
+    @pytest.mark.parametrize("place", [f"{NAME}_au_analysis.json", f"{NAME}_merr_data.json"])
+    def test_json_may_lie_in_the_directory_itself(self, tmp_path: Path, place: str) -> None:
+        file = write(tmp_path / place, {**AU_INFO, **MERR_DATA})
+        assert found(tmp_path).file == file
+
+    @pytest.mark.parametrize("name", ["-3g5yACwYnA_1", "a clip", "片段一", "{0}", "100%s"])
+    def test_any_name(self, tmp_path: Path, name: str) -> None:
+        analysis(tmp_path, AU_INFO, name)
+        assert isinstance(read_peak(name, [tmp_path]), Peak)
+
+    def test_an_unknown_source_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="expected auto or one of au_info"):
+            read_peak(NAME, [tmp_path], "guess")
+
+
+class TestNothing:
+    def test_no_directory_given(self) -> None:
+        assert read_peak(NAME, []) == NoPeak(NO_DIRECTORY, "none was given")
+
+    def test_no_directory_there(self, tmp_path: Path) -> None:
+        assert missing(tmp_path / "typo") == NoPeak(NO_DIRECTORY, str(tmp_path / "typo"))
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        assert missing(tmp_path) == NoPeak(NO_FILE, f"nothing of this sample in {tmp_path}")
+
+    @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800"])
+    def test_a_name_no_file_can_have(self, tmp_path: Path, name: str) -> None:
+        peak = read_peak(name, [tmp_path])
+        assert isinstance(peak, NoPeak)
+        assert peak.reason == NO_FILE
+
+    def test_a_file_where_the_samples_directory_belongs(self, tmp_path: Path) -> None:
+        write(tmp_path / NAME, "a file")
+        assert missing(tmp_path).reason == NO_FILE
+
+
+NUMBERS = [-1, 34.5, "34", True, float("nan"), float("inf"), -float("inf"), 10**30, [34], {}]
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"{",
+            json.dumps(AU_INFO)[:-40],
+            b"\x00" * 100,
+            b"[" * 100_000,
+            b'{"au_info":' * 100_000,
+            b"1" * 10_000,
+            "not json",
+            b"\xff\xfe{\x00}\x00",
+        ],
+    )
+    def test_unreadable_json(self, tmp_path: Path, content: str | bytes) -> None:
+        file = analysis(tmp_path, content)
+        peak = missing(tmp_path)
+        assert peak.reason == UNREADABLE
+        assert peak.detail.count(str(file)) == 1
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            [],
+            [AU_INFO],
+            None,
+            7,
+            '"text"',
+            {},
+            {"au_info": None},
+            {"au_info": []},
+            {"au_info": {"peak_frames": {}}},
+            {"au_info": {"peak_frames": []}},
+            {"au_info": {"peak_frames": [34]}},
+            {"au_info": {"peak_frames": [{}]}},
+            {"per_frame_au_descriptions": []},
+            {"per_frame_au_descriptions": [None, 1, "x", []]},
+            {"per_frame_au_descriptions": {"frame": 1}},
+        ],
+    )
+    def test_json_of_another_shape(self, tmp_path: Path, content: object) -> None:
+        analysis(tmp_path, content)
+        assert missing(tmp_path).reason == NO_USABLE_PEAK
+
+    @pytest.mark.parametrize("value", NUMBERS)
+    @pytest.mark.parametrize("key", ["peak_index", "frames_before_peak", "frames_after_peak", "total_frames"])
+    def test_a_wrong_number_is_not_believed(self, tmp_path: Path, key: str, value: object) -> None:
+        document = json.loads(json.dumps(AU_INFO))
+        holder = document["au_info"] if key == "total_frames" else document["au_info"]["peak_frames"][0]
+        holder[key] = value
+        analysis(tmp_path, document)
+        peak = missing(tmp_path, "au_info")
+        assert peak.reason == NO_USABLE_PEAK
+        assert key in peak.detail
+        assert found(tmp_path).source == "per_frame"
+
+    def test_no_frames_at_all_is_a_wrong_number(self, tmp_path: Path) -> None:
+        analysis(tmp_path, {"au_info": {**AU_INFO["au_info"], "total_frames": 0}})
+        assert "total_frames is 0, expected a whole number from 1 to 2147483647" in missing(tmp_path).detail
+
+    @pytest.mark.parametrize("value", [0, *NUMBERS])
+    def test_a_wrong_frame_number(self, tmp_path: Path, value: object) -> None:
+        merr_data(tmp_path, {"overall_peak_frame_info": {"frame_number": value}})
+        assert missing(tmp_path).reason == NO_USABLE_PEAK
+
+    @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+    def test_byte_order_mark_and_bytes_that_are_no_utf8(self, tmp_path: Path, mark: bytes) -> None:
+        text = json.dumps({"summary": "?", **AU_INFO}).encode().replace(b"?", b"\xc4\xe3\xff")
+        analysis(tmp_path, mark + text)
+        assert found(tmp_path).index == 34
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "\n\n\n",
+            "frame,success\n1,1\n",
+            "success,AU12_r\n1,2.0\n",
+            "FRAME;AU12_r\n1;2\n",
+            openface([]),
+            openface([{"frame": 0, "AU12_r": 1}, {"frame": -2}, {"frame": 1.5}, {"frame": "x"}, {"frame": "1e400"}]),
+            openface([{"frame": 1, "AU12_r": value} for value in ("nan", "-nan(ind)", "inf", "", "x", "1e300")]),
+            openface([{"frame": 1}])[:200],
+            b"\x00" * 1000,
+            b"\xff\xfe\x00f",
+        ],
+    )
+    def test_csv_without_a_usable_row(self, tmp_path: Path, content: str | bytes) -> None:
+        write(tmp_path / f"{NAME}.csv", content)
+        assert missing(tmp_path).reason in (NO_USABLE_PEAK, UNREADABLE)
+
+    def test_csv_rows_that_are_broken_are_passed_over(self, tmp_path: Path) -> None:
+        good = openface([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": "nan"}, {"frame": 3, "AU12_r": 2}])
+        cut = openface([{"frame": 4, "AU12_r": 5}]).splitlines()[1][:20]
+        write(tmp_path / f"{NAME}.csv", "\ufeff" + good + "\n" + cut)
+        assert found(tmp_path).index == 2
+
+    def test_csv_with_quotes_and_windows_line_ends(self, tmp_path: Path) -> None:
+        quoted = "\r\n".join(", ".join(f'"{cell.strip()}"' for cell in line.split(",")) for line in CSV.splitlines())
+        write(tmp_path / f"{NAME}.csv", quoted.encode())
+        assert found(tmp_path).index == 1
+
+    def test_csv_of_one_endless_line(self, tmp_path: Path) -> None:
+        write(tmp_path / f"{NAME}.csv", "frame,AU12_r\n" + "1," * (1 << 20))
+        assert missing(tmp_path).reason == UNREADABLE
+
+    @pytest.mark.parametrize(
+        "place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}/{NAME}_merr_data.json", f"{NAME}.csv"]
+    )
+    def test_a_file_of_many_gigabytes_is_not_read(self, tmp_path: Path, place: str) -> None:
+        with write(tmp_path / place, "").open("r+b") as stream:
+            stream.truncate(4 << 30)
+        peak = missing(tmp_path)
+        assert peak.reason == UNREADABLE
+        assert "4,294,967,296 bytes, expected at most" in peak.detail
+
+    @pytest.mark.parametrize(
+        "place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}/{NAME}_merr_data.json", f"{NAME}.csv"]
+    )
+    def test_what_is_no_file(self, tmp_path: Path, place: str) -> None:
+        (tmp_path / place).mkdir(parents=True)
+        assert missing(tmp_path).reason == UNREADABLE
+        (tmp_path / place).rmdir()
+        os.mkfifo(tmp_path / place)
+        assert missing(tmp_path).reason == UNREADABLE
+        (tmp_path / place).unlink()
+        (tmp_path / place).symlink_to(tmp_path / place)
+        assert missing(tmp_path).reason == UNREADABLE
+
+    def test_a_file_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(file: Path, limit: int) -> bytes:
+            raise PermissionError(13, "Permission denied", str(file))
+
+        file = analysis(tmp_path, AU_INFO)
+        monkeypatch.setattr(peaks, "read_bounded", refuse)
+        assert f"{file}: Permission denied" in missing(tmp_path).detail
+
+    def test_a_broken_file_is_parsed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        parsed = []
+        monkeypatch.setattr(peaks, "read_bounded", lambda file, limit: parsed.append(file) or b"{")
+        read_peak(NAME, [tmp_path])
+        assert len(parsed) == len(set(parsed))
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5)
+KEYS = st.sampled_from(
+    [
+        *("au_info", "peak_frames", "peak_index", "frames_before_peak", "frames_after_peak", "total_frames"),
+        *("per_frame_au_descriptions", "frame", "active_aus", "is_peak_frame"),
+        *("overall_peak_frame_info", "frame_number"),
+    ]
+)
+DOCUMENTS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6))
+
+
+class TestAnything:
+    """Whatever a file holds, the answer is a peak that can be one or a reason in one line."""
+
+    @staticmethod
+    def check(directory: Path) -> None:
+        for source in ("auto", *PEAK_SOURCES):
+            peak = read_peak(NAME, [directory], source)
+            if isinstance(peak, Peak):
+                for number, least in ((peak.index, 0), (peak.before, 0), (peak.after, 0), (peak.total, 1)):
+                    assert number is None or (type(number) is int and least <= number < 2**31)
+            else:
+                assert peak.reason in (NO_FILE, UNREADABLE, NO_USABLE_PEAK)
+                assert "\n" not in peak.detail
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(document=DOCUMENTS)
+    def test_any_json(self, tmp_path: Path, document: object) -> None:
+        analysis(tmp_path, document)
+        merr_data(tmp_path, document)
+        self.check(tmp_path)
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(cells=st.lists(st.lists(st.text(max_size=4) | st.floats().map(str) | st.integers().map(str), max_size=6)))
+    def test_any_csv(self, tmp_path: Path, cells: list[list[str]]) -> None:
+        write(tmp_path / f"{NAME}.csv", "frame,success,AU12_r,AU06_r\n" + "\n".join(map(",".join, cells)))
+        self.check(tmp_path)
+
+    def test_any_damage(self, tmp_path: Path) -> None:
+        draw = random.Random(0)
+        for original in (json.dumps(AU_INFO).encode(), CSV.encode()):
+            for _ in range(150):
+                damaged = bytearray(original)
+                for _ in range(draw.randint(1, 6)):
+                    damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+                analysis(tmp_path, bytes(damaged))
+                write(tmp_path / f"{NAME}.csv", bytes(damaged))
+                self.check(tmp_path)

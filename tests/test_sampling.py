@@ -1,0 +1,241 @@
+"""The rules of sampling against the consumer's own vectors, NumPy's formulas and a slow reading of the rule."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpupeak.errors import SampleError
+from gpupeak.sampling import choose, emotion_peak, headtail, middle, uniform, uniform_both_ends
+from gpupeak.types import NoPeak, Peak, SamplingRule
+
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "emotion_peak_sample.json").read_text())
+NO_FILE = NoPeak("no AU file", "nothing of this sample in /aus")
+COUNTS = [*range(1, 130), 250, 299, 300, 999, 1000, 4096, 86_399, 1_000_003]
+
+
+def a_peak(index: int, before: int | None = None, after: int | None = None, total: int | None = None) -> Peak:
+    return Peak(index, before, after, total, "au_info", Path("a.json"))
+
+
+def slow_emotion_peak(peak: int, before: int, after: int, total: int, n: int) -> list[int]:
+    """The rule step by step, with every list written out."""
+    peak = min(max(peak, 0), total - 1)
+    if before >= 2 and after >= 2:
+        around = [-1, 1, -2, 2]
+    elif before == 1 and after >= 2:
+        around = [-1, 1, 2]
+    elif before >= 2 and after == 1:
+        around = [-1, 1, -2]
+    elif before == 1 and after == 1:
+        around = [-1, 1]
+    elif before == 0:
+        around = [1, 2]
+    else:
+        around = [-1, -2]
+    taken = [peak, *(peak + step for step in around if 0 <= peak + step < total)][:n]
+    rest = [index for index in range(total) if index not in taken]
+    missing = n - len(taken)
+    if len(rest) <= missing:
+        taken += rest
+    elif missing:
+        step = len(rest) / missing
+        taken += [rest[int(i * step)] for i in range(missing)]
+    while len(set(taken)) < min(n, total):
+        taken.append(min(set(range(total)) - set(taken)))
+    once = sorted(set(taken))
+    return sorted([*once, *(once[i % len(once)] for i in range(n - len(once)))])
+
+
+class TestEmotionPeak:
+    @pytest.mark.parametrize(("total", "peak", "before", "after", "indices"), VECTORS)
+    def test_agrees_with_the_consumer(self, total: int, peak: int, before: int, after: int, indices: list[int]) -> None:
+        assert emotion_peak(peak, before, after, total) == indices
+
+    def test_there_are_vectors(self) -> None:
+        assert len(VECTORS) == 200
+
+    @given(
+        total=st.integers(1, 400),
+        peak=st.integers(-5, 420),
+        before=st.one_of(st.integers(0, 3), st.integers(0, 400)),
+        after=st.one_of(st.integers(0, 3), st.integers(0, 400)),
+        n=st.integers(1, 20),
+    )
+    def test_agrees_with_the_rule_written_out(self, total: int, peak: int, before: int, after: int, n: int) -> None:
+        indices = emotion_peak(peak, before, after, total, n)
+        assert indices == slow_emotion_peak(peak, before, after, total, n)
+        assert len(indices) == n
+        assert indices == sorted(indices)
+        assert 0 <= indices[0] <= indices[-1] < total
+        assert min(max(peak, 0), total - 1) in indices
+        assert len(set(indices)) == min(n, total)
+
+    @pytest.mark.parametrize(
+        ("n", "indices"),
+        [(1, [50]), (2, [49, 50]), (3, [49, 50, 51]), (4, [48, 49, 50, 51]), (5, [48, 49, 50, 51, 52])],
+    )
+    def test_few_frames_are_the_peak_and_its_neighbours(self, n: int, indices: list[int]) -> None:
+        assert emotion_peak(50, 50, 49, 100, n) == indices
+
+    def test_a_short_video_repeats_in_turn(self) -> None:
+        assert emotion_peak(1, 1, 1, 3) == [0, 0, 0, 1, 1, 1, 2, 2]
+
+    def test_a_peak_outside_is_clamped(self) -> None:
+        assert emotion_peak(310, 5, 5, 300) == emotion_peak(299, 5, 5, 300)
+        assert emotion_peak(-4, 5, 5, 300) == emotion_peak(0, 5, 5, 300)
+
+    def test_numbers_below_zero_give_no_neighbours(self) -> None:
+        assert emotion_peak(50, -1, 5, 101, 5) == emotion_peak(50, 5, -1, 101, 5) == [0, 25, 50, 51, 76]
+
+    def test_the_size_of_the_video_costs_nothing(self) -> None:
+        indices = emotion_peak(5 * 10**11, 9, 9, 10**12)
+        assert len(indices) == 8
+        assert indices[-1] < 10**12
+        assert {5 * 10**11 + step for step in (-2, -1, 0, 1, 2)} < set(indices)
+
+    @pytest.mark.parametrize(("total", "n"), [(0, 8), (-1, 8), (10**400, 8), (10, 0), (10, -3)])
+    def test_refuses_what_cannot_be(self, total: int, n: int) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            emotion_peak(0, 0, 0, total, n)
+
+
+class TestUniform:
+    @pytest.mark.parametrize("frames", COUNTS)
+    def test_is_numpys_arange(self, frames: int) -> None:
+        for n in (*range(1, 34), 64, 100):
+            count = min(n, frames)
+            arange = np.arange(0, frames, frames / count).astype(int).tolist()[:n]
+            assert uniform(frames, n) == arange + arange[-1:] * (n - len(arange))
+
+    def test_numpys_arange_can_be_one_too_long(self) -> None:
+        assert len(np.arange(0, 17, 17 / 7)) == 8
+        assert uniform(17, 7) == [0, 2, 4, 7, 9, 12, 14]
+
+    @pytest.mark.parametrize("frames", COUNTS)
+    def test_both_ends_is_numpys_linspace(self, frames: int) -> None:
+        for n in (*range(1, 34), 64, 100):
+            assert uniform_both_ends(frames, n) == np.linspace(0, frames - 1, n).astype(int).tolist()
+
+    def test_middle(self) -> None:
+        assert middle(300, 8) == [150] * 8
+        assert middle(1, 3) == [0] * 3
+
+    @pytest.mark.parametrize("rule", [uniform, uniform_both_ends, middle, lambda f, n: headtail(f, n, 0, "a")])
+    @pytest.mark.parametrize(("frames", "n"), [(0, 8), (-1, 8), (8, 0)])
+    def test_refuse_what_cannot_be(self, rule, frames: int, n: int) -> None:
+        with pytest.raises(ValueError, match="expected"):
+            rule(frames, n)
+
+
+class TestHeadtail:
+    @given(frames=st.integers(1, 500), n=st.integers(1, 20), seed=st.integers(-(2**70), 2**70), name=st.text())
+    def test_half_from_either_half(self, frames: int, n: int, seed: int, name: str) -> None:
+        indices = headtail(frames, n, seed, name)
+        assert len(indices) == n
+        assert indices == sorted(indices)
+        count = min(n, frames) // 2
+        drawn = sorted(set(indices))
+        assert len(drawn) == max(2 * count, 1)
+        assert sum(index < frames // 2 for index in drawn) == count or (count == 0 and drawn == [0])
+        assert 0 <= drawn[0] <= drawn[-1] < frames
+
+    def test_one_frame_gives_zeros(self) -> None:
+        assert headtail(1, 8, 0, "a") == [0] * 8
+
+    def test_seed_and_name_matter_and_nothing_else(self) -> None:
+        draws = {tuple(headtail(300, 8, seed, name)) for seed in (0, 1) for name in ("a", "b", "中文")}
+        assert len(draws) == 6
+        assert headtail(300, 8, 0, "a") == headtail(300, 8, 0, "a")
+
+    def test_the_draw_never_changes(self) -> None:
+        # Features are compared across runs and machines: these very numbers must stay.
+        assert headtail(300, 8, 0, "sample_00000001") == [56, 114, 128, 147, 156, 212, 222, 224]
+
+    def test_another_process_draws_the_same(self) -> None:
+        code = "from gpupeak.sampling import headtail; print(headtail(10**6, 8, 7, '中文'))"
+        command = [sys.executable, "-X", "utf8", "-R", "-c", code]
+        assert json.loads(subprocess.check_output(command, text=True)) == headtail(10**6, 8, 7, "中文")
+
+    def test_every_frame_is_equally_likely(self) -> None:
+        hits = np.zeros(20)
+        for seed in range(4000):
+            hits[headtail(20, 8, seed, "a")] += 1
+        assert np.all(np.abs(hits / 4000 - 0.4) < 0.04)
+
+
+class TestChoose:
+    def test_the_files_own_numbers_decide(self) -> None:
+        rule = SamplingRule()
+        assert choose(rule, "a", 71, a_peak(68, 1, 2, 71)).indices == (0, 16, 33, 50, 67, 68, 69, 70)
+        assert choose(rule, "a", 71, a_peak(68, None, None, 71)).indices == tuple(emotion_peak(68, 68, 2, 71))
+
+    def test_what_the_file_does_not_say_comes_from_the_video(self) -> None:
+        choice = choose(SamplingRule(), "a", 300, a_peak(120))
+        assert choice == (tuple(emotion_peak(120, 120, 179, 300)), None, None)
+
+    @pytest.mark.parametrize("total", [0, -7, 10**400])
+    def test_an_impossible_total_is_none(self, total: int) -> None:
+        assert choose(SamplingRule(), "a", 300, a_peak(120, total=total)) == choose(
+            SamplingRule(), "a", 300, a_peak(120)
+        )
+
+    def test_a_peak_past_the_end_is_clamped_and_recorded(self) -> None:
+        choice = choose(SamplingRule(), "a", 300, a_peak(310))
+        assert choice.clamp == "peak 310 -> 299"
+        assert choice.indices == tuple(emotion_peak(299, 299, 0, 300))
+
+    def test_a_file_that_counts_more_frames_is_clamped_to_the_video(self) -> None:
+        choice = choose(SamplingRule(), "a", 250, a_peak(290, 290, 9, 300))
+        planned = emotion_peak(290, 290, 9, 300)
+        assert choice.indices == tuple(min(index, 249) for index in planned)
+        assert choice.clamp == f"{sum(index > 249 for index in planned)} indices -> 249"
+
+    def test_both_clamps_in_one_line(self) -> None:
+        choice = choose(SamplingRule(n=1), "a", 250, a_peak(400, 290, 9, 300))
+        assert choice == ((249,), None, "peak 400 -> 299; 1 index -> 249")
+
+    def test_a_file_that_counts_fewer_frames_stays_within_them(self) -> None:
+        choice = choose(SamplingRule(), "a", 300, a_peak(40, 40, 9, 50))
+        assert choice.indices[-1] < 50
+        assert choice.clamp is None
+
+    @pytest.mark.parametrize(("fallback", "rule"), [("uniform", uniform_both_ends), ("middle", middle)])
+    def test_without_a_peak_the_fallback_is_taken_and_recorded(self, fallback: str, rule) -> None:
+        choice = choose(SamplingRule(fallback=fallback), "a", 300, NO_FILE)
+        assert choice == (tuple(rule(300, 8)), NO_FILE, None)
+
+    def test_no_peak_looked_for_is_a_reason_too(self) -> None:
+        choice = choose(SamplingRule(), "a", 300, None)
+        assert choice.fallback is not None
+        assert choice.fallback.reason == "no AU directory"
+
+    def test_fallback_fail_fails_the_sample(self) -> None:
+        with pytest.raises(SampleError, match="no AU file: nothing of this sample in /aus") as caught:
+            choose(SamplingRule(fallback="fail"), "a", 300, NO_FILE)
+        assert caught.value.stage == "plan"
+
+    def test_uniform_and_headtail_look_at_no_peak(self) -> None:
+        assert choose(SamplingRule("uniform"), "a", 300, a_peak(9)) == (tuple(uniform(300, 8)), None, None)
+        rule = SamplingRule("headtail", seed=3)
+        assert choose(rule, "a", 300, NO_FILE) == (tuple(headtail(300, 8, 3, "a")), None, None)
+
+    @given(
+        frames=st.integers(1, 300),
+        index=st.integers(-3, 400),
+        numbers=st.tuples(*[st.none() | st.integers(-2, 400)] * 3),
+        n=st.integers(1, 16),
+    )
+    def test_always_n_ascending_frames_of_the_video(self, frames, index, numbers, n) -> None:
+        indices, _, clamp = choose(SamplingRule(n=n), "a", frames, a_peak(index, *numbers))
+        assert len(indices) == n
+        assert list(indices) == sorted(indices)
+        assert 0 <= indices[0] <= indices[-1] < frames
+        assert clamp is None or "\n" not in clamp
