@@ -96,8 +96,6 @@ class ExtractConfig:
             raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda:N")
         if (self.videos is None) != (self.name is None):
             raise ConfigError("a corpus of your own takes both --videos and --name")
-        if self.videos is None and self.aus is not None:
-            raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
         if self.videos is not None and self.datasets:
             raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {self.datasets[0]}")
 

@@ -115,6 +115,8 @@ def resolve(config: ExtractConfig) -> tuple[Corpus, ...]:
             dataset without the split asked for, a directory that is not there.
         LabelError: the list of a dataset's samples is not there.
     """
+    if config.videos is None and config.aus is not None:
+        raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
     settings, table, default = _table(config.config_file)
     if config.videos is not None and config.name is not None:
         aus = str(_expanded(config.aus).absolute()) if config.aus else None

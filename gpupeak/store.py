@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -267,8 +268,8 @@ def _plan_entry(plan: FramePlan) -> dict[str, Any]:
         "indices": list(plan.indices),
         "frames": plan.frames,
         "codec": plan.codec,
-        "peak": None if peak is None else {"index": peak.index, "source": peak.source, "file": str(peak.file)},
-        "fallback": None if fallback is None else {"reason": fallback.reason, "detail": fallback.detail},
+        "peak": None if peak is None else {**dataclasses.asdict(peak), "file": str(peak.file)},
+        "fallback": None if fallback is None else dataclasses.asdict(fallback),
         "clamp": plan.clamp,
     }
 

@@ -35,6 +35,7 @@ __all__ = [
     "Saved",
     "Seconds",
     "Span",
+    "VideoFacts",
 ]
 
 SAMPLINGS = ("emotion_peak", "uniform", "headtail")
@@ -123,6 +124,24 @@ class NoPeak:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What a decoder has to know of a video before it opens it.
+
+    `width` and `height` are in pixels before rotation; `bt709` says that the stream's colour tags name
+    BT.709; `rotation` is the counter-clockwise turn in degrees (0, 90, 180, 270) that makes the picture
+    upright; `bytes` is the size of the file.
+    """
+
+    width: int
+    height: int
+    bt709: bool
+    rotation: int
+    pix_fmt: str | None
+    profile: str | None
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FramePlan:
     """Which frames of a sample's video are wanted, and why.
 
@@ -138,6 +157,7 @@ class FramePlan:
     peak: Peak | None = None
     fallback: NoPeak | None = None
     clamp: str | None = None
+    video: VideoFacts | None = None
 
     def __post_init__(self) -> None:
         if len(self.indices) != self.sample.rule.n:
@@ -157,25 +177,26 @@ class FramePlan:
         return tuple(place[index] for index in self.indices)
 
 
-def _borrowed_from_nobody() -> None:
-    """The default `release`: the pixels belong to the batch itself."""
+def _nothing() -> None:
+    """The default `release` and `wait`: the memory belongs to the batch itself and is filled."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameBatch:
     """Decoded frames of one or more samples.
 
-    `pixels` is uint8 RGB `[R, size, size, 3]`, a NumPy array on the host or a torch tensor on a
-    device. `spans[i]` are the rows of `plans[i]`, exactly `rule.n` of them; rows in no span hold
-    nothing of use. The memory may be borrowed from the decoder: whoever has read `pixels` for the
-    last time calls `release`, once, and touches them no more.
+    `pixels` is uint8 RGB `[R, size, size, 3]`: a NumPy array on the host, or a torch tensor on a device,
+    filled behind the `torch.cuda.Event` that is then in `ready`. `spans[i]` are the rows of `plans[i]`,
+    exactly `rule.n` of them; rows in no span hold nothing of use. The memory may be borrowed from the
+    decoder: whoever has read `pixels` for the last time calls `release`, once, and touches them no more.
     """
 
     plans: tuple[FramePlan, ...]
     pixels: npt.NDArray[np.uint8] | torch.Tensor
     spans: tuple[Span, ...]
     seconds: tuple[Seconds, ...]
-    release: Callable[[], None] = field(default=_borrowed_from_nobody, compare=False)
+    release: Callable[[], None] = field(default=_nothing, compare=False)
+    ready: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -188,17 +209,19 @@ class FrameBatch:
 
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """Image features of one or more samples: `features` is float32 `[R, D]` on the host, not normalised.
+    """Image features of one or more samples: `features` is float32 or float16 `[R, D]` on the host, not normalised.
 
     `spans[i]` are the rows of `plans[i]`. The memory may be borrowed from the encoder, as in
-    `FrameBatch`: the writer calls `release` when every file of the batch is on disk.
+    `FrameBatch`: the writer calls `wait` before it reads, and `release` when every file of the batch is
+    on disk.
     """
 
     plans: tuple[FramePlan, ...]
     features: npt.NDArray[np.floating[Any]]
     spans: tuple[Span, ...]
     seconds: tuple[Seconds, ...]
-    release: Callable[[], None] = field(default=_borrowed_from_nobody, compare=False)
+    release: Callable[[], None] = field(default=_nothing, compare=False)
+    wait: Callable[[], None] = field(default=_nothing, compare=False)
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:

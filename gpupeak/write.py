@@ -7,10 +7,11 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from gpupeak.errors import WriteError
 from gpupeak.store import npy_header
@@ -36,7 +37,7 @@ class NpyWriter:
     def __init__(self, *, fsync: bool = False) -> None:
         self._fsync = fsync
 
-    def write(self, batches: Iterable[FeatureBatch]) -> Iterator[Saved | Failed]:
+    def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]:
         """Yield one outcome a sample; release each batch when its last file is in place.
 
         Raises:
@@ -44,6 +45,7 @@ class NpyWriter:
         """
         for batch in batches:
             try:
+                batch.wait()
                 for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
                     began = time.perf_counter()
                     # Copies only what is not float32 in C order already: the fp16 of a GPU is widened here.
@@ -59,7 +61,7 @@ class NpyWriter:
             finally:
                 batch.release()
 
-    def _save(self, plan: FramePlan, rows: np.ndarray) -> None:
+    def _save(self, plan: FramePlan, rows: npt.NDArray[np.float32]) -> None:
         target = plan.sample.target
         temporary = f"{target.parent}/.gpupeak-{os.getpid()}-{next(_serial)}.tmp"
         header = _header((rows.shape[0], rows.shape[1]))
