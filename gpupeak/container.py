@@ -1,0 +1,351 @@
+"""Which frames does a video hold, and which of its packets does decoding some of them take?
+
+A video is opened and demuxed once. Frame numbers are ordinals in presentation order, the edit list
+honoured, as a full sequential decode delivers them; the header's own frame count is never believed.
+"""
+
+from __future__ import annotations
+
+import stat
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate, chain, islice, pairwise
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from gpupeak.bitstream import Picture, Syntax
+from gpupeak.errors import SampleError
+
+__all__ = ["MAX_PACKETS", "MAX_PIXELS", "MAX_SIDE", "Clip", "decoded", "open_clip", "quarter_turns"]
+
+MAX_SIDE = 16384
+MAX_PIXELS = 1 << 26
+"""Twice 8K. A decoder holds up to 17 frames, so a header that declares more could exhaust the memory."""
+MAX_PACKETS = 1 << 20
+"""Nine hours at 30 frames/s; a small MP4 can declare any number of them."""
+KEPT_BYTES = 64 << 20
+"""Packets of the demux pass are kept up to this size, so that a short clip is read once."""
+
+# Video in one file: no playlists and concatenations (they open other files), no pictures.
+_FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
+
+
+def open_clip(path: str | PathLike[str]) -> Clip:
+    """Open a video and demux it once. Close the clip, or use it as a context manager.
+
+    The first video stream that is not an attached picture is taken.
+
+    Raises:
+        SampleError: at stage "plan": no such file, not a video, no frames, or a declared size or
+            number of packets beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`.
+    """
+    container = _open(Path(path))
+    try:
+        return Clip(Path(path), container)
+    except BaseException:
+        container.close()
+        raise
+
+
+class Clip:
+    """An open video, and what one demux pass tells of it; made by `open_clip`.
+
+    Attributes:
+        path: the file.
+        codec: libav's name of the codec: "h264", "hevc", "mpeg4", "vp9", "av1", ...
+        profile: the codec's profile, such as "High" or "Main 10"; None if unknown.
+        width, height: the declared size in pixels, before rotation.
+        pix_fmt: libav's name of the pixel format; None if unknown.
+        colorspace: the matrix as in ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601.
+        color_range: 0 unspecified, 1 limited, 2 full.
+        fps: average frames a second, 0.0 if unknown.
+        packets: video packets in the file; they are numbered from 0 in demuxing order.
+        frames: presented frames.
+        key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
+        timed: whether the packets tell their frames, and when these are presented. Raw streams, H.264
+            and packed MPEG-4 in AVI, H.264 of single fields and damaged files do not: they are decoded
+            once when opened to count the frames, which are numbered as the decoder delivers them.
+        decoder: the stream's decoder, single-threaded; one clip decodes one thing at a time.
+    """
+
+    def __init__(self, path: Path, container: InputContainer) -> None:
+        stream = _video_stream(container)
+        self.path = path
+        self.decoder = _decoder(stream)
+        self.codec = self.decoder.codec.canonical_name
+        self.profile = self.decoder.profile
+        self.width, self.height = self.decoder.width, self.decoder.height
+        self.pix_fmt = self.decoder.pix_fmt
+        self.colorspace, self.color_range = int(self.decoder.colorspace), int(self.decoder.color_range)
+        self.fps = float(stream.average_rate or 0)
+        # libav declares 0x0 where it was kept from more than `max_pixels`.
+        if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
+            raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
+        self._container = container
+        self._time_base = stream.time_base or Fraction(0)
+        self._kept: list[Packet[VideoStream]] | None = []
+        self._pts: list[int] = []
+        self._shown: list[int] = []  # packet numbers in presentation order
+        self._starts: list[int] = []  # packet numbers at which decoding can start
+        self._droppable: list[bool] = []
+        self._standalone = True  # what follows a key frame can be decoded from there on
+        self.timed = self._demux(stream)
+        self.packets = len(self._pts)
+        self.frames = len(self._shown) if self.timed else sum(1 for _ in self.decode_all())
+        if not self.frames:
+            raise SampleError("plan", f"none of its {self.packets} video packets can be decoded")
+        starts = set(self._starts)
+        self.key_frames = [index for index, number in enumerate(self._shown) if self.timed and number in starts]
+
+    def __enter__(self) -> Clip:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and forget its packets."""
+        self._kept = []
+        self._container.close()
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the first frame to each frame; by the average frame rate where not `timed`."""
+        if self.timed:
+            return [float((self.pts(index) - self.pts(0)) * self._time_base) for index in range(self.frames)]
+        return [index / self.fps if self.fps else 0.0 for index in range(self.frames)]
+
+    @cached_property
+    def rotation(self) -> int:
+        """Degrees counter-clockwise that turn the picture upright: 0, 90, 180 or 270. Decodes one frame."""
+        return 90 * next(map(quarter_turns, self.decode_all()), 0)
+
+    def pts(self, index: int) -> int:
+        """The timestamp of frame `index` in units of the stream's time base; only where `timed`."""
+        return self._pts[self._shown[index]]
+
+    def needed(self, indices: Iterable[int]) -> list[int]:
+        """The numbers, ascending, of the packets that decoding frames `indices` takes; all where not `timed`."""
+        return [number for run in self.runs(indices) for number in run]
+
+    def runs(self, indices: Iterable[int]) -> list[list[int]]:
+        """`needed` in runs; between two of them the decoder has to be flushed."""
+        if not self.timed:
+            return [list(range(self.packets))]
+        wanted = {self._shown[index] for index in indices}
+        stops: dict[int, int] = {}
+        for number in wanted:
+            start = self._start(number)
+            stops[start] = max(number, stops.get(start, 0))
+        spans: list[tuple[int, int]] = []
+        for start, stop in sorted(stops.items()):
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+            else:
+                spans.append((start, stop))
+        runs = [self._run(start, stop, wanted) for start, stop in spans]
+        # libav's MPEG-4 decoder picks its IDCT and workarounds by the encoder's name, in the first packet.
+        if self.codec == "mpeg4" and runs and runs[0][0] > 0:
+            runs.insert(0, [0])
+        return runs
+
+    def _start(self, number: int) -> int:
+        """The last key frame at or before a packet, or in open GOPs one back: it leads, so it refers to that."""
+        at = bisect_right(self._starts, number) - 1
+        while at >= 0 and self._pts[self._starts[at]] > self._pts[number]:
+            at -= 1
+        return self._starts[at] if at >= 0 else 0
+
+    def _run(self, start: int, stop: int, wanted: set[int]) -> list[int]:
+        numbers = range(start, stop + 1)
+        first = self._pts[start]
+        inside = start not in self._starts or any(self._pts[number] < first for number in wanted.intersection(numbers))
+        if inside or not self._standalone:
+            return list(numbers)  # a stream that begins inside a GOP has to recover just as it does read in full
+        droppable, pts = self._droppable, self._pts
+        return [number for number in numbers if number in wanted or not (droppable[number] or pts[number] < first)]
+
+    def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
+        """The packets of those numbers, in demuxing order."""
+        if self._kept is not None:
+            yield from map(self._kept.__getitem__, sorted(numbers))
+            return
+        chosen, last = set(numbers), max(numbers, default=-1)
+        with _open(self.path) as container:
+            for number, packet in zip(range(last + 1), _demuxed(container, _video_stream(container)), strict=False):
+                if number in chosen:
+                    yield packet
+
+    def decode_all(self) -> Iterator[VideoFrame]:
+        """Every frame, as a sequential decode that skips over errors delivers it.
+
+        Its decoder is a new one: not every decoder forgets all of what it read before it was flushed.
+        """
+        with _open(self.path) as container:
+            stream = _video_stream(container)
+            packets = islice(_demuxed(container, stream), len(self._pts))
+            yield from decoded(_decoder(stream), packets, tolerant=True)
+
+    def _demux(self, stream: VideoStream) -> bool:
+        """Read every packet; whether the packets tell their frames and when these are presented."""
+        syntax = Syntax(self.codec, self.decoder.extradata or b"")
+        pictures: list[Picture] = []
+        damaged = False
+        size = 0
+        try:
+            for packet in _demuxed(self._container, stream):
+                if len(pictures) == MAX_PACKETS:
+                    raise SampleError("plan", f"has more than {MAX_PACKETS} video packets")
+                size += packet.size
+                if size > KEPT_BYTES:
+                    self._kept = None
+                elif self._kept is not None:
+                    self._kept.append(packet)
+                pts = packet.pts
+                damaged = damaged or pts is None or packet.is_corrupt
+                self._pts.append(pts or 0)
+                picture = syntax.read(memoryview(packet), packet.is_keyframe)
+                if picture.shown and not packet.is_discard:
+                    self._shown.append(len(pictures))
+                if pictures and packet.has_sidedata("new_extradata"):
+                    syntax.standalone = False
+                pictures.append(picture)
+        except av.FFmpegError as error:
+            if not pictures:
+                raise SampleError("plan", f"cannot be demuxed: {error.strerror}") from error
+            damaged = True
+        self._starts = [number for number, picture in enumerate(pictures) if picture.start]
+        self._droppable = [syntax.unreferenced(picture) for picture in pictures]
+        self._standalone = syntax.standalone
+        if self.pix_fmt is None and syntax.sequence is not None:
+            self.pix_fmt, self.colorspace, self.color_range, _ = syntax.sequence
+        if damaged or not syntax.framed or not self._ordered(syntax.bidirectional) or not self._sort():
+            return False
+        if not syntax.standalone:
+            self._starts = [0]
+        return True
+
+    def _ordered(self, bidirectional: bool) -> bool:
+        """Whether the timestamps can be the order of presentation."""
+        pts = self._pts
+        # AVI stores none: with B pictures, timestamps that go up in decoding order are made up.
+        invented = bidirectional and all(a < b for a, b in pairwise(pts))
+        unique = len({pts[number] for number in self._shown}) == len(self._shown)
+        # What comes before a random access point in decoding order does so in presentation order.
+        latest = list(accumulate(pts, max))
+        apart = all(latest[start - 1] < pts[start] for start in self._starts if start)
+        return unique and apart and not invented and bool(self._starts)
+
+    def _sort(self) -> bool:
+        """Put the frames in order of presentation, without those that are not delivered for want of a key frame."""
+        pts, first = self._pts, self._pts[self._starts[0]]
+        if any(pts[number] < first for number in self._shown):
+            delivered: list[int | None] = []
+            for frame in self.decode_all():
+                delivered.append(frame.pts)
+                if frame.pts is None or frame.pts >= first:
+                    break
+            expected = [pts[number] for number in self._shown if pts[number] <= first and pts[number] in delivered]
+            if delivered != sorted(expected) or delivered[-1:] != [first]:
+                return False
+            self._shown = [number for number in self._shown if pts[number] > first or pts[number] in delivered]
+        self._shown.sort(key=pts.__getitem__)
+        return True
+
+
+def decoded(
+    decoder: VideoCodecContext, packets: Iterable[Packet[VideoStream]], tolerant: bool = False
+) -> Iterator[VideoFrame]:
+    """The frames of a run of packets, from a flushed decoder, to the last one; `tolerant` skips over errors."""
+    decoder.flush_buffers()
+    for packet in chain(packets, (None,)):
+        try:
+            frames = decoder.decode(packet)
+        except av.FFmpegError:
+            if not tolerant:
+                raise
+            continue
+        yield from frames
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Quarter turns counter-clockwise, 0 to 3, that its display matrix asks for."""
+    return round(frame.rotation / 90) % 4
+
+
+def _open(path: Path) -> InputContainer:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise SampleError(
+            "plan", f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise SampleError("plan", f"{str(path)!r} is not a regular file")
+    if not status.st_size:
+        raise SampleError("plan", f"{str(path)!r} is empty: 0 bytes")
+    try:
+        if path.suffix.lower() in (".mp4", ".mov", ".m4v"):
+            # libavformat decodes up to seven H.264 frames to learn how they are reordered, 9 to 24 ms at
+            # 1280x720, where the rest takes 0.6. MP4 states it, and `h264` reads the colours.
+            container = _av_open(path, {"skip_frame": "all"}, {"analyzeduration": "1"})
+            sizes = [stream.codec_context and stream.codec_context.width for stream in container.streams.video]
+            if "mp4" in container.format.name and all(sizes):
+                return container
+            container.close()
+        return _av_open(path, {}, {})
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SampleError("plan", f"{str(path)!r} cannot be opened, is no video or is cut short: {reason}") from error
+
+
+def _av_open(path: Path, options: dict[str, str], container_options: dict[str, str]) -> InputContainer:
+    return av.open(
+        f"file:{path}",
+        options={"max_pixels": str(MAX_PIXELS), **options},
+        container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", **container_options},
+        metadata_errors="replace",
+    )
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    videos = container.streams.video
+    for stream in videos:
+        if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise SampleError("plan", "there is no decoder for its video")
+            return stream
+    held = "an attached picture" if videos else ", ".join(stream.type for stream in container.streams) or "nothing"
+    raise SampleError("plan", f"holds {held}, expected a video")
+
+
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    """The stream's decoder: single-threaded, because processes are the parallelism, and bounded in memory."""
+    decoder = stream.codec_context
+    decoder.thread_count = 1
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    return decoder
+
+
+def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The packets of a stream; those without data, of which PyAV appends one, are none."""
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except IndexError:
+        return  # PyAV, at the end of a damaged MPEG-TS that gained streams on the way

@@ -1,0 +1,142 @@
+"""What do H.264's headers say that decoding would otherwise have to tell?
+
+The elements are those of ITU-T H.264: 7.3.2.1.1 and E.1.1 (sequence parameter set), 7.3.3 (slice header).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Sequence", "is_field", "read_sequence", "slice_type"]
+
+_WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+_LONGEST = 1024
+"""Bytes of a parameter set that are read; one with all of its scaling lists has less."""
+
+
+class Sequence(NamedTuple):
+    """What a sequence parameter set says.
+
+    Attributes:
+        pix_fmt: libav's name of the pixel format.
+        colorspace: matrix_coefficients, 2 (unspecified) where there are none.
+        color_range: libav's: 0 unspecified, 1 limited, 2 full.
+        before_field_flag: bits in a slice header between pic_parameter_set_id and field_pic_flag; None
+            if there is no such flag, all pictures being frames.
+    """
+
+    pix_fmt: str
+    colorspace: int
+    color_range: int
+    before_field_flag: int | None
+
+
+def read_sequence(unit: bytes) -> Sequence | None:
+    """Read the NAL unit of a sequence parameter set; None if it is damaged."""
+    try:
+        return _read_sequence(_Bits(unit[1:_LONGEST]))
+    except ValueError:
+        return None
+
+
+def is_field(sequence: Sequence, slice_header: bytes) -> bool:
+    """Whether a picture is one field of a frame; `slice_header` is the first 16 bytes of a slice's NAL unit."""
+    if sequence.before_field_flag is None:
+        return False
+    bits = _Bits(slice_header[1:])
+    try:
+        bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
+        bits.u(sequence.before_field_flag)
+        return bits.u(1) == 1
+    except ValueError:
+        return True  # of a damaged slice, the worse is supposed
+
+
+def slice_type(byte: int) -> int:
+    """slice_type modulo 5 (0 P, 1 B, 2 I) from a slice header's first byte, if first_mb_in_slice is 0; else -1."""
+    bits = byte & 0x7F
+    zeros = 7 - bits.bit_length()
+    return ((bits >> (6 - 2 * zeros)) - 1) % 5 if byte & 0x80 and zeros <= 3 else -1
+
+
+def _read_sequence(bits: _Bits) -> Sequence:
+    profile = bits.u(8)
+    bits.u(16)
+    bits.ue()
+    chroma, depth, planes = 1, 8, 0
+    if profile in _WITH_CHROMA_FORMAT:
+        chroma = bits.ue()
+        planes = bits.u(1) if chroma == 3 else 0
+        depth += bits.ue()
+        bits.ue()
+        bits.u(1)
+        if bits.u(1):
+            for number in range(12 if chroma == 3 else 8):
+                if bits.u(1):
+                    bits.skip_scaling_list(16 if number < 6 else 64)
+    frame_num = bits.ue() + 4
+    order = bits.ue()  # pic_order_cnt_type
+    if order == 0:
+        bits.ue()
+    elif order == 1:
+        bits.u(1)
+        bits.skip(2)
+        bits.skip(bits.ue())
+    bits.ue()
+    bits.u(1)
+    bits.skip(2)
+    frames_only = bits.u(1)
+    bits.u(1 if frames_only else 2)
+    if bits.u(1):  # frame_cropping_flag
+        bits.skip(4)
+    colorspace, color_range = 2, 0
+    if bits.u(1):  # vui_parameters_present_flag
+        if bits.u(1) and bits.u(8) == 255:  # an aspect ratio of its own
+            bits.u(32)
+        if bits.u(1):  # overscan_info_present_flag
+            bits.u(1)
+        if bits.u(1):  # video_signal_type_present_flag
+            bits.u(3)
+            color_range = 1 + bits.u(1)
+            if bits.u(1):  # colour_description_present_flag
+                bits.u(16)
+                colorspace = bits.u(8)
+    name = {2: "yuv422p", 3: "gbrp" if colorspace == 0 else "yuv444p"}.get(chroma, "yuv420p")
+    if depth == 8 and color_range == 2:
+        name = name.replace("yuv", "yuvj")
+    pix_fmt = name if depth == 8 else f"{name}{depth}le"
+    return Sequence(pix_fmt, colorspace, color_range, None if frames_only else frame_num + 2 * planes)
+
+
+class _Bits:
+    """Reads u(n), ue(v) and se(v) off the payload of a NAL unit; ValueError past its end."""
+
+    def __init__(self, payload: bytes) -> None:
+        raw = payload.replace(b"\0\0\3", b"\0\0")  # emulation_prevention_three_byte
+        self._value, self._left = int.from_bytes(raw, "big"), 8 * len(raw)
+
+    def u(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("read past the end")
+        return self._value >> self._left & ((1 << count) - 1)
+
+    def ue(self) -> int:
+        zeros = 0
+        while not self.u(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.u(zeros)
+
+    def skip(self, count: int) -> None:
+        """Skip so many ue(v) or se(v), which are as long as each other."""
+        for _ in range(count):
+            self.ue()
+
+    def skip_scaling_list(self, size: int) -> None:
+        following = last = 8
+        for _ in range(size):
+            if following:
+                code = self.ue()
+                delta = (code + 1) // 2 if code % 2 else -(code // 2)
+                following = (last + delta) % 256
+            last = following or last

@@ -1,0 +1,314 @@
+"""Test clips, made by code: a moving texture that carries the number of each frame, in any codec and container.
+
+`write_clip` makes one; `KINDS` names the kinds that a decoder has to get right, made by `write_kind`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.codec.context import Flags
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+__all__ = ["KINDS", "cut", "decode_in_full", "pictures", "remux", "rotate", "write_audio", "write_clip", "write_kind"]
+
+Options: TypeAlias = dict[str, str]
+
+
+def pictures(
+    frames: int, size: tuple[int, int] = (96, 64), seed: int = 0, scenes: int = 1
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """RGB pictures `[height, width, 3]` of a texture that moves, the number of each in binary along the top."""
+    width, height = size
+    textures = np.random.default_rng(seed).integers(0, 256, (scenes, height // 4 + 40, width // 4 + 60, 3), np.uint8)
+    textures = textures.repeat(4, axis=1).repeat(4, axis=2)
+    for number in range(frames):
+        x, y = 3 * number % 150, 2 * number % 100
+        picture = textures[number * scenes // frames, y : y + height, x : x + width].copy()
+        for bit in range(8):
+            picture[:16, bit * 8 : bit * 8 + 8] = 255 * (number >> bit & 1)
+        yield picture
+
+
+def write_clip(
+    path: Path,
+    frames: int = 48,
+    size: tuple[int, int] = (96, 64),
+    codec: str = "libx264",
+    fps: int = 25,
+    options: Options | None = None,
+    pix_fmt: str = "yuv420p",
+    *,
+    mux_options: Options | None = None,
+    times: Sequence[int] | None = None,
+    colorspace: int | None = None,
+    scenes: int = 1,
+    seed: int = 0,
+) -> Path:
+    """Write a clip and return its path; the suffix names the container.
+
+    Args:
+        times: when each frame is presented, in units of 1/fps s; one unit each if None.
+        colorspace: the matrix (ITU-T H.273) by which the pictures are converted and that is tagged.
+        scenes: how many scenes, cut hard.
+    """
+    with av.open(str(path), "w", options=mux_options or {}) as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height = size
+        stream.pix_fmt = pix_fmt
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
+        for number, picture in enumerate(pictures(frames, size, seed, scenes)):
+            frame = VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace)
+            frame.pts = number if times is None else times[number]
+            frame.time_base = Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decode_in_full(path: Path) -> list[VideoFrame]:
+    """Every frame of a video as a decoder delivers them one after another: what a faster way must agree with."""
+    frames: list[VideoFrame] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # what libav conceals damage with depends on it
+        for packet in container.demux(stream):
+            with suppress(av.FFmpegError):
+                frames += stream.codec_context.decode(packet if packet.size else None)
+    return frames
+
+
+def write_audio(path: Path) -> Path:
+    """A second of silence, and no video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def remux(source: Path, path: Path, change: Callable[[list[Packet[Any]]], list[Packet[Any]]]) -> Path:
+    """Copy the packets of a clip that `change` returns, as it returns them."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        for packet in change([packet for packet in given.demux(video=0) if packet.size]):
+            packet.stream = stream
+            container.mux(packet)
+    return path
+
+
+def cut(source: Path, path: Path, first: int) -> Path:
+    """Copy the packets from `first` on, in decoding order: a cut without decoding, key frame or not."""
+    return remux(source, path, lambda packets: packets[first:])
+
+
+def rotate(source: Path, path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Copy an MP4 with the 2x2 part a, b, c, d of its display matrix changed (ISO/IEC 14496-12, tkhd)."""
+    data = bytearray(source.read_bytes())
+    at = data.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+def _shown_early(path: Path, frames: int, options: Options | None = None) -> Path:
+    """An edit list that cuts the first `frames` off: their packets are there, for the others to refer to."""
+
+    def earlier(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+        for packet in packets:
+            assert packet.pts is not None and packet.dts is not None
+            shift = int(frames / 25 / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        return packets
+
+    return remux(write_clip(path.with_name(f"whole_{path.name}"), options=options), path, earlier)
+
+
+def _cut(path: Path, first: int, codec: str = "libx264", options: Options | None = None) -> Path:
+    return cut(write_clip(path.with_name(f"whole_{path.stem}.mkv"), codec=codec, options=options), path, first)
+
+
+def _rotated(path: Path, matrix: tuple[int, int, int, int], times: Sequence[int] | None = None) -> Path:
+    return rotate(write_clip(path.with_name(f"upright_{path.name}"), times=times), path, matrix)
+
+
+def _packed(path: Path) -> Path:
+    """MPEG-4 with packed B frames as DivX 5 wrote it: P and B in one packet, then a VOP that is not coded."""
+    options = {"bf": "1", "b_strategy": "0", "g": "24", "sc_threshold": "1000000000", "qscale": "3"}
+    plain = write_clip(path.with_name("unpacked.avi"), codec="mpeg4", options=options)
+
+    def pack(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+        vops = [bytes(packet) for packet in packets]
+        vops[0] = b"\0\0\1\xb2DivX503b1393p\0" + vops[0]
+        payloads: list[bytes] = []
+        for vop in vops:
+            if _vop_type(vop) == 2:
+                # A P-VOP of time increment 0 (of 25 a second, 5 bits) with vop_coded 0.
+                payloads[-1:] = [payloads[-1] + vop, b"\0\0\1\xb6" + int("0101000001011111", 2).to_bytes(2, "big")]
+            else:
+                payloads.append(vop)
+        packed = []
+        for number, payload in enumerate(payloads):
+            packet: Packet[Any] = Packet(payload)
+            packet.time_base, packet.pts, packet.dts = Fraction(1, 25), number, number
+            packet.is_keyframe = _vop_type(payload) == 0
+            packed.append(packet)
+        return packed
+
+    return remux(plain, path, pack)
+
+
+def _vop_type(data: bytes) -> int:
+    return data[data.index(b"\0\0\1\xb6") + 4] >> 6
+
+
+def _hidden(path: Path) -> Path:
+    """VP8 with every fifth frame hidden, as alternate reference frames are: show_frame is bit 4 (RFC 6386, 9.1)."""
+
+    def hide(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+        for packet in packets[3::5]:
+            data = bytes(packet)
+            packet.update(bytes([data[0] & ~0x10]) + data[1:])
+        return packets
+
+    return remux(write_clip(path.with_name("all_shown.webm"), codec="libvpx", options={"g": "16"}), path, hide)
+
+
+def _two_encoders(path: Path) -> Path:
+    """MPEG-TS in which another encoder takes over at frame 24, its parameter sets sent once."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_mux_stream("h264", rate=25, width=96, height=64)
+        for part, params in enumerate(("cabac=1", "cabac=0")):
+            encoder = VideoCodecContext.create("libx264", "w")
+            encoder.width, encoder.height, encoder.pix_fmt, encoder.framerate = 96, 64, "yuv420p", Fraction(25)
+            encoder.flags |= Flags.global_header
+            encoder.options = {"g": "12", "x264-params": params}
+            packets = []
+            for number, picture in enumerate(pictures(24, seed=part)):
+                frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                packets += encoder.encode(frame)
+            packets += encoder.encode(None)
+            for number, packet in enumerate(packets):
+                sets = (encoder.extradata or b"") if number == 0 else b""
+                copy: Packet[Any] = Packet(sets + bytes(packet))
+                assert packet.pts is not None and packet.dts is not None
+                copy.time_base, copy.stream = Fraction(1, 25), stream
+                copy.pts, copy.dts, copy.is_keyframe = (
+                    packet.pts + 24 * part,
+                    packet.dts + 24 * part,
+                    packet.is_keyframe,
+                )
+                container.mux(copy)
+    return path
+
+
+_VFR = tuple(number + number // 5 * 2 + number // 7 * 5 for number in range(48))
+_OPEN_GOP = {"x264-params": "keyint=12:open-gop=1:bframes=3:b-pyramid=normal:scenecut=0"}
+_CLOCKWISE, _HALF, _COUNTER = (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)
+
+
+def _x265(params: str) -> Options:
+    return {"x265-params": f"log-level=none:{params}"}
+
+
+KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "h264": (".mp4", write_clip),
+    "h264_mov": (".mov", write_clip),
+    "h264_mkv": (".mkv", write_clip),
+    "h264_ts": (".ts", write_clip),
+    "h264_avi": (".avi", write_clip),
+    "h264_raw": (".h264", write_clip),
+    "h264_fragmented": (".mp4", partial(write_clip, mux_options={"movflags": "frag_keyframe+empty_moov"})),
+    "h264_short_gop": (".mp4", partial(write_clip, options={"g": "12"})),
+    "h264_pyramid": (
+        ".mp4",
+        partial(write_clip, options={"g": "24", "x264-params": "bframes=5:b-adapt=0:b-pyramid=2"}),
+    ),
+    "h264_open_gop": (".mp4", partial(write_clip, options=_OPEN_GOP)),
+    "h264_open_gop_ts": (".ts", partial(write_clip, options=_OPEN_GOP)),
+    "h264_no_b": (".mp4", partial(write_clip, options={"g": "16", "bf": "0"})),
+    "h264_intra_refresh": (".mp4", partial(write_clip, options={"x264-params": "intra-refresh=1:keyint=16"})),
+    "h264_scene_cuts": (".mp4", partial(write_clip, scenes=5)),
+    "h264_slices": (".mp4", partial(write_clip, size=(192, 128), options={"g": "12", "slices": "4"})),
+    "h264_interlaced": (".mp4", partial(write_clip, options={"g": "12", "x264-params": "interlaced=1"})),
+    "h264_10_bit": (".mp4", partial(write_clip, pix_fmt="yuv420p10le", options={"g": "12"})),
+    "h264_444": (".mp4", partial(write_clip, size=(95, 63), pix_fmt="yuv444p", options={"g": "12"})),
+    "h264_cropped": (".mp4", partial(write_clip, size=(90, 62), options={"g": "12"})),
+    "h264_bt709": (".mp4", partial(write_clip, colorspace=1, options={"x264-params": "colormatrix=bt709"})),
+    "h264_full_range": (".mp4", partial(write_clip, pix_fmt="yuvj420p")),
+    "h264_vfr": (".mp4", partial(write_clip, times=_VFR, options={"g": "12"})),
+    "h264_vfr_mkv": (".mkv", partial(write_clip, times=_VFR, options={"g": "12"})),
+    "h264_edit_list": (".mp4", partial(_shown_early, frames=17, options={"g": "12"})),
+    "h264_edit_list_open_gop": (".mov", partial(_shown_early, frames=15, options=_OPEN_GOP)),
+    "h264_cut": (".mp4", partial(_cut, first=5, options={"g": "12"})),
+    "h264_cut_open_gop": (".mkv", partial(_cut, first=12, options=_OPEN_GOP)),
+    "h264_cut_ts": (".ts", partial(_cut, first=7, options={"g": "12"})),
+    "h264_two_encoders": (".ts", _two_encoders),
+    "h264_rotated_90": (".mp4", partial(_rotated, matrix=_CLOCKWISE)),
+    "h264_rotated_180": (".mp4", partial(_rotated, matrix=_HALF)),
+    "h264_rotated_270_vfr": (".mov", partial(_rotated, matrix=_COUNTER, times=_VFR)),
+    "h264_one_frame": (".mp4", partial(write_clip, frames=1)),
+    "h264_three_frames": (".mp4", partial(write_clip, frames=3)),
+    "hevc": (".mp4", partial(write_clip, codec="libx265", options=_x265("keyint=12"))),
+    "hevc_mkv": (".mkv", partial(write_clip, codec="libx265", options=_x265("keyint=16:bframes=4:b-pyramid=1"))),
+    "hevc_ts": (".ts", partial(write_clip, codec="libx265", options=_x265("keyint=12"))),
+    "hevc_layers": (
+        ".mp4",
+        partial(write_clip, codec="libx265", options=_x265("temporal-layers=3:bframes=3:b-adapt=0")),
+    ),
+    "hevc_closed_gop": (".mp4", partial(write_clip, codec="libx265", options=_x265("keyint=12:open-gop=0"))),
+    "hevc_10_bit": (".mp4", partial(write_clip, codec="libx265", pix_fmt="yuv420p10le", options=_x265("keyint=12"))),
+    "hevc_cut": (".mkv", partial(_cut, first=12, codec="libx265", options=_x265("keyint=12"))),
+    "hevc_cut_radl": (".mp4", partial(_cut, first=12, codec="libx265", options=_x265("keyint=12:open-gop=0:radl=2"))),
+    "vp9": (".webm", partial(write_clip, codec="libvpx-vp9", options={"g": "16", "lag-in-frames": "12"})),
+    "vp9_odd": (".mp4", partial(write_clip, codec="libvpx-vp9", size=(95, 63), options={"g": "16", "cpu-used": "5"})),
+    "vp8": (".webm", partial(write_clip, codec="libvpx", options={"g": "16", "auto-alt-ref": "1"})),
+    "vp8_hidden": (".webm", _hidden),
+    "av1": (".mp4", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
+    "av1_mkv": (".mkv", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
+    "av1_open_gop": (
+        ".webm",
+        partial(write_clip, codec="libsvtav1", options={"svtav1-params": "keyint=16:irefresh-type=1"}),
+    ),
+    "mpeg4_avi": (".avi", partial(write_clip, codec="mpeg4", size=(95, 63))),
+    "mpeg4_avi_b": (".avi", partial(write_clip, codec="mpeg4", options={"bf": "2", "g": "15"})),
+    "mpeg4_avi_packed": (".avi", _packed),
+    "mpeg4_avi_vfr": (".avi", partial(write_clip, codec="mpeg4", times=_VFR)),
+    "mpeg4_mp4": (".mp4", partial(write_clip, codec="mpeg4", options={"bf": "2"})),
+    "mpeg4_cut": (".mp4", partial(_cut, first=5, codec="mpeg4", options={"bf": "2"})),
+    "mpeg4_cut_avi": (".avi", partial(_cut, first=5, codec="mpeg4")),
+    "mjpeg_avi": (".avi", partial(write_clip, codec="mjpeg", pix_fmt="yuvj420p")),
+    "mpeg2_ts": (".ts", partial(write_clip, codec="mpeg2video", options={"bf": "2"})),
+    "mpeg2_cut": (".ts", partial(_cut, first=5, codec="mpeg2video", options={"bf": "2"})),
+    "mpeg2_ps": (".mpg", partial(write_clip, codec="mpeg2video", options={"bf": "2"})),
+    "mpeg1_ps": (".mpg", partial(write_clip, codec="mpeg1video", options={"bf": "2"})),
+    "wmv2": (".wmv", partial(write_clip, codec="wmv2")),
+    "flv1": (".flv", partial(write_clip, codec="flv")),
+    "ffv1": (".mkv", partial(write_clip, codec="ffv1")),
+}
+"""Name -> suffix and maker. `write_kind` writes a clip of that kind."""
+
+
+def write_kind(name: str, directory: Path) -> Path:
+    """Write the clip `<name><suffix>` of one of `KINDS` below `directory`, and return its path."""
+    suffix, make = KINDS[name]
+    return make(directory / f"{name}{suffix}")

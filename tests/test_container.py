@@ -1,0 +1,275 @@
+"""Frames are counted as a full decode delivers them, and the packets that decoding takes are few and enough."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from clips import KINDS, decode_in_full, remux, write_audio, write_clip
+
+from gpupeak import container
+from gpupeak.bitstream import Syntax
+from gpupeak.container import Clip, open_clip
+from gpupeak.errors import SampleError
+
+ClipOf = Callable[[str], Path]
+UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_those_of_a_full_decode(clip_of: ClipOf, kind: str) -> None:
+    frames = decode_in_full(clip_of(kind))
+    with open_clip(clip_of(kind)) as clip:
+        assert clip.frames == len(frames) > 0
+        assert clip.timed == (kind not in UNTIMED)
+        assert clip.key_frames == sorted(clip.key_frames)
+        if clip.timed:
+            assert [clip.pts(index) for index in range(clip.frames)] == [frame.pts for frame in frames]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (suffix, _) in KINDS.items() if suffix in (".mp4", ".mov")])
+def test_the_quick_look_at_an_mp4_misses_nothing(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
+    other = Path(shutil.copy(clip_of(kind), tmp_path / "clip.video"))
+    with open_clip(clip_of(kind)) as quick, open_clip(other) as full:
+        for name in (
+            *("codec", "profile", "width", "height", "pix_fmt", "colorspace", "color_range", "fps"),
+            *("packets", "frames", "key_frames", "timed", "times", "rotation"),
+        ):
+            assert getattr(quick, name) == getattr(full, name), name
+        every = range(quick.frames)
+        assert [quick.runs([index]) for index in every] == [full.runs([index]) for index in every]
+
+
+def test_what_a_clip_says_of_itself(clip_of: ClipOf) -> None:
+    with open_clip(clip_of("h264_bt709")) as clip:
+        assert (clip.codec, clip.profile, clip.width, clip.height, clip.fps) == ("h264", "High", 96, 64, 25.0)
+        assert (clip.colorspace, clip.packets, clip.frames, clip.key_frames) == (1, 48, 48, [0])
+        assert clip.times == pytest.approx([number / 25 for number in range(48)])
+    with open_clip(clip_of("h264_full_range")) as clip:
+        assert clip.color_range == 2
+    with open_clip(clip_of("h264_10_bit")) as clip:
+        assert clip.profile == "High 10"
+    with open_clip(clip_of("hevc_10_bit")) as clip:
+        assert (clip.codec, clip.pix_fmt) == ("hevc", "yuv420p10le")
+    with open_clip(clip_of("h264_vfr")) as clip:
+        assert clip.times[:8] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.28, 0.32, 0.56])
+    with open_clip(clip_of("h264_avi")) as clip:
+        assert clip.times == pytest.approx([number / 25 for number in range(48)])
+
+
+def test_frames_that_the_edit_list_cuts_are_none(clip_of: ClipOf) -> None:
+    with open_clip(clip_of("h264_edit_list")) as clip:
+        assert (clip.packets, clip.frames) == (36, 31), "of the GOP at the cut, 5 packets are there for the others"
+        assert clip.key_frames == [7, 19]
+        assert clip.needed([0])[0] == 0
+
+
+@pytest.mark.parametrize(("kind", "degrees"), [("rotated_90", 270), ("rotated_180", 180), ("rotated_270_vfr", 90)])
+def test_rotation_is_counter_clockwise(clip_of: ClipOf, kind: str, degrees: int) -> None:
+    with open_clip(clip_of(f"h264_{kind}")) as clip:
+        assert clip.rotation == degrees
+    with open_clip(clip_of("h264")) as clip:
+        assert clip.rotation == 0
+
+
+def test_only_the_wanted_gops_are_needed(clip_of: ClipOf) -> None:
+    with open_clip(clip_of("h264_short_gop")) as clip:
+        assert clip.key_frames == [0, 12, 24, 36]
+        assert clip.needed([]) == []
+        assert clip.needed([24]) == [24]
+        assert set(clip.needed([13, 40])) <= {*range(12, 24), *range(36, 48)}
+        assert [run[0] for run in clip.runs([13, 40])] == [12, 36]
+        assert clip.runs([20, 13, 13]) == clip.runs([13, 20])
+
+
+@pytest.mark.parametrize("kind", ["h264", "hevc", "mpeg4_mp4", "mpeg2_ts", "mpeg1_ps", "hevc_layers"])
+def test_pictures_that_no_other_refers_to_are_left_out(clip_of: ClipOf, kind: str) -> None:
+    with open_clip(clip_of(kind)) as clip:
+        last = clip.key_frames[0] + 11
+        assert len(clip.needed([last])) < last
+        for index in range(clip.frames):
+            assert set(clip.needed([index])) <= set(clip.needed([index, last]))
+
+
+@pytest.mark.parametrize("kind", ["h264_open_gop", "hevc"])
+def test_frames_that_lead_a_key_frame_need_the_gop_before(clip_of: ClipOf, kind: str) -> None:
+    with open_clip(clip_of(kind)) as clip:
+        starts = [clip.needed([key])[0] for key in clip.key_frames]
+        led = 0
+        for number in range(1, len(starts)):
+            key = clip.key_frames[number]
+            (run,) = clip.runs([key - 1])
+            assert run[0] == starts[number - 1]
+            leading = {clip.needed([index])[-1] for index in range(key)} & set(range(starts[number], clip.packets))
+            led += len(leading)
+            assert run[-1] > starts[number] or not leading, "passes the key frame"
+            assert not leading & set(clip.needed([key, clip.frames - 1 if number == len(starts) - 1 else key + 4]))
+        assert led
+
+
+def test_mpeg4_shows_its_decoder_the_first_packet(clip_of: ClipOf) -> None:
+    with open_clip(clip_of("mpeg4_avi")) as clip:
+        assert clip.runs([30]) == [[0], list(range(24, 31))]
+
+
+@pytest.mark.parametrize("kind", ["wmv2", "ffv1", "h264_two_encoders"])
+def test_what_may_depend_on_everything_before_is_read_from_the_start(clip_of: ClipOf, kind: str) -> None:
+    with open_clip(clip_of(kind)) as clip:
+        assert clip.needed([40])[:20] == list(range(20))
+
+
+def test_key_frames_of_intra_refresh_are_no_starts(clip_of: ClipOf) -> None:
+    with open_clip(clip_of("h264_intra_refresh")) as clip:
+        assert clip.key_frames == [0]
+
+
+def test_pictures_of_lower_layers_are_kept() -> None:
+    def picture(kind: int, layer: int) -> memoryview:
+        return memoryview(b"\0\0\1" + bytes([kind << 1, layer + 1]) + b"\x80")
+
+    syntax = Syntax("hevc", b"")
+    pictures = [
+        syntax.read(picture(*each), False) for each in [(19, 0), (1, 0), (0, 0)]
+    ]  # IDR_W_RADL, TRAIL_R, TRAIL_N
+    assert [each.start for each in pictures] == [True, False, False]
+    assert [syntax.unreferenced(each) for each in pictures] == [False, False, True]
+    pictures.append(syntax.read(picture(2, 1), False))  # TSA_N
+    assert [syntax.unreferenced(each) for each in pictures] == [False, False, False, True], "it may refer to TRAIL_N"
+
+
+def test_vp9_hidden_frames_outside_of_superframes() -> None:
+    syntax = Syntax("vp9", b"")
+    shown, hidden, showing_another = b"\x82\x49", b"\x84\x49", b"\x88\x49"
+    assert [syntax.read(memoryview(data), False).shown for data in (shown, hidden, showing_another)] == [1, 0, 1]
+    assert syntax.read(memoryview(hidden + b"\xc9\1\1\xc9"), False).shown
+
+
+def test_large_files_are_read_again(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_clip(clip_of("h264_mkv")) as kept:
+        packets = [bytes(packet) for packet in kept.read([3, 5, 40])]
+    monkeypatch.setattr(container, "KEPT_BYTES", 1000)
+    with open_clip(clip_of("h264_mkv")) as clip:
+        assert (clip.frames, clip.packets) == (48, 48)
+        assert [bytes(packet) for packet in clip.read([3, 5, 40])] == packets
+        assert list(clip.read([])) == []
+
+
+# Broken and hostile files.
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(SampleError) as caught:
+        open_clip(path)
+    assert caught.value.stage == "plan"
+    assert "\n" not in caught.value.reason
+    return caught.value.reason
+
+
+def test_no_video(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "nothing.mp4")
+    assert "cannot be read" in refused(tmp_path / "nul\0.mp4")
+    assert "not a regular file" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "not a regular file" in refused(tmp_path / "pipe.mp4")
+    (tmp_path / "empty.mp4").touch()
+    assert "empty" in refused(tmp_path / "empty.mp4")
+    (tmp_path / "line\nbreak.mp4").write_text("This is no video.\n" * 100)
+    assert "no video" in refused(tmp_path / "line\nbreak.mp4")
+    assert "holds audio, expected a video" in refused(write_audio(tmp_path / "sound.mp4"))
+
+
+def test_playlists_open_no_other_files(clip_of: ClipOf, tmp_path: Path) -> None:
+    shutil.copy(clip_of("h264"), tmp_path / "clip.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    refused(tmp_path / "list.mp4")
+
+
+def test_a_cover_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as target:
+        sound = target.add_stream("aac", rate=16000)
+        cover = target.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        target.mux([*sound.encode(frame), *sound.encode(None)])
+        target.mux([*cover.encode(av.VideoFrame(32, 32, "yuvj420p")), *cover.encode(None)])
+    assert refused(path) == "holds an attached picture, expected a video"
+
+
+def test_cut_short_with_its_index_at_the_end(clip_of: ClipOf, tmp_path: Path) -> None:
+    data = clip_of("h264").read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(data[: len(data) // 2])
+    assert "cut short" in refused(path)
+
+
+def test_cut_short_with_its_index_at_the_start(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", mux_options={"movflags": "faststart"}, options={"g": "12"})
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    with open_clip(path) as clip:
+        assert not clip.timed
+        assert 12 < clip.frames == len(decode_in_full(path)) < 48
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264_mkv", "h264_ts", "hevc", "mpeg4_avi", "mpeg4_avi_packed", "vp9"])
+def test_cut_anywhere(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
+    data = clip_of(kind).read_bytes()
+    path = tmp_path / clip_of(kind).name
+    for size in random.Random(kind).sample(range(1, len(data)), 8):
+        path.write_bytes(data[:size])
+        try:
+            with open_clip(path) as clip:
+                assert clip.frames == len(decode_in_full(path))
+        except SampleError as error:
+            assert error.stage == "plan"
+
+
+def test_a_size_beyond_reason(tmp_path: Path, clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = write_clip(tmp_path / "wide.avi", 1, (16400, 16), codec="mjpeg", pix_fmt="yuvj420p")
+    assert "declares 16400x16" in refused(wide)
+    monkeypatch.setattr(container, "MAX_PIXELS", 96 * 64 - 1)
+    assert "declares 96x64" in refused(clip_of("h264"))
+    assert "declares 0x0" in refused(clip_of("vp9"))
+
+
+def test_text_that_is_no_utf_8(clip_of: ClipOf, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(clip_of("h264_mkv").read_bytes().replace(b"Lavf", b"\xff\xfe\xfd\xfc"))
+    with open_clip(path) as clip:
+        assert clip.frames == 48
+
+
+def test_more_packets_than_reason(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_PACKETS", 47)
+    assert refused(clip_of("h264")) == "has more than 47 video packets"
+
+
+def test_timestamps_that_cannot_be_believed(clip_of: ClipOf, tmp_path: Path) -> None:
+    def stutter(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+        packets[2].pts = packets[1].pts
+        return packets
+
+    path = remux(clip_of("h264"), tmp_path / "stutter.mp4", stutter)
+    with open_clip(path) as clip:
+        assert not clip.timed
+        assert clip.frames == len(decode_in_full(path)) == 48
+        assert clip.needed([3]) == list(range(48))
+
+
+def test_a_clip_is_closed(clip_of: ClipOf) -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with open_clip(clip_of("h264")) as clip:
+        assert isinstance(clip, Clip)
+    with pytest.raises(SampleError):
+        open_clip(Path(__file__))
+    assert len(os.listdir("/proc/self/fd")) == descriptors

