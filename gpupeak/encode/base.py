@@ -1,0 +1,125 @@
+"""From frames to features on any torch device, one batch after another."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gpupeak.encode.spec import EncoderSpec
+from gpupeak.errors import DeviceError
+from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
+
+__all__ = ["TowerEncoder"]
+
+
+class TowerEncoder:
+    """Runs a tower over frames, some samples at a time.
+
+    With a `batch_size` of 1 features do not depend on which samples happen to meet: how a matrix product
+    rounds changes with its number of rows.
+
+    Args:
+        tower: uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]` on `device`.
+        spec: what goes in and comes out.
+        device: where the tower is.
+        batch_size: samples encoded in one call of the tower.
+    """
+
+    def __init__(
+        self,
+        tower: Callable[[torch.Tensor], torch.Tensor],
+        spec: EncoderSpec,
+        device: torch.device | str = "cpu",
+        batch_size: int = 1,
+    ) -> None:
+        self._tower = tower
+        self._spec = spec
+        self._device = torch.device(device)
+        self._batch_size = batch_size
+
+    def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
+        """Yield every sample's features or failure; each `FrameBatch` is released when it has been read.
+
+        Batches are held until there are `batch_size` samples, or no more come.
+
+        Raises:
+            DeviceError: the device has not memory enough.
+        """
+        with contextlib.ExitStack() as borrowed:
+            samples: list[_Frames] = []
+            for batch in batches:
+                borrowed.callback(batch.release)
+                samples += self._frames(batch)
+                if len(samples) >= self._batch_size:
+                    done = self._encode(samples)
+                    borrowed.close()
+                    samples = []
+                    yield from done
+            done = self._encode(samples)
+        yield from done
+
+    def _frames(self, batch: FrameBatch) -> list[_Frames]:
+        """A batch's samples, their pixels where they are."""
+        if batch.pixels.shape[1] != self._spec.size:
+            raise ValueError(f"frames are {batch.pixels.shape[1]} pixels a side, expected {self._spec.size}")
+        if isinstance(batch.pixels, torch.Tensor):
+            pixels = batch.pixels
+        else:
+            pixels = torch.from_numpy(np.require(batch.pixels, requirements="W"))  # torch warns of read-only arrays
+        if batch.ready is not None:
+            batch.ready.wait()
+        return [
+            _Frames(plan, pixels[start:stop], seconds)
+            for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True)
+        ]
+
+    def _encode(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
+        step = self._batch_size
+        return [done for at in range(0, len(samples), step) for done in self._together(samples[at : at + step])]
+
+    def _together(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
+        """Encode samples in one call of the tower; those with a feature that is no number have failed."""
+        began = time.perf_counter()
+        features = self._features([sample.pixels for sample in samples])
+        seconds = (time.perf_counter() - began) / len(samples)
+        finite = np.isfinite(features).all(axis=1)
+        good: list[tuple[FramePlan, Span, Seconds]] = []
+        failed: list[FeatureBatch | Failed] = []
+        stop = 0
+        for sample in samples:
+            start, stop = stop, stop + len(sample.pixels)
+            bad = int((~finite[start:stop]).sum())
+            if bad:
+                reason = f"the features of {bad} of {stop - start} frames are not finite"
+                failed.append(Failed(sample.plan.sample, "encode", reason, sample.plan))
+            else:
+                good.append((sample.plan, (start, stop), {**sample.seconds, "encode": seconds}))
+        if not good:
+            return failed
+        plans, spans, spent = zip(*good, strict=True)
+        return [FeatureBatch(plans, features, spans, spent), *failed]
+
+    def _features(self, frames: list[torch.Tensor]) -> np.ndarray:
+        try:
+            with torch.inference_mode():
+                pixels = torch.cat(frames) if len(frames) > 1 else frames[0]
+                features = self._tower(pixels.to(self._device)).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(f"{self._device} has not memory enough for {len(frames)} samples at once") from error
+        expected = (sum(map(len, frames)), self._spec.dim)
+        if features.shape != expected:
+            raise ValueError(f"the tower gave features {features.shape}, expected {expected}")
+        return features
+
+
+class _Frames(NamedTuple):
+    """One sample's frames, uint8 `[n, size, size, 3]`."""
+
+    plan: FramePlan
+    pixels: torch.Tensor
+    seconds: Seconds

@@ -1,0 +1,250 @@
+"""What do weight files hold? Read into open_clip's naming, every name, shape and dtype checked.
+
+Weight files are downloaded from strangers: safetensors are plain numbers, pickles are read by torch's
+unpickler that admits nothing but tensors and containers, and TorchScript archives, which are programs,
+are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors import safe_open
+
+from gpupeak.encode.spec import EncoderSpec, TowerShape
+from gpupeak.encode.weights import WeightsId
+from gpupeak.errors import WeightsError
+from gpupeak.files import read_bounded
+
+__all__ = ["read_state"]
+
+Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
+"""A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
+
+_CONFIG_BYTES = 1 << 20
+
+_OUTER = {
+    "class_embedding": "vision_model.embeddings.class_embedding",
+    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "ln_pre.weight": "vision_model.pre_layrnorm.weight",  # their spelling
+    "ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "ln_post.weight": "vision_model.post_layernorm.weight",
+    "ln_post.bias": "vision_model.post_layernorm.bias",
+    "proj": "visual_projection.weight",
+}
+_INNER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_NOT_LEARNT = "vision_model.embeddings.position_ids"  # 0, 1, 2, ...: older transformers saved them
+
+
+def read_state(
+    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], *, quick_gelu: bool
+) -> dict[str, torch.Tensor]:
+    """Read an image tower's state from `weights.files`, floating-point tensors widened to float32.
+
+    Both open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own
+    tower, that of transformers (`vision_model.*`: CLIPModel or CLIPVisionModelWithProjection) are read;
+    text towers are passed over. A configuration beside the files is held against `spec`.
+
+    Args:
+        expected: tensors of the names, shapes and dtypes wanted, in open_clip's naming.
+        quick_gelu: the activation that the module with this state uses.
+
+    Raises:
+        WeightsError: a file cannot be read, or what is in it does not fit: one line with what was found
+            and what was expected.
+    """
+    try:
+        tensors: Tensors = {}
+        for file in weights.files:
+            tensors |= _open(file)
+        if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
+            tensors = {name.removeprefix("module."): read for name, read in tensors.items()}
+        directory = weights.files[0].parent
+        if any(name.startswith("vision_model.") for name in tensors):
+            if spec.tower is None:
+                raise WeightsError("parameters are named as in transformers (vision_model.*), expected open_clip's")
+            _check_transformers_config(directory / "config.json", spec.tower)
+            names = {name: _transformers_names(name) for name in expected}
+            prefixes: tuple[str, ...] = ("vision_model.", "visual_projection.")
+        else:
+            if weights.tag is None:  # of a tag, open_clip itself knows the configuration
+                _check_open_clip_config(directory / "open_clip_config.json", quick_gelu)
+            prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
+            names = {name: (prefix + name,) for name in expected}
+            prefixes = (prefix,)
+        _check_names(names, tensors, prefixes)
+        return {name: _assemble(names[name], tensors, like) for name, like in expected.items()}
+    except WeightsError as error:
+        raise WeightsError(f"weights {weights.source} do not fit {spec.name}: {error}") from error
+
+
+def _open(file: Path) -> Tensors:
+    """The tensors of one weight file."""
+    try:
+        if file.suffix == ".safetensors":
+            handle: Any = safe_open(file, framework="pt")
+            return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 - no mapping
+        if _is_torch_script(file):
+            raise WeightsError(
+                f"{file.name} is a TorchScript archive, which is a program; expected a state dict: "
+                "torch.save(torch.jit.load(FILE).state_dict(), 'clip.pt') makes one of a file you trust"
+            )
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever a hostile file makes torch's or safetensors' parser raise
+        raise WeightsError(f"{file.name} cannot be read: {_line(error)}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise WeightsError(f"{file.name} holds a {type(state).__name__}, expected a state dict")
+    return {str(name): partial(_itself, value) for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _itself(value: torch.Tensor) -> torch.Tensor:
+    return value
+
+
+def _is_torch_script(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, as torch's go on for pages."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _transformers_names(name: str) -> tuple[str, ...]:
+    """The parameters of transformers' CLIP that one of open_clip's consists of."""
+    if name in _OUTER:
+        return (_OUTER[name],)
+    layer, _, parameter = name.removeprefix("transformer.resblocks.").partition(".")
+    home = f"vision_model.encoder.layers.{layer}"
+    if parameter.startswith("attn.in_proj_"):
+        kind = parameter.removeprefix("attn.in_proj_")
+        return tuple(f"{home}.self_attn.{part}_proj.{kind}" for part in "qkv")
+    part, _, kind = parameter.rpartition(".")
+    return (f"{home}.{_INNER[part]}.{kind}",)
+
+
+def _check_names(names: Mapping[str, tuple[str, ...]], tensors: Tensors, prefixes: tuple[str, ...]) -> None:
+    """Every parameter wanted is there, and there is no more of an image tower than that."""
+    wanted = {part for parts in names.values() for part in parts}
+    missing = sorted(wanted - tensors.keys())
+    if len(missing) == len(wanted):
+        raise WeightsError(
+            f"no image tower found among {len(tensors)} tensors{_such_as(sorted(tensors))}; expected visual.*, "
+            "as open_clip names it, or vision_model.*, as transformers does"
+        )
+    if missing:
+        raise WeightsError(f"{len(missing)} of {len(wanted)} parameters are missing{_such_as(missing)}")
+    extra = sorted(name for name in tensors.keys() - wanted - {_NOT_LEARNT} if name.startswith(prefixes))
+    if extra:
+        raise WeightsError(f"{len(extra)} parameters more than expected{_such_as(extra)}")
+
+
+def _such_as(names: list[str]) -> str:
+    return f" (such as {', '.join(name[:100] for name in names[:3])})" if names else ""
+
+
+def _assemble(parts: tuple[str, ...], tensors: Tensors, like: torch.Tensor) -> torch.Tensor:
+    """One tensor of the state from its parts in the checkpoint, in memory of its own."""
+    transposed = parts == (_OUTER["proj"],)  # a Linear there, a right factor here
+    shape = list(reversed(like.shape)) if transposed else list(like.shape)
+    if len(parts) > 1:
+        shape[0] //= len(parts)
+    values = []
+    for name in parts:
+        try:
+            value = _checked(name, tensors[name](), shape, like)
+        except WeightsError:
+            raise
+        except Exception as error:  # as in _open
+            raise WeightsError(f"{name} cannot be read: {_line(error)}") from error
+        values.append(value.T if transposed else value)
+    return torch.cat(values) if len(values) > 1 else values[0]
+
+
+def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tensor) -> torch.Tensor:
+    if list(value.shape) != shape:
+        raise WeightsError(f"{name} is {list(value.shape)}, expected {shape}")
+    if value.is_floating_point() != like.is_floating_point() or value.layout is not torch.strided:
+        raise WeightsError(f"{name} is {value.dtype} ({value.layout}), expected {like.dtype}")
+    # Copied: safetensors maps the file, and a file that changes later must not change features.
+    value = value.detach().to(torch.float32 if like.is_floating_point() else like.dtype, copy=True)
+    # Both ends are NaN where any value is; isfinite() of all values would take 17 times as long.
+    if not all(bool(end.isfinite()) for end in torch.aminmax(value)):
+        raise WeightsError(f"{name} holds values that are not finite")
+    return value
+
+
+def _check_transformers_config(file: Path, tower: TowerShape) -> None:
+    """Hold transformers' `config.json`, if there is one, against the tower."""
+    config = _read_config(file)
+    if config is None:
+        return
+    vision = config
+    if "vision_config" in config:
+        # Older versions wrote what they then obeyed into vision_config_dict.
+        vision = {**_table(config["vision_config"]), **_table(config.get("vision_config_dict") or {})}
+    # What is left out has CLIPVisionConfig's default.
+    for where, name, default, wanted in (
+        (vision, "hidden_act", "quick_gelu", "quick_gelu"),
+        (vision, "image_size", 224, tower.size),
+        (vision, "patch_size", 32, tower.patch),
+        (vision, "hidden_size", 768, tower.width),
+        (vision, "intermediate_size", 3072, 4 * tower.width),
+        (vision, "num_hidden_layers", 12, tower.layers),
+        (vision, "num_attention_heads", 12, tower.heads),
+        (vision, "layer_norm_eps", 1e-5, 1e-5),
+        (config, "projection_dim", 512, tower.dim),
+    ):
+        found = where.get(name, default)
+        if found != wanted:
+            raise WeightsError(f"{file.name} says {name} {_short(found)}, expected {wanted}")
+
+
+def _check_open_clip_config(file: Path, quick_gelu: bool) -> None:
+    """Hold open_clip's own configuration, if there is one, against the activation: no shape shows it."""
+    config = _read_config(file)
+    if config is None:
+        return
+    found = _table(config.get("model_cfg") or {}).get("quick_gelu", False)
+    if found != quick_gelu:
+        raise WeightsError(f"{file.name} says quick_gelu {_short(found)}, expected {quick_gelu}")
+
+
+def _read_config(file: Path) -> dict[str, Any] | None:
+    try:
+        return _table(json.loads(read_bounded(file, _CONFIG_BYTES)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{file.name} cannot be read: {_line(error)}") from error
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WeightsError(f"a configuration holds {_short(value)} where a table belongs")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

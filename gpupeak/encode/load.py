@@ -1,0 +1,46 @@
+"""From an encoder and its weights to a module that encodes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gpupeak.encode.checkpoint import read_state
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.spec import EncoderSpec
+from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encode.weights import locate
+
+__all__ = ["load_tower"]
+
+
+def load_tower(
+    spec: EncoderSpec,
+    weights: str | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """Build the tower of `spec` with these weights: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
+
+    Args:
+        weights: as `weights.locate`; what open_clip has to fetch is fetched, and can be identified after.
+        device, dtype: what the tower computes on and in; its features are float32 in any case.
+
+    Raises:
+        WeightsError: the weights are not there, cannot be fetched or do not fit.
+    """
+    found = locate(spec, weights)
+    if found.seed is None and not found.files:
+        from gpupeak.encode.openclip import fetch
+
+        found = fetch(spec, found)
+    if spec.tower is None:
+        from gpupeak.encode.openclip import load_open_clip
+
+        return load_open_clip(spec, found, device, dtype)
+    expected = expected_state(spec.tower)
+    if found.seed is not None:
+        state = draw_state(found.seed, expected)
+    else:
+        state = read_state(spec, found, expected, quick_gelu=True)
+    return VisionTower.from_state(state, spec.tower, device=device, dtype=dtype)

@@ -1,0 +1,144 @@
+"""Which weights are meant, where do they lie, and what is their SHA-256? Answered without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpupeak.encode import cache
+from gpupeak.encode.spec import EncoderSpec, pretrained_tag
+from gpupeak.errors import WeightsError
+from gpupeak.files import read_bounded
+
+__all__ = ["INSTEAD", "WeightsId", "identify", "locate"]
+
+INSTEAD = "an HF directory, a state dict file, or random:SEED"
+"""What can always be passed, in an error's words."""
+
+_RANDOM = re.compile(r"random:([0-9]{1,18})")
+_FILES = (
+    # First the names that only open_clip uses: in repositories that hold several layouts, model.safetensors
+    # may be timm's.
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_INDEX_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsId:
+    """Weights that `--weights` stands for.
+
+    Args:
+        source: what was given, made comparable: `random:7`, a tag, or an absolute path.
+        sha256: of the one weight file in hex, or, of several, the SHA-256 of their own SHA-256s in hex,
+            a line each, in the order of the files' names (`sha256sum FILES | cut -c1-64 | sha256sum`).
+            None where there are no files.
+        files: the weight files, in the order of their names; none for random weights, and for a tag that
+            was not fetched yet.
+        seed: for random weights, what they are drawn from.
+        tag: for weights that open_clip fetches, its name for them.
+    """
+
+    source: str
+    sha256: str | None = None
+    files: tuple[Path, ...] = ()
+    seed: int | None = None
+    tag: str | None = None
+
+
+def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
+    """`locate`, with the SHA-256 of what was found; a file is read once and its hash remembered.
+
+    Raises:
+        WeightsError: as `locate`, or a file cannot be read.
+    """
+    found = locate(spec, weights)
+    if not found.files:
+        return found
+    try:
+        digests = [cache.file_sha256(file) for file in found.files]
+    except OSError as error:
+        raise WeightsError(f"weights {found.source}: cannot be read: {error.strerror or error}") from error
+    if len(digests) == 1:
+        return dataclasses.replace(found, sha256=digests[0])
+    lines = "".join(f"{digest}\n" for digest in digests)
+    return dataclasses.replace(found, sha256=hashlib.sha256(lines.encode()).hexdigest())
+
+
+def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
+    """Find what `weights` means, without reading or hashing it.
+
+    Args:
+        weights: an HF directory, a state dict file, `random:SEED`, or a pretrained tag of open_clip such
+            as `openai`; None is the encoder's own tag. A word that is neither `openai` nor the encoder's
+            own tag means a path if one of that name is there.
+
+    Raises:
+        WeightsError: nothing is found, or nothing was given and the encoder has no tag.
+    """
+    if weights is None:
+        if spec.tag is None:
+            raise WeightsError(f"{spec.name} names no pretrained tag: give {spec.name}/TAG, or as weights {INSTEAD}")
+        weights = spec.tag
+    if weights in ("openai", spec.tag):
+        return _tagged(spec, weights)
+    if weights.startswith("random:"):
+        match = _RANDOM.fullmatch(weights)
+        if match is None:
+            raise WeightsError(f"weights are {weights!r}, expected random:SEED with a whole number, such as random:0")
+        seed = int(match[1])
+        return WeightsId(f"random:{seed}", seed=seed)
+    path = _existing(weights)
+    if path is not None:
+        return WeightsId(str(path), files=_weight_files(path))
+    tag = pretrained_tag(weights)
+    if tag is not None:
+        return _tagged(spec, tag)
+    raise WeightsError(f"weights {weights!r}: no such file or directory; expected openai, {INSTEAD}")
+
+
+def _tagged(spec: EncoderSpec, tag: str) -> WeightsId:
+    file = cache.tag_file(spec.model, tag)
+    return WeightsId(tag, tag=tag, files=() if file is None else (file,))
+
+
+def _existing(text: str) -> Path | None:
+    """The absolute path, if something is there and can be seen."""
+    try:
+        path = Path(text).expanduser().absolute()
+        return path if text and path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # no permission; a NUL; no such user after ~
+        return None
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    """The weight files that a path stands for, in the order of their names."""
+    if path.is_dir():
+        there = [path / name for name in _FILES if (path / name).is_file()]
+        if not there:
+            raise WeightsError(f"weights {path}: the directory holds none of {', '.join(_FILES)}")
+        path = there[0]
+    elif not path.is_file():
+        raise WeightsError(f"weights {path}: neither a file nor a directory")
+    return _shards(path) if path.name.endswith(".index.json") else (path,)
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The files that a sharded checkpoint's index names."""
+    try:
+        names = sorted(set(json.loads(read_bounded(index, _INDEX_BYTES))["weight_map"].values()))
+        strays = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"weights {index}: not the index of a sharded checkpoint: {error}") from error
+    if strays or not names:
+        raise WeightsError(f"weights {index}: {strays[0] if strays else 'any shard'!r} is not a file beside it")
+    return tuple(index.parent / name for name in names)

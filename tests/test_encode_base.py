@@ -1,0 +1,234 @@
+"""The two encoders that are no towers: the one that runs towers, and the one that stands in for them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from samples import plan
+
+from gpupeak.encode.base import TowerEncoder
+from gpupeak.encode.spec import EncoderSpec
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.errors import DeviceError
+from gpupeak.types import Failed, FeatureBatch, FrameBatch
+
+SIZE, DIM, N = 4, 3, 2
+SPEC = EncoderSpec("MEAN", "MEAN", DIM, SIZE, "none")
+
+
+def mean(pixels: torch.Tensor) -> torch.Tensor:
+    """A tower whose features are the mean of each channel; one bright red pixel anywhere makes them NaN."""
+    features = pixels.float().mean(dim=(1, 2))
+    features[(pixels[..., 0] == 255).flatten(1).any(dim=1)] = float("nan")
+    return features
+
+
+class Frames:
+    """Makes batches and counts what is given back."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.released: list[str] = []
+
+    def batch(self, *names: str, hole: int = 0, bad: tuple[str, ...] = ()) -> FrameBatch:
+        """A batch of the named samples, `hole` rows of rubbish before each."""
+        rows, spans = [], []
+        for name in names:
+            rows.append(np.full((hole, SIZE, SIZE, 3), 255, np.uint8))
+            start = sum(map(len, rows))
+            rows.append(self.pixels(name, bad))
+            spans.append((start, start + N))
+        return FrameBatch(
+            plans=tuple(plan(self.directory, name, N) for name in names),
+            pixels=np.concatenate(rows),
+            spans=tuple(spans),
+            seconds=tuple(MappingProxyType({"decode": 1.0}) for _ in names),
+            release=lambda: self.released.append("+".join(names)),
+        )
+
+    @staticmethod
+    def pixels(name: str, bad: tuple[str, ...] = ()) -> np.ndarray:
+        pixels = np.random.default_rng(ord(name[0])).integers(0, 255, (N, SIZE, SIZE, 3)).astype(np.uint8)
+        if name in bad:
+            pixels[1, 2, 3, 0] = 255
+        return pixels
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Frames:
+    return Frames(tmp_path)
+
+
+def by_name(results: list[FeatureBatch | Failed]) -> dict[str, np.ndarray]:
+    return {
+        each.sample.name: batch.features[start:stop]
+        for batch in results
+        if isinstance(batch, FeatureBatch)
+        for each, (start, stop) in zip(batch.plans, batch.spans, strict=True)
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_every_sample_gets_the_features_of_its_own_frames(batch_size: int, frames: Frames) -> None:
+    encoder = TowerEncoder(mean, SPEC, batch_size=batch_size)
+    batches = [frames.batch("a"), frames.batch("b", "c", hole=3), frames.batch("d", hole=1)]
+    features = by_name(list(encoder.encode(batches)))
+    assert list(features) == ["a", "b", "c", "d"]
+    for name, rows in features.items():
+        np.testing.assert_allclose(rows, Frames.pixels(name).mean(axis=(1, 2)), rtol=1e-5)
+        assert rows.dtype == np.float32 and rows.shape == (N, DIM)
+    assert sorted(frames.released) == ["a", "b+c", "d"]
+
+
+@pytest.mark.parametrize(("batch_size", "calls"), [(1, [2, 2, 2, 2, 2]), (2, [4, 4, 2]), (3, [6, 4]), (9, [10])])
+def test_as_many_samples_as_asked_for_go_in_together(batch_size: int, calls: list[int], frames: Frames) -> None:
+    rows = []
+
+    def tower(pixels: torch.Tensor) -> torch.Tensor:
+        rows.append(len(pixels))
+        return mean(pixels)
+
+    encoder = TowerEncoder(tower, SPEC, batch_size=batch_size)
+    list(encoder.encode(frames.batch(name) for name in "abcde"))
+    assert rows == calls
+
+
+def test_a_batch_is_read_before_it_is_released_and_released_before_it_is_yielded(frames: Frames) -> None:
+    def tower(pixels: torch.Tensor) -> torch.Tensor:
+        assert frames.released == []
+        return mean(pixels)
+
+    results = TowerEncoder(tower, SPEC).encode([frames.batch("a", "b")])
+    next(results)
+    assert frames.released == ["a+b"]
+
+
+def test_seconds_are_added_to_a_copy(frames: Frames) -> None:
+    (result,) = TowerEncoder(mean, SPEC, batch_size=2).encode([frames.batch("a", "b")])
+    assert isinstance(result, FeatureBatch)
+    first, second = result.seconds
+    assert set(first) == {"decode", "encode"} and first["decode"] == 1.0
+    assert first["encode"] == second["encode"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_sample_whose_features_are_no_numbers_fails_alone(batch_size: int, frames: Frames) -> None:
+    encoder = TowerEncoder(mean, SPEC, batch_size=batch_size)
+    results = list(encoder.encode([frames.batch("a", "b", "c", bad=("b",))]))
+    assert set(by_name(results)) == {"a", "c"}
+    for name, rows in by_name(results).items():
+        np.testing.assert_allclose(rows, Frames.pixels(name).mean(axis=(1, 2)), rtol=1e-5)
+    (failed,) = [result for result in results if isinstance(result, Failed)]
+    assert (failed.sample.name, failed.stage) == ("b", "encode") and failed.plan is not None
+    assert failed.reason == "the features of 1 of 2 frames are not finite"
+    assert frames.released == ["a+b+c"]
+
+
+def test_a_batch_of_failures_only(frames: Frames) -> None:
+    (result,) = TowerEncoder(mean, SPEC).encode([frames.batch("a", bad=("a",))])
+    assert isinstance(result, Failed)
+
+
+def broken(pixels: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("no such kernel")
+
+
+def too_large(pixels: torch.Tensor) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("tower", "error"),
+    [
+        (broken, RuntimeError),
+        (too_large, DeviceError),
+        (lambda pixels: torch.zeros(len(pixels), DIM + 1), ValueError),
+        (lambda pixels: torch.zeros(len(pixels) + 1, DIM), ValueError),
+    ],
+)
+def test_a_broken_tower_ends_the_run_and_releases_once(
+    tower: Callable[[torch.Tensor], torch.Tensor], error: type[Exception], frames: Frames
+) -> None:
+    with pytest.raises(error):
+        list(TowerEncoder(tower, SPEC, batch_size=2).encode([frames.batch("a"), frames.batch("b"), frames.batch("c")]))
+    assert sorted(frames.released) == ["a", "b"]
+
+
+def test_frames_of_another_size_are_a_mistake(frames: Frames) -> None:
+    other = EncoderSpec("MEAN", "MEAN", DIM, SIZE + 1, "none")
+    with pytest.raises(ValueError, match="4 pixels a side, expected 5"):
+        list(TowerEncoder(mean, other).encode([frames.batch("a")]))
+    assert frames.released == ["a"]
+
+
+def test_what_is_held_is_released_when_the_source_breaks(frames: Frames) -> None:
+    def source() -> Iterator[FrameBatch]:
+        yield frames.batch("a")
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(TowerEncoder(mean, SPEC, batch_size=2).encode(source()))
+    assert frames.released == ["a"]
+
+
+def test_what_is_held_is_released_when_nobody_reads_on(frames: Frames) -> None:
+    results = TowerEncoder(mean, SPEC).encode([frames.batch("a", "b"), frames.batch("c")])
+    next(results)
+    results.close()
+    assert frames.released == ["a+b"]
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert list(TowerEncoder(mean, SPEC).encode([])) == []
+
+
+def test_frames_on_a_device_are_waited_for(frames: Frames) -> None:
+    class Event:
+        waits = 0
+
+        def wait(self) -> None:
+            self.waits += 1
+
+    host, event = frames.batch("a", "b", hole=1), Event()
+    device = FrameBatch(host.plans, torch.from_numpy(host.pixels), host.spans, host.seconds, host.release, event)
+    features = by_name(list(TowerEncoder(mean, SPEC).encode([device])))
+    np.testing.assert_allclose(features["b"], Frames.pixels("b").mean(axis=(1, 2)), rtol=1e-5)
+    assert event.waits == 1
+
+
+def test_frames_that_may_only_be_read(frames: Frames) -> None:
+    batch = frames.batch("a")
+    assert isinstance(batch.pixels, np.ndarray)
+    batch.pixels.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(by_name(list(TowerEncoder(mean, SPEC).encode([batch])))) == {"a"}
+
+
+# The synthetic encoder
+
+
+@pytest.mark.parametrize("dim", [2, 48, 100])
+def test_synthetic_features_are_pixels(dim: int, frames: Frames) -> None:
+    batch = frames.batch("a", "b", hole=1)
+    (result,) = SyntheticEncoder(dim, SIZE).encode([batch])
+    rows = by_name([result])["b"]
+    assert rows.shape == (N, dim) and rows.dtype == np.float32
+    flat = Frames.pixels("b").reshape(N, -1)
+    np.testing.assert_array_equal(rows, np.resize(flat.T, (dim, N)).T)
+    assert frames.released == ["a+b"] and all(set(each) == {"decode", "encode"} for each in result.seconds)
+
+
+def test_synthetic_features_of_large_frames_differ_where_the_frames_do(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
+    batch = FrameBatch((plan(tmp_path),), pixels, ((0, 8),), ({},))
+    (result,) = SyntheticEncoder(768, 224).encode([batch])
+    assert len(np.unique(result.features, axis=0)) == 8
+    np.testing.assert_array_equal(result.features[:, :3], pixels[:, 0, 0])
+    np.testing.assert_array_equal(result.features[:, 3:6], pixels[:, 0, 28])

@@ -1,0 +1,431 @@
+"""Weight files of every layout and of every kind of fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import SHAPE, SPEC, difference, empty_cache, images, normalised, reference, state
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from gpupeak.encode.checkpoint import read_state
+from gpupeak.encode.load import load_tower
+from gpupeak.encode.weights import locate
+from gpupeak.errors import WeightsError
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
+__all__ = ["empty_cache"]
+
+VISION: dict[str, Any] = {
+    "hidden_size": SHAPE.width,
+    "intermediate_size": 4 * SHAPE.width,
+    "num_hidden_layers": SHAPE.layers,
+    "num_attention_heads": SHAPE.heads,
+    "image_size": SHAPE.size,
+    "patch_size": SHAPE.patch,
+    "projection_dim": SHAPE.dim,
+    "hidden_act": "quick_gelu",
+}
+TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 11,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def clip_model(**vision: Any) -> Any:
+    """The same random model every time, its biases and gains random, too."""
+    config = CLIPConfig(text_config=TEXT, vision_config={**VISION, **vision}, projection_dim=SHAPE.dim)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        model: Any = CLIPModel(config)
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+@torch.inference_mode()
+def encode(weights: Path) -> torch.Tensor:
+    return load_tower(SPEC, str(weights))(images())  # type: ignore[no-any-return]
+
+
+def fault(weights: Path, spec: Any = SPEC) -> str:
+    """The one line with which weights are refused."""
+    with pytest.raises(WeightsError) as caught:
+        load_tower(spec, str(weights))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 800
+    return str(caught.value)
+
+
+# transformers' layout
+
+
+@pytest.fixture(scope="module")
+def transformers_features() -> torch.Tensor:
+    with torch.inference_mode():
+        return clip_model().get_image_features(pixel_values=normalised(images())).pooler_output  # type: ignore[no-any-return]
+
+
+def save_safetensors(home: Path) -> None:
+    clip_model().save_pretrained(home)
+
+
+def save_shards(home: Path) -> None:
+    clip_model().save_pretrained(home, max_shard_size="30KB")
+    assert (home / "model.safetensors.index.json").is_file() and not (home / "model.safetensors").exists()
+
+
+def save_bin(home: Path) -> None:
+    model = clip_model()
+    model.config.save_pretrained(home)
+    torch.save(model.state_dict(), home / "pytorch_model.bin")
+
+
+def save_bin_shards(home: Path) -> None:
+    model = clip_model()
+    model.config.save_pretrained(home)
+    items = list(model.state_dict().items())
+    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    parts = [dict(items[::2]), dict(items[1::2])]
+    for name, part in zip(names, parts, strict=True):
+        torch.save(part, home / name)
+    weight_map = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    (home / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def save_old_bin(home: Path) -> None:
+    """As transformers saved them once: position numbers among the weights, the old file format, no configuration."""
+    model = clip_model()
+    position_ids = torch.arange(5).expand((1, -1))
+    old = {**model.state_dict(), "vision_model.embeddings.position_ids": position_ids}
+    torch.save(old, home / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def save_vision_only(home: Path) -> None:
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
+    weights = {name: value for name, value in clip_model().state_dict().items() if name in model.state_dict()}
+    model.load_state_dict(weights, strict=True)
+    model.save_pretrained(home)
+
+
+@pytest.mark.parametrize(
+    "save", [save_safetensors, save_shards, save_bin, save_bin_shards, save_old_bin, save_vision_only]
+)
+def test_a_directory_of_transformers(
+    save: Callable[[Path], None], tmp_path: Path, transformers_features: torch.Tensor
+) -> None:
+    save(tmp_path)
+    assert difference(encode(tmp_path), transformers_features) < 1e-5
+
+
+def test_half_precision_is_widened(tmp_path: Path, transformers_features: torch.Tensor) -> None:
+    clip_model().half().save_pretrained(tmp_path)
+    tower = load_tower(SPEC, str(tmp_path))
+    assert {value.dtype for value in tower.parameters()} == {torch.float32}
+    assert 1e-7 < difference(encode(tmp_path), transformers_features) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hidden_act": "gelu"}, 'hidden_act "gelu", expected quick_gelu'),
+        ({"num_attention_heads": 4}, "num_attention_heads 4, expected 2"),
+        ({"num_hidden_layers": 4}, "num_hidden_layers 4, expected 3"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers 2, expected 3"),
+        ({"hidden_size": 64}, "hidden_size 64, expected 32"),
+        ({"intermediate_size": 64}, "intermediate_size 64, expected 128"),
+        ({"image_size": 56}, "image_size 56, expected 28"),
+        ({"patch_size": 7}, "patch_size 7, expected 14"),
+        ({"layer_norm_eps": 1e-6}, "layer_norm_eps 1e-06, expected 1e-05"),
+    ],
+)
+def test_a_configuration_that_does_not_fit(change: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    clip_model(**change).save_pretrained(tmp_path)
+    line = fault(tmp_path)
+    assert expected in line and str(tmp_path) in line and "TINY" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_size": 64}, {"num_hidden_layers": 4}, {"num_hidden_layers": 2}, {"image_size": 56}, {"patch_size": 7}],
+)
+def test_without_its_configuration_the_tensors_still_tell(change: dict[str, Any], tmp_path: Path) -> None:
+    clip_model(**change).save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert "expected" in fault(tmp_path) or "missing" in fault(tmp_path)
+
+
+def test_what_a_configuration_leaves_out_has_transformers_default(tmp_path: Path) -> None:
+    save_safetensors(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"image_size": 28}, "projection_dim": 24}))
+    assert "patch_size 32, expected 14" in fault(tmp_path)
+
+
+def test_an_older_configurations_second_table_wins(tmp_path: Path) -> None:
+    save_safetensors(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for table, passes in ((None, True), ({}, True), ({"hidden_act": "gelu"}, False)):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "vision_config_dict": table}))
+        if passes:
+            encode(tmp_path)
+        else:
+            assert "hidden_act" in fault(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        "3",
+        '{"vision_config": 3}',
+        '{"vision_config": {"hidden_act": [[1, 2]]}}',
+        "\udcff",
+    ],
+)
+def test_a_configuration_that_is_none(content: str, tmp_path: Path) -> None:
+    save_safetensors(tmp_path)
+    (tmp_path / "config.json").write_text(content, errors="surrogateescape")
+    fault(tmp_path)
+
+
+def test_another_projection_is_refused(tmp_path: Path) -> None:
+    config = CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
+    CLIPModel(config).save_pretrained(tmp_path)
+    assert "projection_dim 16, expected 24" in fault(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert "visual_projection.weight is [16, 32], expected [24, 32]" in fault(tmp_path)
+
+
+def test_a_model_without_a_projection(tmp_path: Path) -> None:
+    weights = clip_model().state_dict()
+    del weights["visual_projection.weight"]
+    torch.save(weights, tmp_path / "clip.bin")
+    assert "1 of 56 parameters are missing (such as visual_projection.weight)" in fault(tmp_path / "clip.bin")
+
+
+def test_open_clips_own_modules_do_not_read_transformers_layout(tmp_path: Path) -> None:
+    save_safetensors(tmp_path)
+    spec = replace(SPEC, name="open_clip:ViT-S-32-alt", model="ViT-S-32-alt", tag=None, tower=None)
+    assert "named as in transformers" in fault(tmp_path, spec)
+
+
+# open_clip's layout
+
+
+def open_clip_state() -> dict[str, torch.Tensor]:
+    """A whole model's state: the image tower under `visual.`, the text tower around it."""
+    text = {"positional_embedding": torch.zeros(77, 16), "transformer.resblocks.0.ln_1.weight": torch.ones(16)}
+    return {**text, "logit_scale": torch.ones(()), **{f"visual.{name}": value for name, value in state().items()}}
+
+
+@pytest.mark.parametrize("name", ["clip.pt", "clip.pth", "clip.bin", "open_clip_model.safetensors"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_state_dict_of_open_clip(name: str, nested: bool, tmp_path: Path) -> None:
+    weights = open_clip_state()
+    file = tmp_path / name
+    if file.suffix == ".safetensors":
+        save_file(weights, file)
+    elif nested:
+        training = {f"module.{key}": value for key, value in weights.items()}
+        torch.save({"epoch": 3, "name": "run", "state_dict": training, "optimizer": {"lr": 0.1}}, file)
+    else:
+        torch.save(weights, file)
+    assert difference(encode(file), reference(state(), images())) < 1e-5
+
+
+def test_an_image_towers_state_alone(tmp_path: Path) -> None:
+    torch.save({name: torch.nn.Parameter(value) for name, value in state().items()}, tmp_path / "visual.pt")
+    assert difference(encode(tmp_path / "visual.pt"), reference(state(), images())) < 1e-5
+    tower = load_tower(SPEC, str(tmp_path / "visual.pt"))
+    assert not tower(images()).requires_grad
+
+
+def test_a_directory_of_open_clip_says_its_activation(tmp_path: Path) -> None:
+    save_file(open_clip_state(), tmp_path / "open_clip_model.safetensors")
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
+    encode(tmp_path)
+    config.write_text(json.dumps({"model_cfg": {"embed_dim": 24}}))
+    assert "quick_gelu false, expected True" in fault(tmp_path)
+    config.write_text(json.dumps({"model_cfg": []}))
+    encode_fault = fault(tmp_path)
+    assert "quick_gelu" in encode_fault or "table" in encode_fault
+
+
+def test_features_do_not_change_with_a_file_that_changes_later(tmp_path: Path) -> None:
+    file = tmp_path / "clip.safetensors"
+    save_file(open_clip_state(), file)
+    tower = load_tower(SPEC, str(file))
+    with file.open("r+b") as stream:
+        stream.seek(file.stat().st_size // 2)
+        stream.write(b"\xff" * (file.stat().st_size // 2))
+    assert difference(tower(images()), reference(state(), images())) < 1e-5
+
+
+def test_whole_numbers_and_scalars_keep_their_kind(tmp_path: Path) -> None:
+    saved = {"visual.bn.num_batches_tracked": torch.tensor(3), "visual.scale": torch.tensor(0.5, dtype=torch.float16)}
+    torch.save(saved, tmp_path / "bn.pt")
+    expected = {name.removeprefix("visual."): value for name, value in saved.items()}
+    weights = locate(SPEC, str(tmp_path / "bn.pt"))
+    read = read_state(SPEC, weights, expected, quick_gelu=True)
+    assert read == {"bn.num_batches_tracked": torch.tensor(3), "scale": torch.tensor(0.5)}
+    assert [value.dtype for value in read.values()] == [torch.int64, torch.float32]
+
+
+# Tensors that do not fit
+
+
+def changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    weights: dict[str, Any] = open_clip_state()
+    change(weights)
+    torch.save(weights, tmp_path / "clip.pt")
+    return fault(tmp_path / "clip.pt")
+
+
+LAST = "visual.transformer.resblocks.2.mlp.c_proj.weight"
+
+
+def test_a_missing_parameter_is_named(tmp_path: Path) -> None:
+    assert f"1 of 44 parameters are missing (such as {LAST})" in changed(tmp_path, lambda w: w.pop(LAST))
+
+
+def test_a_deeper_tower_is_refused(tmp_path: Path) -> None:
+    deeper = "visual.transformer.resblocks.3.ln_1.weight"
+    assert f"1 parameters more than expected (such as {deeper})" in changed(
+        tmp_path, lambda w: w.update({deeper: torch.ones(32)})
+    )
+
+
+def test_a_shape_that_differs_is_named(tmp_path: Path) -> None:
+    line = changed(tmp_path, lambda w: w.update({"visual.proj": torch.zeros(24, 32)}))
+    assert "visual.proj is [24, 32], expected [32, 24]" in line
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(32, dtype=torch.int8),
+        torch.ones(32, dtype=torch.complex64),
+        torch.ones(32).to_sparse(),
+        torch.full((32,), float("nan")),
+        torch.full((32,), float("inf")),
+        torch.ones(32, device="meta"),
+        "a word",
+        None,
+    ],
+    ids=["int8", "complex", "sparse", "nan", "inf", "meta", "word", "none"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_are_no_floating_point_numbers(value: object, tmp_path: Path) -> None:
+    assert "visual.ln_pre.weight" in changed(tmp_path, lambda w: w.update({"visual.ln_pre.weight": value}))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{}, {"bert.embeddings": torch.ones(3)}, {"state_dict": {}}, {3: torch.ones(3)}, {"x" * 5000: torch.ones(1)}],
+    ids=["empty", "other", "nested", "numbered", "long"],
+)
+def test_no_image_tower_at_all(weights: dict[Any, Any], tmp_path: Path) -> None:
+    torch.save(weights, tmp_path / "clip.pt")
+    assert "no image tower found" in fault(tmp_path / "clip.pt")
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), [1, 2], 3, None], ids=["tensor", "list", "number", "none"])
+def test_a_file_of_something_else(value: object, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / "clip.pt")
+    assert "expected a state dict" in fault(tmp_path / "clip.pt")
+
+
+# Files that lie
+
+
+class Code:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_not_run(zipped: bool, tmp_path: Path) -> None:
+    weights = {**open_clip_state(), "visual.proj": Code(tmp_path / "ran")}
+    torch.save(weights, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    assert "pytorch_model.bin cannot be read" in fault(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_a_torch_script_archive_is_a_program(tmp_path: Path) -> None:
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(tmp_path / "ViT-L-14.pt")  # type: ignore[no-untyped-call]
+    assert "TorchScript archive" in fault(tmp_path / "ViT-L-14.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"<html>404</html>", b"\x80\x02.", b"\x80\x05" + b"(" * 10_000]
+)
+@pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert f"{name} cannot be read" in fault(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_a_file_cut_short(name: str, part: float, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if file.suffix == ".pt":
+        torch.save(open_clip_state(), file)
+    else:
+        save_file(open_clip_state(), file)
+    os.truncate(file, int(part * file.stat().st_size))
+    assert f"{name} cannot be read" in fault(file)
+
+
+def header(table: object, length: int | None = None, data: bytes = b"") -> bytes:
+    text = table.encode() if isinstance(table, str) else json.dumps(table).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"visual.proj": {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header({}, length=1 << 62),
+        header({}, length=3_000_000_000),
+        header("not json"),
+        header("[" * 100_000),
+        header(entry([4], 0, 16)),
+        header(entry([4], 0, 16), data=bytes(15)),
+        header(entry([1 << 40], 0, 1 << 42), data=bytes(16)),
+        header(entry([1 << 62, 4], 0, 0)),
+        header(entry([5], 0, 16), data=bytes(16)),
+        header(entry([4], 16, 0), data=bytes(16)),
+        header(entry([-4], 0, 16), data=bytes(16)),
+        header(entry([4], 8, 24), data=bytes(24)),
+        header(entry([4], 0, 16, "F31"), data=bytes(16)),
+        header({"visual.proj": 3}),
+    ],
+)
+def test_safetensors_whose_header_lies(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert "model.safetensors cannot be read" in fault(tmp_path)

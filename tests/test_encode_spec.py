@@ -1,0 +1,115 @@
+"""Names of encoders: what each means, and that nothing heavy is imported to know."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpupeak.encode import spec as module
+from gpupeak.encode.spec import TowerShape, encoder_spec
+from gpupeak.errors import ConfigError
+
+
+def test_clip_vit_large_is_the_tower_that_affectgpt_reads() -> None:
+    spec = encoder_spec("CLIP_VIT_LARGE")
+    assert (spec.directory, spec.dim, spec.size, spec.tag) == ("CLIP_VIT_LARGE", 768, 224, "openai")
+    assert spec.model == "ViT-L-14-quickgelu"
+    assert spec.tower == TowerShape(size=224, patch=14, width=1024, layers=24, heads=16, dim=768)
+
+
+def test_an_open_clip_model_and_its_tag() -> None:
+    spec = encoder_spec("open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert spec.directory == "open_clip_ViT-B-32_laion2b_s34b_b79k"
+    assert (spec.model, spec.tag, spec.dim, spec.size) == ("ViT-B-32", "laion2b_s34b_b79k", 512, 224)
+    assert spec.tower is None
+
+
+def test_both_spellings_of_a_tag_share_a_directory() -> None:
+    spec = encoder_spec("open_clip:ViT-B-32/laion2B-s34B-b79K")
+    assert spec.directory == encoder_spec("open_clip:ViT-B-32/laion2b_s34b_b79k").directory
+
+
+def test_without_a_tag() -> None:
+    spec = encoder_spec("open_clip:ViT-L-14-336")
+    assert (spec.directory, spec.tag, spec.dim, spec.size) == ("open_clip_ViT-L-14-336", None, 768, 336)
+
+
+def test_every_model_of_open_clip_has_a_spec_and_a_safe_directory() -> None:
+    models = module._open_clip_configs()
+    assert len(models) > 100
+    for model in models:
+        spec = encoder_spec(f"open_clip:{model}")
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", spec.directory)
+        assert spec.dim >= 256 and spec.size >= 224
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("CLIP_VIT_LARG", "CLIP_VIT_LARGE or open_clip:"),
+        ("", "CLIP_VIT_LARGE or open_clip:"),
+        ("clip-vit-large-patch14", "CLIP_VIT_LARGE or open_clip:"),
+        ("open_clip:", "expected one of its"),
+        ("open_clip:ViT-B32", "ViT-B-32"),
+        ("open_clip:ViT-B/32", "ViT-B-32"),
+        ("open_clip:../../etc/passwd", "has no model '..'"),
+        ("open_clip:/etc/passwd", "has no model ''"),
+        ("open_clip:ViT-B-32/", "cannot be a pretrained tag"),
+        ("open_clip:ViT-B-32/../x", "cannot be a pretrained tag"),
+        ("open_clip:ViT-B-32/a b", "cannot be a pretrained tag"),
+        ("open_clip:ViT-B-32/a\0", "cannot be a pretrained tag"),
+        ("open_clip:ViT-B-32/a\n", "cannot be a pretrained tag"),
+        ("open_clip:ViT-B-32\0", "has no model"),
+        ("open_clip:hf-hub:somebody/something", "has no model"),
+        ("open_clip:" + "x" * 100_000, "has no model"),
+    ],
+)
+def test_names_that_mean_nothing(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(hint)) as caught:
+        encoder_spec(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "side"), [([256, 256], 256), (None, 224), ([224, 320], None)])
+def test_input_sizes(size: object, side: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = {} if size is None else {"image_size": size}
+    (tmp_path / "odd.json").write_text(json.dumps({"embed_dim": 7, "vision_cfg": vision}))
+    monkeypatch.setattr(module, "_open_clip_configs", lambda: {"odd": tmp_path / "odd.json"})
+    if side is None:
+        with pytest.raises(ConfigError, match=re.escape("[224, 320] pixels, expected a square")):
+            encoder_spec("open_clip:odd")
+    else:
+        assert encoder_spec("open_clip:odd").size == side
+
+
+def test_open_clip_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install open_clip_torch"):
+        encoder_spec("open_clip:ViT-B-32")
+
+
+def test_shapes_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="whole patches and heads"):
+        TowerShape(size=225, patch=14, width=32, layers=1, heads=2, dim=4)
+
+
+def test_naming_and_identifying_import_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "clip.pt").write_bytes(b"weights")
+    code = f"""
+import sys
+from gpupeak.encode.spec import encoder_spec
+from gpupeak.encode.weights import identify
+identify(encoder_spec("CLIP_VIT_LARGE"), "random:1")
+identify(encoder_spec("CLIP_VIT_LARGE"), None)
+assert identify(encoder_spec("open_clip:ViT-B-32"), {str(tmp_path / "clip.pt")!r}).sha256
+from gpupeak.encode.synthetic import SyntheticEncoder
+print(sorted({{"torch", "open_clip", "transformers", "safetensors", "huggingface_hub"}} & set(sys.modules)))
+"""
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,160 @@
+"""The vision tower against open_clip's own, every one of its parameters, and the weights drawn for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import SHAPE, difference, images, normalised, reference, state
+
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.spec import CLIP_VIT_LARGE, TowerShape
+from gpupeak.encode.vit import VisionTower, expected_state
+
+WITHIN = 1e-4  # of the features' largest value, in float32
+
+
+@pytest.fixture(scope="module")
+def tower() -> VisionTower:
+    return VisionTower.from_state(state(), SHAPE)
+
+
+@torch.inference_mode()
+def encode(weights: dict[str, torch.Tensor], pixels: torch.Tensor, shape: TowerShape = SHAPE) -> torch.Tensor:
+    return VisionTower.from_state(weights, shape)(pixels)  # type: ignore[no-any-return]
+
+
+def test_vit_l_14_agrees_with_open_clip() -> None:
+    shape = CLIP_VIT_LARGE.tower
+    assert shape is not None
+    weights = state(shape=shape)
+    assert sum(value.numel() for value in weights.values()) == 303_966_208
+    pixels = images(2, 224)
+    features = encode(weights, pixels, shape)
+    assert features.shape == (2, 768) and features.dtype == torch.float32
+    assert difference(features[:1], reference(weights, pixels[:1], shape)) < WITHIN
+    assert 0.1 < float(features.std()) < 10
+    assert float(torch.cosine_similarity(features[0], features[1], dim=0)) < 0.99
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SHAPE,
+        TowerShape(size=32, patch=16, width=48, layers=1, heads=3, dim=48),  # 3 * 16 * 16 needs no padding
+        TowerShape(size=9, patch=3, width=16, layers=2, heads=1, dim=7),
+    ],
+)
+def test_other_sizes_agree_with_open_clip(shape: TowerShape) -> None:
+    weights, pixels = state(3, shape), images(3, shape.size)
+    assert difference(encode(weights, pixels, shape), reference(weights, pixels, shape)) < WITHIN
+
+
+@pytest.mark.parametrize("name", list(expected_state(SHAPE)))
+def test_every_parameter_counts_as_much_as_in_open_clip(name: str) -> None:
+    weights, pixels = state(), images()
+    before = encode(weights, pixels)
+    changed = {**weights, name: weights[name] + 0.1 * torch.randn(weights[name].shape, generator=torch.manual_seed(0))}
+    after = encode(changed, pixels)
+    assert difference(after, before) > 1e-3
+    assert difference(after, reference(changed, pixels)) < WITHIN
+
+
+def test_black_white_and_extreme_pixels(tower: VisionTower) -> None:
+    pixels = torch.zeros(3, 28, 28, 3, dtype=torch.uint8)
+    pixels[1] = 255
+    pixels[2, ::2] = 255
+    assert difference(tower(pixels), reference(state(), pixels)) < WITHIN
+
+
+def test_weights_are_left_as_they_are() -> None:
+    weights = state()
+    before = {name: value.clone() for name, value in weights.items()}
+    encode(weights, images())
+    assert all(torch.equal(weights[name], before[name]) for name in weights)
+
+
+def test_a_state_that_lacks_a_parameter_is_no_state() -> None:
+    weights = state()
+    del weights["transformer.resblocks.1.mlp.c_fc.bias"]
+    with pytest.raises(KeyError):
+        encode(weights, images())
+
+
+def test_patch_rows_are_the_normalised_pixels_in_reading_order(tower: VisionTower) -> None:
+    pixels = images(2)
+    rows = tower.patch_rows(pixels)
+    assert rows.shape == (2 * 4, 592) and rows.is_contiguous()
+    image = normalised(pixels)[1].permute(1, 2, 0)
+    bottom_left = image[14:, :14].reshape(-1)
+    torch.testing.assert_close(rows[1 * 4 + 2, :588], bottom_left, rtol=0, atol=1e-6)
+    assert not rows[:, 588:].any()
+
+
+def test_the_rows_padding_is_never_looked_at(tower: VisionTower) -> None:
+    rows = tower.patch_rows(images(2))
+    whole = tower.encode_rows(rows)
+    rows[:, 588:] = 7.0
+    assert torch.equal(tower.encode_rows(rows), whole)
+    assert torch.equal(tower(images(2)), whole)
+
+
+def test_an_image_has_its_features_whatever_lies_beside_it(tower: VisionTower) -> None:
+    pixels = images(5)
+    together = tower(pixels)
+    for index in range(5):
+        assert difference(tower(pixels[index : index + 1]), together[index : index + 1]) < 1e-5
+    assert difference(tower(pixels.flip(0)).flip(0), together) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "cosine"), [(torch.float16, 0.99999), (torch.bfloat16, 0.999)])
+def test_half_precision_gives_float32_features_close_by(dtype: torch.dtype, cosine: float, tower: VisionTower) -> None:
+    half = VisionTower.from_state(state(), SHAPE, dtype=dtype)
+    assert {value.dtype for value in half.parameters()} == {dtype}
+    assert half.pixel_scale.dtype == torch.float32, "a rounded scale would shift every pixel"
+    features = half(images(4))
+    assert features.dtype == torch.float32
+    assert float(torch.cosine_similarity(features, tower(images(4)), dim=1).min()) > cosine
+
+
+def test_the_tower_is_for_inference(tower: VisionTower) -> None:
+    assert not tower.training and not any(value.requires_grad for value in tower.parameters())
+    assert not tower(images()).requires_grad
+
+
+# Weights drawn at random
+
+
+def test_draws_depend_on_seed_and_name_only() -> None:
+    expected = expected_state(SHAPE)
+    first, backwards = draw_state(5, expected), draw_state(5, dict(reversed(expected.items())))
+    assert all(torch.equal(first[name], backwards[name]) for name in expected)
+    other = draw_state(6, expected)
+    assert not any(torch.equal(first[name], other[name]) for name in expected)
+    assert not torch.equal(first["ln_pre.bias"], first["ln_post.bias"])
+
+
+def test_draws_have_the_scale_of_their_kind() -> None:
+    shape = TowerShape(size=224, patch=16, width=512, layers=1, heads=8, dim=256)
+    drawn = draw_state(0, expected_state(shape))
+    block = "transformer.resblocks.0"
+    for name, fan_in in (
+        ("conv1.weight", 3 * 16 * 16),
+        ("proj", 512),
+        (f"{block}.attn.in_proj_weight", 512),
+        (f"{block}.mlp.c_proj.weight", 2048),
+    ):
+        assert float(drawn[name].std()) == pytest.approx(fan_in**-0.5, rel=0.02), name
+    for name in (f"{block}.attn.in_proj_bias", f"{block}.mlp.c_fc.bias", f"{block}.ln_1.bias", "ln_post.bias"):
+        assert float(drawn[name].std()) == pytest.approx(0.1, rel=0.15), name
+    for name in ("ln_pre.weight", f"{block}.ln_2.weight"):
+        assert 0.8 <= float(drawn[name].min()) < 0.83 and 1.17 < float(drawn[name].max()) <= 1.2, name
+    for name in ("class_embedding", "positional_embedding"):
+        assert float(drawn[name].std()) == pytest.approx(0.5, rel=0.1), name
+    assert {value.dtype for value in drawn.values()} == {torch.float32}
+
+
+def test_whole_numbers_are_not_drawn() -> None:
+    counter = torch.tensor(3)
+    drawn = draw_state(0, {"bn.num_batches_tracked": counter, "bn.running_var": torch.ones(4), "scale": torch.ones(())})
+    assert drawn["bn.num_batches_tracked"] is counter
+    assert bool((drawn["bn.running_var"] >= 0.8).all()) and drawn["scale"].shape == ()

@@ -1,0 +1,267 @@
+"""What `--weights` means, and the SHA-256 of it: read once, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import SPEC, empty_cache
+
+from gpupeak.encode import cache
+from gpupeak.encode.spec import EncoderSpec, encoder_spec
+from gpupeak.encode.weights import WeightsId, identify, locate
+from gpupeak.errors import WeightsError
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
+__all__ = ["empty_cache"]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def one_line(spec: EncoderSpec, weights: str | None) -> str:
+    with pytest.raises(WeightsError) as caught:
+        identify(spec, weights)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def overwrite_unseen(file: Path, data: bytes) -> None:
+    """Change a file's bytes behind its size, inode and mtime."""
+    status = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_ino == status.st_ino and file.stat().st_size == status.st_size
+
+
+# What is meant
+
+
+def test_random_weights_are_known_by_their_seed() -> None:
+    assert identify(SPEC, "random:7") == identify(SPEC, "random:007") == WeightsId("random:7", seed=7)
+
+
+@pytest.mark.parametrize(
+    "weights", ["random:", "random:x", "random:-1", "random:1.5", "random:" + "9" * 30, "random:1\n"]
+)
+def test_random_wants_a_whole_number(weights: str) -> None:
+    assert "expected random:SEED" in one_line(SPEC, weights)
+
+
+def test_a_file_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip.pt").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = WeightsId(str(tmp_path / "clip.pt"), sha256(b"weights"), (tmp_path / "clip.pt",))
+    assert identify(SPEC, "clip.pt") == identify(SPEC, "~/clip.pt") == identify(SPEC, str(tmp_path / "clip.pt"))
+    assert identify(SPEC, "clip.pt") == expected
+
+
+def test_a_directory_means_the_weight_file_in_it(tmp_path: Path) -> None:
+    for name in ("pytorch_model.bin", "model.safetensors", "open_clip_model.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+        found = identify(SPEC, str(tmp_path))
+        assert (found.source, found.sha256, found.files) == (str(tmp_path), sha256(name.encode()), (tmp_path / name,))
+
+
+def test_shards_are_hashed_in_the_order_of_their_names(tmp_path: Path) -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    index = {"weight_map": {"a": names[1], "b": names[0], "c": names[1]}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = identify(SPEC, str(tmp_path))
+    assert found.files == tuple(tmp_path / name for name in names)
+    command = "sha256sum model-*.safetensors | cut -c1-64 | sha256sum | cut -c1-64"
+    shell = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.sha256 == shell.stdout.strip()
+    assert identify(SPEC, str(tmp_path / "model.safetensors.index.json")).sha256 == found.sha256
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": ["x"]}}',
+        '{"weight_map": {"a": "missing.safetensors"}}',
+        '{"weight_map": {"a": "../secret"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": ".."}}',
+        '{"weight_map": {"a": ""}}',
+        '{"weight_map": {"a": "x\\u0000"}}',
+    ],
+)
+def test_an_index_that_names_no_files_beside_it(index: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "secret").write_bytes(b"")
+    (home / "model.safetensors.index.json").write_text(index)
+    assert "model.safetensors.index.json" in one_line(SPEC, str(home))
+
+
+def test_none_means_the_encoders_own_tag() -> None:
+    assert identify(SPEC, None) == identify(SPEC, "openai") == WeightsId("openai", tag="openai")
+    spec = encoder_spec("open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert identify(spec, None) == identify(spec, "laion2B-s34B-b79K")
+
+
+def test_an_encoder_without_a_tag_needs_weights() -> None:
+    assert "open_clip:ViT-B-32/TAG" in one_line(encoder_spec("open_clip:ViT-B-32"), None)
+
+
+def test_a_word_is_a_path_if_one_is_there_but_openai_never_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate(SPEC, "metaclip_400m").tag == "metaclip_400m"
+    for name in ("metaclip_400m", "openai"):
+        (tmp_path / name).write_bytes(b"")
+    assert locate(SPEC, "metaclip_400m").files == (tmp_path / "metaclip_400m",)
+    assert locate(SPEC, "openai").tag == locate(SPEC, None).tag == "openai"
+    assert locate(SPEC, "./openai").files == (tmp_path / "openai",)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "",
+        "./missing",
+        "missing.safetensors",
+        "openai/clip-vit-large-patch14",
+        "~nobody-here/x",
+        "a\0b",
+        "x" * 5000 + ".pt",
+    ],
+)
+def test_weights_that_are_not_there(weights: str) -> None:
+    line = one_line(SPEC, weights)
+    assert "no such file or directory" in line and "random:SEED" in line
+
+
+def test_a_directory_without_weights(tmp_path: Path) -> None:
+    assert "holds none of open_clip_model.safetensors, model.safetensors" in one_line(SPEC, str(tmp_path))
+
+
+def test_a_pipe_is_no_weight_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    assert "neither a file nor a directory" in one_line(SPEC, str(tmp_path / "pipe.pt"))
+
+
+# What is remembered
+
+
+def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "clip.pt"
+    file.write_bytes(b"before")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    overwrite_unseen(file, b"after!")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    code = "import sys, pathlib, gpupeak.encode.cache as cache; print(cache.file_sha256(pathlib.Path(sys.argv[1])))"
+    other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == sha256(b"before"), "another process reads what this one saved"
+
+
+def test_another_mtime_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
+    file = tmp_path / "clip.pt"
+    file.write_bytes(b"before")
+    identify(SPEC, str(file))
+    overwrite_unseen(file, b"after!")
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert identify(SPEC, str(file)).sha256 == sha256(b"after!")
+    status = file.stat()
+    (tmp_path / "new").write_bytes(b"newest")
+    (tmp_path / "new").replace(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert identify(SPEC, str(file)).sha256 == sha256(b"newest")
+    with file.open("ab") as stream:
+        stream.write(b"!")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert identify(SPEC, str(file)).sha256 == sha256(b"newest!")
+
+
+def test_two_names_of_a_file_share_what_is_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "blob"
+    file.write_bytes(b"before")
+    (tmp_path / "clip.pt").symlink_to(file)
+    identify(SPEC, str(file))
+    overwrite_unseen(file, b"after!")
+    assert identify(SPEC, str(tmp_path / "clip.pt")).sha256 == sha256(b"before")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "[" * 100_000, '{"files": [], "tags": 3}', '{"files": {"PATH": {"sha256": "x"}}}', "\udcff"],
+)
+def test_a_torn_cache_is_no_cache(
+    content: str, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "clip.pt"
+    file.write_bytes(b"weights")
+    saved = empty_cache / "gpupeak" / "weights.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_text(content.replace("PATH", str(file)), errors="surrogateescape")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"weights")
+    assert locate(SPEC, "openai").files == ()
+    monkeypatch.setattr(cache, "_here", {"files": {}, "tags": {}})
+    overwrite_unseen(file, b"changed")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"weights"), "the cache was mended"
+
+
+def test_a_cache_that_cannot_be_written_still_serves_this_process(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_cache.write_text("a file where the directory belongs")
+    file = tmp_path / "clip.pt"
+    file.write_bytes(b"before")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    overwrite_unseen(file, b"after!")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    (tmp_path / "clip.pt").write_bytes(b"weights")
+    assert identify(SPEC, str(tmp_path / "clip.pt")).sha256 == sha256(b"weights")
+
+
+def test_the_cache_is_where_xdg_says(empty_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache.cache_file() == empty_cache / "gpupeak" / "weights.json"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_file() == tmp_path / ".cache" / "gpupeak" / "weights.json"
+
+
+def test_processes_do_not_lose_each_others_entries(tmp_path: Path, empty_cache: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from gpupeak.encode.cache import remember_tag\n"
+        "for i in range(25): remember_tag(sys.argv[1], str(i), Path('/x'))"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, f"model{i}"]) for i in range(4)]
+    assert [process.wait() for process in running] == [0] * 4
+    saved = json.loads((empty_cache / "gpupeak" / "weights.json").read_text())
+    assert len(saved["tags"]) == 100
+
+
+def test_a_fetched_tag_is_found_and_hashed_until_its_file_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "open_clip_model.safetensors"
+    file.write_bytes(b"fetched")
+    cache.remember_tag(SPEC.model, "openai", file)
+    assert identify(SPEC, None) == WeightsId("openai", sha256(b"fetched"), (file,), tag="openai")
+    file.unlink()
+    assert identify(SPEC, None) == WeightsId("openai", tag="openai")

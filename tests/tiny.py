@@ -1,0 +1,77 @@
+"""A CLIP image tower small enough to be tried in every way, and the same one as open_clip builds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transformer import QuickGELU, VisionTransformer
+
+from gpupeak.encode import cache
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.spec import EncoderSpec, TowerShape
+from gpupeak.encode.vit import expected_state
+
+# Small products on several threads are mostly waiting, on a busy machine for seconds.
+torch.set_num_threads(1)
+
+SHAPE = TowerShape(size=28, patch=14, width=32, layers=3, heads=2, dim=24)
+SPEC = EncoderSpec("TINY", "TINY", SHAPE.dim, SHAPE.size, "ViT-L-14-quickgelu", "openai", SHAPE)
+
+
+def state(seed: int = 0, shape: TowerShape = SHAPE) -> dict[str, torch.Tensor]:
+    """Random weights in open_clip's naming."""
+    return draw_state(seed, expected_state(shape))
+
+
+def images(count: int = 2, size: int = SHAPE.size) -> torch.Tensor:
+    """Noise over a brightness of its own for each image, uint8 `[count, size, size, 3]`."""
+    source = np.random.default_rng(count)
+    base = source.integers(0, 200, (count, 1, 1, 3))
+    return torch.from_numpy((base + source.integers(0, 56, (count, size, size, 3))).astype(np.uint8))
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """What open_clip's and transformers' preprocessing makes of pixels of the right size."""
+    mean, std = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def open_clip_tower(shape: TowerShape = SHAPE) -> VisionTransformer:
+    """open_clip's own image tower."""
+    return VisionTransformer(
+        image_size=shape.size,
+        patch_size=shape.patch,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        mlp_ratio=4.0,
+        output_dim=shape.dim,
+        act_layer=QuickGELU,
+    )
+
+
+@torch.inference_mode()
+def reference(weights: dict[str, torch.Tensor], pixels: torch.Tensor, shape: TowerShape = SHAPE) -> torch.Tensor:
+    """The features that it gives."""
+    with torch.device("meta"):
+        tower = open_clip_tower(shape)
+    tower.load_state_dict(weights, strict=True, assign=True)
+    return tower.eval()(normalised(pixels))  # type: ignore[no-any-return]
+
+
+def difference(features: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, as a part of the largest feature."""
+    return float((features - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's cache directory of this test's own, and a process that remembers nothing."""
+    home = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setattr(cache, "_here", {"files": {}, "tags": {}})
+    return home
