@@ -1,0 +1,189 @@
+"""The CPU decoder: spawned processes that plan and decode, frames coming back in shared memory.
+
+The GIL of this process stays free for the encoder, and a libav that crashes or hangs on a hostile file
+takes one worker with it, not the run.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
+from multiprocessing.connection import wait
+from typing import cast
+
+import numpy as np
+
+from gpupeak.child import Child, Ended
+from gpupeak.decode.worker import NO_SLOT, READY, Answer, Planned
+from gpupeak.errors import RunError
+from gpupeak.types import Failed, FrameBatch, Sample
+
+__all__ = ["WorkerPool"]
+
+_START_SECONDS = 120.0  # imports from a cold network file system are slow
+
+
+class WorkerPool:
+    """A decoder of `workers` processes (`gpupeak.decode.worker`), one sample in each at a time.
+
+    Who owns a slot of the shared memory: the worker from the moment it is sent a sample until it has
+    answered; then whoever holds the `FrameBatch`, until `release`; then it is free again.
+
+    A sample whose worker dies or does not answer within `time_limit` is tried once more, alone in a
+    new worker, then recorded as failed. Results do not depend on the number of workers.
+
+    Args:
+        workers: processes.
+        n: the most frames a sample can have.
+        size: the side of the squashed frames, in pixels.
+        time_limit: seconds one sample may take.
+        held: how many batches the line behind can hold at once; there are as many slots more than
+            workers, so that an idle worker always finds one.
+
+    Raises:
+        RunError: the workers cannot be started.
+    """
+
+    def __init__(self, workers: int, n: int = 8, size: int = 224, *, time_limit: float = 120.0, held: int = 4) -> None:
+        self._shape = (workers + held, n, size, size, 3)
+        self._time_limit = time_limit
+        self._memory = _shared_memory(int(np.prod(self._shape)))
+        self._slots = np.frombuffer(mmap.mmap(self._memory, 0), np.uint8).reshape(self._shape)
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(self._shape[0]):
+            self._free.put(slot)
+        self._workers = [_Worker(self._memory, self._shape) for _ in range(workers)]
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids of the workers there are now."""
+        return tuple(worker.child.process.pid for worker in self._workers)
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
+        """Yield every sample's frames, a batch of one, or its failure, in the order in which they are ready.
+
+        When it has come to the end, it can be called again; cut off before, it ends the workers.
+        """
+        return cast("Generator[FrameBatch | Failed]", self._work(samples, decoding=True))
+
+    def plan(self, samples: Iterable[Sample]) -> Generator[Planned | Failed]:
+        """Yield what another decoder has to know of every sample, or its failure, as `decode` does; no slot is used."""
+        return cast("Generator[Planned | Failed]", self._work(samples, decoding=False))
+
+    def _work(self, samples: Iterable[Sample], decoding: bool) -> Generator[FrameBatch | Planned | Failed]:
+        source = iter(samples)
+        again: deque[Sample] = deque()
+        try:
+            while self._dispatch(source, again, decoding):
+                for worker in self._answered():
+                    yield from self._collect(worker, again)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers. Frames already handed out stay readable."""
+        for worker in self._workers:
+            worker.child.end()
+        if self._memory >= 0:
+            os.close(self._memory)  # the mapping lives on until the last array that shows it is gone
+            self._memory = -1
+
+    def _dispatch(self, source: Iterator[Sample], again: deque[Sample], decoding: bool) -> bool:
+        """Give every idle worker a sample, second tries first; False when there is no more work at all."""
+        for worker in self._workers:
+            if worker.sample is None:
+                second = bool(again)
+                sample = again.popleft() if second else next(source, None)
+                if sample is None:
+                    break
+                worker.take(self._free.get() if decoding else NO_SLOT, sample, second, self._time_limit)
+        return any(worker.sample is not None for worker in self._workers)
+
+    def _answered(self) -> list[_Worker]:
+        """Wait until a worker has answered, died, or run out of time."""
+        busy = {worker.child.connection: worker for worker in self._workers if worker.sample is not None}
+        deadline = min(worker.deadline for worker in busy.values())
+        ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
+        # A worker that has answered is never too late: its answer may have lain waiting while the line was full.
+        now = time.monotonic()
+        return [worker for connection, worker in busy.items() if connection in ready or worker.deadline <= now]
+
+    def _collect(self, worker: _Worker, again: deque[Sample]) -> Iterator[FrameBatch | Planned | Failed]:
+        sample, slot, second = worker.sample, worker.slot, worker.second
+        assert sample is not None
+        try:
+            answer = worker.answer()
+        except Ended as ended:
+            self._release(slot)
+            worker.child.end()
+            self._workers[self._workers.index(worker)] = _Worker(self._memory, self._shape)
+            if second:
+                yield Failed(sample, "decode", f"the decoding process {ended}, twice")
+            else:
+                again.append(sample)
+            return
+        if isinstance(answer, Planned | Failed):
+            self._release(slot)
+            yield answer
+        else:
+            plan, seconds = answer
+            n = plan.sample.rule.n
+            release = partial(self._release, slot)
+            yield FrameBatch((plan,), self._slots[slot, :n], ((0, n),), (seconds,), release)
+
+    def _release(self, slot: int) -> None:
+        if slot != NO_SLOT:
+            self._free.put(slot)
+
+
+class _Worker:
+    """One process, the sample it is at, and when its answer is due."""
+
+    def __init__(self, memory: int, shape: tuple[int, ...]) -> None:
+        self.child = Child("gpupeak.decode.worker:main", *shape, descriptors=(memory,))
+        self.sample: Sample | None = None
+        self.slot = -1
+        self.second = False
+        self.deadline = 0.0
+        self._ready = False
+
+    def take(self, slot: int, sample: Sample, second: bool, time_limit: float) -> None:
+        """Send one sample, whose frames go into `slot`."""
+        if not self._ready:
+            self._await_ready()
+        self.child.send((slot, sample))
+        self.sample, self.slot, self.second = sample, slot, second
+        self.deadline = time.monotonic() + time_limit
+
+    def answer(self) -> Answer:
+        """The answer that is there by now. Raises Ended if there is none."""
+        self.sample = None
+        answer: Answer = self.child.receive(0)
+        return answer
+
+    def _await_ready(self) -> None:
+        try:
+            self._ready = self.child.receive(_START_SECONDS) == READY
+        except Ended as ended:
+            raise RunError(f"a decoding process cannot start: it {ended}{self.child.last_words()}") from ended
+
+
+def _shared_memory(size: int) -> int:
+    """A descriptor of `size` zeroed bytes without a name: nothing to clean up after a kill.
+
+    A memfd also does not count against the size of /dev/shm, which containers keep at 64 MiB.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("gpupeak-frames")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor

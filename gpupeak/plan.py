@@ -1,0 +1,22 @@
+"""From a sample to the frames that are wanted of its video, and why."""
+
+from __future__ import annotations
+
+from gpupeak.peaks import read_peak
+from gpupeak.sampling import choose
+from gpupeak.types import FramePlan, Peak, Sample
+
+__all__ = ["plan_frames"]
+
+
+def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
+    """Plan one sample whose video has `frames` presented frames.
+
+    Raises:
+        SampleError: there is no usable peak and the rule's fallback is "fail".
+    """
+    rule = sample.rule
+    peak = read_peak(sample.name, sample.au_dirs, rule.peak_source) if rule.method == "emotion_peak" else None
+    choice = choose(rule, sample.name, frames, peak)
+    found = peak if isinstance(peak, Peak) else None
+    return FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp)

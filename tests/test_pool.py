@@ -1,0 +1,161 @@
+"""The decoding processes: the same frames from any number of them, and a fault takes one of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import write_clip
+from samples import sample
+
+from gpupeak.decode import decode_frames
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.errors import RunError
+from gpupeak.types import Failed, FrameBatch, Sample
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    directory = tmp_path_factory.mktemp("pool")
+    return [write_clip(directory / f"clip{i}.mp4", frames=12 + i) for i in range(6)]
+
+
+def decoded(samples: list[Sample], workers: int, **options: float) -> dict[str, FrameBatch | Failed]:
+    pool = WorkerPool(workers, 8, SIZE, **options)  # type: ignore[arg-type]
+    results = {}
+    for item in pool.decode(samples):
+        if isinstance(item, FrameBatch):
+            name = item.plans[0].sample.name
+            item = FrameBatch(item.plans, item.pixels.copy(), item.spans, item.seconds, item.release)  # type: ignore[union-attr]
+            item.release()
+        else:
+            name = item.sample.name
+        assert name not in results
+        results[name] = item
+    return results
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_frames_do_not_depend_on_the_number_of_workers(tmp_path: Path, clips: list[Path], workers: int) -> None:
+    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
+    results = decoded(samples, workers)
+    assert results.keys() == {clip.stem for clip in clips}
+    for clip in clips:
+        batch = results[clip.stem]
+        assert isinstance(batch, FrameBatch)
+        np.testing.assert_array_equal(batch.pixels, decode_frames(clip, batch.plans[0].indices, SIZE))
+        assert set(batch.seconds[0]) == {"plan", "decode"}
+
+
+def test_samples_of_fewer_frames_than_a_slot_holds(tmp_path: Path, clips: list[Path]) -> None:
+    results = decoded([sample(tmp_path, "a", n=3, video=clips[0]), sample(tmp_path, "b", video=clips[1])], 1)
+    assert isinstance(results["a"], FrameBatch)
+    assert results["a"].pixels.shape == (3, SIZE, SIZE, 3)
+    assert isinstance(results["b"], FrameBatch)
+    assert results["b"].pixels.shape == (8, SIZE, SIZE, 3)
+
+
+def test_a_bad_video_is_a_failure_and_its_worker_goes_on(tmp_path: Path, clips: list[Path]) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    samples = [
+        sample(tmp_path, "text", video=tmp_path / "text.mp4"),
+        sample(tmp_path, "missing"),
+        sample(tmp_path, "good", video=clips[0]),
+    ]
+    results = decoded(samples, 1)
+    assert isinstance(results["text"], Failed)
+    assert results["text"].stage == "plan"
+    assert isinstance(results["missing"], Failed)
+    assert (results["missing"].stage, results["missing"].reason) == ("find", "no video file of this name")
+    assert isinstance(results["good"], FrameBatch)
+
+
+FAULTS = """
+import os, signal, time
+import gpupeak.decode.worker as worker
+
+real = worker.open_clip
+
+def open_clip(path):
+    if path.stem.startswith("hang"):
+        time.sleep(1000)
+    if path.stem.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem.startswith("once"):
+        if not path.with_name("died").exists():
+            path.with_name("died").touch()
+            os._exit(3)
+    return real(path)
+
+worker.open_clip = open_clip
+"""
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers hang, crash or exit when they open a video of such a name."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_sample_set_aside(
+    tmp_path: Path, clips: list[Path], faults: None
+) -> None:
+    samples = [sample(tmp_path, "hang", video=tmp_path / "hang.mp4")]
+    samples += [sample(tmp_path, clip.stem, video=clip) for clip in clips]
+    results = decoded(samples, 2, time_limit=1.0)
+    hung = results.pop("hang")
+    assert isinstance(hung, Failed)
+    assert hung.reason == "the decoding process gave no answer within the time limit, twice"
+    assert all(isinstance(result, FrameBatch) for result in results.values())
+
+
+def test_a_worker_that_crashes_is_replaced_and_its_sample_set_aside(
+    tmp_path: Path, clips: list[Path], faults: None
+) -> None:
+    samples = [sample(tmp_path, f"deadly{i}", video=tmp_path / f"deadly{i}.mp4") for i in range(3)]
+    samples.insert(1, sample(tmp_path, "good", video=clips[0]))
+    results = decoded(samples, 1)
+    assert isinstance(results.pop("good"), FrameBatch)
+    for failed in results.values():
+        assert isinstance(failed, Failed)
+        assert failed.reason == "the decoding process was ended by SIGSEGV, twice"
+
+
+def test_a_sample_whose_worker_died_once_is_tried_again(tmp_path: Path, clips: list[Path], faults: None) -> None:
+    shutil.copy(clips[0], tmp_path / "once.mp4")
+    (batch,) = WorkerPool(1, 8, SIZE).decode([sample(tmp_path, "once", video=tmp_path / "once.mp4")])
+    assert (tmp_path / "died").exists()
+    assert isinstance(batch, FrameBatch)
+    np.testing.assert_array_equal(batch.pixels, decode_frames(clips[0], batch.plans[0].indices, SIZE))
+
+
+def test_a_worker_that_cannot_start_stops_the_run_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "av.py").write_text("raise ImportError('libav is not installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RunError, match="cannot start: it exited with code 1: ImportError: libav is not installed"):
+        list(WorkerPool(1, 8, SIZE).decode([sample(tmp_path)]))
+
+
+def test_workers_import_no_torch_and_end_when_decoding_is_cut_off(tmp_path: Path, clips: list[Path]) -> None:
+    pool = WorkerPool(2, 8, SIZE)
+    pids = pool.pids
+
+    def endless() -> Iterator[Sample]:
+        while True:
+            yield sample(tmp_path, "a", video=clips[0])
+
+    stream = pool.decode(endless())
+    next(stream)
+    for pid in pids:
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    stream.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -1,0 +1,205 @@
+"""A whole run over small clips with a small encoder: skipping, refusing, recording, stopping."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import write_clip
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
+from gpupeak.report import Silent, Tally
+from gpupeak.store import read_manifest
+from gpupeak.types import Outcome
+
+ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("videos")
+    for index in range(3):
+        write_clip(directory / f"clip{index}.mp4", frames=20 + index)
+    (directory / "broken.mp4").write_text("no video")
+    return directory
+
+
+@pytest.fixture
+def config(videos: Path, tmp_path: Path) -> ExtractConfig:
+    return ExtractConfig(
+        videos=videos,
+        name="mine",
+        output_root=tmp_path / "out",
+        sampling="uniform",
+        encoder=ENCODER,
+        weights="random:0",
+        device="cpu",
+        workers=1,
+    )
+
+
+def changed(config: ExtractConfig, **changes: object) -> ExtractConfig:
+    fields = {name: getattr(config, name) for name in ExtractConfig.__dataclass_fields__}
+    return ExtractConfig(**{**fields, **changes})
+
+
+def directory(config: ExtractConfig) -> Path:
+    (home,) = (config.output_root / "mine").iterdir()
+    return home
+
+
+@pytest.fixture
+def extracted(config: ExtractConfig) -> gpupeak.RunReport:
+    return gpupeak.extract(config)
+
+
+def test_a_run_saves_every_good_sample_and_records_every_outcome(
+    config: ExtractConfig, extracted: gpupeak.RunReport
+) -> None:
+    (tally,) = extracted.datasets
+    assert (tally.listed, tally.saved, tally.failed, tally.skipped) == (4, 3, 1, 0)
+    assert extracted.exit_code == 1
+    assert extracted.device == "cpu"
+    home = directory(config)
+    assert home.name == "frame_open_clip_ViT-S-32-alt_uniform_8frms"
+    features = gpupeak.load_features(
+        config.output_root, "mine", "clip0", encoder="open_clip_ViT-S-32-alt", sampling="uniform"
+    )
+    assert features.shape == (8, 256)
+    assert np.isfinite(features).all()
+    lines = {entry["sample"]: entry for entry in read_manifest(home)}
+    assert lines.keys() == {"clip0", "clip1", "clip2", "broken"}
+    assert lines["clip1"]["frames"] == 21
+    assert lines["clip1"]["codec"] == "h264"
+    assert set(lines["clip1"]["seconds"]) == {"plan", "decode", "encode", "write"}
+    assert lines["broken"]["stage"] == "plan"
+    run = json.loads((home / "run.json").read_text())
+    assert run["settings"]["weights"] == "random:0"
+    assert run["settings"]["sampling"] == "uniform"
+    assert run["versions"]["gpupeak"] == gpupeak.__version__
+    json.dumps(extracted.to_json())
+
+
+def test_a_second_run_skips_what_is_whole_and_tries_again_what_failed(
+    config: ExtractConfig, extracted: gpupeak.RunReport
+) -> None:
+    home = directory(config)
+    (home / "clip1.npy").write_bytes((home / "clip1.npy").read_bytes()[:-1])  # torn by another tool
+    before = (home / "clip0.npy").stat().st_mtime_ns
+    (tally,) = gpupeak.extract(config).datasets
+    assert (tally.saved, tally.skipped, tally.failed) == (1, 2, 1)
+    assert (home / "clip0.npy").stat().st_mtime_ns == before
+    assert len(list(read_manifest(home))) == 4
+
+
+def test_a_rerun_over_finished_work_imports_no_torch(config: ExtractConfig, extracted: gpupeak.RunReport) -> None:
+    (config.videos / "broken.mp4").rename(config.videos / "broken.txt")  # type: ignore[operator]
+    try:
+        code = (
+            "import sys, gpupeak; from pathlib import Path;"
+            f"report = gpupeak.extract(gpupeak.ExtractConfig(videos=Path({str(config.videos)!r}), name='mine',"
+            f"output_root=Path({str(config.output_root)!r}), sampling='uniform', encoder={ENCODER!r},"
+            "weights='random:0'));"
+            "assert report.datasets[0].skipped == 3 and report.exit_code == 0, report;"
+            "print('torch' in sys.modules, 'av' in sys.modules)"
+        )
+        printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    finally:
+        (config.videos / "broken.txt").rename(config.videos / "broken.mp4")  # type: ignore[operator]
+    assert printed.split() == ["False", "False"]
+
+
+def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
+    config: ExtractConfig, extracted: gpupeak.RunReport
+) -> None:
+    home = directory(config)
+    before = (home / "clip0.npy").read_bytes()
+    other = changed(config, weights="random:1")
+    with pytest.raises(ConfigError, match="give --overwrite"):
+        gpupeak.extract(other)
+    assert (home / "clip0.npy").read_bytes() == before
+    (tally,) = gpupeak.extract(changed(other, overwrite=True)).datasets
+    assert (tally.saved, tally.skipped) == (3, 0)
+    assert (home / "clip0.npy").read_bytes() != before
+    with pytest.raises(ConfigError, match="give --overwrite"):
+        gpupeak.extract(config)
+
+
+def test_an_overwrite_that_was_cut_short_goes_on_without_the_option(
+    config: ExtractConfig, extracted: gpupeak.RunReport
+) -> None:
+    other = changed(config, weights="random:1")
+    (tally,) = gpupeak.extract(changed(other, overwrite=True, limit=2)).datasets
+    assert any("from before --overwrite" in warning for warning in tally.warnings)
+    (tally,) = gpupeak.extract(other).datasets
+    assert (tally.saved, tally.skipped) == (2, 1)
+    assert not tally.warnings
+
+
+def test_results_do_not_depend_on_the_number_of_workers(
+    config: ExtractConfig, extracted: gpupeak.RunReport, tmp_path: Path
+) -> None:
+    other = changed(config, workers=3, output_root=tmp_path / "other")
+    gpupeak.extract(other)
+    for path in directory(config).glob("*.npy"):
+        assert path.read_bytes() == (directory(other) / path.name).read_bytes()
+
+
+def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: ExtractConfig, tmp_path: Path) -> None:
+    wrong = changed(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
+    with pytest.raises(AuError, match="nowhere"):
+        gpupeak.extract(wrong)
+    assert not config.output_root.exists()
+    (tally,) = gpupeak.extract(changed(wrong, fallback="uniform")).datasets
+    assert sum(tally.fallbacks.values()) == tally.saved == 3
+    assert any("fell back" in warning for warning in tally.warnings)
+
+
+def test_no_gpu_is_an_error_for_who_asked_for_one_and_a_notice_for_auto(config: ExtractConfig) -> None:
+    notices: list[str] = []
+
+    class Listener(Silent):
+        def notice(self, text: str) -> None:
+            notices.append(text)
+
+    with pytest.raises(DeviceError, match="--device cuda:7: "):
+        gpupeak.extract(changed(config, device="cuda:7"))
+    gpupeak.extract(config, Listener())
+    assert any(text.startswith("on the CPU, as asked") for text in notices)
+
+
+def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractConfig, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    class StopAtFirst(Silent):
+        def advanced(self, tally: Tally, outcome: Outcome) -> None:
+            stop.set()
+
+    report = gpupeak.extract(changed(config, limit=3), StopAtFirst(), stop)
+    assert report.interrupted
+    assert report.exit_code == 130
+    (first,) = report.datasets
+    assert first.not_reached >= 1
+    (second,) = gpupeak.extract(changed(config, limit=3)).datasets
+    assert second.not_reached == 0
+    assert second.skipped == first.saved
+
+
+def test_an_output_that_cannot_be_written_stops_the_run_in_one_line(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, parts: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.writev", full)
+    with pytest.raises(RunError, match="cannot be written: No space left on device") as caught:
+        gpupeak.extract(config)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in directory(config).iterdir() if path.suffix in (".npy", ".tmp")]
