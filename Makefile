@@ -1,0 +1,62 @@
+# `make demo` and `make test` do everything themselves: the first one of them sets up $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Whether the packages for NVIDIA GPUs are installed too. auto: where they can be, spoken if not;
+# 1: they must be; 0: they are not. What was last asked for is remembered in $(VENV).
+GPU ?= $(or $(shell cat $(VENV)/.gpu 2>/dev/null),auto)
+READY := $(VENV)/.ready-$(GPU)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv and install gpupeak into it (PYTHON=python3.12, GPU=0 without GPU packages, GPU=1 with)
+
+demo: setup ## Extract features from a small corpus made on the spot, and show what came out
+	@$(BIN)/gpupeak demo --out demo
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: setup ## Check formatting (ruff format), style (ruff) and types (mypy)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: setup ## Run the benchmarks in bench/
+	@set -e; for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## Remove what the other targets leave behind, all but .venv
+	rm -rf build dist demo ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find bench gpupeak kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@case '$(GPU)' in auto|0|1) ;; *) echo "make: GPU is '$(GPU)', expected auto, 0 or 1" >&2; exit 2 ;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "make: gpupeak needs Python 3.10 or newer, $(PYTHON) is: `$(PYTHON) --version 2>&1 | head -n 1`." \
+	    "Name another: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.ready-*
+	@install() { \
+	  echo "Installing gpupeak $$1 into $(VENV): $$2, some minutes the first time."; \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$$3]"; \
+	}; \
+	with() { install 'with the GPU packages' 'about 7 GB' gpu,dev; }; \
+	without() { install 'without the GPU packages' 'about 6 GB on Linux' dev; }; \
+	case "$(GPU) `uname -s -m`" in \
+	  1\ *) with ;; \
+	  0\ *) without ;; \
+	  auto\ Linux\ x86_64|auto\ Linux\ aarch64) with || { \
+	    echo "make: the GPU packages could not be installed (see above); going on without them, on the CPU only." \
+	      "To try again: make setup GPU=1" >&2; without; } ;; \
+	  *) echo "make: no GPU packages exist for `uname -s -m`; going on without them, on the CPU only."; without ;; \
+	esac
+	@echo '$(GPU)' > $(VENV)/.gpu
+	@touch $@

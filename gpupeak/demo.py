@@ -1,0 +1,156 @@
+"""What does gpupeak do? The whole job on a corpus drawn on the spot, shown and checked."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from gpupeak.cli import main
+from gpupeak.demo_corpus import CLIPS, Clip, Corpus, is_corpus, make_corpus
+from gpupeak.display import Output
+from gpupeak.errors import ConfigError, WriteError
+from gpupeak.store import feature_directory, read_manifest
+
+__all__ = ["run_demo"]
+
+_FEATURES = "preextracted_features"
+_MADE = ("dataset", "mer-factory-output", _FEATURES)
+
+
+def run_demo(out: Path, console: Output, device: str = "auto", weights: str = "random:0") -> int:
+    """Draw a corpus into `out`, extract its features by the command line, show what came out and check it.
+
+    An earlier demo in `out` is made anew.
+
+    Args:
+        device, weights: as in `ExtractConfig`.
+
+    Returns:
+        The exit code: the command's own, or 1 if a peak was not found where it was drawn.
+
+    Raises:
+        ConfigError: `out` holds something else than a demo.
+        WriteError: `out` cannot be written.
+    """
+    corpus = _draw(out, console)
+    command = [
+        ["extract", *corpus.datasets],
+        ["--dataset-root", str(corpus.dataset_root)],
+        ["--mer-factory-output", str(corpus.mer_factory_output)],
+        ["--output-root", str(out / _FEATURES)],
+        ["--config", str(corpus.config_file)],
+        ["--weights", weights],
+        ["--device", device],
+    ]
+    console.say("\nThe run", "bold")
+    console.say(f"{_program()} " + " \\\n    ".join(map(shlex.join, command)))
+    if weights.startswith("random:"):
+        console.say(
+            f"The weights are seeded random numbers ({weights}), not CLIP's: "
+            "the features have the right form and mean nothing.",
+            "yellow",
+        )
+    if code := main([word for words in command for word in words]):
+        return code
+    _show_files(console, out)
+    right = _show_frames(console, out)
+    _show_next(console)
+    return 0 if right else 1
+
+
+def _draw(out: Path, console: Output) -> Corpus:
+    began = time.perf_counter()
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not is_corpus(out):
+                raise ConfigError(f"{out}: is not empty and holds no demo; give another --out")
+            for name in _MADE:
+                if (out / name).exists():
+                    shutil.rmtree(out / name)
+        corpus = make_corpus(out)
+    except OSError as error:
+        raise WriteError(f"{out}: the demo cannot be written there: {error.strerror or error}") from error
+    console.say("A corpus", "bold")
+    console.say(
+        f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to a "
+        f"peak and falls,\nlaid out as a small mer2023 and iemocap, one clip without an action-unit file: "
+        f"made in {time.perf_counter() - began:.1f} s."
+    )
+    return corpus
+
+
+def _program() -> str:
+    """What to type for this very gpupeak: its name where the shell finds it, else its path."""
+    beside = Path(sys.executable).with_name("gpupeak")
+    if shutil.which("gpupeak") or not beside.exists():
+        return "gpupeak"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+
+
+def _show_files(console: Output, out: Path) -> None:
+    console.say("\nThe files", "bold")
+    console.print(_tree(out, Tree(Text(f"{out}/"), guide_style="dim")))
+    example = _features(out, CLIPS[0]) / f"{CLIPS[0].name}.npy"
+    array = np.load(example)
+    console.say(f"numpy.load({example.name!r}): {array.dtype}, shape {array.shape}")
+
+
+def _tree(path: Path, branch: Tree) -> Tree:
+    for entry in sorted(path.iterdir(), key=lambda entry: (entry.is_file(), entry.name)):
+        if entry.is_dir():
+            _tree(entry, branch.add(Text(f"{entry.name}/")))
+        else:
+            branch.add(Text.assemble(entry.name, "  ", (decimal(entry.stat().st_size), "dim")))
+    return branch
+
+
+def _show_frames(console: Output, out: Path) -> bool:
+    """Show which frames were chosen and why; say whether every peak is where it was drawn."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("sample", no_wrap=True)
+    table.add_column("drawn", justify="right")
+    for header in ("found", "frames chosen"):
+        table.add_column(header)
+    wrong = []
+    for clip in CLIPS:
+        (entry,) = (line for line in read_manifest(_features(out, clip)) if line["sample"] == clip.name)
+        peak, fallback, indices = entry["peak"], entry["fallback"], entry["indices"]
+        found = f"{fallback['reason']}: uniform" if peak is None else f"{peak['index']}, by {peak['source']}"
+        expected = None if clip.source is None else (clip.peak, clip.source)
+        if (peak and (peak["index"], peak["source"])) != expected or (peak and clip.peak not in indices):
+            wrong.append(clip.name)
+        chosen = Text(" ").join(Text(str(index), "bold green" if index == clip.peak else "") for index in indices)
+        table.add_row(clip.name, str(clip.peak), found, chosen)
+    console.say("\nWhich frames, and why", "bold")
+    console.print(table)
+    if wrong:
+        console.say(f"Not where they were drawn: the peaks of {', '.join(wrong)}.", "red")
+    else:
+        console.say(
+            "Every peak that a file tells was found where it was drawn, and is among the frames chosen.", "green"
+        )
+    return not wrong
+
+
+def _show_next(console: Output) -> None:
+    console.say("\nNext: your own copy of MER-UniBench, or your own videos", "bold")
+    for arguments in (
+        "plan --dataset-root DIR --mer-factory-output DIR",
+        "extract --dataset-root DIR --mer-factory-output DIR",
+        "extract --videos DIR --name mycorpus --aus DIR",
+    ):
+        console.say(f"{_program()} {arguments}")
+
+
+def _features(out: Path, clip: Clip) -> Path:
+    return feature_directory(out / _FEATURES, clip.dataset, "CLIP_VIT_LARGE", "emotion_peak", 8)

@@ -1,0 +1,178 @@
+"""The documents keep what they promise: their commands parse, their tables are true, their translation is in step."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from gpupeak import cli, datasets
+from gpupeak.config import ExtractConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "README.zh-CN.md")
+EVERY_README = pytest.mark.parametrize("name", READMES)
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def text(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def blocks(document: str, language: str = "[a-z]+") -> list[str]:
+    """The code blocks of a language, comments taken off and continued lines joined."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    return [re.sub(r" *#.*$", "", block, flags=re.MULTILINE).replace("\\\n", " ") for block in found]
+
+
+def spans(document: str) -> list[str]:
+    """What stands between single backticks, code blocks left out."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", document, flags=re.DOTALL | re.MULTILINE))
+
+
+def commands(document: str) -> list[list[str]]:
+    """Every gpupeak command line that is shown, its program's name left out."""
+    lines = [line for block in blocks(document, "bash") for line in block.splitlines()] + spans(document)
+    return [words[1:] for line in lines if (words := shlex.split(line))[:1] == ["gpupeak"]]
+
+
+@EVERY_README
+def test_every_command_parses(name: str) -> None:
+    shown = commands(text(name))
+    assert {words[0] for words in shown} >= {"extract", "plan", "inspect"}
+    for words in shown:
+        command, *arguments = cli._spread_datasets([word for word in words if word not in ("--help", "...")])
+        COMMANDS[command].make_context(command, arguments)
+
+
+@EVERY_README
+def test_every_option_exists_and_every_option_of_extract_is_told(name: str) -> None:
+    there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text(name))) - {"--help"}
+    assert shown - there == set()
+    told = {option for parameter in COMMANDS["extract"].params for option in parameter.opts if option[:2] == "--"}
+    assert told - shown <= {"--limit", "--workers", "--batch-size", "--time-limit", "--fsync", "--help"}
+
+
+@EVERY_README
+def test_every_make_target_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    lines = [line for block in blocks(text(name), "bash") for line in block.splitlines()] + spans(text(name))
+    shown = {line.split()[1] for line in lines if line.startswith("make ")}
+    assert {"demo", "setup", "test", "check", "bench"} <= shown <= targets
+
+
+@EVERY_README
+def test_every_link_leads_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", text(name))
+    assert [link for link in links if "://" not in link and not (REPOSITORY / link).exists()] == []
+
+
+@EVERY_README
+def test_the_table_of_datasets_is_the_one_in_use(name: str) -> None:
+    table = tomllib.loads((REPOSITORY / "gpupeak/datasets.toml").read_text())
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\d,]+) \| `([^`]+)`[,\uff0c] ?(.+) \| `([^`]+)` \| `(\w+)` \|$", text(name), re.MULTILINE
+    )
+    assert [row[0] for row in rows] != []
+    assert {row[0] for row in rows} == set(table["benchmark"])
+    for dataset, expected, labels, keys, videos, consumer in rows:
+        entry = table["datasets"][dataset]
+        shown = [key.strip("*") for key in re.findall("`([^`]+)`", keys)]
+        assert (int(expected.replace(",", "")), labels, videos, consumer) == (
+            entry["expected"],
+            entry["labels"],
+            entry["videos"],
+            entry["consumer"],
+        )
+        assert shown == [entry[key] for key in ("key", "test_prefix") if key in entry]
+    named = set(spans(text(name)))
+    assert set(table["datasets"]) <= named
+
+
+@EVERY_README
+def test_the_configuration_file_is_one(name: str, tmp_path: Path) -> None:
+    (block,) = blocks(text(name), "toml")
+    for directory in ("MER/mycorpus/clips", "MER/mer2024-dataset-process/video", "openface/mycorpus"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "MER/mycorpus/list.txt").write_text("a\n")
+    (tmp_path / "MER/mer2024-dataset-process/label-6way.npz").write_bytes(b"")
+    file = tmp_path / "datasets.toml"
+    file.write_text(block.replace("/data/", f"{tmp_path}/"))
+    mer2024, mycorpus = datasets.resolve(ExtractConfig(datasets=("mer2024", "mycorpus"), config_file=file))
+    assert mer2024.rule.method == "uniform"
+    assert (mycorpus.rule.n, mycorpus.rule.method) == (16, "emotion_peak")
+    assert mycorpus.au_dirs == (tmp_path / "openface/mycorpus",)
+    settings = {field.name for field in dataclasses.fields(datasets._Entry)}
+    assert settings <= set(spans(text(name)))
+
+
+@EVERY_README
+def test_the_python_shown_calls_what_there_is(name: str) -> None:
+    (block,) = blocks(text(name), "python")
+    names: dict[str, Any] = {}
+    for node in ast.parse(block).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            exec(ast.unparse(node), names)
+            continue
+        assert isinstance(node, ast.Assign)
+        for call in (inner for inner in ast.walk(node) if isinstance(inner, ast.Call)):
+            function = eval(ast.unparse(call.func), names)
+            inspect.signature(function).bind(*call.args, **{str(k.arg): k.value for k in call.keywords})
+    assert names["emotion_peak"](peak=61, before=61, after=38, total=100) == [0, 31, 59, 60, 61, 62, 63, 68]
+
+
+@EVERY_README
+def test_the_map_names_every_module(name: str) -> None:
+    section = re.split(r"^## ", text(name), flags=re.MULTILINE)
+    rows = [line for part in section for line in part.splitlines() if line.startswith("| ") and "`pipeline`" in line]
+    assert len(rows) == 1
+    (part,) = (part for part in section if rows[0] in part)
+    named = {span for line in part.splitlines() if line.startswith("|") for span in re.findall(r"`([\w/.]+)`", line)}
+    for span in named:
+        assert (REPOSITORY / "gpupeak" / span).exists() or (REPOSITORY / f"gpupeak/{span}.py").exists(), span
+    there = {path.stem for path in (REPOSITORY / "gpupeak").glob("[a-z]*.py")}
+    there |= {f"{path.name}/" for path in (REPOSITORY / "gpupeak").iterdir() if (path / "__init__.py").exists()}
+    assert there - named == set()
+
+
+def test_the_translation_is_in_step() -> None:
+    english, chinese = map(text, READMES)
+    assert blocks(english) == blocks(chinese)
+    for pattern in (r"^#+ ", r"^\|", r"^- ", r"^```[a-z]+"):
+        assert re.findall(pattern, english, re.MULTILINE) == re.findall(pattern, chinese, re.MULTILINE), pattern
+    assert set(spans(english)) == set(spans(chinese))
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    from gpupeak import __version__
+
+    assert "## [Unreleased]" in text("CHANGELOG.md")
+    assert f"## [{__version__}]" in text("CHANGELOG.md")
+
+
+def test_the_licence_is_apaches_own_text() -> None:
+    licence = text("LICENSE")
+    assert "Apache License\n                           Version 2.0, January 2004" in licence
+    assert "APPENDIX: How to apply the Apache License to your work." in licence
+    assert "Copyright [yyyy] [name of copyright owner]" in licence
+
+
+def test_ci_runs_the_checks_and_the_tests() -> None:
+    script = REPOSITORY / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert [line for line in script.read_text().splitlines() if line.startswith("make")] == ["make check", "make test"]
