@@ -86,7 +86,8 @@ class Clip:
         self.codec = self.decoder.codec.canonical_name
         self.profile = self.decoder.profile
         self.width, self.height = self.decoder.width, self.decoder.height
-        self.pix_fmt = self.decoder.pix_fmt
+        # Not `pix_fmt`: where the format is not known, PyAV 17, the last for Python 3.10, crashes on that.
+        self.pix_fmt = self.decoder.format.name if self.decoder.format else None
         self.colorspace, self.color_range = int(self.decoder.colorspace), int(self.decoder.color_range)
         self.fps = float(stream.average_rate or 0)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
@@ -290,13 +291,11 @@ def _open(path: Path) -> InputContainer:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise SampleError(
-            "plan", f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        raise SampleError("plan", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise SampleError("plan", f"{str(path)!r} is not a regular file")
+        raise SampleError("plan", "is not a regular file")
     if not status.st_size:
-        raise SampleError("plan", f"{str(path)!r} is empty: 0 bytes")
+        raise SampleError("plan", "is empty: 0 bytes")
     try:
         if path.suffix.lower() in (".mp4", ".mov", ".m4v"):
             # libavformat decodes up to seven H.264 frames to learn how they are reordered, 9 to 24 ms at
@@ -309,7 +308,7 @@ def _open(path: Path) -> InputContainer:
         return _av_open(path, {}, {})
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SampleError("plan", f"{str(path)!r} cannot be opened, is no video or is cut short: {reason}") from error
+        raise SampleError("plan", f"cannot be opened, is no video or is cut short: {reason}") from error
 
 
 def _av_open(path: Path, options: dict[str, str], container_options: dict[str, str]) -> InputContainer:

@@ -100,7 +100,7 @@ def _open(file: Path) -> Tensors:
         if _is_torch_script(file):
             raise WeightsError(
                 f"{file.name} is a TorchScript archive, which is a program; expected a state dict: "
-                "torch.save(torch.jit.load(FILE).state_dict(), 'clip.pt') makes one of a file you trust"
+                "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
             )
         state = torch.load(file, map_location="cpu", weights_only=True)
     except WeightsError:
@@ -111,11 +111,7 @@ def _open(file: Path) -> Tensors:
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise WeightsError(f"{file.name} holds a {type(state).__name__}, expected a state dict")
-    return {str(name): partial(_itself, value) for name, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def _itself(value: torch.Tensor) -> torch.Tensor:
-    return value
+    return {str(name): value.detach for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _is_torch_script(file: Path) -> bool:
@@ -187,7 +183,7 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
     if value.is_floating_point() != like.is_floating_point() or value.layout is not torch.strided:
         raise WeightsError(f"{name} is {value.dtype} ({value.layout}), expected {like.dtype}")
     # Copied: safetensors maps the file, and a file that changes later must not change features.
-    value = value.detach().to(torch.float32 if like.is_floating_point() else like.dtype, copy=True)
+    value = value.to(torch.float32 if like.is_floating_point() else like.dtype, copy=True)
     # Both ends are NaN where any value is; isfinite() of all values would take 17 times as long.
     if not all(bool(end.isfinite()) for end in torch.aminmax(value)):
         raise WeightsError(f"{name} holds values that are not finite")
