@@ -45,7 +45,8 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     # On the CPU eight images already fill the matrix units, and a product's rounding changes with its number
     # of rows: one sample at a time keeps results independent of how samples meet.
     batch_size = config.batch_size or (1 if device.type == "cpu" else 16)
-    workers = config.workers or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = config.workers or cores or 1
     # Started first: the workers import while the weights are read.
     decoder = WorkerPool(workers, n, spec.size, time_limit=config.time_limit, held=READY_BATCHES + batch_size + 1)
     try:

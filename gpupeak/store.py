@@ -33,6 +33,7 @@ __all__ = [
 
 TEMPORARY = re.compile(r"\.gpupeak-.*\.tmp\Z")
 """What a file being written is called: hidden, so that no `*.npy` pattern picks it up."""
+_LONGEST_HEADER = 1 << 16
 
 
 def feature_directory(root: Path, dataset: str, encoder: str, sampling: str, n: int) -> Path:
@@ -91,12 +92,12 @@ def is_whole(path: str | Path, n: int, dim: int, header: bytes | None = None) ->
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - Path.open costs more than the read
             size = os.fstat(file.fileno()).st_size
-            # NumPy writes 128 bytes of header; other writers may pad further.
-            start = file.read(len(header)) if size == len(header) + 4 * n * dim else file.read(1 << 16)
+            if size == len(header) + 4 * n * dim and file.read(len(header)) == header:
+                return True
+            file.seek(0)
+            start = file.read(_LONGEST_HEADER)  # another writer's, or none
     except OSError:
         return False
-    if start == header:
-        return True
     parsed = _parse_header(start)
     return parsed is not None and parsed[0] == (n, dim) and size == parsed[1] + 4 * n * dim
 

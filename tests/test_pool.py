@@ -13,6 +13,7 @@ from samples import sample
 
 from gpupeak.decode import decode_frames
 from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import RunError
 from gpupeak.types import Failed, FrameBatch, Sample
 
@@ -101,7 +102,8 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers hang, crash or exit when they open a video of such a name."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook/sitecustomize.py").write_text(FAULTS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    root = Path(__file__).parents[1]  # for an interpreter that gpupeak is not installed in
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{root}")
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_sample_set_aside(
@@ -159,3 +161,34 @@ def test_workers_import_no_torch_and_end_when_decoding_is_cut_off(tmp_path: Path
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
     stream.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_planning_alone_takes_no_memory_for_frames(tmp_path: Path, clips: list[Path]) -> None:
+    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips] + [sample(tmp_path, "missing")]
+    pool = WorkerPool(2, 8, SIZE, held=0)
+    for _ in range(2):
+        answers = {
+            answer.plan.sample.name if isinstance(answer, Planned) else answer.sample.name: answer
+            for answer in pool.plan(samples)
+        }
+        assert answers.keys() == {each.name for each in samples}
+        assert isinstance(answers.pop("missing"), Failed)
+        for each in samples[:-1]:
+            here, there = prepare(each, None), answers[each.name]
+            assert isinstance(here, Planned)
+            assert isinstance(there, Planned)
+            assert (there.plan, there.unfit) == (here.plan, here.unfit)
+            assert there.plan.video is not None
+            assert there.seconds.keys() == {"plan"}
+    pool.close()
+
+
+def test_planning_sets_a_sample_aside_that_kills_its_workers(tmp_path: Path, clips: list[Path], faults: None) -> None:
+    deadly, good = sample(tmp_path, "deadly", video=tmp_path / "deadly.mp4"), sample(tmp_path, "good", video=clips[0])
+    pool = WorkerPool(1, 8, SIZE, held=0)
+    answers = list(pool.plan([deadly, good]))
+    (failed,) = (answer for answer in answers if isinstance(answer, Failed))
+    assert failed.sample == deadly
+    (batch,) = pool.decode([good])  # the same workers decode, too
+    assert isinstance(batch, FrameBatch)
+    pool.close()
