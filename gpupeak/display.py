@@ -423,7 +423,10 @@ def _frames_a_second(fps: float | None) -> str:
 
 
 def _rate(saved: int, seconds: float) -> str:
-    return f"{saved / seconds:.1f}" if saved and seconds > 0 else "-"
+    if not saved or seconds <= 0:
+        return "-"
+    rate = saved / seconds
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"  # ViT-L/14 takes a CPU seconds a sample
 
 
 def _clock(seconds: float) -> str:
