@@ -144,6 +144,36 @@ def test_pictures_of_lower_layers_are_kept() -> None:
     assert [syntax.unreferenced(each) for each in pictures] == [False, False, False, True], "it may refer to TRAIL_N"
 
 
+def test_mpeg2_pictures() -> None:
+    def picture(kind: int, before: bytes = b"") -> memoryview:
+        return memoryview(before + b"\0\0\1\0\0" + bytes([kind << 3, 0, 0]))
+
+    syntax = Syntax("mpeg2video", b"")
+    sequence_header = b"\0\0\1\xb3" + bytes(8)
+    pictures = [picture(1, sequence_header), picture(1), picture(2), picture(3)]
+    read = [syntax.read(each, key) for each, key in zip(pictures, (True, True, False, False), strict=True)]
+    assert [each.start for each in read] == [True, False, False, False], "an I picture has its tables before it"
+    assert [syntax.unreferenced(each) for each in read] == [False, False, False, True]
+    assert syntax.framed
+    syntax.read(memoryview(b"no picture"), False)
+    assert not syntax.framed
+
+
+def test_h264_fields_are_no_frames(clip_of: ClipOf) -> None:
+    with av.open(str(clip_of("h264_interlaced"))) as given:
+        header = given.streams.video[0].codec_context.extradata or b""
+    # first_mb_in_slice 0, slice_type 7, pic_parameter_set_id 0, frame_num in 4 bits, field_pic_flag
+    frame, field = (b"\0\0\0\x10\x65" + bytes([0b10001000, 0b10000000 | flag << 2]) + bytes(13) for flag in (0, 1))
+    syntax = Syntax("h264", header)
+    assert syntax.read(memoryview(frame), True).start
+    assert syntax.framed
+    syntax.read(memoryview(field), True)
+    assert not syntax.framed
+    without_sequence = Syntax("h264", b"")
+    without_sequence.read(memoryview(b"\0\0\1" + frame[4:]), True)
+    assert not without_sequence.framed
+
+
 def test_vp9_hidden_frames_outside_of_superframes() -> None:
     syntax = Syntax("vp9", b"")
     shown, hidden, showing_another = b"\x82\x49", b"\x84\x49", b"\x88\x49"
@@ -264,6 +294,31 @@ def test_timestamps_that_cannot_be_believed(clip_of: ClipOf, tmp_path: Path) -> 
         assert not clip.timed
         assert clip.frames == len(decode_in_full(path)) == 48
         assert clip.needed([3]) == list(range(48))
+
+
+def test_time_that_jumps_back(clip_of: ClipOf, tmp_path: Path) -> None:
+    def jump(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+        frame = 1 / (25 * packets[0].time_base)
+        for number, packet in enumerate(packets):
+            packet.dts = number - len(packets)
+            packet.pts = int(frame * (number if number < 32 else number - 20.5))
+        return packets
+
+    path = remux(clip_of("h264_no_b"), tmp_path / "jump.mp4", jump)
+    with open_clip(path) as clip:
+        assert not clip.timed
+        assert clip.frames == len(decode_in_full(path)) == 48
+
+
+def test_nothing_that_can_be_decoded(clip_of: ClipOf, tmp_path: Path) -> None:
+    with open_clip(clip_of("h264_cut_open_gop")) as clip:
+        packets = [bytes(packet) for packet in clip.read(range(clip.packets))]
+    data = clip_of("h264_cut_open_gop").read_bytes()
+    for packet in packets:
+        data = data.replace(packet, packet[:6] + b"\xff" * (len(packet) - 6))
+    path = tmp_path / "spoilt.mkv"
+    path.write_bytes(data)
+    assert "can be decoded" in refused(path)
 
 
 def test_a_clip_is_closed(clip_of: ClipOf) -> None:

@@ -1,0 +1,133 @@
+"""Which videos NVDEC may be given, by kind, and why it is not there on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from clips import write_clip
+
+from gpupeak.container import open_clip
+from gpupeak.decode import nvdec
+from gpupeak.decode.nvdec import examine, nvdec_missing
+
+NO_FRAMES = "packets that are no frames"
+UNTIMED = "timestamps do not tell the frames"
+
+ROUTES = {
+    "h264": None,
+    "h264_mov": None,
+    "h264_mkv": None,
+    "h264_fragmented": None,
+    "h264_open_gop": None,
+    "h264_cropped": None,
+    "h264_bt709": None,
+    "h264_vfr": None,
+    "h264_rotated_90": None,
+    "h264_one_frame": None,
+    "vp8": None,
+    "mpeg4_mp4": None,
+    "mpeg4_avi_vfr": None,
+    "h264_ts": "h264 in .ts",
+    "h264_avi": UNTIMED,
+    "h264_10_bit": "h264 in yuv420p10le",
+    "h264_444": "h264 in yuv444p",
+    "h264_full_range": "h264 in yuvj420p",
+    "h264_edit_list": NO_FRAMES,
+    "h264_cut": NO_FRAMES,
+    "vp8_hidden": NO_FRAMES,
+    "vp9": "vp9 of 96x64",
+    "vp9_odd": "odd width or height",
+    "hevc": "hevc of 96x64",
+    "av1": "codec av1",
+    "mpeg4_avi": "odd width or height",
+    "mpeg4_avi_b": "mpeg4 Advanced Simple Profile in .avi",
+    "mpeg4_avi_packed": UNTIMED,
+    "mjpeg_avi": "codec mjpeg",
+    "mpeg2_ts": "codec mpeg2video",
+    "wmv2": "codec wmv2",
+    "flv1": "codec flv1",
+}
+
+
+def unfit(path: Path) -> str | None:
+    with open_clip(path) as clip:
+        return examine(clip)[1]
+
+
+@pytest.mark.parametrize("kind", ROUTES)
+def test_routes(kind: str, clip_of: Callable[[str], Path]) -> None:
+    assert unfit(clip_of(kind)) == ROUTES[kind]
+
+
+def x265(params: str) -> dict[str, str]:
+    return {"x265-params": f"log-level=none:keyint=12:{params}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("closed.mp4", partial(write_clip, codec="libx265", options=x265("open-gop=0")), None),
+        ("open.mp4", partial(write_clip, codec="libx265", options=x265("open-gop=1")), "open GOPs of hevc"),
+        ("deep.mkv", partial(write_clip, codec="libx265", pix_fmt="yuv420p10le", options=x265("open-gop=0")), None),
+        ("vp9.webm", partial(write_clip, codec="libvpx-vp9", options={"cpu-used": "8", "deadline": "realtime"}), None),
+        ("bt2020.mp4", partial(write_clip, options={"x264-params": "colormatrix=bt2020nc"}), "colours of matrix 9"),
+    ],
+)
+def test_routes_of_larger_clips(tmp_path: Path, name: str, make: Callable[..., Path], reason: str | None) -> None:
+    found = unfit(make(tmp_path / name, frames=30, size=(160, 144)))
+    assert found is None if reason is None else (found or "").startswith(reason)
+
+
+def test_a_file_too_large_to_be_held_in_memory(clip_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvdec, "MAX_BYTES", 1 << 10)
+    assert unfit(clip_of("h264")) == "larger than 0 MiB"
+
+
+def test_the_facts(clip_of: Callable[[str], Path]) -> None:
+    path = clip_of("h264_rotated_90")
+    with open_clip(path) as clip:
+        video, _ = examine(clip)
+    assert (video.width, video.height, video.rotation, video.bt709) == (96, 64, 270, False)
+    assert (video.pix_fmt, video.profile, video.bytes) == ("yuv420p", "High", path.stat().st_size)
+    with open_clip(clip_of("h264_bt709")) as clip:
+        assert examine(clip)[0].bt709
+
+
+def fake_driver(monkeypatch: pytest.MonkeyPatch, missing: str = "", devices: int = 1, code: int = 0) -> None:
+    """A machine where DALI is installed and `missing` is the one library that does not load."""
+    monkeypatch.setitem(sys.modules, "nvidia.dali", SimpleNamespace())
+
+    def count(pointer: object) -> int:
+        pointer._obj.value = devices  # type: ignore[attr-defined]
+        return 0
+
+    def load(name: str) -> SimpleNamespace:
+        if name == missing:
+            raise OSError(f"{name}: cannot open shared object file")
+        return SimpleNamespace(cuInit=lambda flags: code, cuDeviceGetCount=count)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+
+
+def test_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(monkeypatch)
+    assert nvdec_missing() is None
+
+
+def test_why_nvdec_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(monkeypatch, missing="libcuda.so.1")
+    assert nvdec_missing() == "there is no NVIDIA driver: libcuda.so.1 does not load"
+    fake_driver(monkeypatch, devices=0)
+    assert nvdec_missing() == "the NVIDIA driver finds no usable GPU (CUDA error 0)"
+    fake_driver(monkeypatch, code=100)
+    assert nvdec_missing() == "the NVIDIA driver finds no usable GPU (CUDA error 100)"
+    fake_driver(monkeypatch, missing="libnvcuvid.so.1")
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility" in str(nvdec_missing())
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert "pip install 'gpupeak[gpu]'" in str(nvdec_missing())
