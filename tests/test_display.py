@@ -254,7 +254,7 @@ def test_the_table_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert table[1] == ["dataset", "saved", "skipped", "back", "clamped", "failed", "reached", "seconds", "samples/s"]
     assert table[3] == ["one", "8", "3", "4", "0", "7", "2", "4.0", "2.0"]
     assert table[4] == ["two", "0", "5", "0", "0", "0", "0", "0.0", "-"]
-    assert table[5] == ["all", "8", "8", "4", "0", "7", "2", "12.5", "0.6"]
+    assert table[5] == ["all", "8", "8", "4", "0", "7", "2", "12.5", "0.64"]
     assert "one fell back: no AU file (3), cut JSON (1)\n" in text
     assert "one failed: decode: no moov atom (7)\n" in text
     assert re.findall(r"^  (bad\d): decode: no moov atom$", text, re.MULTILINE) == [f"bad{i}" for i in range(5)]
