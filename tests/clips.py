@@ -283,6 +283,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "vp9_odd": (".mp4", partial(write_clip, codec="libvpx-vp9", size=(95, 63), options={"g": "16", "cpu-used": "5"})),
     "vp8": (".webm", partial(write_clip, codec="libvpx", options={"g": "16", "auto-alt-ref": "1"})),
     "vp8_hidden": (".webm", _hidden),
+    "vp8_cut": (".webm", partial(_cut, first=5, codec="libvpx", options={"g": "16"})),
     "av1": (".mp4", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
     "av1_mkv": (".mkv", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
     "av1_open_gop": (
