@@ -110,7 +110,7 @@ def test_an_image_has_its_features_whatever_lies_beside_it(tower: VisionTower) -
 def test_half_precision_gives_float32_features_close_by(dtype: torch.dtype, cosine: float, tower: VisionTower) -> None:
     half = VisionTower.from_state(state(), SHAPE, dtype=dtype)
     assert {value.dtype for value in half.parameters()} == {dtype}
-    assert half.pixel_scale.dtype == torch.float32, "a rounded scale would shift every pixel"
+    assert half.scale_shift.dtype == torch.float32, "a rounded scale would shift every pixel"
     features = half(images(4))
     assert features.dtype == torch.float32
     assert float(torch.cosine_similarity(features, tower(images(4)), dim=1).min()) > cosine

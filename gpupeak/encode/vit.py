@@ -9,13 +9,17 @@ It computes what open_clip's `VisionTransformer` with QuickGELU computes, to rou
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from gpupeak.encode.spec import TowerShape
+from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm
+from gpupeak.kernels.patch_rows import patch_rows
 
 __all__ = ["MEAN", "STD", "VisionTower", "expected_state"]
 
@@ -62,8 +66,7 @@ class VisionTower(nn.Module):
     pixels' scale stays in float32 when the rest is in half precision.
     """
 
-    pixel_scale: torch.Tensor
-    pixel_shift: torch.Tensor
+    scale_shift: torch.Tensor
 
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
@@ -77,8 +80,8 @@ class VisionTower(nn.Module):
         self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.layers))
         self.ln_post = nn.LayerNorm(shape.width)
         self.project = nn.Linear(shape.width, shape.dim, bias=False)
-        self.register_buffer("pixel_scale", torch.empty(3 * shape.patch))
-        self.register_buffer("pixel_shift", torch.empty(3 * shape.patch))
+        self.add_layer_norm: AddLayerNorm = add_layer_norm  # or the kernel that does the same
+        self.register_buffer("scale_shift", torch.empty(2, 3))
 
     @classmethod
     def from_state(
@@ -97,8 +100,7 @@ class VisionTower(nn.Module):
             tower = cls(shape)
         parameters = {name: value.to(device, dtype) for name, value in _folded(state, shape, tower.row).items()}
         std = torch.tensor(STD)
-        parameters["pixel_scale"] = (1 / (255 * std)).repeat(shape.patch).to(device)
-        parameters["pixel_shift"] = (-torch.tensor(MEAN) / std).repeat(shape.patch).to(device)
+        parameters["scale_shift"] = torch.stack([1 / (255 * std), -torch.tensor(MEAN) / std]).to(device)
         tower.load_state_dict(parameters, strict=True, assign=True)
         return tower.requires_grad_(False).eval()
 
@@ -112,24 +114,35 @@ class VisionTower(nn.Module):
         Patches lie in reading order, the 3 * patch * patch numbers of each in the order row, column,
         channel, then zeros up to `row`.
         """
-        grid, patch = self.shape.grid, self.shape.patch
-        lines = pixels.reshape(-1, grid, patch, grid, 3 * patch).transpose(2, 3)
-        rows = (lines * self.pixel_scale + self.pixel_shift).reshape(-1, 3 * patch * patch)
-        return F.pad(rows, (0, self.row - rows.shape[1])).to(self.embed.weight.dtype)
+        rows = torch.empty(
+            len(pixels) * self.shape.grid**2, self.row, dtype=self.embed.weight.dtype, device=pixels.device
+        )
+        images = torch.arange(len(pixels), dtype=torch.int32, device=pixels.device)
+        patch_rows(pixels.contiguous(), images, self.scale_shift, rows)
+        return rows
 
     def encode_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """`[N * grid * grid, row]` as from `patch_rows` -> float32 `[N, dim]`."""
         grid, width = self.shape.grid, self.shape.width
         patches = self.embed(rows).view(-1, grid * grid, width)
-        tokens = patches.new_empty(len(patches), 1 + grid * grid, width)
-        tokens[:, 0] = self.class_row
-        torch.add(patches, self.positions, out=tokens[:, 1:])
+        # Concatenated, as torch.compile takes no view for an output.
+        tokens = torch.cat([self.class_row.expand(len(patches), 1, width), patches + self.positions], 1)
         tokens = self.ln_pre(tokens)
-        *blocks, last = self.blocks
-        for block in blocks:
-            tokens = block(tokens)
-        features: torch.Tensor = self.project(self.ln_post(last(tokens, 1)[:, 0]))
+        blocks = cast("list[_Block]", list(self.blocks))
+        normed = blocks[0].ln_1(tokens)
+        for block, following in itertools.pairwise(blocks):
+            tokens, normed = self._added(tokens, block.attention(normed), block.ln_2)
+            tokens, normed = self._added(tokens, block.hidden(normed), following.ln_1)
+        last = blocks[-1]
+        tokens, normed = self._added(tokens[:, :1].contiguous(), last.attention(normed, 1), last.ln_2)
+        features: torch.Tensor = self.project(self.ln_post((tokens + last.hidden(normed))[:, 0]))
         return features.float()
+
+    def _added(
+        self, tokens: torch.Tensor, delta: torch.Tensor, norm: nn.LayerNorm
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`tokens + delta`, and its LayerNorm; neither argument is used again."""
+        return self.add_layer_norm(tokens, delta, norm.weight, norm.bias, norm.eps)
 
 
 class _Block(nn.Module):
@@ -146,20 +159,22 @@ class _Block(nn.Module):
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
-    def forward(self, tokens: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
-        """`[N, T, width]` -> the first `wanted` tokens of what comes out, or all of them."""
-        width = tokens.shape[2]
-        normed = self.ln_1(tokens)
+    def attention(self, normed: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+        """`[N, T, width]` -> what attention adds to the first `wanted` tokens, or to all of them."""
+        width = normed.shape[2]
         if wanted is None:
             query, key, value = self._heads(self.qkv(normed))
         else:
             (query,) = self._heads(F.linear(normed[:, :wanted], self.qkv.weight[:width], self.qkv.bias[:width]))
             key, value = self._heads(F.linear(normed, self.qkv.weight[width:], self.qkv.bias[width:]))
-            tokens = tokens[:, :wanted]
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
-        tokens = tokens + self.out(attended)
-        changed: torch.Tensor = self.fc2(F.silu(self.fc1(self.ln_2(tokens)), inplace=True))
-        return tokens + changed
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        added: torch.Tensor = self.out(attended)
+        return added
+
+    def hidden(self, normed: torch.Tensor) -> torch.Tensor:
+        """`[N, T, width]` -> what the hidden layer adds."""
+        added: torch.Tensor = self.fc2(F.silu(self.fc1(normed), inplace=True))
+        return added
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`[N, T, k * width]` -> k times `[N, heads, T, width / heads]`, without copying."""

@@ -1,0 +1,78 @@
+"""What does a residual block need between two products? A sum, and the LayerNorm of the sum.
+
+As two operations they pass over device memory five times (read, read, write; read, write); as one, four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+
+from gpupeak.kernels.compile import Kernel, load
+
+__all__ = ["AddLayerNorm", "add_layer_norm", "cuda_add_layer_norm"]
+
+AddLayerNorm: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
+]
+"""`add_layer_norm`, or the kernel that does the same."""
+
+_WARPS = 4  # rows a block
+
+
+def add_layer_norm(
+    residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference, on any device: `residual + delta`, and its LayerNorm.
+
+    Args:
+        residual, delta: `[..., width]`, of one dtype with everything else; not to be used again, as the
+            results may lie in their memory.
+        weight, bias: `[width]`.
+        eps: added to the variance.
+    """
+    total = residual + delta
+    return total, F.layer_norm(total, weight.shape, weight, bias, eps)
+
+
+def cuda_add_layer_norm(device: torch.device, width: int) -> AddLayerNorm:
+    """`add_layer_norm` as one kernel, in place, for fp16 and widths that are multiples of 256.
+
+    The sum is the same to the bit; its LayerNorm differs by the order in which float32 sums are added up.
+
+    Raises:
+        DeviceError: see `compile.load`.
+    """
+    if width % 256:
+        raise ValueError(f"width is {width}, expected a multiple of 256")
+    return partial(_launch, load("add_layer_norm", device, WIDTH=width), width)
+
+
+def _launch(
+    kernel: Kernel,
+    width: int,
+    residual: torch.Tensor,
+    delta: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    for name, tensor, shape in (
+        ("residual", residual, (*residual.shape[:-1], width)),
+        ("delta", delta, residual.shape),
+        ("weight", weight, (width,)),
+        ("bias", bias, (width,)),
+    ):
+        dense = tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 and tensor.device == residual.device
+        if tensor.dtype != torch.float16 or tensor.shape != shape or not dense:
+            raise ValueError(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, "
+                f"expected dense float16 {tuple(shape)} on {residual.device}"
+            )
+    rows = residual.numel() // width
+    kernel((-(-rows // _WARPS),), 32 * _WARPS, residual, delta, weight, bias, float(eps), rows)
+    return residual, delta

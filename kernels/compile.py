@@ -1,0 +1,89 @@
+"""How does a `.cu` file beside this module become a kernel that runs among torch's own?
+
+CuPy compiles it with NVRTC on the machine that runs it: users have a driver, but no nvcc.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from gpupeak.errors import DeviceError
+
+__all__ = ["Kernel", "load", "options", "source"]
+
+
+def source(name: str) -> Path:
+    """The CUDA source of a kernel; it holds one `extern "C"` function, named like the file."""
+    return Path(__file__).with_name(f"{name}.cu")
+
+
+def options(**sizes: int) -> tuple[str, ...]:
+    """What a source is compiled with; `sizes` are macros, as in `PATCH=14`."""
+    return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
+
+
+@cache
+def load(name: str, device: torch.device, **sizes: int) -> Kernel:
+    """The kernel `name` for a GPU, compiled the first time it is asked for; CuPy keeps the binary on disk.
+
+    Raises:
+        DeviceError: CuPy is missing or cannot compile for this GPU; says why.
+    """
+    return Kernel(name, device, options(**sizes))
+
+
+class Kernel:
+    """A compiled kernel on one GPU.
+
+    A call puts one launch on torch's current stream and does nothing else, no allocation, no waiting:
+    it may be captured into a graph.
+    """
+
+    def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:
+        try:
+            import cupy
+        except ImportError as error:
+            raise DeviceError("CuPy is not installed: pip install 'gpupeak[gpu]'") from error
+        self._cupy = cupy
+        self._streams: dict[int, Any] = {}
+        self._device = torch.device(device.type, device.index or 0)
+        try:
+            with cupy.cuda.Device(self._device.index):
+                module = cupy.RawModule(code=source(name).read_text(encoding="utf-8"), options=options)
+                # Compiles and loads it: no later call does, as none may under a graph's capture.
+                self._function = module.get_function(name)
+        except Exception as error:  # NVRTC, driver and file errors have no base of their own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DeviceError(f"{name}.cu cannot be compiled for {self._device}: {reason}") from error
+
+    def __call__(self, grid: tuple[int, ...], threads: int, *arguments: torch.Tensor | int | float) -> None:
+        """Launch `grid` blocks of `threads`; an int is passed as int32, a float as float32."""
+        with self._cupy.cuda.Device(self._device.index), self._current_stream():
+            self._function(grid, (threads,), tuple(map(_by_value, arguments)))
+
+    def _current_stream(self) -> Any:
+        """Torch's current stream for CuPy. Kept: torch's streams live as long as the process."""
+        stream = _Stream(torch.cuda.current_stream(self._device).cuda_stream)
+        if stream.handle not in self._streams:
+            self._streams[stream.handle] = self._cupy.cuda.Stream.from_external(stream)
+        return self._streams[stream.handle]
+
+
+class _Stream(NamedTuple):
+    """The CUDA stream protocol, which torch's own class follows only in its newest versions."""
+
+    handle: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+def _by_value(argument: torch.Tensor | int | float) -> np.generic:
+    if isinstance(argument, torch.Tensor):
+        return np.uint64(argument.data_ptr())
+    return np.int32(argument) if isinstance(argument, int) else np.float32(argument)
