@@ -1,0 +1,140 @@
+"""What the encoder asks of CUDA: streams, events, graphs and memory that is copied to and from.
+
+Everything asynchronous goes through this seam, work that is only put on a stream included, so that a test
+can stand in for the device and run that work as late as CUDA might.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+
+from gpupeak.errors import DeviceError
+
+__all__ = ["Cuda", "Event", "Graph", "Stream", "TorchCuda", "Work", "time_on_device"]
+
+Work = Callable[[], object]
+"""Puts work on the current stream and returns at once."""
+Graph = Callable[[], object]
+"""Captured work: called like the work it was."""
+
+
+class Event(Protocol):
+    """A point in a stream's work, as `torch.cuda.Event`."""
+
+    def query(self) -> bool: ...
+
+    def synchronize(self) -> None: ...
+
+    def elapsed_time(self, later: Any, /) -> float:
+        """Milliseconds from this point to a later one; both have been reached."""
+
+
+class Stream(Protocol):
+    """Work that runs in the order in which it was put here, beside that of other streams."""
+
+    def run(self, label: str, work: Work) -> None:
+        """Put work on the stream; `label` names it in profiles."""
+
+    def wait(self, event: Event) -> None:
+        """Let what is put here from now on wait for `event`; the caller does not wait."""
+
+    def record(self) -> Event: ...
+
+
+class Cuda(Protocol):
+    """One device."""
+
+    def stream(self) -> Stream: ...
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory on the device, zero before any work put on any stream from now on."""
+
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Page-locked memory on the host: copies between it and the device need not wait for either side."""
+
+    def pool(self) -> object:
+        """Memory for captured work. Graphs in one pool share it: only one of them may run at a time."""
+
+    def capture(self, stream: Stream, pool: object, work: Work) -> Graph:
+        """Record work that has run on `stream` before; it is not run now."""
+
+
+class TorchCuda:
+    """`Cuda` by torch, on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def stream(self) -> _TorchStream:
+        return _TorchStream(torch.cuda.Stream(self._device), self._device)  # type: ignore[no-untyped-call]
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        with _enough_memory(self._device):
+            memory = torch.zeros(shape, dtype=dtype, device=self._device)
+        torch.cuda.synchronize(self._device)
+        return memory
+
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        with torch.cuda.device(self._device):  # pinning opens a context on the current device
+            return torch.zeros(shape, dtype=dtype, pin_memory=True)
+
+    def pool(self) -> object:
+        return torch.cuda.graph_pool_handle()
+
+    def capture(self, stream: Stream, pool: Any, work: Work) -> Graph:
+        assert isinstance(stream, _TorchStream)
+        graph = torch.cuda.CUDAGraph()
+        # Thread-local: another thread may allocate meanwhile, which would break a global capture.
+        with (
+            _enough_memory(self._device),
+            torch.cuda.device(self._device),
+            torch.cuda.graph(graph, pool=pool, stream=stream.torch, capture_error_mode="thread_local"),
+        ):
+            work()
+        return graph.replay
+
+
+class _TorchStream:
+    def __init__(self, stream: torch.cuda.Stream, device: torch.device) -> None:
+        self.torch = stream
+        self._device = device
+
+    def run(self, label: str, work: Work) -> None:
+        with _enough_memory(self._device), torch.cuda.stream(self.torch), torch.profiler.record_function(label):
+            work()
+
+    def wait(self, event: Any) -> None:
+        self.torch.wait_event(event)
+
+    def record(self) -> torch.cuda.Event:
+        # Blocking: a thread that waits for it sleeps and leaves its core to the decoders.
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+        event.record(self.torch)
+        return event
+
+
+def time_on_device(stream: Stream, work: Work, repeats: int = 20, warm_up: int = 3) -> list[float]:
+    """Seconds that each of `repeats` runs of `work` takes the device, by events around it; after a warm-up."""
+    for _ in range(warm_up):
+        stream.run("warm up", work)
+    events = [stream.record()]
+    for _ in range(repeats):
+        stream.run("timed", work)
+        events.append(stream.record())
+    events[-1].synchronize()
+    return [began.elapsed_time(ended) / 1000 for began, ended in itertools.pairwise(events)]
+
+
+@contextlib.contextmanager
+def _enough_memory(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{device} has not memory enough for batches of this size: {error}".splitlines()[0]
+        ) from error

@@ -1,0 +1,322 @@
+"""Frames to features on a GPU: one kernel, one graph replay and one copy a batch, and nothing waits in between.
+
+Who owns which memory, and until when (one stream carries all of it except uploads from the host):
+
+    static input      rows of patches. Written by the patch kernel, read by the replay behind it on the same
+                      stream, written by the next batch's patch kernel behind that: the stream's order is
+                      what protects it.
+    static output     features. The same: the copy to a slot lies between two replays on the same stream.
+                      0.4 MB for 256 images, microseconds beside a replay: its own stream would gain nothing.
+    frames, borrowed  until the event behind the patch kernel; then `FrameBatch.release` is called.
+    staging           what goes up from the host, in one of two lanes, each its own until the event behind
+                      the patch kernel that read it.
+    pinned slot       features on the host. The writer's, from the event behind the copy to
+                      `FeatureBatch.release`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from gpupeak.encode.cuda import Cuda, Event, Graph, Stream
+from gpupeak.encode.ring import Inbox, Ring
+from gpupeak.encode.vit import VisionTower
+from gpupeak.kernels.patch_rows import PatchRows
+from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
+
+__all__ = ["BUCKETS", "EagerRunner", "GraphEncoder", "GraphRunner", "Runner"]
+
+BUCKETS: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256)
+"""Images a graph is captured for. Multiples of 16 fill the matrix units' tiles."""
+SLOTS = 8
+"""More than the line behind an encoder can keep: a few queued, one in each writer, one being handed over."""
+
+
+class Runner(Protocol):
+    """Runs a tower from rows at a fixed place to features at a fixed place.
+
+    Attributes:
+        tower: what it runs.
+        cuda, stream: where.
+        largest: the most images it takes at once.
+        rows: `[largest * patches, row]`, where the patch rows of a batch go.
+        features: `[largest, dim]`, where its features are until the next run.
+    """
+
+    tower: VisionTower
+    cuda: Cuda
+    stream: Stream
+    largest: int
+    rows: torch.Tensor
+    features: torch.Tensor
+
+    def run(self, images: int) -> None:
+        """Put the work on the current stream that makes features of the first `images` images' rows."""
+
+
+class EagerRunner:
+    """Launches every operation of the tower each time.
+
+    Args:
+        compile: let torch.compile fuse them, once for every number of images; for graphs, as it compiles
+            for eight numbers at most (`torch._dynamo.config.recompile_limit`), then raises.
+    """
+
+    def __init__(self, tower: VisionTower, cuda: Cuda, largest: int, *, compile: bool = False) -> None:
+        self.tower, self.cuda, self.largest = tower, cuda, largest
+        self.stream = cuda.stream()
+        self._patches = tower.shape.grid**2
+        dtype = tower.embed.weight.dtype
+        # Zero, not whatever was there: rows of images that are not there are computed with, too.
+        self.rows = cuda.zeros((largest * self._patches, tower.row), dtype)
+        self.features = cuda.zeros((largest, tower.shape.dim), dtype)
+        self._encode: Callable[[torch.Tensor], torch.Tensor] = tower.encode_rows
+        if compile:
+            self._encode = torch.compile(tower.encode_rows, dynamic=False, fullgraph=True)
+
+    @torch.inference_mode()
+    def run(self, images: int) -> None:
+        """See `Runner`."""
+        self.features[:images] = self._encode(self.rows[: images * self._patches])
+
+
+class GraphRunner:
+    """Replays the smallest captured graph that holds a batch; what a larger one computes besides is not read.
+
+    Graphs are captured largest first into one pool: each smaller one fits into the memory of the first.
+    Every size runs a few times before it is captured, on the stream that it is captured and replayed on:
+    that loads its kernels and allocates cuBLAS' workspace, neither of which a capture allows.
+    """
+
+    def __init__(self, eager: EagerRunner, buckets: Sequence[int] = BUCKETS) -> None:
+        if not buckets or min(buckets) < 1 or max(buckets) != eager.largest:
+            raise ValueError(f"buckets are {tuple(buckets)}, expected sizes up to {eager.largest}")
+        self.tower, self.cuda, self.stream = eager.tower, eager.cuda, eager.stream
+        self.largest, self.rows, self.features = eager.largest, eager.rows, eager.features
+        self._buckets = sorted(set(buckets))
+        pool = self.cuda.pool()
+        self._graphs: dict[int, Graph] = {}
+        for bucket in reversed(self._buckets):
+            work = partial(eager.run, bucket)
+            for _ in range(3):
+                self.stream.run("warm up", work)
+            self.stream.record().synchronize()
+            self._graphs[bucket] = self.cuda.capture(self.stream, pool, work)
+
+    def run(self, images: int) -> None:
+        """See `Runner`."""
+        self._graphs[self._buckets[bisect_left(self._buckets, images)]]()
+
+
+class _Image(NamedTuple):
+    """One image to encode: a row of its batch's pixels."""
+
+    batch: FrameBatch
+    row: int
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Consecutive samples that share a slot, and how many batches end with them."""
+
+    samples: list[tuple[FramePlan, Seconds]] = field(default_factory=list)
+    images: list[_Image] = field(default_factory=list)
+    finished: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Samples on their way through the GPU: `read` is behind the last read of their frames, `done` behind all."""
+
+    samples: list[tuple[FramePlan, Seconds]]
+    slot: int
+    began: Event
+    read: Event
+    done: Event
+
+
+class _Lane:
+    """What goes up from the host with one launch: staged in pinned memory, then copied."""
+
+    def __init__(self, cuda: Cuda, images: int, size: int) -> None:
+        self.staged_pixels = cuda.pinned((images, size, size, 3), torch.uint8)
+        self.staged_images = cuda.pinned((images,), torch.int32)
+        self.pixels = cuda.zeros((images, size, size, 3), torch.uint8)
+        self.images = cuda.zeros((images,), torch.int32)
+        self.read: Event | None = None
+
+
+class GraphEncoder:
+    """Encodes whatever frames are ready together, on the GPU while the host prepares the next ones.
+
+    It never waits for a second batch while it has one, nor for the disk while a slot is free. A batch is
+    handed on when its features have arrived, while the next one is computed: so they are known to be
+    finite, and what the batch took is known, without the GPU ever waiting for the host.
+
+    Args:
+        runner: runs the tower.
+        patch_rows: `kernels.patch_rows.patch_rows` or the kernel.
+        n: the most frames a sample can have.
+        slots: pinned slots of features, at least 3.
+    """
+
+    def __init__(self, runner: Runner, patch_rows: PatchRows, *, n: int = 8, slots: int = SLOTS) -> None:
+        if slots < 3:
+            raise ValueError(f"slots is {slots}, expected at least 3: two batches in flight and one being written")
+        tower = runner.tower
+        self._runner, self._patch_rows, self._slots = runner, patch_rows, slots
+        self._stream, self._uploads = runner.stream, runner.cuda.stream()
+        self._size, self._patches = tower.shape.size, tower.shape.grid**2
+        self._most = max(runner.largest, n)  # images a slot
+        # Made on torch's default stream: the lanes' zeros wait for it, too.
+        self._scale_shift = tower.scale_shift
+        self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, self._size) for _ in range(2)])
+
+    def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
+        """Yield every sample's features or failure, in order; one call at a time.
+
+        Features are in the tower's dtype. Batches that were ready together come out together, and one
+        that is too large for a slot comes out in several.
+
+        Raises:
+            DeviceError: the device has not memory enough.
+        """
+        # Slots live as long as one call, or as long as an array shows them: one that is never given back
+        # because its batch was dropped is not missing in the next call.
+        slots = [self._runner.cuda.pinned(self._slot_shape, self._runner.features.dtype) for _ in range(self._slots)]
+        ring = Ring(self._slots)
+        borrowed: deque[FrameBatch] = deque()
+        flights: deque[_Flight] = deque()
+        with Inbox(batches, self._most) as inbox:
+            try:
+                while True:
+                    group = inbox.take(self._most, until=flights[0].done.query if flights else None)
+                    borrowed += group
+                    for piece in self._pieces(group):
+                        if ring.full:  # whoever frees a slot may be waiting for these
+                            while flights:
+                                yield from self._land(flights.popleft(), slots, ring)
+                        slot = ring.take()
+                        flights.append(self._launch(piece, slot, slots[slot]))
+                        landed = list(self._land(flights.popleft(), slots, ring)) if len(flights) > 1 else []
+                        # The GPU is past the batch before: its patch kernel is the next thing it does.
+                        flights[-1].read.synchronize()
+                        for _ in range(piece.finished):
+                            borrowed.popleft().release()
+                        yield from landed
+                    if not group and not flights:
+                        return
+                    if not group:
+                        yield from self._land(flights.popleft(), slots, ring)
+            finally:
+                try:
+                    self._stream.record().synchronize()  # nobody gets back what is still being read or written
+                finally:
+                    for batch in borrowed:
+                        batch.release()
+
+    @property
+    def _slot_shape(self) -> tuple[int, int]:
+        return self._most, self._runner.features.shape[1]
+
+    def _pieces(self, group: Sequence[FrameBatch]) -> Iterator[_Piece]:
+        """Cut a group between samples where a slot is full."""
+        piece = _Piece()
+        for batch in group:
+            if batch.pixels.shape[1] != self._size:
+                raise ValueError(f"frames are {batch.pixels.shape[1]} pixels a side, expected {self._size}")
+            for plan, span, seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
+                if len(piece.images) + plan.sample.rule.n > self._most:
+                    yield piece
+                    piece = _Piece()
+                piece.samples.append((plan, seconds))
+                piece.images += [_Image(batch, row) for row in range(*span)]
+            piece.finished += 1
+        if group:
+            yield piece
+
+    def _launch(self, piece: _Piece, slot: int, features: torch.Tensor) -> _Flight:
+        """Put all of a piece's work on the streams; waits for nothing that is not long past."""
+        began = self._stream.record()
+        read = began
+        for first in range(0, len(piece.images), self._runner.largest):
+            images = piece.images[first : first + self._runner.largest]
+            read = self._read(images, next(self._lanes))
+            self._stream.run("replay", partial(self._runner.run, len(images)))
+            arrived = features[first : first + len(images)]
+            copy = partial(arrived.copy_, self._runner.features[: len(images)], non_blocking=True)
+            self._stream.run("copy", copy)
+        return _Flight(piece.samples, slot, began, read, self._stream.record())
+
+    def _read(self, images: Sequence[_Image], lane: _Lane) -> Event:
+        """From pixels to the static input; the event is behind the last read of pixels and lane."""
+        if lane.read is not None:
+            lane.read.synchronize()
+        staged_pixels, staged_images = lane.staged_pixels.numpy(), lane.staged_images.numpy()
+        sources: list[tuple[torch.Tensor, int, int]] = []  # pixels on the device, and which images are in them
+        place = 0
+        for same in _runs(images):
+            first, place = place, place + len(same)
+            batch = same[0].batch
+            if isinstance(batch.pixels, np.ndarray):
+                for at, image in enumerate(same, first):
+                    staged_pixels[at] = image.batch.pixels[image.row]
+                staged_images[first:place] = np.arange(first, place)
+                upload = partial(lane.pixels[first:place].copy_, lane.staged_pixels[first:place], non_blocking=True)
+                self._uploads.run("upload", upload)
+                sources.append((lane.pixels, first, place))
+            else:
+                staged_images[first:place] = [image.row for image in same]
+                if batch.ready is not None:
+                    self._stream.wait(batch.ready)
+                sources.append((batch.pixels, first, place))
+        self._uploads.run("upload", partial(lane.images[:place].copy_, lane.staged_images[:place], non_blocking=True))
+        self._stream.wait(self._uploads.record())
+        for pixels, first, last in sources:
+            rows = self._runner.rows[first * self._patches : last * self._patches]
+            patch_rows = partial(self._patch_rows, pixels, lane.images[first:last], self._scale_shift, rows)
+            self._stream.run("patch rows", patch_rows)
+        lane.read = self._stream.record()
+        return lane.read
+
+    def _land(self, flight: _Flight, slots: Sequence[torch.Tensor], ring: Ring) -> Iterator[FeatureBatch | Failed]:
+        """Wait for a piece's features and hand them on, those that are finite numbers."""
+        flight.done.synchronize()
+        encode = flight.began.elapsed_time(flight.done) / 1000 / max(1, len(flight.samples))
+        features = slots[flight.slot].numpy()[: sum(plan.sample.rule.n for plan, _ in flight.samples)]
+        finite = np.isfinite(features).all(axis=1)
+        good: list[tuple[FramePlan, Span, Seconds]] = []
+        stop = 0
+        for plan, seconds in flight.samples:
+            start, stop = stop, stop + plan.sample.rule.n
+            bad = int((~finite[start:stop]).sum())
+            if bad:
+                reason = f"the features of {bad} of {stop - start} frames are not finite"
+                yield Failed(plan.sample, "encode", reason, plan)
+            else:
+                good.append((plan, (start, stop), {**seconds, "encode": encode}))
+        release = partial(ring.give_back, flight.slot)
+        if good:
+            plans, spans, spent = zip(*good, strict=True)
+            yield FeatureBatch(plans, features, spans, spent, release)
+        else:
+            release()
+
+
+def _runs(images: Iterable[_Image]) -> Iterator[list[_Image]]:
+    """Consecutive images that are in one tensor of the device, or on the host."""
+
+    def where(image: _Image) -> int | None:
+        return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)
+
+    for _, same in itertools.groupby(images, where):
+        yield list(same)

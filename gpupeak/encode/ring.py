@@ -1,0 +1,114 @@
+"""The two edges of an encoder on a GPU: frames that are ready on one side, slots for features on the other."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+
+from gpupeak.types import FrameBatch
+
+__all__ = ["Inbox", "Ring"]
+
+_POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
+
+
+class Inbox:
+    """Reads batches ahead on a thread of its own, so that the encoder sees what is ready without waiting for it.
+
+    It stops reading while it holds `images` images. What it holds when it is closed is released.
+    """
+
+    def __init__(self, batches: Iterable[FrameBatch], images: int) -> None:
+        self._limit = images
+        self._ready: deque[FrameBatch] = deque()
+        self._images = 0
+        self._ended = self._closed = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        threading.Thread(target=self._read, args=(iter(batches),), name="gpupeak-inbox", daemon=True).start()
+
+    def __enter__(self) -> Inbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take no more. The thread is not waited for: it ends when whoever it reads from hands over or ends."""
+        with self._changed:
+            self._closed = True
+            while self._ready:
+                self._ready.popleft().release()
+            self._changed.notify_all()
+
+    def take(self, most: int, until: Callable[[], bool] | None = None) -> list[FrameBatch]:
+        """Take consecutive batches: as many as are ready and have at most `most` images, but at least one.
+
+        Waits for the first one, or, if given, for `until` to come true. An empty list means that it did,
+        or that there are no more batches.
+
+        Raises whatever reading raised, when all before it was taken and there is no `until` to see to first.
+        """
+        with self._changed:
+            while not (self._ready or self._ended or (until is not None and until())):
+                self._changed.wait(None if until is None else _POLL)
+            if self._error is not None and not self._ready and until is None:
+                raise self._error
+            taken: list[FrameBatch] = []
+            images = 0
+            while self._ready and (not taken or images + _images(self._ready[0]) <= most):
+                taken.append(self._ready.popleft())
+                images += _images(taken[-1])
+            self._images -= images
+            self._changed.notify_all()
+            return taken
+
+    def _read(self, batches: Iterator[FrameBatch]) -> None:
+        try:
+            for batch in batches:
+                with self._changed:
+                    if self._closed:
+                        batch.release()
+                        return
+                    self._ready.append(batch)
+                    self._images += _images(batch)
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._closed or self._images < self._limit)
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+
+class Ring:
+    """Which of `slots` slots are free. Whoever takes a slot owns it until it is given back, by any thread."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = deque(range(slots))
+        self._given_back = threading.Condition()
+
+    @property
+    def full(self) -> bool:
+        """Whether `take` would wait: nobody but the taker makes it so."""
+        return not self._free
+
+    def take(self) -> int:
+        """The slot that has been free the longest; waits while there is none."""
+        with self._given_back:
+            self._given_back.wait_for(lambda: bool(self._free))
+            return self._free.popleft()
+
+    def give_back(self, slot: int) -> None:
+        """Free a slot. Raises ValueError if it is free already: its next owner would share it."""
+        with self._given_back:
+            if slot in self._free:
+                raise ValueError(f"slot {slot} of the ring was given back twice")
+            self._free.append(slot)
+            self._given_back.notify()
+
+
+def _images(batch: FrameBatch) -> int:
+    return sum(stop - start for start, stop in batch.spans)

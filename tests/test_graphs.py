@@ -1,0 +1,559 @@
+"""Bucketed graph replay: the eager tower's features whatever meets whatever, and memory never reused too early.
+
+The device is `lazy_cuda.LazyCuda`: it runs work at the latest moment that CUDA might.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lazy_cuda import LazyCuda
+from samples import plan, sample
+
+from gpupeak import pipeline
+from gpupeak.encode.cuda import TorchCuda, time_on_device
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
+from gpupeak.encode.spec import TowerShape
+from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.errors import DeviceError, WriteError
+from gpupeak.kernels.patch_rows import patch_rows
+from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Sample
+from gpupeak.write import NpyWriter
+
+SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
+BUCKETS = (4, 8, 16, 24)
+HERE = Path("features")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tower is too small for more, and threads that wait for each other slow down all that runs beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def tower() -> VisionTower:
+    return VisionTower.from_state(draw_state(7, expected_state(SHAPE)), SHAPE)
+
+
+def encoder(
+    cuda: LazyCuda, *, graphs: bool = True, n: int = 8, slots: int = 4, patch: Callable[..., None] = patch_rows
+) -> GraphEncoder:
+    runner: Runner = EagerRunner(tower(), cuda, max(BUCKETS))
+    if graphs:
+        assert isinstance(runner, EagerRunner)
+        runner = GraphRunner(runner, BUCKETS)
+    return GraphEncoder(runner, patch, n=n, slots=slots)
+
+
+def pictures(name: str, count: int) -> np.ndarray:
+    """Frames that belong to this name only."""
+    shape = (count, SHAPE.size, SHAPE.size, 3)
+    return np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, shape, np.uint8)
+
+
+class Frames:
+    """Batches of one kind, what their features must be, and whether they were given back, once."""
+
+    def __init__(self, cuda: LazyCuda) -> None:
+        self.cuda = cuda
+        self.wanted: dict[str, np.ndarray] = {}
+        self.borrowed: set[str] = set()
+        self._decoder = cuda.stream()
+
+    def on_host(self, *names: str, n: int = 8) -> FrameBatch:
+        """Finished pictures, with rows of no sample between them; spoilt when they are given back."""
+        pixels = np.full((len(names) * (n + 1), SHAPE.size, SHAPE.size, 3), 99, np.uint8)
+        spans = tuple((i * (n + 1) + 1, (i + 1) * (n + 1)) for i in range(len(names)))
+        for name, (start, stop) in zip(names, spans, strict=True):
+            pixels[start:stop] = pictures(name, n)
+            self._want(name, pictures(name, n))
+        release = self._lend(names[0], lambda: pixels.fill(0))
+        return FrameBatch(
+            tuple(plan(HERE, name, n) for name in names), pixels, spans, ({"plan": 1.0},) * len(names), release
+        )
+
+    def on_device(self, *names: str, n: int = 8) -> FrameBatch:
+        """The same, there when the decoder has run."""
+        finished = self.on_host(*names, n=n)
+        pixels = torch.full(finished.pixels.shape, 99, dtype=torch.uint8)
+        decoded = torch.from_numpy(np.array(finished.pixels))
+        self._decoder.run("decode", partial(pixels.copy_, decoded))
+        return replace(
+            finished, pixels=pixels, ready=self._decoder.record(), release=self._lend(names[0], pixels.zero_)
+        )
+
+    def _want(self, name: str, finished: np.ndarray) -> None:
+        with torch.inference_mode():
+            self.wanted[name] = tower()(torch.from_numpy(finished.copy())).numpy()
+
+    def _lend(self, name: str, spoil: Callable[[], object]) -> Callable[[], None]:
+        self.borrowed.add(name)
+
+        def give_back() -> None:
+            self.borrowed.remove(name)
+            spoil()
+
+        return give_back
+
+
+def features(outcomes: Iterable[FeatureBatch | Failed]) -> dict[str, np.ndarray]:
+    """Every sample's features, in order, each batch given back after it has been read."""
+    found = {}
+    for batch in outcomes:
+        assert isinstance(batch, FeatureBatch), batch
+        batch.wait()
+        for one, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
+            assert one.sample.name not in found
+            found[one.sample.name] = batch.features[start:stop].copy()
+            assert set(seconds) == {"plan", "encode"}
+            assert seconds["encode"] > 0
+        batch.release()
+    return found
+
+
+def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert list(found) == list(wanted)
+    for name, rows in wanted.items():
+        np.testing.assert_allclose(found[name], rows, rtol=0, atol=2e-5, err_msg=name)
+
+
+def mixed(frames: Frames) -> list[FrameBatch]:
+    """All that may come: single samples and several, both memories, sizes below, at, between and above buckets."""
+    return [
+        frames.on_host("a"),
+        frames.on_device("b", "c"),
+        frames.on_host("d", "e", n=2),
+        frames.on_device("f", n=1),
+        frames.on_device("g", "h", "i", "j", "k"),
+        frames.on_host("l", "m", "n", "o", "p", "q", "r"),
+        frames.on_device("s"),
+        frames.on_device("t", "u"),
+        frames.on_host("v", n=5),
+        frames.on_device("w"),
+    ]
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_features_are_those_of_the_eager_tower(graphs: bool) -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    found = features(encoder(cuda, graphs=graphs).encode(mixed(frames)))
+    assert_same(found, frames.wanted)
+    assert frames.borrowed == set()
+
+
+def test_nothing_is_withheld_until_more_comes() -> None:
+    """The next batch comes only when the features of the last one have."""
+    cuda = LazyCuda()
+    frames, landed = Frames(cuda), threading.Semaphore(0)
+    found: dict[str, np.ndarray] = {}
+
+    def one_at_a_time() -> Iterator[FrameBatch]:
+        for batch in mixed(frames):
+            yield batch
+            for _ in batch.plans:
+                assert landed.acquire(timeout=30)
+
+    for outcome in encoder(cuda).encode(one_at_a_time()):
+        found |= features([outcome])
+        landed.release(len(outcome.plans))  # type: ignore[union-attr]
+    assert_same(found, frames.wanted)
+
+
+def gated(
+    cuda: LazyCuda, batches: Sequence[FrameBatch], patch: Callable[..., None] = patch_rows, n: int = 8
+) -> Iterator[FeatureBatch | Failed]:
+    """Encode batches that all become ready while the first one is launched."""
+    launched, all_read = threading.Event(), threading.Event()
+
+    def source() -> Iterator[FrameBatch]:
+        yield batches[0]
+        assert launched.wait(30)
+        yield from batches[1:]
+        all_read.set()
+
+    def gate(*arguments: torch.Tensor) -> None:
+        launched.set()
+        assert all_read.wait(30)
+        patch(*arguments)
+
+    return encoder(cuda, patch=gate, n=n).encode(source())
+
+
+def test_what_is_ready_shares_a_replay_of_the_smallest_bucket_that_holds_it() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    batches = [frames.on_host("first", n=3)]
+    batches += [
+        frames.on_host("b", n=2),
+        frames.on_host("c", n=2),
+        frames.on_device("d", n=4),
+        frames.on_host("e", n=4),
+    ]
+    outcomes = gated(cuda, batches)
+    assert_same(features(outcomes), frames.wanted)
+    assert replays(cuda) == [4, 16]  # 3 images, then 12
+
+
+def test_a_batch_beyond_the_largest_bucket_is_cut_between_samples() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    batch = frames.on_host(*(f"clip {i}" for i in range(8)))
+    outcomes = list(encoder(cuda, slots=8).encode([batch]))
+    assert [len(outcome.plans) for outcome in outcomes] == [3, 3, 2]  # type: ignore[union-attr]
+    assert replays(cuda) == [24, 24, 16]
+    assert_same(features(outcomes), frames.wanted)
+
+
+@pytest.mark.parametrize("memory", ["host", "device"])
+def test_a_sample_of_more_frames_than_the_largest_bucket_takes_several_replays(memory: str) -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    batches = [
+        frames.on_host("long", n=100) if memory == "host" else frames.on_device("long", n=100),
+        frames.on_host("short", n=5),
+    ]
+    assert_same(features(encoder(cuda, n=100).encode(batches)), frames.wanted)
+    assert replays(cuda)[:5] == [24, 24, 24, 24, 4]
+    assert frames.borrowed == set()
+
+
+def replays(cuda: LazyCuda) -> list[int]:
+    """The buckets that were replayed, in order."""
+    return [int(line.split()[1]) for line in cuda.log if line.startswith("replays")]
+
+
+def test_graphs_are_captured_largest_first_into_one_pool_on_the_stream_that_is_warm() -> None:
+    cuda = LazyCuda()
+    runner = GraphRunner(EagerRunner(tower(), cuda, 24), (8, 24, 4, 16, 8))
+    stream = runner.stream.name  # type: ignore[attr-defined]
+    warm = [f"{stream}: warm up"] * 3
+    assert cuda.log == [line for bucket in (24, 16, 8, 4) for line in (*warm, f"{stream}: capture {bucket}")]
+    assert len(cuda.pools) == 1
+    assert replays(cuda) == []
+
+
+def test_every_replay_reads_and_writes_at_the_same_place() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    places: set[int] = set()
+
+    def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
+        places.add(out.untyped_storage().data_ptr())
+        patch_rows(pixels, images, scale_shift, out)
+
+    runner = GraphRunner(EagerRunner(tower(), cuda, 24), BUCKETS)
+    rows, out = runner.rows.data_ptr(), runner.features.data_ptr()
+    features(GraphEncoder(runner, patch).encode(mixed(frames)))
+    assert places == {rows}
+    assert (rows, out) == (runner.rows.data_ptr(), runner.features.data_ptr())
+
+
+def test_stages_of_a_batch_follow_each_other_on_one_stream() -> None:
+    cuda = LazyCuda()
+    subject = encoder(cuda)
+    main, uploads = "stream 1", "stream 2"
+    batch = Frames(cuda).on_device("a")
+    start = len(cuda.log)
+    features(subject.encode([batch]))
+    assert cuda.log[start:] == [
+        f"{uploads}: upload",
+        f"{main}: patch rows",
+        f"{main}: replay",
+        f"{main}: copy",
+        "replays 8",
+    ]
+
+
+@pytest.mark.parametrize("memory", ["host", "device"])
+def test_a_stream_that_forgot_to_wait_would_be_noticed(memory: str) -> None:
+    """The stand-in for CUDA tells: without the waits between streams the features are others."""
+    cuda = LazyCuda(waits=False)
+    frames = Frames(cuda)
+    batch = frames.on_host("a") if memory == "host" else frames.on_device("a")
+    found = features(encoder(cuda).encode([batch]))
+    assert abs(found["a"] - frames.wanted["a"]).max() > 0.1
+
+
+def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_taken() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    asked: list[set[str]] = []
+
+    def source() -> Iterator[FrameBatch]:
+        for name in "abcd":
+            yield frames.on_device(name)
+            while len(frames.borrowed) > 1:  # a decoder with room for two batches asks for one back
+                pass
+            asked.append(set(frames.borrowed))
+
+    outcomes = encoder(cuda).encode(source())
+    first = next(outcomes)
+    assert_same(features([first, *outcomes]), frames.wanted)
+    assert len(asked) == 4
+
+
+def test_slots_are_not_written_again_before_they_are_given_back() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    batches = [frames.on_host(f"clip {i}") for i in range(20)]
+    kept: list[FeatureBatch] = []
+    full = threading.Event()
+    found: dict[str, np.ndarray] = {}
+
+    def give_back_late() -> None:
+        """A slow disk: batches lie about until there is no slot left, then are read and given back."""
+        while not done.is_set():
+            full.wait(0.02)
+            while kept:
+                found.update(features([kept.pop(0)]))
+
+    done = threading.Event()
+    writer = threading.Thread(target=give_back_late, daemon=True)
+    writer.start()
+    most = 0
+    for outcome in encoder(cuda, slots=3).encode(batches):
+        assert isinstance(outcome, FeatureBatch)
+        kept.append(outcome)
+        most = max(most, len(kept))
+    done.set()
+    full.set()
+    writer.join(30)
+    found.update(features(kept))
+    assert_same(dict(sorted(found.items())), dict(sorted(frames.wanted.items())))
+    assert most <= 3
+
+
+def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+
+    def one_by_one() -> Iterator[FrameBatch]:
+        for i in range(6):
+            yield frames.on_host(f"clip {i}", n=24)
+
+    outcomes: list[FeatureBatch] = []
+    arrived = threading.Semaphore(0)
+
+    def encode() -> None:
+        for outcome in encoder(cuda, n=24, slots=3).encode(one_by_one()):
+            assert isinstance(outcome, FeatureBatch)
+            outcomes.append(outcome)
+            arrived.release()
+
+    thread = threading.Thread(target=encode, daemon=True)
+    thread.start()
+    for _ in range(3):
+        assert arrived.acquire(timeout=30)
+    assert not arrived.acquire(timeout=0.1)
+    found: dict[str, np.ndarray] = {}
+    for i in range(6):
+        found |= features([outcomes[i]])
+        if i < 3:
+            assert arrived.acquire(timeout=30)
+    thread.join(30)
+    assert_same(found, frames.wanted)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_a_consumer_that_leaves_gets_nothing_lost(taken: int) -> None:
+    """Every batch that was borrowed is given back, whether it was read, on its way or waiting."""
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    outcomes = encoder(cuda).encode([frames.on_device(f"clip {i}") for i in range(10)])
+    for _ in range(taken):
+        next(outcomes)
+    outcomes.close()
+    lent = {f"clip {i}" for i in range(10)}
+    if taken:
+        assert frames.borrowed < lent
+    else:
+        assert frames.borrowed == lent, "never begun, so never borrowed"
+
+
+def test_the_next_run_has_every_slot_again() -> None:
+    cuda = LazyCuda()
+    subject = encoder(cuda, slots=3)
+    for run in range(4):
+        frames = Frames(cuda)
+        outcomes = subject.encode([frames.on_host(f"clip {run} {i}", n=24) for i in range(2)])
+        next(outcomes)  # dropped, and never given back
+        outcomes.close()
+    frames = Frames(cuda)
+    assert_same(features(subject.encode(mixed(frames))), frames.wanted)
+
+
+def test_features_that_are_not_finite_fail_their_sample_and_no_other(tmp_path: Path) -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+
+    def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
+        patch_rows(pixels, images, scale_shift, out)
+        if len(images) == 24:
+            out[4 * (8 + 3)] = float("nan")  # the second sample's fourth image
+        elif len(images) == 2:
+            out[:] = float("inf")
+
+    batches = [frames.on_host("a", "b", "c"), frames.on_host("all", n=2), frames.on_host("d")]
+
+    def one_at_a_time() -> Iterator[FrameBatch]:
+        for batch in batches:
+            yield batch
+            for _ in batch.plans:
+                assert seen.acquire(timeout=30)
+
+    seen = threading.Semaphore(0)
+    outcomes = []
+    for outcome in encoder(cuda, patch=patch, slots=3).encode(one_at_a_time()):
+        outcomes.append(outcome)
+        seen.release(len(outcome.plans) if isinstance(outcome, FeatureBatch) else 1)
+    failed = {one.sample.name: (one.stage, one.reason, one.plan) for one in outcomes if isinstance(one, Failed)}
+    assert failed == {
+        "b": ("encode", "the features of 1 of 8 frames are not finite", batches[0].plans[1]),
+        "all": ("encode", "the features of 2 of 2 frames are not finite", batches[1].plans[0]),
+    }
+    found = features(one for one in outcomes if isinstance(one, FeatureBatch))
+    assert_same(found, {name: frames.wanted[name] for name in "acd"})
+
+
+def test_slots_of_batches_that_failed_whole_are_used_again() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+
+    def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
+        out.fill_(float("nan"))
+
+    batches = [frames.on_host(str(i), n=24) for i in range(8)]
+    outcomes = list(encoder(cuda, n=24, patch=patch, slots=3).encode(batches))
+    assert [one.sample.name for one in outcomes if isinstance(one, Failed)] == list("01234567")
+    assert frames.borrowed == set()
+
+
+def test_an_error_of_the_decoder_comes_out_and_everything_is_given_back() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+
+    def source() -> Iterator[FrameBatch]:
+        yield frames.on_device("a")
+        raise RuntimeError("the decoder broke")
+
+    found: dict[str, np.ndarray] = {}
+    with pytest.raises(RuntimeError, match="the decoder broke"):
+        for outcome in encoder(cuda).encode(source()):
+            found |= features([outcome])
+    assert_same(found, frames.wanted)
+    assert frames.borrowed == set()
+
+
+def test_an_error_midway_gives_frames_back_only_when_they_have_been_read() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+    seen: list[torch.Tensor] = []
+
+    def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
+        seen.append(pixels.clone())
+        patch_rows(pixels, images, scale_shift, out)
+
+    # The last batch is refused after the one before it, in the same piece, has been put on the stream.
+    bad = replace(frames.on_device("bad"), ready="no event")
+    batches = [frames.on_host("first"), frames.on_device("a", "b", "c"), bad]
+    cuda.finish()  # decoded
+    with pytest.raises(AttributeError, match="synchronize"):
+        list(gated(cuda, batches, patch, n=100))
+    assert frames.borrowed == set()
+    cuda.finish()
+    assert len(seen) == 2
+    assert torch.equal(seen[1][1:9], torch.from_numpy(pictures("a", 8)))
+
+
+def test_an_error_of_the_device_gives_everything_back() -> None:
+    cuda = LazyCuda()
+    frames = Frames(cuda)
+
+    def patch(*arguments: torch.Tensor) -> None:
+        raise DeviceError("cuda:0 has not memory enough")
+
+    with pytest.raises(DeviceError):
+        list(encoder(cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
+    assert frames.borrowed <= {"b"}, "unless its thread still holds it, to give it back"
+
+
+class SyntheticFrames:
+    """A decoder for the line: finished frames on the host."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+
+    def decode(self, samples: Iterable[Sample]) -> Iterator[FrameBatch]:
+        for one in samples:
+            made = self._frames.on_host(one.name)
+            yield replace(made, plans=(FramePlan(one, tuple(range(8)), 100, "h264"),))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def test_in_the_line_every_sample_is_saved_in_float32(tmp_path: Path) -> None:
+    frames = Frames(cuda := LazyCuda())
+    samples = [sample(tmp_path, f"clip {i}") for i in range(100)]
+    outcomes = list(pipeline.run(samples, SyntheticFrames(frames), encoder(cuda, slots=8), NpyWriter()))  # type: ignore[arg-type]
+    assert len(outcomes) == 100
+    for one in samples:
+        saved = np.load(one.target)
+        assert saved.dtype == np.float32
+        np.testing.assert_allclose(saved, frames.wanted[one.name], rtol=0, atol=2e-5)
+
+
+def test_in_the_line_a_writer_that_breaks_ends_the_run(tmp_path: Path) -> None:
+    frames = Frames(cuda := LazyCuda())
+    samples = (sample(tmp_path if i < 20 else tmp_path / "gone", f"clip {i}") for i in range(10_000))
+    parts = SyntheticFrames(frames), encoder(cuda, slots=8), NpyWriter()
+    with pytest.raises(WriteError, match="gone"):
+        list(pipeline.run(samples, *parts))  # type: ignore[arg-type]
+    assert len(frames.wanted) < 1000
+    for thread in threading.enumerate():
+        if thread.name.startswith("gpupeak"):
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    cuda = LazyCuda()
+    with pytest.raises(ValueError, match="slots is 2"):
+        encoder(cuda, slots=2)
+    for buckets in ((), (0, 24), (8, 16)):
+        with pytest.raises(ValueError, match="buckets are"):
+            GraphRunner(EagerRunner(tower(), cuda, 24), buckets)
+    large = FrameBatch((plan(HERE),), np.zeros((8, 56, 56, 3), np.uint8), ((0, 8),), ({},))
+    with pytest.raises(ValueError, match="56 pixels a side, expected 28"):
+        list(encoder(cuda).encode([large]))
+
+
+def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    with pytest.raises(DeviceError, match=r"^cuda:1 has not memory enough .*2.00 GiB\.$"):
+        TorchCuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)
+
+
+def test_timing_takes_a_runner_as_it_is() -> None:
+    cuda = LazyCuda()
+    runner = GraphRunner(EagerRunner(tower(), cuda, 24), BUCKETS)
+    seconds = time_on_device(runner.stream, lambda: runner.run(11), repeats=5, warm_up=2)
+    assert seconds == [1.0] * 5
+    assert replays(cuda) == [16] * 7

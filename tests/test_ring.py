@@ -1,0 +1,165 @@
+"""The encoder's edges: batches are taken as they are ready, slots are waited for, nothing is kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import plan
+
+from gpupeak.encode.ring import Inbox, Ring
+from gpupeak.types import FrameBatch
+
+HERE = Path()
+
+
+class Source:
+    """Batches of so many images each, handed over when they are allowed to be."""
+
+    def __init__(self, *images: int) -> None:
+        self.allowed = threading.Semaphore(0)
+        self.asked = threading.Semaphore(0)
+        self.released: list[str] = []
+        self.images = images
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        for i, n in enumerate(self.images):
+            self.asked.release()
+            assert self.allowed.acquire(timeout=30)
+            yield self.batch(str(i), n)
+
+    def batch(self, name: str, n: int) -> FrameBatch:
+        pixels = np.zeros((n, 2, 2, 3), np.uint8)
+        release = threading.Lock()  # released once only: a lock cannot be released twice
+        release.acquire()
+
+        def give_back() -> None:
+            release.release()
+            self.released.append(name)
+
+        return FrameBatch((plan(HERE, name, n),), pixels, ((0, n),), ({},), give_back)
+
+    def allow(self, count: int) -> None:
+        """Let so many batches through, and return when the next one is asked for."""
+        for _ in range(count):
+            self.allowed.release()
+            assert self.asked.acquire(timeout=30)
+
+
+def names(batches: list[FrameBatch]) -> list[str]:
+    return [batch.plans[0].sample.name for batch in batches]
+
+
+def test_takes_what_is_ready_up_to_the_most() -> None:
+    source = Source(8, 8, 8, 8, 0)
+    with Inbox(source, images=100) as inbox:
+        source.asked.acquire()
+        source.allow(4)
+        assert names(inbox.take(most=16)) == ["0", "1"]
+        assert names(inbox.take(most=23)) == ["2", "3"]
+
+
+def test_takes_one_batch_however_large_and_none_out_of_turn() -> None:
+    source = Source(8, 40, 8, 0)
+    with Inbox(source, images=100) as inbox:
+        source.asked.acquire()
+        source.allow(3)
+        assert names(inbox.take(most=16)) == ["0"]
+        assert names(inbox.take(most=16)) == ["1"]
+        assert names(inbox.take(most=16)) == ["2"]
+
+
+def test_waits_for_the_first_batch_and_for_no_other() -> None:
+    source = Source(8, 8)
+    with Inbox(source, images=100) as inbox:
+        threading.Timer(0.05, source.allowed.release).start()
+        assert names(inbox.take(most=16)) == ["0"]
+        source.allowed.release()
+        assert names(inbox.take(most=16)) == ["1"]
+        assert inbox.take(most=16) == []
+        assert inbox.take(most=16) == []
+
+
+def test_waits_no_longer_than_until() -> None:
+    asked = 0
+
+    def until() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 3
+
+    with Inbox(Source(8), images=100) as inbox:
+        assert inbox.take(most=16, until=until) == []
+    assert asked == 3
+
+
+def test_reads_ahead_no_further_than_its_limit() -> None:
+    source = Source(8, 8, 8, 8)
+    with Inbox(source, images=16) as inbox:
+        source.asked.acquire()
+        source.allow(1)
+        source.allowed.release(3)
+        # The second batch reaches the limit: the third is not asked for before one is taken.
+        while len(inbox._ready) < 2:
+            pass
+        assert not source.asked.acquire(timeout=0.05)
+        assert names(inbox.take(most=8)) == ["0"]
+        assert source.asked.acquire(timeout=30)
+
+
+def test_an_error_comes_after_what_was_read_before_it() -> None:
+    def batches() -> Iterator[FrameBatch]:
+        yield Source().batch("good", 8)
+        raise RuntimeError("broken machine")
+
+    with Inbox(batches(), images=100) as inbox:
+        assert names(inbox.take(most=16)) == ["good"]
+        assert inbox.take(most=16, until=lambda: False) == []
+        with pytest.raises(RuntimeError, match="broken machine"):
+            inbox.take(most=16)
+
+
+def test_what_is_held_or_comes_after_the_end_is_released() -> None:
+    source = Source(8, 8, 8, 8)
+    with Inbox(source, images=100) as inbox:
+        source.asked.acquire()
+        source.allow(3)
+        assert names(inbox.take(most=8)) == ["0"]
+    assert source.released == ["1", "2"]
+    source.allowed.release()
+    while source.released != ["1", "2", "3"]:
+        pass
+
+
+def test_a_ring_hands_out_every_slot_once_and_the_oldest_first() -> None:
+    ring = Ring(3)
+    assert [ring.take() for _ in range(3)] == [0, 1, 2]
+    assert ring.full
+    ring.give_back(1)
+    ring.give_back(0)
+    assert not ring.full
+    assert [ring.take() for _ in range(2)] == [1, 0]
+
+
+def test_a_full_ring_holds_back_until_a_slot_is_given_back() -> None:
+    ring = Ring(1)
+    slot = ring.take()
+    taken: list[int] = []
+    thread = threading.Thread(target=lambda: taken.append(ring.take()), daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert taken == []
+    ring.give_back(slot)
+    thread.join(30)
+    assert taken == [slot]
+
+
+def test_a_slot_given_back_twice_is_an_error() -> None:
+    ring = Ring(2)
+    slot = ring.take()
+    ring.give_back(slot)
+    with pytest.raises(ValueError, match="given back twice"):
+        ring.give_back(slot)
