@@ -1,0 +1,223 @@
+"""NVDEC and the CPU's cores decode one run together: who takes which sample, and is it worth both?"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
+from typing import Protocol
+
+from gpupeak.decode.merge import merged
+from gpupeak.decode.nvdec import Refused
+from gpupeak.types import Failed, FrameBatch, Sample
+
+__all__ = ["HELD", "MODES", "HybridDecoder", "choose"]
+
+MODES = ("nvdec", "hybrid", "auto")
+HELD = 4
+"""Batches that are decoded and wait for whoever reads `HybridDecoder.decode`."""
+_REFUSED = 256
+"""Samples that may wait for the CPU before the GPU's decoder takes no more."""
+_TRIAL = 96
+_WORTHWHILE = 0.1
+"""A side this much slower than the other is left out: what it adds, it may well take in memory traffic and cores."""
+
+
+class _Cpu(Protocol):
+    """A decoder as `pool.WorkerPool`; called again for whatever has come meanwhile."""
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]: ...
+
+    def close(self) -> None: ...
+
+
+class _Gpu(Protocol):
+    """A decoder that may refuse samples, as `dali.DaliDecoder`."""
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]: ...
+
+    def close(self) -> None: ...
+
+
+class HybridDecoder:
+    """Decodes on NVDEC, and on the CPU what is refused there; each takes its next sample when it has room.
+
+    Results do not depend on which side decoded a sample, beyond the rounding of colours.
+
+    Args:
+        gpu, cpu: the two sides, closed with this decoder.
+        mode: "nvdec": the CPU decodes only what `gpu` refuses; "hybrid": it takes other samples, too; "auto":
+            each side first decodes some samples by itself, whose frames count like all others, and the
+            faster one or both go on, as `choose` says.
+        notice: told, a line each, on any thread: the choice of "auto", and every new reason to refuse samples.
+        trial: samples by which "auto" measures each side, after a third as many that start it up.
+
+    Attributes:
+        refused: how many samples `gpu` has refused, by reason.
+    """
+
+    def __init__(self, gpu: _Gpu, cpu: _Cpu, mode: str, notice: Callable[[str], None], *, trial: int = _TRIAL) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+        self._gpu, self._cpu, self._mode, self._notice, self._trial = gpu, cpu, mode, notice, trial
+        self.refused: Counter[str] = Counter()
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
+        """Yield the frames or the failure of every sample, in the order in which they are ready.
+
+        Raises:
+            RunError: what either side raised; it ends both.
+        """
+        work = _Work(samples)
+        mode = self._mode
+        if mode == "auto":
+            mode = yield from self._measure(work)
+        stages = [self._on_cpu(work, share=mode != "nvdec")]
+        if mode != "cpu":
+            stages.append(self._on_gpu(work))
+        else:
+            work.gpu_finished()
+        yield from merged(stages, HELD, work.cancel, mode)
+
+    def close(self) -> None:
+        """End both sides."""
+        self._gpu.close()
+        self._cpu.close()
+
+    def _on_gpu(self, work: _Work) -> Generator[FrameBatch | Failed]:
+        try:
+            yield from self._accepted(work, work.for_gpu())
+        finally:
+            work.gpu_finished()
+
+    def _on_cpu(self, work: _Work, share: bool) -> Generator[FrameBatch | Failed]:
+        while work.await_for_cpu(share):
+            # Ends where nothing is there for it at the moment, rather than keep what is decoded waiting.
+            yield from self._cpu.decode(work.for_cpu(share))
+
+    def _accepted(self, work: _Work, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
+        """What the GPU's decoder makes of samples; those that it refuses are left to the CPU."""
+        with contextlib.closing(self._gpu.decode(samples)) as items:
+            for item in items:
+                if isinstance(item, Refused):
+                    self._announce(item)
+                    work.refuse(item.sample)
+                else:
+                    yield item
+
+    def _announce(self, refused: Refused) -> None:
+        if not self.refused[refused.reason]:
+            detail = f" ({refused.detail})" if refused.detail else ""
+            self._notice(f"decoded on the CPU, not on NVDEC: {refused.reason}{detail}; {refused.sample} is the first")
+        self.refused[refused.reason] += 1
+
+    def _measure(self, work: _Work) -> Generator[FrameBatch | Failed, None, str]:
+        """Have each side decode some samples by itself; returns the mode to go on in."""
+        speeds = []
+        for decode, source in (
+            (lambda samples: self._accepted(work, samples), work.for_gpu()),
+            (self._cpu.decode, work.for_cpu(share=True)),
+        ):
+            yield from decode(islice(source, self._trial // 3))
+            speeds.append((yield from _timed(decode(islice(source, self._trial)))))
+        mode = choose(*speeds)
+        means = {"nvdec": "on NVDEC", "cpu": "on the CPU", "hybrid": "on NVDEC and the CPU together"}[mode]
+        measured = [f"{speed:.0f} samples/s" if speed else "no sample to be measured by" for speed in speeds]
+        self._notice(f"decoding {means}: by itself, NVDEC had {measured[0]}, the CPU {measured[1]}")
+        return mode
+
+
+def choose(nvdec: float, cpu: float) -> str:
+    """The mode to go on in, by the samples/s of each side alone; 0, where a side had no sample, says nothing of it."""
+    if 0 < cpu < _WORTHWHILE * nvdec:
+        return "nvdec"
+    if 0 < nvdec < _WORTHWHILE * cpu:
+        return "cpu"
+    return "hybrid"
+
+
+def _timed(items: Generator[FrameBatch | Failed]) -> Generator[FrameBatch | Failed, None, float]:
+    """Pass items on; returns their samples a second, not counting the time that whoever takes them takes."""
+    count = 0
+    waited = 0.0
+    began = time.perf_counter()
+    with contextlib.closing(items):
+        for item in items:
+            count += len(item.plans) if isinstance(item, FrameBatch) else 1
+            left = time.perf_counter()
+            yield item
+            waited += time.perf_counter() - left
+    return count / max(time.perf_counter() - began - waited, 1e-9)
+
+
+class _Work:
+    """The samples of a run, as two sides take them. Safe on both sides' threads."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._source = iter(samples)
+        self._source_lock = threading.Lock()
+        self._refused: deque[Sample] = deque()
+        self._changed = threading.Condition()
+        self._exhausted = self._gpu_finished = self._cancelled = False
+
+    def for_gpu(self) -> Iterator[Sample]:
+        """New samples; it waits while too many refused ones do."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._refused) < _REFUSED or self._cancelled)
+            sample = self._next()
+            if sample is None:
+                return
+            yield sample
+
+    def for_cpu(self, share: bool) -> Iterator[Sample]:
+        """Refused samples first, then, if it is to `share`, new ones; ends where there are none at the moment."""
+        while True:
+            with self._changed:
+                sample = self._refused.popleft() if self._refused else None
+                self._changed.notify_all()
+            if sample is None and (share or self._gpu_finished):
+                sample = self._next()
+            if sample is None or self._cancelled:
+                return
+            yield sample
+
+    def await_for_cpu(self, share: bool) -> bool:
+        """Wait until there is something for the CPU; False when there will be nothing any more."""
+
+        def there_is() -> bool:
+            return bool(self._refused) or ((share or self._gpu_finished) and not self._exhausted)
+
+        with self._changed:
+            self._changed.wait_for(lambda: there_is() or self._gpu_finished or self._cancelled)
+            return there_is() and not self._cancelled
+
+    def refuse(self, sample: Sample) -> None:
+        """Leave a sample to the CPU."""
+        with self._changed:
+            self._refused.append(sample)
+            self._changed.notify_all()
+
+    def gpu_finished(self) -> None:
+        """No sample will be refused any more; new ones that are left are the CPU's."""
+        with self._changed:
+            self._gpu_finished = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Wake whoever waits here; no more samples are given out."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def _next(self) -> Sample | None:
+        with self._source_lock:
+            sample = None if self._cancelled or self._exhausted else next(self._source, None)
+        if sample is None:
+            with self._changed:
+                self._exhausted = True
+                self._changed.notify_all()
+        return sample

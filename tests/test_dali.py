@@ -1,0 +1,437 @@
+"""The GPU's decoder on the CPU, where DALI decodes VP9: the frames of libav, and a bad file spoils no other's."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from clips import rotate
+from samples import sample
+
+from gpupeak.channel import Cancelled
+from gpupeak.decode import dali, decode_frames
+from gpupeak.decode.dali import DaliDecoder, Window, as_swscale, native_bytes
+from gpupeak.decode.hybrid import HybridDecoder
+from gpupeak.decode.nvdec import Refused
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.worker import Planned, prepare
+from gpupeak.errors import DeviceError
+from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, VideoFacts
+
+CPU = torch.device("cpu")
+SIZE = 224
+CLOSE = 1.0 if platform.machine() == "x86_64" else 2.5
+"""Mean absolute difference to libav's frames: swscale's SIMD code rounds in its own way."""
+Results = dict[str, "npt.NDArray[np.uint8] | Failed | Refused"]
+
+
+def smooth(
+    path: Path, size: tuple[int, int] = (320, 240), frames: int = 24, seed: int = 0, colorspace: int | None = None
+) -> Path:
+    """A VP9 clip of soft colours that move by 4 pixels a frame: noise would differ between any two scalers."""
+    width, height = size
+    coarse = np.random.default_rng(seed).integers(16, 240, (height // 40 + 8, width // 40 + 8, 3), np.uint8)
+    scene = av.VideoFrame.from_ndarray(coarse, format="rgb24").reformat(
+        width=40 * coarse.shape[1], height=40 * coarse.shape[0], interpolation="BICUBIC"
+    )
+    texture = scene.to_ndarray()
+    with av.open(str(path), "w") as container:
+        options = {"g": "8", "deadline": "realtime", "cpu-used": "8", "b": "3M"}
+        stream = container.add_stream("libvpx-vp9", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
+        for number in range(frames):
+            picture = texture[2 * number : 2 * number + height, 4 * number : 4 * number + width]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=colorspace)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    directory = tmp_path_factory.mktemp("vp9")
+    sizes = [(320, 240), (240, 320), (480, 272), (320, 240), (320, 240), (480, 272)]
+    return [smooth(directory / f"clip{i}.webm", size, 20 + i, seed=i) for i, size in enumerate(sizes)]
+
+
+class Here:
+    """Plans in this process. What the plans say can be changed, and so can what is in the files by then."""
+
+    def __init__(self, change: Callable[[Planned], Planned] = lambda planned: planned) -> None:
+        self.change = change
+
+    def plan(self, samples: Iterable[Sample]) -> Generator[Planned | Failed]:
+        for each in samples:
+            answer = prepare(each, None)
+            yield self.change(answer) if isinstance(answer, Planned) else answer
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are taken when everything is planned: how samples meet is no matter of time any more."""
+    take = Window.take
+
+    def patient(window: Window, wait: bool) -> tuple[Planned, ...]:
+        with window._changed:
+            window._changed.wait_for(lambda: window._finished or window._cancelled)
+        return take(window, wait)
+
+    monkeypatch.setattr(Window, "take", patient)
+
+
+@contextlib.contextmanager
+def decoder(planner: Any = None, n: int = 8, **options: int) -> Iterator[DaliDecoder]:
+    options = {"pipelines": 1, "threads": 1, **options}
+    with contextlib.closing(DaliDecoder(n, SIZE, planner or Here(), CPU, **options)) as made:
+        yield made
+
+
+def results(items: Iterable[FrameBatch | Failed | Refused]) -> Results:
+    """What came of each sample, and that it came once."""
+    found: Results = {}
+    for item in items:
+        if isinstance(item, FrameBatch):
+            for plan, (start, stop) in zip(item.plans, item.spans, strict=True):
+                assert plan.sample.name not in found
+                found[plan.sample.name] = np.array(item.pixels[start:stop])
+            item.release()
+        else:
+            assert item.sample.name not in found
+            found[item.sample.name] = item
+    return found
+
+
+def planned(each: Sample) -> FramePlan:
+    answer = prepare(each, None)
+    assert isinstance(answer, Planned)
+    return answer.plan
+
+
+def difference(found: object, wanted: npt.NDArray[np.uint8]) -> float:
+    assert isinstance(found, np.ndarray)
+    return float(np.abs(found.astype(int) - wanted).mean())
+
+
+def assert_libavs(found: object, each: Sample) -> None:
+    """The frames are those of libav, and clearly not their neighbours."""
+    plan = planned(each)
+    assert each.video is not None
+    wanted = decode_frames(each.video, plan.indices)
+    assert difference(found, wanted) < CLOSE
+    if plan.frames > 1:
+        others = [index + 1 if index + 1 < plan.frames else index - 1 for index in plan.indices]
+        assert difference(found, decode_frames(each.video, others)) > 3.0
+
+
+def test_the_frames_of_libav_from_videos_of_several_sizes_in_one_batch(
+    tmp_path: Path, clips: list[Path], all_at_once: None
+) -> None:
+    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
+    with decoder() as nvdec:
+        (batch,) = nvdec.decode(samples)
+    assert isinstance(batch, FrameBatch)
+    assert batch.pixels.shape == (6 * 8, SIZE, SIZE, 3)
+    assert all(set(seconds) == {"plan", "decode"} for seconds in batch.seconds)
+    assert batch.ready is None
+    found = results([batch])
+    for each in samples:
+        assert_libavs(found[each.name], each)
+
+
+def test_fewer_frames_than_asked_for_and_samples_of_fewer(tmp_path: Path, all_at_once: None) -> None:
+    short = smooth(tmp_path / "short.webm", frames=3)
+    one = smooth(tmp_path / "one.webm", frames=1)
+    long = smooth(tmp_path / "long.webm")
+    samples = [
+        sample(tmp_path, "short", video=short),
+        sample(tmp_path, "one", video=one),
+        sample(tmp_path, "few", n=3, video=long),
+        sample(tmp_path, "all", video=long),
+    ]
+    with decoder() as nvdec:
+        found = results(nvdec.decode(samples))
+    assert planned(samples[0]).indices == (0, 1, 2, 2, 2, 2, 2, 2)
+    for each in samples:
+        assert len(found[each.name]) == each.rule.n  # type: ignore[arg-type]
+        assert_libavs(found[each.name], each)
+
+
+def test_bt709_and_rotation(tmp_path: Path, all_at_once: None) -> None:
+    plain = smooth(tmp_path / "plain.mp4")
+    matrices = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+    clips = [rotate(plain, tmp_path / f"rotated{turn}.mp4", matrix) for turn, matrix in matrices.items()]
+    clips += [smooth(tmp_path / "tagged.webm", colorspace=1), smooth(tmp_path / "untagged.webm", seed=2)]
+    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
+    rotations = [planned(each).video.rotation for each in samples]  # type: ignore[union-attr]
+    assert sorted(rotations) == [0, 0, 90, 180, 270]
+    with decoder() as nvdec:
+        found = results(nvdec.decode(samples))
+    for each in samples:
+        assert_libavs(found[each.name], each)
+    tagged = samples[3]
+    with decoder(Here(lambda each: replace(each, plan=replace(each.plan, video=untagged(each))))) as nvdec:
+        as_bt601 = results(nvdec.decode([tagged]))["tagged"]
+    assert difference(as_bt601, decode_frames(clips[3], planned(tagged).indices)) > 3.0
+
+
+def untagged(each: Planned) -> VideoFacts:
+    assert each.plan.video is not None
+    return replace(each.plan.video, bt709=False)
+
+
+@pytest.mark.parametrize("colorspace", [5, 1])
+def test_flat_colours_become_swscales(colorspace: int) -> None:
+    """Every pixel is DALI's conversion by BT.601, computed here, of a colour that swscale converts by its tag."""
+    colours = np.random.default_rng(0).integers((60, 112, 112), (190, 145, 145), (64, 3))
+    luma, cb, cr = (colours[:, 0] - 16) / 219, (colours[:, 1] - 128) / 224, (colours[:, 2] - 128) / 224
+    bt601 = np.stack([luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], -1)
+    pixels = torch.tensor(np.round(255 * bt601).astype(np.uint8))[:, None, None].repeat(1, 32, 32, 1)
+    as_swscale(pixels, [colorspace == 1] * 8)
+    errors = []
+    for (y, u, v), found in zip(colours, pixels.numpy(), strict=True):
+        planes = np.concatenate([np.full((64, 64), y), np.full((16, 64), u), np.full((16, 64), v)]).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        frame.colorspace = colorspace
+        wanted = frame.reformat(32, 32, "rgb24", interpolation="BILINEAR").to_ndarray()
+        errors.append(found.astype(int) - wanted)
+    assert np.abs(errors).max() < 3 * CLOSE
+    assert np.abs(np.mean(errors, axis=(0, 1, 2))).max() < CLOSE / 2
+
+
+def test_several_pipelines_decode_every_sample_once_and_again(tmp_path: Path, clips: list[Path]) -> None:
+    samples = [sample(tmp_path, f"{clip.stem}-{i}", video=clip) for i in range(2) for clip in clips]
+    with decoder(WorkerPool(1, held=0), pipelines=3, batch_size=2, window=4) as nvdec:
+        for _ in range(2):
+            found = results(nvdec.decode(iter(samples)))
+            assert found.keys() == {each.name for each in samples}
+            for each in samples[:6]:
+                assert_libavs(found[each.name], each)
+
+
+def bad_file(path: Path, each: Sample) -> Sample:
+    """A sample whose file is no video any more by the time at which it is decoded."""
+    path.write_bytes(b"no video" * 100)
+    return replace(each, video=path)
+
+
+class Noted:
+    """A pipeline, and what is asked of it in which order."""
+
+    def __init__(self, pipeline: Any, notes: list[str]) -> None:
+        self._pipeline, self._notes = pipeline, notes
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("schedule_run", "share_outputs"):
+            self._notes.append(name)
+        return getattr(self._pipeline, name)
+
+
+def test_a_poisoned_batch_among_those_in_flight_spoils_no_other(
+    tmp_path: Path, clips: list[Path], all_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    build = dali.frames_pipeline
+    monkeypatch.setattr(dali, "frames_pipeline", lambda *arguments: Noted(build(*arguments), notes))
+    same_size = [clips[0], clips[3], clips[4]]
+    samples = [sample(tmp_path, f"{i}", video=same_size[i % 3]) for i in range(12)]
+
+    def poison(each: Planned) -> Planned:
+        if each.plan.sample.name != "5":
+            return each
+        return replace(each, plan=replace(each.plan, sample=bad_file(tmp_path / "bad.webm", each.plan.sample)))
+
+    with decoder(Here(poison), batch_size=2, ahead=3) as nvdec:
+        items = list(nvdec.decode(samples))
+    assert notes[:5] == ["schedule_run"] * 3 + ["share_outputs", "schedule_run"]
+    sizes = [len(item.plans) for item in items if isinstance(item, FrameBatch)]
+    assert sorted(sizes) == [1, 2, 2, 2, 2, 2]  # all but the poisoned batch came as they were
+    found = results(items)
+    assert found.keys() == {each.name for each in samples}
+    refused = found.pop("5")
+    assert isinstance(refused, Refused)
+    assert refused.reason == "DALI failed"
+    assert "Failed to create video decoder" in refused.detail
+    for each in samples:
+        if each.name != "5":
+            assert_libavs(found[each.name], each)
+
+
+def test_what_dali_fails_on_goes_to_libav_then_fails(tmp_path: Path, clips: list[Path], clip_of: Any) -> None:
+    # DALI decodes no H.264 on the CPU, though NVDEC does: planned for it, then left to libav.
+    samples = [sample(tmp_path, f"vp9-{i}", video=clips[i]) for i in range(3)]
+    samples.insert(1, sample(tmp_path, "h264", video=clip_of("h264")))
+    samples.insert(2, sample(tmp_path, "spoiled", video=clips[0]))
+    samples.append(sample(tmp_path, "av1", video=clip_of("av1")))
+    samples.append(sample(tmp_path, "missing"))
+    samples.append(sample(tmp_path, "text", video=bad_file(tmp_path / "text.mp4", samples[0]).video))
+
+    def spoil(each: Planned) -> Planned:
+        if each.plan.sample.name != "spoiled":
+            return each
+        return replace(each, plan=replace(each.plan, sample=bad_file(tmp_path / "bad.webm", each.plan.sample)))
+
+    said: list[str] = []
+    nvdec = DaliDecoder(8, SIZE, Here(spoil), CPU, pipelines=2, threads=1, ahead=3)
+    both = HybridDecoder(nvdec, WorkerPool(1, held=6), "nvdec", said.append)
+    with contextlib.closing(both):
+        found = results(both.decode(samples))
+    assert found.keys() == {each.name for each in samples}
+    assert both.refused == {"DALI failed": 2, "codec av1": 1}
+    assert len(said) == 2
+    failed = {name: result.stage for name, result in found.items() if isinstance(result, Failed)}
+    assert failed == {"spoiled": "plan", "missing": "find", "text": "plan"}
+    for each in samples:
+        if each.name not in failed:
+            assert_close(found[each.name], each)
+
+
+def assert_close(found: object, each: Sample) -> None:
+    assert each.video is not None
+    assert difference(found, decode_frames(each.video, planned(each).indices)) < CLOSE
+
+
+def test_a_file_that_is_gone_by_then_fails_alone(tmp_path: Path, clips: list[Path], all_at_once: None) -> None:
+    def remove(each: Planned) -> Planned:
+        if each.plan.sample.name != "gone":
+            return each
+        return replace(each, plan=replace(each.plan, sample=replace(each.plan.sample, video=tmp_path / "gone.webm")))
+
+    samples = [sample(tmp_path, "gone", video=clips[0]), sample(tmp_path, "there", video=clips[0])]
+    with decoder(Here(remove)) as nvdec:
+        found = results(nvdec.decode(samples))
+    gone = found["gone"]
+    assert isinstance(gone, Failed)
+    assert (gone.stage, gone.reason) == ("decode", "cannot be read: No such file or directory")
+    assert_libavs(found["there"], samples[1])
+
+
+def test_when_everything_fails_it_is_not_the_samples(
+    tmp_path: Path, clip_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dali, "_FAILURES_IN_A_ROW", 4)
+    samples = (sample(tmp_path, f"{i}", video=clip_of("h264")) for i in range(100))
+    with decoder() as nvdec, pytest.raises(DeviceError, match="DALI failed on 4 samples in a row: Assert on"):
+        list(nvdec.decode(samples))
+
+
+def test_an_error_of_the_planner_is_raised(tmp_path: Path, clips: list[Path]) -> None:
+    def die(each: Planned) -> Planned:
+        raise DeviceError("the planner broke")
+
+    with decoder(Here(die), pipelines=2) as nvdec, pytest.raises(DeviceError, match="the planner broke"):
+        list(nvdec.decode([sample(tmp_path, video=clips[0])]))
+
+
+def test_a_reader_that_leaves_ends_the_threads(tmp_path: Path, clips: list[Path]) -> None:
+    def endless() -> Iterator[Sample]:
+        while True:
+            yield sample(tmp_path, video=clips[0])
+
+    with decoder(pipelines=2, window=4, batch_size=2) as nvdec:
+        stream = nvdec.decode(endless())
+        next(stream)
+        stream.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("gpupeak-dali")]
+
+
+def test_a_device_on_which_dali_cannot_be_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("Critical error\nencountered:\n\nCUDA driver is missing\nC++ context: [..]")
+
+    monkeypatch.setattr(dali, "frames_pipeline", fail)
+    with pytest.raises(DeviceError, match=r"DALI cannot be set up on cuda:0: CUDA driver is missing$"):
+        DaliDecoder(8, SIZE, Here(), torch.device("cuda:0"))
+
+
+def made(
+    directory: Path, name: str, size: tuple[int, int] = (640, 368), codec: str = "h264", file: int = 1000
+) -> Planned:
+    """A plan of eight frames that nothing was read for."""
+    video = VideoFacts(*size, bt709=False, rotation=0, pix_fmt="yuv420p", profile="High", bytes=file)
+    return Planned(FramePlan(sample(directory, name), tuple(range(8)), 100, codec, video=video), {"plan": 0.0}, None)
+
+
+def window(*plans: Planned, size: int = 100, batch_size: int = 4, memory: int = 1 << 40) -> Window:
+    made = Window(size, batch_size, memory)
+    for each in plans:
+        made.add(each)
+    return made
+
+
+def taken(window: Window) -> list[list[str]]:
+    batches = iter(lambda: window.take(wait=False), ())
+    return [[each.plan.sample.name for each in batch] for batch in batches]
+
+
+def test_batches_are_of_one_codec_and_size_while_there_are_enough(tmp_path: Path) -> None:
+    kinds = [("a", (640, 368), "h264"), ("b", (1280, 720), "h264"), ("c", (640, 368), "hevc")]
+    plans = [made(tmp_path, f"{name}{i}", size, codec) for i in range(5) for name, size, codec in kinds]
+    batches = taken(window(*plans))
+    assert [[name[0] for name in batch] for batch in batches] == [["a"] * 4, ["b"] * 4, ["c"] * 4, ["a", "b", "c"]]
+    assert Counter(name for batch in batches for name in batch) == {each.plan.sample.name: 1 for each in plans}
+
+
+def test_a_batch_is_bounded_by_memory(tmp_path: Path) -> None:
+    plans = [made(tmp_path, f"{i}", file=500_000) for i in range(3)]
+    each = (8 + 8) * 640 * 368 * 3 + 500_000
+    assert native_bytes(plans[0]) == each
+    assert taken(window(*plans, memory=2 * each)) == [["0", "1"], ["2"]]
+    assert taken(window(*plans, memory=2 * each - 1)) == [["0"], ["1"], ["2"]]
+    assert taken(window(*plans, memory=1)) == [["0"], ["1"], ["2"]]  # by itself, any video goes
+
+
+def test_a_full_window_holds_the_planner_back_until_a_batch_is_taken(tmp_path: Path) -> None:
+    full = window(*(made(tmp_path, f"{i}") for i in range(2)), size=2, batch_size=1)
+    added = threading.Event()
+
+    def add() -> None:
+        full.add(made(tmp_path, "late"))
+        added.set()
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    assert not added.wait(0.05)
+    full.take(wait=True)
+    assert added.wait(20)
+    thread.join()
+    assert taken(full) == [["1"], ["late"]]
+
+
+def test_the_end_of_a_window(tmp_path: Path) -> None:
+    ended = window(made(tmp_path, "last"))
+    ended.finish()
+    assert len(ended.take(wait=True)) == 1
+    assert ended.take(wait=True) == ()
+    cancelled = window(made(tmp_path, "dropped"))
+    cancelled.cancel()
+    assert cancelled.take(wait=True) == ()
+    with pytest.raises(Cancelled):
+        cancelled.add(made(tmp_path, "more"))
+
+
+def test_a_size_that_dali_would_decode_with_anothers_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(480, 270), (480, 272), (480, 270), (480, 272), (640, 360), (480, 270)]
+    plans = [made(tmp_path, f"{i}", size) for i, size in enumerate(sizes)]
+    with decoder() as nvdec:
+        reasons = [nvdec._shares_a_decoder(each) for each in plans]
+    confused = "size that DALI may decode with another's decoder"
+    assert reasons == [None, None, confused, None, None, confused]
