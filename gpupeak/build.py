@@ -1,62 +1,154 @@
-"""The one place where a device chooses classes: settings in, the parts of a line out."""
+"""The one place where a device chooses classes: settings in, a line out."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from threading import Event
 
 import torch
 
+from gpupeak import pipeline
 from gpupeak.config import ExtractConfig
+from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.spec import EncoderSpec
+from gpupeak.encode.vit import VisionTower
 from gpupeak.errors import DeviceError
-from gpupeak.pipeline import READY_BATCHES, Decoder, Encoder, Writer
+from gpupeak.supervise import SupervisedLine
+from gpupeak.types import Outcome, Sample
 from gpupeak.write import NpyWriter
 
-__all__ = ["Parts", "build", "choose_device"]
+__all__ = ["Parts", "build", "choose_decoder", "choose_device", "cuda_line"]
+
+Tell = Callable[[str], None]
+"""Told of a choice, one line each; on any thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `pipeline.run` joins, the device it runs on, and what the user should be told about the choice."""
+    """The parts of a line in this process, and the device it runs on."""
 
-    decoder: Decoder
-    encoder: Encoder
-    writer: Writer
+    decoder: pipeline.Decoder
+    encoder: pipeline.Encoder
+    writer: pipeline.Writer
     device: str
-    notice: str
+
+    def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
+        """See `pipeline.run`."""
+        return pipeline.run(samples, self.decoder, self.encoder, self.writer, stop=stop)
 
     def close(self) -> None:
         """End what the line holds: its processes."""
         self.decoder.close()
 
 
-def build(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
-    """Build the line for samples of at most `n` frames.
+def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
+    """Build the line for samples of at most `n` frames; a GPU's runs in a supervised process of its own.
 
     Raises:
-        DeviceError: the device asked for is not there.
+        DeviceError: the device or the decoder asked for is not there.
         WeightsError: the weights are not there or do not fit.
     """
     device, why = choose_device(config.device)
-    # On the CPU eight images already fill the matrix units, and a product's rounding changes with its number
-    # of rows: one sample at a time keeps results independent of how samples meet.
-    batch_size = config.batch_size or (1 if device.type == "cpu" else 16)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = config.workers or cores or 1
+    decoder, how = choose_decoder(config.decoder, device)
+    tell(f"{why}; {how}")
+    if device.type == "cpu":
+        return _cpu_line(config, spec, n)
+    return SupervisedLine((cuda_line, (config, spec, n, device, decoder)), tell, time_limit=config.time_limit)
+
+
+def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
+    # Eight images already fill a CPU's matrix units, and a product's rounding changes with its number of rows:
+    # one sample at a time keeps results independent of how samples meet.
+    batch_size = config.batch_size or 1
     # Started first: the workers import while the weights are read.
-    decoder = WorkerPool(workers, n, spec.size, time_limit=config.time_limit, held=READY_BATCHES + batch_size + 1)
+    decoder = _pool(config, spec, n, held=pipeline.READY_BATCHES + batch_size + 1)
     try:
-        dtype = torch.float32 if device.type == "cpu" else torch.float16
-        tower = load_tower(spec, config.weights, device, dtype)
-        encoder = TowerEncoder(tower, spec, device, batch_size)
+        tower = load_tower(spec, config.weights, "cpu", torch.float32)
+        encoder = TowerEncoder(tower, spec, "cpu", batch_size)
     except BaseException:
         decoder.close()
         raise
-    return Parts(decoder, encoder, NpyWriter(fsync=config.fsync), str(device), f"{why}; {workers} decoding processes")
+    return Parts(decoder, encoder, NpyWriter(fsync=config.fsync), "cpu")
+
+
+def cuda_line(
+    config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device, decoder: str, tell: Tell
+) -> Parts:
+    """The line of one GPU, in the process that is to run it; `decoder` as `choose_decoder` gives it."""
+    torch.cuda.set_device(device)
+    encoder = _cuda_encoder(config, spec, n, device)  # before DALI: what it allocates must not meet a graph's capture
+    # What may be with an encoder and before it: it reads ahead as much as it takes at once.
+    pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
+    writer = NpyWriter(fsync=config.fsync)
+    if decoder == "cpu":
+        return Parts(pool, encoder, writer, str(device))
+    from gpupeak.decode.dali import DaliDecoder
+    from gpupeak.decode.hybrid import HybridDecoder
+
+    try:
+        planner = WorkerPool(_cores(), n, spec.size, time_limit=config.time_limit, held=0)
+        nvdec = DaliDecoder(n, spec.size, planner, device)
+    except BaseException:
+        pool.close()
+        raise
+    return Parts(HybridDecoder(nvdec, pool, decoder, tell), encoder, writer, str(device))
+
+
+def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device) -> pipeline.Encoder:
+    tower = load_tower(spec, config.weights, device, torch.float16)
+    if not isinstance(tower, VisionTower):
+        return TowerEncoder(tower, spec, device, config.batch_size or _samples_at_once(n))
+    from gpupeak.encode.cuda import TorchCuda
+    from gpupeak.encode.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
+    from gpupeak.kernels.patch_rows import cuda_patch_rows
+
+    buckets: tuple[int, ...] = BUCKETS
+    if config.batch_size:
+        most = config.batch_size * n
+        buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
+    runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets)), buckets)
+    return GraphEncoder(runner, cuda_patch_rows(device, spec.size, tower.shape.patch), n=n)
+
+
+def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:
+    return WorkerPool(config.workers or _cores(), n, spec.size, time_limit=config.time_limit, held=held)
+
+
+def _cores() -> int:
+    """The cores that this process may use; where the system does not tell, those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _samples_at_once(n: int) -> int:
+    """Samples that make a GPU's largest batch, 256 images."""
+    return max(1, 256 // n)
+
+
+def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
+    """The decoder for `auto`, `nvdec`, `cpu` or `hybrid`, and how to say it. What stays `auto` is measured in the run.
+
+    Raises:
+        DeviceError: NVDEC was asked for and is not there. Only `auto` falls back, and says so.
+    """
+    if asked == "cpu":
+        return "cpu", "decoding on the CPU, as asked"
+    if device.type == "cpu":
+        if asked != "auto":
+            raise DeviceError(f"--decoder {asked} decodes into a GPU's memory, and the encoder runs on the CPU")
+        return "cpu", "decoding there, too"
+    missing = nvdec_missing()
+    if missing is not None:
+        if asked != "auto":
+            raise DeviceError(f"--decoder {asked}: {missing}")
+        return "cpu", f"decoding on the CPU: {missing}"
+    return asked, {"nvdec": "decoding on NVDEC, as asked", "hybrid": "decoding on NVDEC and the CPU, as asked"}.get(
+        asked, "decoding where it turns out to be fast"
+    )
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:

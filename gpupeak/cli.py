@@ -165,6 +165,10 @@ def _settings(
         ),
     ] = None,
     device: Annotated[str, _option(_RUN, "auto, cpu or cuda:N.", metavar="DEVICE", default="auto")] = "auto",
+    decoder: Annotated[
+        str,
+        _option(_RUN, "auto, nvdec, cpu, or hybrid for both at once.", metavar="DECODER", default="auto"),
+    ] = "auto",
     batch_size: Annotated[
         int | None, _option(_RUN, "Samples encoded at once.", metavar="N", default="what suits the device")
     ] = None,
@@ -200,6 +204,7 @@ def _settings(
         peak_source=peak_source,
         seed=seed,
         device=device,
+        decoder=decoder,
         batch_size=batch_size,
         workers=workers,
         time_limit=time_limit,
@@ -313,6 +318,7 @@ def plan(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False)
     "visual_encoder",
     "weights",
     "device",
+    "decoder",
     "batch_size",
     "workers",
     "time_limit",

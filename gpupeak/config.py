@@ -8,9 +8,10 @@ from pathlib import Path
 from gpupeak.errors import ConfigError
 from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS
 
-__all__ = ["SPLITS", "ExtractConfig"]
+__all__ = ["DECODERS", "SPLITS", "ExtractConfig"]
 
 SPLITS = ("test", "train", "all")
+DECODERS = ("auto", "nvdec", "cpu", "hybrid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class ExtractConfig:
         peak_source: one of `types.PEAK_SOURCES`, or `auto`.
         seed: what `headtail` draws from.
         device: `auto`, `cpu` or `cuda:N`.
+        decoder: one of `DECODERS`: `cpu` decodes on the CPU's cores, `nvdec` on the GPU what NVDEC takes,
+            `hybrid` on both; `auto` measures where there is a choice.
         batch_size: samples encoded at once; None is the device's own default.
         workers: decoding processes; None is one a core.
         time_limit: seconds one sample may take to decode before its worker is replaced.
@@ -66,6 +69,7 @@ class ExtractConfig:
     peak_source: str = "auto"
     seed: int = 0
     device: str = "auto"
+    decoder: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
     time_limit: float = 120.0
@@ -80,6 +84,7 @@ class ExtractConfig:
         _one_of("fallback", self.fallback, FALLBACKS)
         _one_of("peak source", self.peak_source, ("auto", *PEAK_SOURCES))
         _one_of("split", self.split, SPLITS)
+        _one_of("decoder", self.decoder, DECODERS)
         for name, value in (
             ("n-frms", self.n_frms),
             ("batch-size", self.batch_size),

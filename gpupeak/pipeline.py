@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from gpupeak.channel import Cancelled, Channel
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, Outcome, Sample, Saved
 
-__all__ = ["Decoder", "Encoder", "Writer", "run"]
+__all__ = ["Decoder", "Encoder", "Line", "Writer", "run"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,19 @@ class Writer(Protocol):
     """Saves features and releases them. Safe on several threads at once."""
 
     def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]: ...
+
+
+class Line(Protocol):
+    """Takes samples to their outcomes on one device: in this process by `run`, or in one of its own."""
+
+    @property
+    def device(self) -> str: ...
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        """Yield one outcome a sample; ends early when `stop` is set."""
+
+    def close(self) -> None:
+        """End the processes that the line holds."""
 
 
 def run(

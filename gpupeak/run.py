@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
-from gpupeak import pipeline
 from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
@@ -128,10 +127,9 @@ def _run(
         job.tally.add(outcome)
         observer.advanced(job.tally, outcome)
 
-    with contextlib.closing(build(config, spec, n)) as parts:
-        tell(parts.notice)
+    with contextlib.closing(build(config, spec, n, tell)) as line:
         weights = identify(spec, config.weights)  # known by now, even if they had to be fetched
-        provenance = _provenance(parts.device)
+        provenance = _provenance(line.device)
         for job in jobs:
             if job.pending or job.refused:
                 settings = _settings(job.corpus.rule, spec, weights)
@@ -141,9 +139,9 @@ def _run(
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite)
                 for failed in job.refused:
                     record(failed)
-        for outcome in pipeline.run(_feed(jobs), parts.decoder, parts.encoder, parts.writer, stop=stop):
+        for outcome in line.run(_feed(jobs), stop):
             record(outcome)
-    return parts.device
+    return line.device
 
 
 def _feed(jobs: list[Job]) -> Iterator[Sample]:

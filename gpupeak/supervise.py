@@ -1,0 +1,188 @@
+"""A line in a child process: what hangs or kills it costs one sample, not the run.
+
+A GPU line stands on code that this project cannot make safe: a driver, a hardware decoder, a CUDA
+context that one fault poisons for the whole process. So it runs in a child of its own, which is given
+samples and gives back outcomes; tensors never cross.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from gpupeak.channel import Cancelled, Channel
+from gpupeak.child import Child, Ended, connect
+from gpupeak.errors import GpupeakError, RunError
+from gpupeak.pipeline import Line
+from gpupeak.types import Failed, Outcome, Sample
+
+__all__ = ["Recipe", "SupervisedLine"]
+
+
+Tell: TypeAlias = Callable[[str], None]
+Recipe: TypeAlias = "tuple[Callable[..., Line], tuple[Any, ...]]"
+"""How the child builds its line: an importable function and its arguments, behind which it is given a `Tell`."""
+
+START_SECONDS = 600.0  # weights from a cold network file system, kernels compiled, graphs captured
+MAX_DEATHS = 10  # in a row with nothing done between: no sample's fault any more
+
+
+class SupervisedLine:
+    """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
+
+    At most `window` samples are with the child at once. When it ends before it has answered for all of
+    them, a new child is given those that are open one at a time, so that the next death names its sample:
+    it is set aside as failed, since that is the second child to end with it. Then all goes on as before.
+
+    Args:
+        recipe: an importable function and its arguments; the child calls it to build its line.
+        tell: told what the line in the child tells, a line each.
+        window: samples in the child at once, at least as many as its decoder looks ahead.
+        time_limit: seconds without any outcome, while samples are open, after which the child hangs.
+
+    Raises:
+        GpupeakError: what building the line raised in the child.
+        RunError: the child died before it was ready.
+    """
+
+    def __init__(self, recipe: Recipe, tell: Tell, *, window: int = 512, time_limit: float = 120.0) -> None:
+        self._recipe, self._tell, self._window, self._time_limit = recipe, tell, window, time_limit
+        self._start()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the child there is now."""
+        return self._child.process.pid
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.end()
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        """Yield one outcome a sample; `stop` as in `pipeline.run`.
+
+        Raises:
+            RunError: what the line in the child raised, or child after child ended with nothing done.
+        """
+        stop = stop or threading.Event()
+        source = iter(samples)
+        suspects: deque[Sample] = deque()
+        deaths = 0
+        while not stop.is_set():
+            alone = bool(suspects)
+            try:
+                for outcome in self._through(iter([suspects.popleft()]) if alone else source, stop):
+                    deaths = 0
+                    yield outcome
+            except Ended as ended:
+                deaths += 1
+                if deaths == MAX_DEATHS:
+                    raise RunError(f"the GPU line failed {deaths} times in a row, the last time it {ended}") from ended
+                open_samples = tuple(self._held.values())
+                self.close()
+                self._start()
+                if alone:
+                    for sample in open_samples:
+                        yield Failed(sample, "decode", f"the GPU line {ended}, twice on this sample")
+                else:
+                    suspects.extend(open_samples)
+            else:
+                if not alone:
+                    return
+
+    def _through(self, samples: Iterator[Sample], stop: threading.Event) -> Iterator[Outcome]:
+        """Send samples through the child there is until it has answered for all of them."""
+        self._held = held = dict[Path, Sample]()
+        ended = told = False
+        while True:
+            while not ended and len(held) < self._window:
+                sample = None if stop.is_set() else next(samples, None)
+                if sample is None:
+                    ended = True
+                    self._child.send(_END)
+                else:
+                    held[sample.target] = sample
+                    self._child.send(sample)
+            if stop.is_set() and not told:
+                if not ended:
+                    self._child.send(_END)
+                ended = told = True
+                self._child.send(_STOP)
+            kind, value = self._receive(self._time_limit)
+            if kind == "done":
+                return
+            del held[value.sample.target]
+            yield value
+
+    def _start(self) -> None:
+        self._held = dict[Path, Sample]()  # with the child and not yet answered for, by target
+        self._child = Child("gpupeak.supervise:serve")
+        self._child.send(self._recipe)
+        try:
+            _, self.device = self._receive(START_SECONDS)
+        except Ended as ended:
+            raise RunError(f"the GPU line cannot start: it {ended}{self._child.last_words()}") from ended
+
+    def _receive(self, seconds: float) -> tuple[str, Any]:
+        """The child's next message that is not for `tell` or an error to raise."""
+        while True:
+            kind, value = self._child.receive(seconds)
+            if kind == "error":
+                raise value
+            if kind != "notice":
+                return kind, value
+            self._tell(value)
+
+
+_END, _STOP = "end", "stop"
+
+
+def serve() -> None:
+    """What the child runs: build the line, then take samples through it, one run after another."""
+    connection, _ = connect()
+    sending = threading.Lock()  # notices come from any thread
+
+    def send(kind: str, value: object) -> None:
+        with sending:
+            connection.send((kind, value))
+
+    factory, arguments = connection.recv()
+    try:
+        line = factory(*arguments, partial(send, "notice"))
+        send("ready", line.device)
+        stop = threading.Event()
+        runs: Channel[Channel[Sample]] = Channel(depth=1)
+        threading.Thread(target=_receive, args=(connection, runs, stop), daemon=True).start()
+        for samples in runs:
+            for outcome in line.run(samples, stop):
+                send("outcome", outcome)
+            send("done", None)
+    except GpupeakError as error:
+        send("error", error)
+    except Exception as error:
+        send("error", RunError(f"the GPU line failed: {type(error).__name__}: {error}"))
+
+
+def _receive(connection: Connection, runs: Channel[Channel[Sample]], stop: threading.Event) -> None:
+    """Hand on what the parent sends: samples up to an end are one run."""
+    samples: Channel[Sample] | None = None
+    with contextlib.suppress(Cancelled, EOFError):  # the run was stopped, or the parent is gone
+        while True:
+            message = connection.recv()
+            if message == _STOP:
+                stop.set()
+                continue
+            if samples is None:
+                samples = Channel(depth=1 << 20)  # the parent's window is the bound
+                runs.put(samples)
+            if message == _END:
+                samples.finish()
+                samples = None
+            else:
+                samples.put(message)

@@ -1,0 +1,127 @@
+"""The supervised line: a child that dies or hangs costs the sample it was at, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+
+import pytest
+from samples import sample
+
+from gpupeak.build import Parts
+from gpupeak.decode.synthetic import SyntheticDecoder
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.errors import DeviceError, RunError, WriteError
+from gpupeak.supervise import SupervisedLine
+from gpupeak.types import Failed, FrameBatch, Sample, Saved
+from gpupeak.write import NpyWriter
+
+
+class FaultyDecoder(SyntheticDecoder):
+    """Looks ahead like a batching decoder, and does what a sample's name says."""
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch]:
+        waiting: list[Sample] = []
+        for one in samples:
+            waiting.append(one)
+            if len(waiting) == 8:
+                yield from self._batch(waiting)
+                waiting = []
+        yield from self._batch(waiting)
+
+    def _batch(self, samples: list[Sample]) -> Generator[FrameBatch]:
+        for one in samples:  # a fault takes the whole batch
+            if one.name.startswith("deadly"):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if one.name.startswith("hang"):
+                time.sleep(1000)
+        yield from super().decode(samples)
+
+
+def make_line(tell: Callable[[str], None]) -> Parts:
+    tell("on no device")
+    return Parts(FaultyDecoder(4), SyntheticEncoder(6, 4), NpyWriter(), "synthetic")
+
+
+def make_no_line(tell: Callable[[str], None]) -> Parts:
+    raise DeviceError("there is no such GPU")
+
+
+def make_dead_line(tell: Callable[[str], None]) -> Parts:
+    os._exit(9)
+
+
+def supervised(**options: float) -> SupervisedLine:
+    return SupervisedLine((make_line, ()), print, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _children_import_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) -> None:
+    told: list[str] = []
+    line = SupervisedLine((make_line, ()), told.append, window=16)
+    assert (line.device, told) == ("synthetic", ["on no device"])
+    for run in ("a", "b"):
+        outcomes = list(line.run(sample(tmp_path, f"{run}{i}") for i in range(50)))
+        assert sorted(o.sample.name for o in outcomes) == sorted(f"{run}{i}" for i in range(50))
+        assert all(isinstance(o, Saved) and o.sample.target.exists() for o in outcomes)
+    line.close()
+    assert not Path(f"/proc/{line.pid}").exists()
+
+
+@pytest.mark.parametrize(("name", "how"), [("deadly", "was ended by SIGSEGV"), ("hang", "gave no answer")])
+def test_a_sample_that_ends_the_child_twice_is_set_aside_alone(tmp_path: Path, name: str, how: str) -> None:
+    samples = [sample(tmp_path, f"good{i}") for i in range(40)]
+    samples[7:7] = [sample(tmp_path, f"{name}0")]
+    samples[30:30] = [sample(tmp_path, f"{name}1")]
+    line = supervised(window=20, time_limit=1.5)
+    outcomes = list(line.run(samples))
+    line.close()
+    assert sorted(o.sample.name for o in outcomes) == sorted(s.name for s in samples), "one outcome each"
+    failed = {o.sample.name: o.reason for o in outcomes if isinstance(o, Failed)}
+    assert failed.keys() == {f"{name}0", f"{name}1"}
+    assert all(how in reason and "twice" in reason for reason in failed.values())
+
+
+def test_a_child_killed_from_outside_costs_nothing(tmp_path: Path) -> None:
+    line = supervised(window=8)
+    samples = [sample(tmp_path, str(i)) for i in range(60)]
+    outcomes = line.run(iter(samples))
+    seen = [next(outcomes)]
+    os.kill(line.pid, signal.SIGKILL)
+    seen += outcomes
+    line.close()
+    assert all(isinstance(outcome, Saved) for outcome in seen)
+    assert sorted(o.sample.name for o in seen) == sorted(s.name for s in samples)
+
+
+def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
+    line, stop = supervised(window=8), threading.Event()
+    outcomes = []
+    for outcome in line.run((sample(tmp_path, str(i)) for i in range(100_000)), stop):
+        outcomes.append(outcome)
+        stop.set()
+    line.close()
+    assert 1 <= len(outcomes) < 100
+    assert {o.sample.name for o in outcomes} == {path.stem for path in tmp_path.iterdir()}
+
+
+def test_what_ends_the_line_in_the_child_is_raised_here(tmp_path: Path) -> None:
+    line = supervised()
+    with pytest.raises(WriteError, match="cannot be written: No such file"):
+        list(line.run([sample(tmp_path / "gone", "a")]))
+    line.close()
+
+
+def test_a_line_that_cannot_be_built_says_why() -> None:
+    with pytest.raises(DeviceError, match="there is no such GPU"):
+        SupervisedLine((make_no_line, ()), print)
+    with pytest.raises(RunError, match="the GPU line cannot start: it exited with code 9"):
+        SupervisedLine((make_dead_line, ()), print)
