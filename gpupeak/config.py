@@ -11,6 +11,7 @@ from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS
 __all__ = ["DECODERS", "SPLITS", "ExtractConfig"]
 
 SPLITS = ("test", "train", "all")
+_LONGEST_SECONDS = 86_400  # a day; the system waits no longer than some weeks
 DECODERS = ("auto", "nvdec", "cpu", "hybrid")
 
 
@@ -91,10 +92,17 @@ class ExtractConfig:
             ("workers", self.workers),
             ("limit", self.limit),
         ):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}, expected at least 1")
-        if self.time_limit <= 0:
-            raise ConfigError(f"time-limit is {self.time_limit}, expected more than 0 seconds")
+            if value is not None and not (_is_whole(value) and value >= 1):
+                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if not _is_whole(self.seed):
+            raise ConfigError(f"seed is {self.seed!r}, expected a whole number")
+        # A number that is none compares false: it is refused here, too.
+        if not isinstance(self.time_limit, (int, float)) or not 0 < self.time_limit <= _LONGEST_SECONDS:
+            raise ConfigError(f"time-limit is {self.time_limit!r}, expected more than 0 and at most {_LONGEST_SECONDS}")
+        if isinstance(self.datasets, str):
+            raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
+        if not isinstance(self.device, str):
+            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda:N")
         if self.device not in ("auto", "cpu") and not (
             self.device == "cuda" or (self.device.startswith("cuda:") and self.device[5:].isdecimal())
         ):
@@ -103,6 +111,10 @@ class ExtractConfig:
             raise ConfigError("a corpus of your own takes both --videos and --name")
         if self.videos is not None and self.datasets:
             raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {self.datasets[0]}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

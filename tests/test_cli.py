@@ -243,7 +243,7 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["extract", "--dataset-rot", "x"], "No such option: --dataset-rot (Possible options: --dataset-root"),
         (["extract", "--limit", "many"], "Invalid value for '--limit'"),
         (["extract", "--limit"], "Option '--limit' requires an argument"),
-        (["extract", "--limit", "0"], "limit is 0, expected at least 1"),
+        (["extract", "--limit", "0"], "limit is 0, expected a whole number of at least 1"),
         (["extract", "--sampling", "even"], "sampling is 'even', expected one of emotion_peak, uniform, headtail"),
         (["extract", "--videos", "clips"], "a corpus of your own takes both --videos and --name"),
         (["inspect"], "Missing argument"),
