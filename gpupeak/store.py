@@ -57,12 +57,16 @@ def load_features(
 
     Args:
         root: the output root, with or without the dataset at its end.
-        encoder: the encoder's directory name, as in `frame_<encoder>_...`.
+        encoder: the encoder's name, or its directory's, as in `frame_<encoder>_...`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is torn or holds something else than float32 `[n, D]`.
     """
+    if ":" in encoder:
+        from gpupeak.encode.spec import encoder_spec
+
+        encoder = encoder_spec(encoder).directory
     path = feature_directory(Path(root), dataset, encoder, sampling, n) / f"{sample}.npy"
     with path.open("rb") as file:
         data = file.read()
@@ -157,10 +161,12 @@ class FeatureDirectory:
         self.path, self._n, self._dim = path, n, dim
         self._lock: int | None = None
         self._manifest: int | None = None
+        self._made: list[Path] = []
         self.run = _read_run(path)
 
     def __enter__(self) -> FeatureDirectory:
         try:
+            self._made = [place for place in (self.path, *self.path.parents) if not place.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
             for entry in os.scandir(self.path):
@@ -177,6 +183,9 @@ class FeatureDirectory:
             if descriptor is not None:
                 os.close(descriptor)
         self._manifest = self._lock = None
+        with contextlib.suppress(OSError):  # a run that was refused leaves no empty directories
+            for place in self._made:
+                place.rmdir()
 
     def done(self, wanted: Collection[str]) -> set[str]:
         """Which of `wanted` need no work, as `finished` says."""
@@ -188,8 +197,8 @@ class FeatureDirectory:
         Settings that either side does not know (None) are not compared: the hash of weights that are
         yet to be fetched, say.
         """
-        if self.run is None:
-            return
+        if self.run is None or not _npy_names(self.path):
+            return  # a run that saved nothing has nothing that could be mixed
         there = self.run.get("settings")
         there = there if isinstance(there, dict) else {}
         hashes = (there.get("weights_sha256"), settings.get("weights_sha256"))

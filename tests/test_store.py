@@ -150,6 +150,7 @@ def test_a_manifest_torn_by_a_kill_is_readable_and_mended(tmp_path: Path) -> Non
 def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(directory, "a")
     again = FeatureDirectory(tmp_path, 8, 4)
     again.refuse_mixing(SETTINGS)
     again.refuse_mixing({**SETTINGS, "weights": "/elsewhere/same"})  # the hash decides
@@ -158,6 +159,19 @@ def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) 
         again.refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
     with pytest.raises(ConfigError, match="weights 'random:0', this run has 'openai'"):
         again.refuse_mixing({**SETTINGS, "weights": "openai", "weights_sha256": None})
+
+
+def test_a_run_that_saved_nothing_refuses_no_other(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        directory.record(Failed(sample(tmp_path, "a"), "decode", "video is cut"))
+    opened(tmp_path).refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
+
+
+def test_directories_in_which_nothing_was_written_are_not_left_behind(tmp_path: Path) -> None:
+    with opened(tmp_path / "out/mine/frame"):
+        assert (tmp_path / "out/mine/frame").is_dir()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unfinished_overwrite_never_passes_for_done(tmp_path: Path) -> None:
