@@ -8,6 +8,7 @@ are refused.
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -105,6 +106,10 @@ def _open(file: Path) -> Tensors:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
+    except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
+        raise WeightsError(
+            f"{file.name} cannot be read: it is no checkpoint, or holds more than tensors, which is never run"
+        ) from error
     except Exception as error:  # whatever a hostile file makes torch's or safetensors' parser raise
         raise WeightsError(f"{file.name} cannot be read: {_line(error)}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
