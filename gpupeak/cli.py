@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpupeak._version import __version__
-from gpupeak.errors import ConfigError, GpupeakError, SampleError
+from gpupeak.errors import ConfigError, GpupeakError, SampleError, UsageError
 
 if TYPE_CHECKING:
     from gpupeak.config import ExtractConfig
@@ -48,6 +48,7 @@ app = typer.Typer(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one line on standard error."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name that the locale cannot spell must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -57,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _complain(error)
     return int(code or 0)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream was closed: what is opened next would take its number for its own."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203 - three times
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _spread_datasets(argv: Sequence[str]) -> list[str]:
@@ -293,7 +303,7 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
         _print_json({**report.to_json(), "exit_code": code, "interrupted": code == _INTERRUPTED, "error": message})
     if quiet:
         print_warnings(console, report, failures=True)
-    elif report.datasets:
+    elif report.datasets and not isinstance(error, UsageError):
         print_report(console if as_json else Output(), report)
     return code if error is None else _complain(error)
 

@@ -145,3 +145,10 @@ def test_the_library_alone_does_the_same(many: Path, undisturbed: dict[str, byte
     subprocess.run([sys.executable, str(script)], check=True, timeout=250)
     assert len(features(tmp_path)) == 3
     assert features(tmp_path).items() <= undisturbed.items()
+
+
+def test_closed_standard_streams_are_no_obstacle(many: Path, tmp_path: Path) -> None:
+    words = " ".join(f"'{word}'" for word in command(*extract(many, tmp_path), "--limit", "2"))
+    done = subprocess.run(["sh", "-c", f"{words} <&- >&-"], stderr=subprocess.PIPE, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert len(features(tmp_path)) == 2
