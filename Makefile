@@ -28,8 +28,8 @@ check: setup ## Check formatting (ruff format), style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## Run the benchmarks in bench/
-	@set -e; for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: setup ## Measure how fast the line itself is (bench/line.py)
+	@$(BIN)/python bench/line.py
 
 clean: ## Remove what the other targets leave behind, all but .venv
 	rm -rf build dist demo ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
