@@ -1,0 +1,759 @@
+"""Does the GPU line do on a GPU what it should, and how far is it from what bounds it?
+
+    PYTHONPATH=. python bench/gpu_check.py [--encode] [--decode] [--e2e] [--out DIRECTORY] [--commit NAME] [--dry-run]
+
+Three parts, all of them unless some are named, each under eight minutes:
+
+    --encode   kernels and towers against their references; images/s, beside a large product of matrices
+    --decode   NVDEC's frames against libav's, a poisoned batch; frames/s of NVDEC and of the CPU alone
+    --e2e      the line from files to features, beside its halves alone and the frames/s there are
+
+The record, `gpu-<time>.jsonl` in --out (default: $OUT, else bench/results), has the conditions in its first line
+and then a row a line, each on disk as soon as it is measured; a short table and one JSON line come last. Weights
+are drawn from a seed: features mean nothing, and cost what real ones do. `--dry-run` walks through all of it in
+small on the CPU, where its figures mean nothing either. Exit code: 1 if a check fails, 3 where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import gc
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+from unittest import mock
+
+import gpu_corpus
+import numpy as np
+import numpy.typing as npt
+import psutil  # type: ignore[import-untyped]
+import torch
+from gpu_corpus import RULE, TOTAL, Corpus
+from gpu_record import Monitor, Record, Row, rounded, timed
+
+import gpupeak
+from gpupeak.build import Parts, build, choose_device, cuda_line
+from gpupeak.config import ExtractConfig
+from gpupeak.decode.nvdec import nvdec_missing
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.encode.cuda import Cuda, TorchCuda, Work, time_on_device
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
+from gpupeak.encode.spec import CLIP_VIT_LARGE, TowerShape
+from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.errors import DeviceError
+from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_add_layer_norm
+from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows
+from gpupeak.pipeline import Decoder, Encoder, Line
+from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, SamplingRule
+from gpupeak.write import NpyWriter
+
+Pixels: TypeAlias = "npt.NDArray[np.uint8]"
+Of: TypeAlias = "dict[str, npt.NDArray[np.float64]]"
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE, N = 224, RULE.n
+COSINE, RELATIVE_L2, DIFFERENCE = 0.9999, 5e-3, 2.0  # what fidelity is; the last one of 255
+MODES = ("cpu", "nvdec", "hybrid")
+SIDES = ((1, 1), (1, 8), (2, 8), (4, 4), (4, 8), (7, 4), (8, 8))  # DALI's pipelines, and the threads of each
+DEFAULT, COMPILED = "graphs+patch", "compiled+patch"  # with the patch kernel; the first is what the line runs
+
+
+class HostCuda:
+    """The encoder's seam for a dry run, device, stream and event in one: work is done when it is put on a stream."""
+
+    def __init__(self) -> None:
+        self._now = time.perf_counter()
+
+    def stream(self) -> Any:
+        return self
+
+    pool = query = synchronize = stream
+
+    def record(self) -> HostCuda:
+        return HostCuda()
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    pinned = zeros
+
+    def capture(self, stream: object, pool: object, work: Work) -> Work:
+        return work
+
+    def run(self, label: str, work: Work) -> None:
+        work()
+
+    def wait(self, event: object) -> None: ...
+
+    def elapsed_time(self, later: HostCuda, /) -> float:
+        return 1000 * (later._now - self._now)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is checked, on what, and how much of it; `no_nvdec` says why there is no NVDEC."""
+
+    small: bool
+    device: torch.device
+    cuda: Cuda
+    dtype: torch.dtype
+    shape: TowerShape
+    buckets: tuple[int, ...]
+    names: int
+    repeats: int
+    no_nvdec: str | None
+
+    def tower(self, dtype: torch.dtype) -> VisionTower:
+        state = draw_state(0, expected_state(self.shape))
+        return VisionTower.from_state(state, self.shape, device=self.device, dtype=dtype)
+
+    def patch_kernel(self) -> PatchRows:
+        return patch_rows if self.small else cuda_patch_rows(self.device, SIZE, self.shape.patch)
+
+    def norm_kernel(self) -> AddLayerNorm:
+        return add_layer_norm if self.small else cuda_add_layer_norm(self.device, self.shape.width)
+
+    def nvdec(self, **options: int) -> Any:
+        from gpupeak.decode.dali import DaliDecoder
+
+        options = {"pipelines": 1, "threads": 1} if self.small else options
+        return DaliDecoder(N, SIZE, self.pool(held=0), self.device, **options)
+
+    def pool(self, held: int = 96) -> WorkerPool:
+        return WorkerPool(1 if self.small else cores(), N, SIZE, held=held)
+
+    def parts(self, mode: str) -> Parts:
+        """The parts of the line, in this process."""
+        if not self.small:
+            config = ExtractConfig(weights="random:0")
+            return cuda_line(config, CLIP_VIT_LARGE, N, self.device, mode, lambda text: None)
+        from gpupeak.decode.hybrid import HybridDecoder
+
+        eager = EagerRunner(self.tower(self.dtype), self.cuda, max(self.buckets))
+        encoder = GraphEncoder(GraphRunner(eager, self.buckets), patch_rows, n=N)
+        decoder: Decoder = self.pool()
+        if mode != "cpu":
+            decoder = HybridDecoder(self.nvdec(), decoder, mode, lambda text: None, trial=2)
+        return Parts(decoder, encoder, NpyWriter(), "cpu")
+
+    def line(self, mode: str, tell: Callable[[str], None]) -> Line:
+        """The line as a user gets it: on a GPU, in a supervised process of its own."""
+        if self.small:
+            return self.parts(mode)
+        return build(ExtractConfig(device="cuda:0", decoder=mode, weights="random:0"), CLIP_VIT_LARGE, N, tell)
+
+
+def on_gpu() -> Setup:
+    device, shape = torch.device("cuda:0"), CLIP_VIT_LARGE.tower
+    assert shape is not None
+    return Setup(False, device, TorchCuda(device), torch.float16, shape, BUCKETS, gpu_corpus.NAMES, 3, nvdec_missing())
+
+
+def in_small() -> Setup:
+    """DALI on the CPU in NVDEC's place, a tower of two blocks."""
+    shape = TowerShape(size=SIZE, patch=56, width=64, layers=2, heads=2, dim=16)
+    no_dali = None if find_spec("nvidia") and find_spec("nvidia.dali") else "DALI is not installed"
+    return Setup(True, torch.device("cpu"), HostCuda(), torch.float32, shape, (8, 16), 8, 1, no_dali)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def encode(record: Record, setup: Setup) -> None:
+    ceiling = record.row("ceiling: product of matrices", product, setup).get("flop_per_s", float("nan"))
+    record.row("ceiling: copy on the device", copied, setup)
+    tower, most = setup.tower(setup.dtype), max(setup.buckets)
+    record.row("kernel: patch_rows", check_patch_rows, setup, tower)
+    record.row("kernel: add_layer_norm", check_add_layer_norm, setup)
+    towers = Towers(setup, drawn(2 * most), ceiling)
+    eager = EagerRunner(tower, setup.cuda, most)
+    graphs = GraphRunner(eager, setup.buckets)
+
+    def both_kernels() -> Runner:
+        fused = copy.copy(tower)  # the same weights
+        fused.add_layer_norm = setup.norm_kernel()
+        return GraphRunner(EagerRunner(fused, setup.cuda, most), setup.buckets)
+
+    record.row("fidelity: open_clip", towers.add_open_clip)
+    record.row("fidelity: eager", towers.add, "eager", lambda: eager, lambda: patch_rows)
+    record.row("fidelity: graphs", towers.add, "graphs", lambda: graphs, lambda: patch_rows)
+    record.row(f"fidelity: {DEFAULT}", towers.add, DEFAULT, lambda: graphs, setup.patch_kernel)
+    record.row("fidelity: graphs+both", towers.add, "graphs+both", both_kernels, setup.patch_kernel)
+    rates = {bucket: record.row(f"images/s at {bucket}", towers.rate, bucket) for bucket in setup.buckets}
+    best = max(rates, key=lambda bucket: rates[bucket].get("images_per_s", {}).get(DEFAULT, 0))
+
+    def compiled() -> Runner:
+        return GraphRunner(EagerRunner(tower, setup.cuda, best, compile=True), (best,))
+
+    record.row(f"fidelity: {COMPILED}", towers.add, COMPILED, compiled, setup.patch_kernel, (best,))
+    record.row("images/s at the best", towers.rate, best)
+
+
+def seconds_of(setup: Setup, work: Work, repeats: int = 20) -> list[float]:
+    """On a stream of its own, after what other streams have still to do, its inputs perhaps."""
+    if setup.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time_on_device(setup.cuda.stream(), work, 2 if setup.small else repeats)
+
+
+def product(setup: Setup) -> Row:
+    """Of random numbers: zeros are faster."""
+    side = 256 if setup.small else 8192
+    a, b = (torch.randn(side, side, device=setup.device, dtype=setup.dtype) for _ in range(2))
+    row = timed(seconds_of(setup, partial(torch.mm, a, b, out=torch.empty_like(a)), repeats=30))
+    rate = 2 * side**3 / row["median_s"]
+    return {**row, "side": side, "flop_per_s": rate, "says": f"{rate / 1e12:.3g} TFLOP/s, {side} a side, {setup.dtype}"}
+
+
+def copied(setup: Setup) -> Row:
+    count = 1 << (20 if setup.small else 32)
+    source = torch.randint(0, 255, (count,), dtype=torch.uint8, device=setup.device)
+    row = timed(seconds_of(setup, partial(torch.empty_like(source).copy_, source)))
+    rate = 2 * count / row["median_s"]
+    return {**row, "bytes": count, "bytes_per_s": rate, "says": f"{rate / 1e12:.3g} TB/s, read and written"}
+
+
+def beside(setup: Setup, works: list[Work], count: int, ok: bool, error: float) -> Row:
+    """The time of a kernel and of its reference; `count` bytes have to be read and written."""
+    row, slow = (timed(seconds_of(setup, work)) for work in works)
+    says = f"{1e6 * row['median_s']:.0f} us, {count / row['median_s'] / 1e12:.3g} TB/s; "
+    says += f"reference {1e6 * slow['median_s']:.0f} us; relative L2 {error:.1e}"
+    return {**row, "reference": slow, "bytes": count, "ok": ok, "relative_l2": error, "says": says}
+
+
+def check_patch_rows(setup: Setup, tower: VisionTower) -> Row:
+    """Bit for bit, for images out of order."""
+    count = max(setup.buckets)
+    pixels = torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, device=setup.device)
+    images = torch.randperm(count).int().to(setup.device)
+    found = torch.full((count * setup.shape.grid**2, tower.row), float("nan"), dtype=setup.dtype, device=setup.device)
+    wanted = found.clone()
+    kernel = partial(setup.patch_kernel(), pixels, images, tower.scale_shift, found)
+    reference = partial(patch_rows, pixels, images, tower.scale_shift, wanted)
+    kernel()
+    reference()
+    error = float((found - wanted).double().norm() / wanted.double().norm())
+    return beside(setup, [kernel, reference], pixels.nbytes + found.nbytes, torch.equal(found, wanted), error)
+
+
+def check_add_layer_norm(setup: Setup) -> Row:
+    """The sum bit for bit, its LayerNorm against float64."""
+    width, random = setup.shape.width, partial(torch.randn, device=setup.device, dtype=setup.dtype)
+    rows = max(setup.buckets) * (setup.shape.grid**2 + 1)
+    residual, delta, weight, bias = random(rows, width), random(rows, width), random(width), random(width)
+    wanted, kernel = residual + delta, setup.norm_kernel()
+    exact = torch.nn.functional.layer_norm(wanted.double(), (width,), weight.double(), bias.double(), 1e-5)
+    total, normed = kernel(residual.clone(), delta.clone(), weight, bias, 1e-5)
+    error = float((normed - exact).norm() / exact.norm())
+    # The kernel works in place: from run to run the numbers grow, which takes no longer.
+    works: list[Work] = [partial(work, residual, delta, weight, bias, 1e-5) for work in (kernel, add_layer_norm)]
+    return beside(setup, works, 4 * total.nbytes, torch.equal(total, wanted) and error < 1e-3, error)
+
+
+def drawn(count: int) -> Pixels:
+    """Four neighbouring frames each of many clips, `[count, 224, 224, 3]`."""
+    return np.stack([picture for seed in range(count // 4) for picture in gpu_corpus.pictures((SIZE, SIZE), 4, seed)])
+
+
+class Towers:
+    """Ways to go from pixels on the device to features there, held against float32 and then each other."""
+
+    def __init__(self, setup: Setup, pixels: Pixels, ceiling: float) -> None:
+        self.setup, self.pixels, self.ceiling = setup, pixels, ceiling
+        self.given = torch.from_numpy(pixels).to(setup.device)
+        self.ways: dict[str, Callable[[int], Work]] = {}
+        torch.backends.cuda.matmul.allow_tf32 = False
+        tower = setup.tower(torch.float32)
+        with torch.inference_mode():
+            exact = [tower(chunk).cpu() for chunk in torch.split(self.given, 32)]
+        self.wanted = torch.cat(exact).double().numpy()
+
+    def add_open_clip(self) -> Row:
+        """open_clip's own module, with the same weights."""
+        from open_clip.transformer import QuickGELU, VisionTransformer
+
+        from gpupeak.encode.openclip import OpenClipTower
+
+        shape = self.setup.shape
+        sizes = {"image_size": SIZE, "patch_size": shape.patch, "width": shape.width, "layers": shape.layers}
+        sizes |= {"heads": shape.heads, "output_dim": shape.dim}
+        with torch.device("meta"):
+            visual = VisionTransformer(**sizes, mlp_ratio=4.0, act_layer=QuickGELU)
+        visual.load_state_dict(draw_state(0, expected_state(shape)), strict=True, assign=True)
+        tower = OpenClipTower(visual, MEAN, STD, device=self.setup.device, dtype=self.setup.dtype)
+
+        @torch.inference_mode()
+        def encode(images: int) -> torch.Tensor:
+            features: torch.Tensor = tower(self.given[:images])
+            return features
+
+        of = self.fidelity(encode(16).cpu().numpy())
+        self.ways["open_clip"] = lambda images: partial(encode, images)
+        return {**worst(of), "says": described(worst(of))}
+
+    def add(
+        self, name: str, make: Callable[[], Runner], patch_of: Callable[[], PatchRows], buckets: tuple[int, ...] = ()
+    ) -> Row:
+        """Every bucket full and one image short of it, from the host and the device; and what must not pass."""
+        began = time.perf_counter()
+        runner, patch, patches = make(), patch_of(), self.setup.shape.grid**2
+        built, most = time.perf_counter() - began, runner.largest
+        images = torch.from_numpy(np.arange(most, dtype=np.int32)).to(self.setup.device)
+        encoder = GraphEncoder(runner, patch, n=most)
+
+        def of(pixels: Any) -> Of:
+            return self.fidelity(features_of(encoder, [alone("drawn", pixels)])["drawn"])
+
+        ofs = []
+        for bucket in buckets or self.setup.buckets:
+            ofs += [of(self.given[:bucket]), of(self.pixels[:bucket]), of(self.pixels[: bucket - 1])]
+        least = {key: (min if "cosine" in key else max)(worst(each)[key] for each in ofs) for key in ofs[0]}
+        controls = {
+            "neighbouring frame": of(self.pixels[1 : most + 1]),
+            "swapped channels": of(np.ascontiguousarray(self.pixels[:most, ..., ::-1])),
+            "picture shifted by a row": of(np.roll(self.pixels[:most], 1, axis=1)),
+            "features shifted by a row": self.fidelity(np.roll(self.wanted, 1, axis=0)),
+        }
+        passing = {control: int(accurate(each).sum()) for control, each in controls.items()}
+
+        def way(count: int) -> Work:
+            def work() -> None:
+                rows = runner.rows[: count * patches]
+                patch(self.given[:count], images[:count], runner.tower.scale_shift, rows)
+                runner.run(count)
+
+            return work
+
+        self.ways[name] = way
+        ok = all(accurate(each).all() for each in ofs) and not any(passing.values())
+        says = f"{described(least)}; controls passing: {sum(passing.values())}"
+        return {**least, "ok": ok, "controls_passing": passing, "built_s": built, "says": says}
+
+    def fidelity(self, found: npt.NDArray[Any]) -> Of:
+        """Of features of the first frames."""
+        return fidelity(found, self.wanted[: len(found)], self.wanted.mean(0))
+
+    def rate(self, bucket: int) -> Row:
+        """Every way in turn, five times: what drifts, drifts for all of them."""
+        works = {name: way(bucket) for name, way in self.ways.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(1 if self.setup.small else 5):
+            for name, work in works.items():
+                seconds[name] += seconds_of(self.setup, work, repeats=6)
+        rates = {name: bucket / statistics.median(each) for name, each in seconds.items()}
+        shares = {name: rate * flop_per_image(self.setup.shape) / self.ceiling for name, rate in rates.items()}
+        says = "; ".join(f"{name} {rate:.0f} ({100 * shares[name]:.0f} %)" for name, rate in rates.items())
+        timings = {name: timed(each) for name, each in seconds.items()}
+        return {"images": bucket, "images_per_s": rates, "of_ceiling": shares, "timings": timings, "says": says}
+
+
+def flop_per_image(shape: TowerShape) -> float:
+    """Of the whole tower's products: 162 GFLOP for ViT-L/14. The last block, for one token only, saves 3.5 % of it."""
+    patches, width = shape.grid**2, shape.width
+    block = 12 * (patches + 1) * width**2 + 2 * (patches + 1) ** 2 * width
+    return 2.0 * (shape.layers * block + patches * 3 * shape.patch**2 * width)
+
+
+def fidelity(found: npt.NDArray[Any], wanted: npt.NDArray[Any], corpus_mean: npt.NDArray[Any]) -> Of:
+    """Of each frame the cosine and the relative L2, as they are and less the mean, which is most of a random one."""
+    of: Of = {}
+    for name, mean in (("", 0 * corpus_mean), ("centred_", corpus_mean)):
+        a, b = found.astype(np.float64) - mean, wanted - mean
+        length = np.linalg.norm(b, axis=1)
+        of[f"{name}cosine"] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * length)
+        of[f"{name}relative_l2"] = np.linalg.norm(a - b, axis=1) / length
+    return of
+
+
+def accurate(of: Of) -> npt.NDArray[np.bool_]:
+    """Which frames are as near to the reference as they have to be, by all four measures."""
+    near = (of["cosine"] >= COSINE) & (of["relative_l2"] <= RELATIVE_L2)
+    return near & (of["centred_cosine"] >= COSINE) & (of["centred_relative_l2"] <= RELATIVE_L2)
+
+
+def worst(of: Of) -> dict[str, float]:
+    return {name: float(values.min() if "cosine" in name else values.max()) for name, values in of.items()}
+
+
+def described(least: dict[str, float]) -> str:
+    cosine, distance, centred_cosine, centred_distance = least.values()
+    return f"cosine {cosine:.6f}, L2 {distance:.1e}; less the mean {centred_cosine:.6f}, {centred_distance:.1e}"
+
+
+def alone(name: str, pixels: Any, plan: FramePlan | None = None) -> FrameBatch:
+    """A batch of one sample; without a plan, of one that was drawn."""
+    n = len(pixels)
+    sample = Sample("bench", name, None, (), SamplingRule("uniform", n), Path(name))
+    return FrameBatch((plan or FramePlan(sample, tuple(range(n)), n, "drawn"),), pixels, ((0, n),), ({},))
+
+
+def features_of(encoder: Encoder, batches: Iterable[FrameBatch]) -> dict[str, npt.NDArray[Any]]:
+    found: dict[str, npt.NDArray[Any]] = {}
+    for batch in encoder.encode(batches):
+        if isinstance(batch, Failed):
+            raise RuntimeError(f"{batch.sample}: {batch.reason}")
+        batch.wait()
+        for plan, (start, stop) in zip(batch.plans, batch.spans, strict=True):
+            found[plan.sample.name] = batch.features[start:stop].copy()
+        batch.release()
+    return found
+
+
+def make_corpus(corpus: Corpus) -> Row:
+    began, small = time.perf_counter(), ["--small"] if corpus.small else []
+    command = [sys.executable, gpu_corpus.__file__, str(corpus.root), *small]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    made: Row = json.loads(done.stdout)
+    rate, took = 8e-6 * made["bytes"] / made["seconds"], time.perf_counter() - began
+    says = f"{made['clips']} clips, {made['seconds']:.0f} s at {rate:.2g} Mbit/s, drawn in {took:.0f} s"
+    return {**made, "mbit_per_s": rate, "says": says}
+
+
+def decode(record: Record, setup: Setup, corpus: Corpus) -> None:
+    record.row("CPU alone", cpu_alone, setup, corpus)
+    if setup.no_nvdec:
+        record.row("NVDEC", lambda: {"says": f"missing: {setup.no_nvdec}"})
+        return
+    found: dict[str, dict[str, FrameBatch]] = {}
+    for mode in ("cpu", "nvdec"):
+        record.row(f"frames of {mode}", check_ordinals, setup, corpus, mode, found)
+    record.row("NVDEC to libav", check_frames, found, corpus.clips())
+    record.row("the same: colours, turns, repeats", check_frames, found, corpus.clips(is_special=True))
+    record.row("features: NVDEC to libav", check_features, setup, corpus, found)
+    record.row("a poisoned batch", check_poisoned, setup, corpus)
+    for pipelines, threads in SIDES[: 1 if setup.small else None]:
+        options = {"pipelines": pipelines, "threads": threads}
+        record.row(f"NVDEC alone: {pipelines} x {threads}", nvdec_alone, setup, corpus, **options)
+
+
+def decoded(items: Iterable[Any], keep: bool = True) -> tuple[list[FramePlan], dict[str, FrameBatch], Counter[str]]:
+    """The plans of what was decoded; its frames, on the host; and what was not, by its reason."""
+    plans: list[FramePlan] = []
+    found: dict[str, FrameBatch] = {}
+    others: Counter[str] = Counter()
+    for item in items:
+        if not isinstance(item, FrameBatch):
+            others[item.reason] += 1
+            continue
+        if item.ready is not None:
+            item.ready.synchronize()
+        plans += item.plans
+        if keep:
+            pixels = item.pixels.cpu().numpy() if isinstance(item.pixels, torch.Tensor) else item.pixels
+            for plan, (start, stop) in zip(item.plans, item.spans, strict=True):
+                found[plan.sample.name] = alone("", pixels[start:stop].copy(), plan)
+        item.release()
+    return plans, found, others
+
+
+def check_ordinals(setup: Setup, corpus: Corpus, mode: str, found: dict[str, dict[str, FrameBatch]]) -> Row:
+    """Are the frames those that were planned? Their numbers are drawn into them."""
+    samples = corpus.clips() + corpus.clips(is_special=True)
+    with contextlib.closing(setup.parts(mode).decoder) as decoder:
+        _, found[mode], others = decoded(decoder.decode(samples))
+        refused = getattr(decoder, "refused", {})
+    planned = {name: batch.plans[0].indices for name, batch in found[mode].items()}
+    shown = {name: tuple(map(gpu_corpus.number_of, batch.pixels)) for name, batch in found[mode].items()}
+    wrong = {name: [shown[name], planned[name]] for name in shown if shown[name] != planned[name]}
+    says = f"{len(shown)} clips, {len(wrong)} with others than planned; left to libav: {dict(refused) or 'none'}"
+    ok = len(shown) == len(samples) and not wrong
+    return {"ok": ok, "wrong": wrong, "failed": others, "refused": refused, "says": says}
+
+
+def check_frames(found: dict[str, dict[str, FrameBatch]], samples: list[Sample]) -> Row:
+    """Near to libav's, and not to the frames before."""
+    near, far = {}, []
+    for sample in samples:
+        ours, libavs = (np.asarray(found[mode][sample.name].pixels, np.int16) for mode in ("nvdec", "cpu"))
+        near[sample.name] = float(np.abs(ours - libavs).mean())
+        if len(set(found["cpu"][sample.name].plans[0].indices)) == N:
+            far.append(float(np.abs(ours[1:] - libavs[:-1]).mean()))
+    most = max(near, key=lambda name: near[name])
+    on_nvdec = [difference for difference in near.values() if difference]  # none is what libav decoded
+    says = f"mean difference {statistics.mean(on_nvdec):.2f} of 255, most {near[most]:.2f} ({most}); "
+    says += f"to the frame before at least {min(far):.1f}"
+    return {"ok": near[most] <= DIFFERENCE < min(far), "differences": near, "to_frame_before": min(far), "says": says}
+
+
+def check_features(setup: Setup, corpus: Corpus, found: dict[str, dict[str, FrameBatch]]) -> Row:
+    """Straight from NVDEC to the encoder: as of the same frames seen by the host; and how near to libav's."""
+    samples, parts = corpus.clips() + corpus.clips(is_special=True), setup.parts("nvdec")
+    with contextlib.closing(parts.decoder) as decoder:
+        batches = (item for item in decoder.decode(samples) if isinstance(item, FrameBatch))
+        straight = features_of(parts.encoder, batches)
+    others = [features_of(parts.encoder, found[mode].values()) for mode in ("nvdec", "cpu")]
+    ours, seen, libavs = (np.concatenate([of[sample.name] for sample in samples]) for of in (straight, *others))
+    mean = libavs.mean(0, dtype=np.float64)
+    same, near = fidelity(ours, seen, mean), fidelity(ours, libavs, mean)
+    says = f"{described(worst(near))}; handed over: {worst(same)['cosine']:.6f}"
+    return {"ok": bool(accurate(same).all()), "to_libav": worst(near), "handed_over": worst(same), "says": says}
+
+
+def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
+    """What DALI is given of one file is no video: libav decodes that one, and not one other frame changes."""
+    from gpupeak.decode import dali
+
+    samples = [sample for sample in corpus.samples() if sample.video and sample.video.suffix == ".mp4"][:64]
+    bad, read, batches = samples[len(samples) // 2], dali._read, []
+
+    def poisoned(planned: Any) -> Any:
+        return np.frombuffer(b"no video" * 100, np.uint8) if planned.plan.sample == bad else read(planned)
+
+    def counted(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            batches.append(len(item.plans) if isinstance(item, FrameBatch) else 0)
+            yield item
+
+    with contextlib.closing(setup.parts("nvdec").decoder) as decoder:
+        _, clean, _ = decoded(decoder.decode(samples))
+        before = Counter(getattr(decoder, "refused", {}))
+        with mock.patch.object(dali, "_read", poisoned):
+            _, found, failed = decoded(counted(decoder.decode(samples)))
+        refused = Counter(getattr(decoder, "refused", {})) - before
+    same = {name for name in found if np.array_equal(found[name].pixels, clean[name].pixels)}
+    ok = len(found) == len(same | {bad.name}) == len(samples) and refused == {"DALI failed": 1}
+    says = f"{len(same)} of {len(samples)} samples bit for bit as without it; left to libav: {dict(refused)}"
+    return {"ok": ok, "batches": batches, "refused": refused, "failed": failed, "says": says}
+
+
+@cache
+def key_frames(video: Path) -> list[int]:
+    from gpupeak.container import open_clip
+
+    with open_clip(video) as clip:
+        return sorted(clip.key_frames)
+
+
+def frames_to_decode(plan: FramePlan) -> int:
+    """Frames that have to be decoded for a plan's: from each one's key frame on."""
+    assert plan.sample.video is not None
+    keys = key_frames(plan.sample.video)
+    return len({frame for i in plan.unique for frame in range(max(key for key in keys if key <= i), i + 1)})
+
+
+def decoding_rate(setup: Setup, corpus: Corpus, decoder: Any, **conditions: Any) -> Row:
+    """Of a third of the samples, every batch given back at once: up to three times, begun within 10 s."""
+    samples, runs = corpus.samples(every=1 if setup.small else 3), list[float]()
+    with contextlib.closing(decoder):
+        decoded(decoder.decode(corpus.clips()), keep=False)  # warm
+        end = time.perf_counter() + 10
+        with Monitor() as monitor:
+            while len(runs) < setup.repeats and time.perf_counter() < end:
+                began = time.perf_counter()
+                plans, _, others = decoded(decoder.decode(samples), keep=False)
+                runs.append(time.perf_counter() - began)
+    took, frames, seen = statistics.median(runs), sum(map(frames_to_decode, plans)), monitor.figures()
+    rates = {"samples_per_s": len(plans) / took, "frames_per_s": frames / took, "frames_a_sample": frames / len(plans)}
+    says = f"{rates['samples_per_s']:.1f} samples/s, {rates['frames_per_s']:.0f} frames/s{busy(seen)}"
+    return {**conditions, **timed(runs), **rates, "samples": len(samples), "left_out": others, **seen, "says": says}
+
+
+def decode_only(setup: Setup, corpus: Corpus, mode: str) -> Row:
+    return decoding_rate(setup, corpus, setup.parts(mode).decoder)
+
+
+def busy(seen: Row) -> str:
+    return "".join(f", {name} {share:.0f} % busy" for name, share in seen["busy"].items())
+
+
+def cpu_alone(setup: Setup, corpus: Corpus) -> Row:
+    return decoding_rate(setup, corpus, setup.pool(), workers=cores())
+
+
+def nvdec_alone(setup: Setup, corpus: Corpus, **options: int) -> Row:
+    """Of what NVDEC takes; the rest is left out."""
+    return decoding_rate(setup, corpus, setup.nvdec(**options), **options)
+
+
+def e2e(record: Record, setup: Setup, corpus: Corpus) -> None:
+    modes = ("cpu",) if setup.no_nvdec else MODES
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where there is no CUDA
+    for mode in (*modes, "auto"):  # first, while this process holds as little as it can on the GPU
+        record.row(f"line: {mode}", line_rate, setup, corpus, mode)
+    record.row("encoding alone", encoding_rate, setup)
+    record.row("CPU alone", cpu_alone, setup, corpus)
+    if setup.no_nvdec:
+        record.row("NVDEC", lambda: {"says": f"missing: {setup.no_nvdec}"})
+    else:
+        record.row("NVDEC alone", nvdec_alone, setup, corpus)
+    for mode in modes:
+        record.row(f"decoding alone: {mode}", decode_only, setup, corpus, mode)
+        record.row(f"of its bounds: {mode}", of_bounds, record.rows, mode)
+
+
+def line_rate(setup: Setup, corpus: Corpus, mode: str) -> Row:
+    """From files to features on disk: up to three runs, begun within 15 s."""
+    runs, notices, began = list[float](), list[str](), time.perf_counter()
+    with contextlib.closing(setup.line(mode, notices.append)) as line:
+        start = time.perf_counter() - began
+        run(line, corpus.clips())  # warm
+        end = time.perf_counter() + 15
+        with Monitor() as monitor:
+            while len(runs) < setup.repeats and time.perf_counter() < end:
+                runs.append(run(line, corpus.samples()))
+    rate, seen = corpus.count / statistics.median(runs), monitor.figures()
+    says = f"{rate:.1f} samples/s, started in {start:.1f} s: {TOTAL} in {start + TOTAL / rate:.0f} s by extrapolation"
+    figures = {"samples": corpus.count, "samples_per_s": rate, "start_s": start, "all_s": start + TOTAL / rate}
+    return {**timed(runs), **figures, **seen, "notices": notices, "says": says + busy(seen)}
+
+
+def run(line: Line, samples: list[Sample]) -> float:
+    """Seconds for all of them; raises if any was not saved."""
+    began = time.perf_counter()
+    outcomes = list(line.run(samples))
+    took = time.perf_counter() - began
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            raise RuntimeError(f"{outcome.sample}: {outcome.stage}: {outcome.reason}")
+    if len(outcomes) != len(samples):
+        raise RuntimeError(f"{len(outcomes)} outcomes of {len(samples)} samples")
+    return took
+
+
+def encoding_rate(setup: Setup) -> Row:
+    """Of batches of 16 samples that lie on the device, down to the host."""
+    encoder, count = setup.parts("cpu").encoder, 2 if setup.small else 96
+    pixels, spans = torch.from_numpy(drawn(16 * N)).to(setup.device), tuple((N * i, N * i + N) for i in range(16))
+    plans = alone("drawn", pixels[:N]).plans * 16
+    batch = FrameBatch(plans, pixels.numpy() if setup.small else pixels, spans, ({},) * 16)
+    runs = []
+    with Monitor() as monitor:
+        for _ in range(1 + setup.repeats):  # the first one warms
+            began = time.perf_counter()
+            features_of(encoder, itertools.repeat(batch, count))
+            runs.append(time.perf_counter() - began)
+    rate, seen = 16 * count / statistics.median(runs[1:]), monitor.figures()
+    return {**timed(runs[1:]), "samples_per_s": rate, **seen, "says": f"{rate:.1f} samples/s{busy(seen)}"}
+
+
+def of_bounds(rows: dict[str, Row], mode: str) -> Row:
+    """The line beside the slower of its halves, and beside the frames that NVDEC and the CPU can decode together."""
+    names = (f"e2e: line: {mode}", f"e2e: decoding alone: {mode}", "e2e: encoding alone")
+    sides = [rows[name] for name in ("e2e: CPU alone", "e2e: NVDEC alone") if name in rows]
+    if any("samples_per_s" not in row for row in (*sides, *(rows[name] for name in names))):
+        return {"says": "left out: not all of it was measured"}
+    line, decoding, encoding = (rows[name]["samples_per_s"] for name in names)
+    bound, slower = sum(side["frames_per_s"] for side in sides) / sides[0]["frames_a_sample"], min(decoding, encoding)
+    says = f"{100 * line / slower:.0f} % of the slower half, {100 * line / bound:.0f} % of {bound:.1f} samples/s"
+    return {"of_slower_half": line / slower, "of_frames": line / bound, "frames_bound": bound, "says": says}
+
+
+def targets(rows: dict[str, Row]) -> dict[str, tuple[float, str, float]]:
+    """What is to be reached on one H200, as far as it was measured: figure, comparison, limit."""
+    found: dict[str, tuple[float, str, float]] = {}
+    best = rows.get("encode: images/s at the best", {}).get("images_per_s", {})
+    if DEFAULT in best:
+        found["encoder, images/s"] = best[DEFAULT], ">=", 3400
+        for name, limit in (("open_clip", 1.3), (COMPILED, 1.0)):
+            if name in best:
+                found[f"encoder, over {name}"] = best[DEFAULT] / best[name], ">=", limit
+    lines = {mode: rows[f"e2e: line: {mode}"] for mode in MODES if "all_s" in rows.get(f"e2e: line: {mode}", {})}
+    if lines:
+        mode = min(lines, key=lambda mode: lines[mode]["all_s"])
+        line, bounds = lines[mode], rows.get(f"e2e: of its bounds: {mode}", {})
+        found[f"{mode}, {TOTAL} clips, s"] = line["all_s"], "<", 60
+        for key in bounds.keys() & {"of_slower_half", "of_frames"}:
+            found[f"{mode}, {key}"] = bounds[key], ">=", 0.85
+        found[f"{mode}, host memory, end over a third"] = line["host_mib"][1] / line["host_mib"][0], "<", 1.05
+        if "gpu_mib" in line:
+            found[f"{mode}, GPU memory, GiB"] = line["gpu_mib"] / 1024, "<", 16
+    return found
+
+
+def conditions(setup: Setup, commit: str | None) -> Row:
+    def answer(*command: str) -> str:
+        with contextlib.suppress(OSError):
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return ""
+
+    versions = {"python": platform.python_version(), "cuda": torch.version.cuda}
+    for name in ("torch", "triton", "nvidia-dali-cuda130", "cupy-cuda13x", "av", "open_clip_torch", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    gpu = None if setup.small else torch.cuda.get_device_properties(setup.device)
+    clips = [clip for of_set in gpu_corpus.corpus(setup.small).values() for clip in of_set]
+    return {
+        "dry_run": setup.small,
+        "checkout": str(Path(gpupeak.__file__).parents[1]),
+        "commit": commit or answer("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",
+        "gpu": gpu and f"{gpu.name}, {gpu.multi_processor_count} multiprocessors, {gpu.total_memory / 2**30:.0f} GiB",
+        "driver": answer("nvidia-smi", "-i", "0", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "nvdec": setup.no_nvdec or ("DALI on the CPU in its place" if setup.small else "there"),
+        "cpu": answer("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2"),
+        "cores": cores(),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
+        "system": platform.platform(),
+        "versions": versions,
+        "weights": "random:0, drawn: features mean nothing",
+        "names": setup.names,
+        "clips": [f"{c.name}: {c.codec}, {c.size[0]}x{c.size[1]}, {c.frames} frames at {c.fps}/s" for c in clips],
+        "coding": {codec: gpu_corpus.CODING[codec] for codec in sorted({clip.codec for clip in clips})},
+        "buckets": setup.buckets,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Does the GPU line do what it should, and how fast?")
+    parts = ("encode", "decode", "e2e")
+    for part in parts:
+        parser.add_argument(f"--{part}", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="all of it in small, on the CPU")
+    parser.add_argument("--out", type=Path, help="the directory of the record (default: $OUT, else bench/results)")
+    parser.add_argument("--commit", help="what is measured, where there is no git to ask")
+    options = parser.parse_args()
+    if not options.dry_run:
+        try:
+            choose_device("cuda:0")
+        except DeviceError as error:
+            print(f"{error}; --dry-run goes through this check in small")
+            return error.exit_code
+    else:
+        torch.set_num_threads(1)
+        torch.compiler.set_stance("force_eager")  # compiling takes a minute
+    setup = in_small() if options.dry_run else on_gpu()
+    told_conditions = conditions(setup, options.commit)
+    record = Record(options.out or Path(os.environ.get("OUT") or ROOT / "bench/results"), told_conditions)
+    chosen = [part for part in parts if getattr(options, part)] or parts
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
+        corpus = Corpus(Path(name), setup.small, setup.names)
+        for part in chosen:
+            with record.part(part):
+                if part == "encode":
+                    encode(record, setup)
+                    continue
+                if not (corpus.root / "clips").exists():
+                    record.row("corpus", make_corpus, corpus)
+                (decode if part == "decode" else e2e)(record, setup, corpus)
+    reached = targets(record.rows)
+    for what, (figure, sign, limit) in reached.items():
+        verdict = "reached" if (figure >= limit if sign == ">=" else figure < limit) else "NOT reached"
+        print(f"{what:45} {figure:9.4g} {sign} {limit:<6} {'a dry run' if setup.small else verdict}")
+    failed = [name for name, row in record.rows.items() if row.get("ok") is False]
+    brief = {key: told_conditions[key] for key in ("dry_run", "commit", "gpu", "nvdec")}
+    last = {"bench": "gpu_check", **brief, "failed": failed, "targets": reached, "record": str(record.path)}
+    print(json.dumps(rounded(last)))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""What does the GPU check decode? The nine test sets in small: drawn clips, as many a set as it has samples.
+
+    python bench/gpu_corpus.py                  prints the mix
+    python bench/gpu_corpus.py DIRECTORY        draws and encodes the clips (--small: a handful of tiny ones)
+
+No copy of the real videos was at hand: their durations, sizes and rates are assumed here, once, before
+anything was measured. What the pictures show is drawn: moving waves and grain, the number of each frame
+along the top, so that it can be read off whatever was decoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from gpupeak.types import Sample, SamplingRule
+
+_MOVIE, _WIDE, _PHONE = (1920, 1080), (1280, 720), (640, 360)
+MIX: dict[str, tuple[int, str, int, tuple[tuple[float, tuple[int, int]], ...]]] = {
+    # data set: samples; codec; frames a second; its clips, equally frequent: seconds, width and height
+    "cmumosei": (4659, "h264", 30, ((3, _WIDE), (4, _WIDE), (5, _WIDE), (6, _WIDE), (7, _WIDE), (8, _WIDE), (10, _WIDE),
+                                    (5, _PHONE), (7, (480, 360)), (10, (854, 480)))),
+    "meld": (2610, "h264", 24, ((3, _WIDE), (3, _WIDE), (3, _WIDE), (3.5, _WIDE), (4, _WIDE), (5, _WIDE), (7, _WIDE))),
+    "iemocap": (1241, "mpeg4", 30, ((3, (720, 480)), (3.5, (720, 480)), (4, (720, 480)), (5, (720, 480)),
+                                    (8, (720, 480)))),
+    "mer2024": (1169, "h264", 25, ((3, _MOVIE), (4, _MOVIE), (6, _MOVIE), (3, _WIDE), (4, _WIDE), (6, _WIDE))),
+    "simsv2": (1034, "h264", 25, ((3, _MOVIE), (4, _MOVIE), (5, _MOVIE), (3, _WIDE), (4, _WIDE))),
+    "cmumosi": (686, "h264", 30, ((3, _PHONE), (4, (480, 360)), (5, _WIDE), (7, _PHONE))),
+    "ovmerdplus": (532, "h264", 25, ((3, _MOVIE), (5, _MOVIE), (3, _WIDE), (5, _WIDE))),
+    "sims": (457, "h264", 25, ((3, _MOVIE), (4, _MOVIE), (4, _WIDE))),
+    "mer2023": (411, "h264", 25, ((3, _MOVIE), (5, _MOVIE), (3, _WIDE), (4, _WIDE))),
+}  # fmt: skip
+TOTAL = sum(samples for samples, *_ in MIX.values())
+NAMES = 1500
+RULE = SamplingRule("emotion_peak", n=8)
+CODING: dict[str, tuple[str, str, dict[str, str]]] = {
+    # One GOP a clip up to 250 frames, as x264 codes by default; three B frames in a row where it finds that they pay.
+    "h264": ("libx264", ".mp4", {"preset": "veryfast", "crf": "23", "g": "250", "bf": "3", "sc_threshold": "0"}),
+    # libavcodec's default Simple Profile: no B frames, and a key frame every 12.
+    "mpeg4": ("mpeg4", ".avi", {"b": "1200k", "g": "12"}),
+    "vp9": ("libvpx-vp9", ".mp4", {"g": "250", "deadline": "realtime", "cpu-used": "8", "b": "2M"}),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to draw; `rotation` is the counter-clockwise turn in degrees that its container asks for."""
+
+    name: str
+    frames: int
+    size: tuple[int, int]
+    fps: int = 25
+    codec: str = "h264"
+    bt709: bool = False
+    rotation: int = 0
+
+
+def corpus(small: bool) -> dict[str, list[Clip]]:
+    """The clips of each data set; in small, two sets of VP9, which DALI decodes on a CPU, and one for libav."""
+    if small:
+        sizes = ((320, 240), (240, 320))
+        tiny = [Clip(f"tiny-{i}", 24 + i, sizes[i % 2], codec="vp9") for i in range(4)]
+        return {"cmumosei": tiny[:3], "meld": tiny[3:], "iemocap": [Clip("avi", 20, (160, 120), codec="mpeg4")]}
+    return {
+        dataset: [
+            Clip(f"{dataset}-{number}", round(seconds * fps), size, fps, codec)
+            for number, (seconds, size) in enumerate(clips)
+        ]
+        for dataset, (_, codec, fps, clips) in MIX.items()
+    }
+
+
+def special(small: bool) -> list[Clip]:
+    """What a hardware decoder gets wrong by itself: tagged colours, turned pictures, fewer frames than asked for."""
+    codec, size = ("vp9", (320, 240)) if small else ("h264", _WIDE)
+    turned = [Clip(f"turned-{turn}", 40, size, codec=codec, rotation=turn) for turn in (90, 180, 270)]
+    return [
+        *turned,
+        Clip("bt709", 40, size, codec=codec, bt709=True),
+        Clip("bt709-turned-90", 40, size, codec=codec, bt709=True, rotation=90),
+        Clip("three-frames", 3, size, codec=codec),
+    ]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The clips on disk, below `root`, and `count` samples of them; features go to a new directory at every call."""
+
+    root: Path
+    small: bool
+    count: int
+
+    def samples(self, every: int = 1) -> list[Sample]:
+        """Of every set its share, set after set, its clips in turn; or one of so many of them."""
+        sets, found, reached = corpus(self.small), list[Sample](), 0
+        total, features = sum(MIX[dataset][0] for dataset in sets), self._features()
+        for dataset, clips in sets.items():
+            reached += MIX[dataset][0]
+            for number in range(round(self.count * reached / total) - len(found)):
+                clip, name = clips[number % len(clips)], f"{dataset}-{number:05d}"
+                found.append(_linked(self.root, "videos", name, clip, features))
+        return found[::every]
+
+    def clips(self, is_special: bool = False) -> list[Sample]:
+        """Every clip once, or the special ones."""
+        sets, features = {"": special(self.small)} if is_special else corpus(self.small), self._features()
+        return [_linked(self.root, "once", clip.name, clip, features) for of_set in sets.values() for clip in of_set]
+
+    def _features(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="features-", dir=self.root))
+
+
+def _linked(root: Path, directory: str, name: str, clip: Clip, features: Path) -> Sample:
+    file = _file(root, clip)
+    video, peak = root / directory / f"{name}{file.suffix}", root / "aus" / f"{name}_au_analysis.json"
+    for source, link in ((file, video), (file.with_suffix(".json"), peak)):
+        if not link.exists():
+            link.parent.mkdir(exist_ok=True)
+            link.hardlink_to(source)
+    return Sample("bench", name, video, (peak.parent,), RULE, features / f"{name}.npy")
+
+
+def _file(root: Path, clip: Clip) -> Path:
+    return root / "clips" / f"{clip.name}{CODING[clip.codec][1]}"
+
+
+def write_clip(root: Path, clip: Clip) -> int:
+    """Draw and encode one clip, put the file that tells its peak beside it, and return its bytes."""
+    path = _file(root, clip)
+    encoder, _, options = CODING[clip.codec]
+    seed = zlib.crc32(clip.name.encode())
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream(encoder, rate=clip.fps, options={**options, "threads": "1"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *clip.size, "yuv420p"
+        matrix = 1 if clip.bt709 else None  # ITU-T H.273
+        if matrix is not None:
+            stream.codec_context.colorspace = matrix
+        upright = clip.size if clip.rotation % 180 == 0 else (clip.size[1], clip.size[0])
+        for number, picture in enumerate(pictures(upright, clip.frames, seed)):
+            coded = np.ascontiguousarray(np.rot90(picture, -clip.rotation // 90))
+            frame = VideoFrame.from_ndarray(coded, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+            frame.pts, frame.time_base = number, Fraction(1, clip.fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    if clip.rotation:
+        _rotate(path, clip.rotation)
+    peak = seed % clip.frames
+    spot = {"peak_index": peak, "frames_before_peak": peak, "frames_after_peak": clip.frames - 1 - peak}
+    info = {"au_info": {"total_frames": clip.frames, "peak_frames": [spot]}}
+    path.with_suffix(".json").write_text(json.dumps(info))
+    return path.stat().st_size
+
+
+def _rotate(path: Path, rotation: int) -> None:
+    """Write the turn into the display matrix of an MP4 (ISO/IEC 14496-12, tkhd)."""
+    a, b = {90: (0, -1), 180: (-1, 0), 270: (0, 1)}[rotation]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+_BITS = 9  # of a frame's number, each 1/16 of the picture's width
+
+
+def pictures(size: tuple[int, int], frames: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """RGB pictures `[height, width, 3]`: waves that move by 1/80 of the width a frame, grain, a number."""
+    width, height = size
+    random = np.random.default_rng(seed)
+    rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
+    scene = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):
+        level, phases, pace = random.uniform(30, 220), random.uniform(0, 1, 5), random.integers(1, 8, (5, 2))
+        # Whole numbers of waves: the picture goes on where it ends, and can be rolled around.
+        waves = [np.cos(2 * np.pi * (y * rows + x * columns + p)) for (y, x), p in zip(pace, phases, strict=True)]
+        scene[..., channel] = np.clip(level + 30 * np.sum(waves, 0), 16, 230).astype(np.uint8)
+    grain = random.integers(0, 25, scene.shape, np.uint8)  # at crf 23: 0.4, 1.4, 4.5 Mbit/s at 360p, 720p, 1080p
+    for number in range(frames):
+        picture = np.roll(scene, (number * height // 160, number * width // 80), (0, 1))
+        picture += np.roll(grain, tuple(random.integers(0, (height, width))), (0, 1))
+        for bit in range(_BITS):
+            picture[: height // 8, bit * width // 16 : (bit + 1) * width // 16] = 235 * (number >> bit & 1)
+        yield picture
+
+
+def number_of(picture: npt.NDArray[np.uint8]) -> int:
+    """The number that is drawn into a picture, RGB `[size, size, 3]`, of whatever size."""
+    size = len(picture)
+    middles = [(2 * bit + 1) * size // 32 for bit in range(_BITS)]
+    return sum(int(picture[size // 16, middle].mean() > 127) << bit for bit, middle in enumerate(middles))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The clips that the GPU check decodes.")
+    parser.add_argument("directory", type=Path, nargs="?", help="where to; without it, the mix is printed")
+    parser.add_argument("--small", action="store_true", help="a handful of tiny clips")
+    options = parser.parse_args()
+    sets = corpus(options.small)
+    clips = [clip for of_set in sets.values() for clip in of_set]
+    if options.directory is None:
+        for dataset, of_set in sets.items():
+            told = ", ".join(f"{clip.frames / clip.fps:.3g} s {clip.size[0]}x{clip.size[1]}" for clip in of_set)
+            print(f"{MIX[dataset][0]:5} {dataset}: {of_set[0].codec}, {told}")
+        return
+    (options.directory / "clips").mkdir(parents=True)
+    clips += special(options.small)
+    clips.sort(key=lambda clip: -clip.frames * clip.size[0] * clip.size[1])  # the longest first, to end together
+    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
+        written = pool.starmap(write_clip, [(options.directory, clip) for clip in clips], chunksize=1)
+    total = sum(clip.frames / clip.fps for clip in clips)
+    print(json.dumps({"clips": len(clips), "bytes": sum(written), "seconds": total}))
+
+
+if __name__ == "__main__":
+    main()
