@@ -165,7 +165,11 @@ def test_a_run_that_saved_nothing_refuses_no_other(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
         directory.record(Failed(sample(tmp_path, "a"), "decode", "video is cut"))
-    opened(tmp_path).refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
+    other = {**SETTINGS, "weights_sha256": "bb"}
+    opened(tmp_path).refuse_mixing(other)
+    np.save(tmp_path / "b.npy", np.zeros((8, 4), np.float32))
+    with pytest.raises(ConfigError, match="give --overwrite"):
+        opened(tmp_path).refuse_mixing(other)
 
 
 def test_directories_in_which_nothing_was_written_are_not_left_behind(tmp_path: Path) -> None:
