@@ -410,7 +410,6 @@ def features_of(encoder: Encoder, batches: Iterable[FrameBatch]) -> dict[str, np
     for batch in encoder.encode(batches):
         if isinstance(batch, Failed):
             raise RuntimeError(f"{batch.sample}: {batch.reason}")
-        batch.wait()
         for plan, (start, stop) in zip(batch.plans, batch.spans, strict=True):
             found[plan.sample.name] = batch.features[start:stop].copy()
         batch.release()

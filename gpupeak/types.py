@@ -178,7 +178,7 @@ class FramePlan:
 
 
 def _nothing() -> None:
-    """The default `release` and `wait`: the memory belongs to the batch itself and is filled."""
+    """The default `release`: the memory belongs to the batch itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,7 @@ class FeatureBatch:
     """Image features of one or more samples: `features` is float32 or float16 `[R, D]` on the host, not normalised.
 
     `spans[i]` are the rows of `plans[i]`. The memory may be borrowed from the encoder, as in
-    `FrameBatch`: the writer calls `wait` before it reads, and `release` when every file of the batch is
-    on disk.
+    `FrameBatch`: the writer calls `release` when every file of the batch is on disk.
     """
 
     plans: tuple[FramePlan, ...]
@@ -221,7 +220,6 @@ class FeatureBatch:
     spans: tuple[Span, ...]
     seconds: tuple[Seconds, ...]
     release: Callable[[], None] = field(default=_nothing, compare=False)
-    wait: Callable[[], None] = field(default=_nothing, compare=False)
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:

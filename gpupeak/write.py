@@ -45,7 +45,6 @@ class NpyWriter:
         """
         for batch in batches:
             try:
-                batch.wait()
                 for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
                     began = time.perf_counter()
                     # Copies only what is not float32 in C order already: the fp16 of a GPU is widened here.

@@ -114,7 +114,6 @@ def features(outcomes: Iterable[FeatureBatch | Failed]) -> dict[str, np.ndarray]
     found = {}
     for batch in outcomes:
         assert isinstance(batch, FeatureBatch), batch
-        batch.wait()
         for one, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
             assert one.sample.name not in found
             found[one.sample.name] = batch.features[start:stop].copy()
