@@ -23,7 +23,6 @@ import gc
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,10 +40,11 @@ from unittest import mock
 import gpu_corpus
 import numpy as np
 import numpy.typing as npt
-import psutil  # type: ignore[import-untyped]
 import torch
 from gpu_corpus import RULE, TOTAL, Corpus
-from gpu_record import Monitor, Record, Row, rounded, timed
+from monitor import Monitor
+from record import RESULTS, ROOT, Record, Row, cores, rounded, timed
+from record import conditions as of_machine
 
 import gpupeak
 from gpupeak.build import Parts, build, choose_device, cuda_line
@@ -67,7 +66,6 @@ from gpupeak.write import NpyWriter
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 Of: TypeAlias = "dict[str, npt.NDArray[np.float64]]"
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZE, N = 224, RULE.n
 COSINE, RELATIVE_L2, DIFFERENCE = 0.9999, 5e-3, 2.0  # what fidelity is; the last one of 255
 MODES = ("cpu", "nvdec", "hybrid")
@@ -171,10 +169,6 @@ def in_small() -> Setup:
     shape = TowerShape(size=SIZE, patch=56, width=64, layers=2, heads=2, dim=16)
     no_dali = None if find_spec("nvidia") and find_spec("nvidia.dali") else "DALI is not installed"
     return Setup(True, torch.device("cpu"), HostCuda(), torch.float32, shape, (8, 16), 8, 1, no_dali)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def encode(record: Record, setup: Setup) -> None:
@@ -680,29 +674,16 @@ def targets(rows: dict[str, Row]) -> dict[str, tuple[float, str, float]]:
 
 
 def conditions(setup: Setup, commit: str | None) -> Row:
-    def answer(*command: str) -> str:
-        with contextlib.suppress(OSError):
-            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        return ""
-
-    versions = {"python": platform.python_version(), "cuda": torch.version.cuda}
-    for name in ("torch", "triton", "nvidia-dali-cuda130", "cupy-cuda13x", "av", "open_clip_torch", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
+    packages = ("torch", "triton", "nvidia-dali-cuda130", "cupy-cuda13x", "av", "open_clip_torch", "numpy")
     gpu = None if setup.small else torch.cuda.get_device_properties(setup.device)
     clips = [clip for of_set in gpu_corpus.corpus(setup.small).values() for clip in of_set]
     return {
         "dry_run": setup.small,
         "checkout": str(Path(gpupeak.__file__).parents[1]),
-        "commit": commit or answer("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",
+        **of_machine(packages, commit),
+        "cuda": torch.version.cuda,
         "gpu": gpu and f"{gpu.name}, {gpu.multi_processor_count} multiprocessors, {gpu.total_memory / 2**30:.0f} GiB",
-        "driver": answer("nvidia-smi", "-i", "0", "--query-gpu=driver_version", "--format=csv,noheader"),
         "nvdec": setup.no_nvdec or ("DALI on the CPU in its place" if setup.small else "there"),
-        "cpu": answer("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2"),
-        "cores": cores(),
-        "memory_gib": psutil.virtual_memory().total / 2**30,
-        "system": platform.platform(),
-        "versions": versions,
         "weights": "random:0, drawn: features mean nothing",
         "names": setup.names,
         "clips": [f"{c.name}: {c.codec}, {c.size[0]}x{c.size[1]}, {c.frames} frames at {c.fps}/s" for c in clips],
@@ -731,7 +712,7 @@ def main() -> int:
         torch.compiler.set_stance("force_eager")  # compiling takes a minute
     setup = in_small() if options.dry_run else on_gpu()
     told_conditions = conditions(setup, options.commit)
-    record = Record(options.out or Path(os.environ.get("OUT") or ROOT / "bench/results"), told_conditions)
+    record = Record(options.out or Path(os.environ.get("OUT") or RESULTS), told_conditions)
     chosen = [part for part in parts if getattr(options, part)] or parts
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
         corpus = Corpus(Path(name), setup.small, setup.names)

@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "bench"))
 gpu_check: Any = importlib.import_module("gpu_check")
 gpu_corpus: Any = importlib.import_module("gpu_corpus")
-gpu_record: Any = importlib.import_module("gpu_record")
+bench_record: Any = importlib.import_module("record")
 
 DMON = """\
 #!/bin/sh
@@ -130,10 +130,8 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_are_on_disk_as_soon_as_they_are_measured_and_a_fault_costs_one_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = gpu_record.Record(tmp_path, {"commit": "abc"})
+def test_rows_are_on_disk_as_soon_as_they_are_measured_and_a_fault_costs_one_row(tmp_path: Path) -> None:
+    record = bench_record.Record(tmp_path, {"commit": "abc"})
 
     def rows() -> list[dict[str, Any]]:
         return [json.loads(line) for line in record.path.read_text().splitlines()]
@@ -143,9 +141,9 @@ def test_rows_are_on_disk_as_soon_as_they_are_measured_and_a_fault_costs_one_row
         assert rows()[1]["figure"] == 0.33333
         assert record.row("bad", lambda: {"figure": [][0]}) == {}
         assert rows()[2]["ok"] is False
-        monkeypatch.setattr(gpu_record, "START_SECONDS", 0)
+        record.start_seconds = 0
         record.row("late", lambda: {"says": "measured"})
-        monkeypatch.undo()
+        record.start_seconds = 60
         raise MemoryError("between two rows")
     with record.part("decode"):
         record.row("next", lambda: {"says": "2", "ok": True})
