@@ -5,7 +5,8 @@
 Three parts, all of them unless some are named, each under eight minutes:
 
     --encode   kernels and towers against their references; images/s, beside a large product of matrices
-    --decode   NVDEC's frames against libav's, a poisoned batch; frames/s of NVDEC and of the CPU alone
+    --decode   NVDEC's frames against libav's, a poisoned batch; NVDEC given whole files beside trimmed ones;
+               frames/s of NVDEC and of the CPU alone
     --e2e      the line from files to features, beside its halves alone and the frames/s there are
 
 The record, `gpu-<time>.jsonl` in --out (default: $OUT, else bench/results), has the conditions in its first line
@@ -43,8 +44,9 @@ import numpy.typing as npt
 import torch
 from gpu_corpus import RULE, TOTAL, Corpus
 from monitor import Monitor
-from record import RESULTS, ROOT, Record, Row, cores, rounded, timed
+from record import RESULTS, ROOT, Record, Row, alternated, cores, rounded, timed
 from record import conditions as of_machine
+from trim import trimming, verdict
 
 import gpupeak
 from gpupeak.build import Parts, build, choose_device, cuda_line
@@ -433,6 +435,7 @@ def decode(record: Record, setup: Setup, corpus: Corpus) -> None:
     record.row("the same: colours, turns, repeats", check_frames, found, corpus.clips(is_special=True))
     record.row("features: NVDEC to libav", check_features, setup, corpus, found)
     record.row("a poisoned batch", check_poisoned, setup, corpus)
+    record.row("NVDEC: trimmed", check_trimmed, setup, corpus)
     for pipelines, threads in SIDES[: 1 if setup.small else None]:
         options = {"pipelines": pipelines, "threads": threads}
         record.row(f"NVDEC alone: {pipelines} x {threads}", nvdec_alone, setup, corpus, **options)
@@ -476,10 +479,10 @@ def check_frames(found: dict[str, dict[str, FrameBatch]], samples: list[Sample])
     """Near to libav's, and not to the frames before."""
     near, far = {}, []
     for sample in samples:
-        ours, libavs = (np.asarray(found[mode][sample.name].pixels, np.int16) for mode in ("nvdec", "cpu"))
-        near[sample.name] = float(np.abs(ours - libavs).mean())
+        ours, libavs = (found[mode][sample.name].pixels for mode in ("nvdec", "cpu"))
+        near[sample.name] = mean_difference(ours, libavs)
         if len(set(found["cpu"][sample.name].plans[0].indices)) == N:
-            far.append(float(np.abs(ours[1:] - libavs[:-1]).mean()))
+            far.append(mean_difference(ours[1:], libavs[:-1]))
     most = max(near, key=lambda name: near[name])
     on_nvdec = [difference for difference in near.values() if difference]  # none is what libav decoded
     says = f"mean difference {statistics.mean(on_nvdec):.2f} of 255, most {near[most]:.2f} ({most}); "
@@ -506,10 +509,11 @@ def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     from gpupeak.decode import dali
 
     samples = [sample for sample in corpus.samples() if sample.video and sample.video.suffix == ".mp4"][:64]
-    bad, read, batches = samples[len(samples) // 2], dali._read, []
+    bad, whole, batches = samples[len(samples) // 2], dali.encoded, []
+    no_video = np.frombuffer(b"no video" * 100, np.uint8)
 
     def poisoned(planned: Any) -> Any:
-        return np.frombuffer(b"no video" * 100, np.uint8) if planned.plan.sample == bad else read(planned)
+        return whole(planned)._replace(file=no_video) if planned.plan.sample == bad else whole(planned)
 
     def counted(items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -519,13 +523,52 @@ def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     with contextlib.closing(setup.parts("nvdec").decoder) as decoder:
         _, clean, _ = decoded(decoder.decode(samples))
         before = Counter(getattr(decoder, "refused", {}))
-        with mock.patch.object(dali, "_read", poisoned):
+        with mock.patch.object(dali, "encoded", poisoned):
             _, found, failed = decoded(counted(decoder.decode(samples)))
         refused = Counter(getattr(decoder, "refused", {})) - before
     same = {name for name in found if np.array_equal(found[name].pixels, clean[name].pixels)}
     ok = len(found) == len(same | {bad.name}) == len(samples) and refused == {"DALI failed": 1}
     says = f"{len(same)} of {len(samples)} samples bit for bit as without it; left to libav: {dict(refused)}"
     return {"ok": ok, "batches": batches, "refused": refused, "failed": failed, "says": says}
+
+
+def check_trimmed(setup: Setup, corpus: Corpus) -> Row:
+    """NVDEC alone, given whole videos and trimmed ones: the same frames bit for bit, and which is decoded faster?"""
+    from gpupeak.decode import dali
+
+    clips = corpus.clips() + corpus.clips(is_special=True)
+    made = {file_of(sample): each for sample in clips if (each := trimming(sample))}
+    sides = ("whole", "trimmed")
+    with contextlib.closing(setup.nvdec()) as decoder:
+
+        def decode(side: str, samples: list[Sample], keep: bool = False) -> Any:
+            def given(planned: Any) -> Any:
+                return getattr(made[file_of(planned.plan.sample)], side)
+
+            with mock.patch.object(dali, "encoded", given):
+                return decoded(decoder.decode(samples), keep)
+
+        (_, whole, others), (_, ours, left_out) = (decode(side, clips, keep=True) for side in sides)
+        both = whole.keys() & ours.keys()
+        files = {file_of(sample) for sample in clips if sample.name in both}
+        samples = [s for s in corpus.samples(every=1 if setup.small else 3) if file_of(s) in files]
+        seconds = alternated({side: partial(decode, side, samples) for side in sides}, setup.repeats)
+    row = verdict([made[file_of(sample)] for sample in samples], seconds)
+    difference = max(mean_difference(ours[name].pixels, whole[name].pixels) for name in both)
+    row["says"] += f"; difference {difference:.2f}"
+    ok = difference == 0 and left_out == others
+    return {**row, "ok": ok, "difference": difference, "left_out": {"whole": others, "trimmed": left_out}}
+
+
+def file_of(sample: Sample) -> int:
+    """The file itself, whichever of its names a sample has."""
+    assert sample.video is not None
+    return sample.video.stat().st_ino
+
+
+def mean_difference(ours: Any, theirs: Any) -> float:
+    """Of 255."""
+    return float(np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).mean())
 
 
 @cache
@@ -625,7 +668,8 @@ def run(line: Line, samples: list[Sample]) -> float:
 
 def encoding_rate(setup: Setup) -> Row:
     """Of batches of 16 samples that lie on the device, down to the host."""
-    encoder, count = setup.parts("cpu").encoder, 2 if setup.small else 96
+    parts, count = setup.parts("cpu"), 2 if setup.small else 96
+    parts.close()  # its workers would start up beside what is measured
     pixels, spans = torch.from_numpy(drawn(16 * N)).to(setup.device), tuple((N * i, N * i + N) for i in range(16))
     plans = alone("drawn", pixels[:N]).plans * 16
     batch = FrameBatch(plans, pixels.numpy() if setup.small else pixels, spans, ({},) * 16)
@@ -633,7 +677,7 @@ def encoding_rate(setup: Setup) -> Row:
     with Monitor() as monitor:
         for _ in range(1 + setup.repeats):  # the first one warms
             began = time.perf_counter()
-            features_of(encoder, itertools.repeat(batch, count))
+            features_of(parts.encoder, itertools.repeat(batch, count))
             runs.append(time.perf_counter() - began)
     rate, seen = 16 * count / statistics.median(runs[1:]), monitor.figures()
     return {**timed(runs[1:]), "samples_per_s": rate, **seen, "says": f"{rate:.1f} samples/s{busy(seen)}"}

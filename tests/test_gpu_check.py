@@ -90,6 +90,7 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
         "decode: the same: colours, turns, repeats",
         "decode: features: NVDEC to libav",
         "decode: a poisoned batch",
+        "decode: NVDEC: trimmed",
         "decode: NVDEC alone: 1 x 1",
         *(f"e2e: line: {mode}" for mode in ("cpu", "nvdec", "hybrid", "auto")),
         "e2e: encoding alone",
@@ -115,6 +116,11 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
         "compiled+patch",
     }
     assert by_name["decode: frames of nvdec"]["refused"] == {"DALI failed": 1}  # MPEG-4, which it decodes on NVDEC only
+    trimmed = by_name["decode: NVDEC: trimmed"]
+    assert (trimmed["ok"], trimmed["difference"], trimmed["left_whole"]) == (True, 0, 0)
+    assert trimmed["samples_per_s"].keys() == {"whole", "trimmed"}
+    assert trimmed["bytes_left"] < 1
+    assert trimmed["left_out"]["trimmed"] == {"DALI failed": 1}
     assert "busy" in by_name["e2e: line: hybrid"]
     line = by_name["e2e: encoding alone"]
     assert (line["busy"], line["gpu_mib"]) == ({"GPU": 40, "NVDEC": 70}, 2048)

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FrameBatch, Sample, VideoFacts
 
-__all__ = ["DaliDecoder", "Planner", "Window", "as_swscale", "frames_pipeline", "native_bytes"]
+__all__ = ["DaliDecoder", "Encoded", "Planner", "Window", "as_swscale", "encoded", "frames_pipeline", "native_bytes"]
 
 dali: Any = nvidia.dali  # its annotations are not complete
 
@@ -182,13 +182,13 @@ class DaliDecoder:
     def _read(self, batch: tuple[Planned, ...]) -> tuple[_Flight, list[Failed]]:
         """Read the files of a batch, several at a time: the planner has just read them, so they are in memory."""
         flight, failed = _Flight([], [], time.perf_counter()), []
-        for planned, file in zip(batch, self._readers.map(_read, batch), strict=True):
-            if isinstance(file, OSError):
-                reason = f"cannot be read: {file.strerror or file}"
+        for planned, given in zip(batch, self._readers.map(_encoded, batch), strict=True):
+            if isinstance(given, OSError):
+                reason = f"cannot be read: {given.strerror or given}"
                 failed.append(Failed(planned.plan.sample, "decode", reason, planned.plan))
             else:
                 flight.batch.append(planned)
-                flight.files.append(file)
+                flight.given.append(given)
         return flight, failed
 
     def _count_failure(self, error: RuntimeError) -> None:
@@ -205,13 +205,12 @@ class DaliDecoder:
             capsule = tensor.__dlpack__(stream=stream.cuda_stream) if stream else tensor.__dlpack__()
             pixels = torch.utils.dlpack.from_dlpack(capsule).view(-1, self._size, self._size, 3)
             as_swscale(pixels, [_video(planned).bt709 for planned in batch])
-            for number, planned in enumerate(batch):
+            for frames, planned in zip(torch.split(pixels, n), batch, strict=True):
+                gather = planned.plan.gather
                 if turns := _video(planned).rotation // 90:
-                    frames = pixels[number * n : (number + 1) * n]
                     frames.copy_(torch.rot90(frames, turns, (1, 2)))
-            if any(plan.gather != tuple(range(len(plan.gather))) for plan in plans):
-                rows = [number * n + place for number, plan in enumerate(plans) for place in _padded(plan.gather, n)]
-                pixels = pixels.index_select(0, torch.tensor(rows, device=pixels.device))
+                if gather != tuple(range(len(gather))):
+                    frames[: len(gather)] = torch.stack([frames[place] for place in gather])
             ready = stream.record_event() if stream else None
         lent = [outputs, tensor, pixels]
         return FrameBatch(
@@ -361,7 +360,9 @@ def as_swscale(pixels: torch.Tensor, bt709: Sequence[bool]) -> None:
             pairs = rgb.view(*rgb.shape[:2], -1, 2, 3)
             luma = _mixed(pairs, np.array([weights]))
             colour = (pairs - luma).mean(3, keepdim=True)
-            rgb = (luma + colour).view(rgb.shape) - rgb.new_tensor(_ROUNDED_DOWN[weights])
+            # Each by a number: a tensor of them would be copied to the device, and that waits for the decoder.
+            channels = zip((luma + colour).unbind(-1), _ROUNDED_DOWN[weights], strict=True)
+            rgb = torch.stack([channel - down for channel, down in channels], -1).view(rgb.shape)
             frames.copy_(rgb.round_().clamp_(0, 255))
         start = stop
 
@@ -390,18 +391,30 @@ class _Flight:
     """A batch in a pipeline, with the files that the pipeline reads without a copy."""
 
     batch: list[Planned]
-    files: list[npt.NDArray[np.uint8]]
+    given: list[Encoded]
     began: float
 
     def start(self, pipeline: Any) -> None:
-        pipeline.feed_input("encoded", self.files)
-        pipeline.feed_input("frames", [np.array(planned.plan.unique, np.int32) for planned in self.batch])
+        pipeline.feed_input("encoded", [given.file for given in self.given])
+        pipeline.feed_input("frames", [np.array(given.frames, np.int32) for given in self.given])
         pipeline.schedule_run()
 
 
-def _read(planned: Planned) -> npt.NDArray[np.uint8] | OSError:
+class Encoded(NamedTuple):
+    """What DALI is given of a sample: a file, uint8 `[bytes]`, and which of its frames are the plan's `unique`."""
+
+    file: npt.NDArray[np.uint8]
+    frames: tuple[int, ...]
+
+
+def encoded(planned: Planned) -> Encoded:
+    """A sample's video as it lies on disk. Raises OSError."""
+    return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
+
+
+def _encoded(planned: Planned) -> Encoded | OSError:
     try:
-        return np.fromfile(str(planned.plan.sample.video), np.uint8)
+        return encoded(planned)
     except OSError as error:
         return error
 
@@ -410,10 +423,6 @@ def _video(planned: Planned) -> VideoFacts:
     video = planned.plan.video
     assert video is not None  # the planner examines every video
     return video
-
-
-def _padded(gather: tuple[int, ...], n: int) -> tuple[int, ...]:
-    return gather + (0,) * (n - len(gather))
 
 
 def _dali_message(error: RuntimeError) -> str:
