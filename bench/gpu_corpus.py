@@ -19,15 +19,13 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
+from workload import encode
 
+from gpupeak.demo_corpus import au_info
 from gpupeak.types import Sample, SamplingRule
 
 _MOVIE, _WIDE, _PHONE = (1920, 1080), (1280, 720), (640, 360)
@@ -144,26 +142,14 @@ def write_clip(root: Path, clip: Clip) -> int:
     path = _file(root, clip)
     encoder, _, options = CODING[clip.codec]
     seed = zlib.crc32(clip.name.encode())
-    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
-        stream = container.add_stream(encoder, rate=clip.fps, options={**options, "threads": "1"})
-        assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = *clip.size, "yuv420p"
-        matrix = 1 if clip.bt709 else None  # ITU-T H.273
-        if matrix is not None:
-            stream.codec_context.colorspace = matrix
-        upright = clip.size if clip.rotation % 180 == 0 else (clip.size[1], clip.size[0])
-        for number, picture in enumerate(pictures(upright, clip.frames, seed)):
-            coded = np.ascontiguousarray(np.rot90(picture, -clip.rotation // 90))
-            frame = VideoFrame.from_ndarray(coded, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
-            frame.pts, frame.time_base = number, Fraction(1, clip.fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    upright = clip.size if clip.rotation % 180 == 0 else (clip.size[1], clip.size[0])
+    drawn = pictures(upright, clip.frames, seed)
+    coded = (np.ascontiguousarray(np.rot90(picture, -clip.rotation // 90)) for picture in drawn)
+    matrix = 1 if clip.bt709 else None  # ITU-T H.273
+    encode(path, coded, encoder, options, size=clip.size, fps=clip.fps, matrix=matrix)
     if clip.rotation:
         _rotate(path, clip.rotation)
-    peak = seed % clip.frames
-    spot = {"peak_index": peak, "frames_before_peak": peak, "frames_after_peak": clip.frames - 1 - peak}
-    info = {"au_info": {"total_frames": clip.frames, "peak_frames": [spot]}}
-    path.with_suffix(".json").write_text(json.dumps(info))
+    path.with_suffix(".json").write_text(json.dumps(au_info(clip.frames, seed % clip.frames)))
     return path.stat().st_size
 
 

@@ -13,13 +13,27 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLIPS", "Clip", "Corpus", "draw_clip", "is_corpus", "make_corpus"]
+__all__ = [
+    "CLIPS",
+    "EXPRESSIONS",
+    "Clip",
+    "Corpus",
+    "Expression",
+    "au_info",
+    "draw_clip",
+    "draw_face",
+    "is_corpus",
+    "make_corpus",
+    "per_frame",
+    "write_json",
+    "write_openface",
+]
 
 FPS = 25
 HEIGHT, WIDTH = 360, 640
@@ -48,6 +62,7 @@ _SURPRISE = Expression(
     lids=5,
 )
 _FROWN = Expression("angry", {"AU04_r": 3.4, "AU07_r": 2.0, "AU15_r": 2.3}, corners=-13, brows=-4, frown=9, lids=-4)
+EXPRESSIONS = (_SMILE, _SURPRISE, _FROWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,7 @@ class Clip:
     peak: int
     expression: Expression
     source: str | None
+    fps: int = FPS
 
     def amount(self, frame: int) -> float:
         """How much of the expression a frame shows: from 0 to 1, which the peak alone reaches."""
@@ -164,47 +180,52 @@ def _write_config(path: Path) -> None:
     path.write_text(f"{_CONFIG_BEGINS}\n{entries}")
 
 
-def _write_au_info(clip: Clip, directory: Path) -> None:
+def au_info(frames: int, peak: int) -> dict[str, object]:
     """MER-Factory with `au_info`: counted from 0."""
-    peak = {
-        "peak_index": clip.peak,
-        "frames_before_peak": clip.peak,
-        "frames_after_peak": clip.frames - 1 - clip.peak,
-    }
-    _write_json(clip, directory, "au_analysis", {"au_info": {"total_frames": clip.frames, "peak_frames": [peak]}})
+    spot = {"peak_index": peak, "frames_before_peak": peak, "frames_after_peak": frames - 1 - peak}
+    return {"au_info": {"total_frames": frames, "peak_frames": [spot]}}
 
 
-def _write_per_frame(clip: Clip, directory: Path) -> None:
+def per_frame(clip: Clip) -> dict[str, object]:
     """MER-Factory's action units of every frame: counted from 1; no frame is marked as the peak."""
     frames = [
         {"frame": frame + 1, "active_aus": clip.units(frame), "is_peak_frame": False} for frame in range(clip.frames)
     ]
-    _write_json(clip, directory, "au_analysis", {"per_frame_au_descriptions": frames})
+    return {"per_frame_au_descriptions": frames}
+
+
+def _write_au_info(clip: Clip, directory: Path) -> None:
+    write_json(clip, directory, "au_analysis", au_info(clip.frames, clip.peak))
+
+
+def _write_per_frame(clip: Clip, directory: Path) -> None:
+    write_json(clip, directory, "au_analysis", per_frame(clip))
 
 
 def _write_merr_data(clip: Clip, directory: Path) -> None:
     """MER-Factory as published: `_merr_data.json` counts from 1; `_au_analysis.json` has the peak as text only."""
-    seconds = clip.peak / FPS
+    seconds = clip.peak / clip.fps
     text = {"chronological_emotion_peaks": [f"Peak at {seconds:.2f}s: {clip.expression.emotion} (moderate)"]}
     info = {"frame_number": clip.peak + 1, "timestamp": seconds, "top_aus_intensities": clip.units(clip.peak)}
-    _write_json(clip, directory, "au_analysis", text)
-    _write_json(clip, directory, "merr_data", {**text, "overall_peak_frame_info": info})
+    write_json(clip, directory, "au_analysis", text)
+    write_json(clip, directory, "merr_data", {**text, "overall_peak_frame_info": info})
 
 
-def _write_json(clip: Clip, directory: Path, kind: str, content: Mapping[str, object]) -> None:
+def write_json(clip: Clip, directory: Path, kind: str, content: Mapping[str, object]) -> None:
+    """Write `<name>/<name>_<kind>.json` below `directory`."""
     path = directory / clip.name / f"{clip.name}_{kind}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"video_id": clip.name, **content}, indent=1))
 
 
-def _write_openface(clip: Clip, directory: Path) -> None:
-    """OpenFace: counted from 1, a space before every cell but the first of a line, column names included."""
+def write_openface(clip: Clip, directory: Path) -> None:
+    """OpenFace's `<name>.csv`: counted from 1, a space before every cell but the first of a line, names included."""
     units = [f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)]
     lines = [", ".join(("frame", "face_id", "timestamp", "confidence", "success", *units))]
     for frame in range(clip.frames):
         active = clip.units(frame)
         cells = (f"{active.get(unit, 0):.2f}" for unit in units)
-        lines.append(", ".join((str(frame + 1), "0", f"{frame / FPS:.3f}", "0.98", "1", *cells)))
+        lines.append(", ".join((str(frame + 1), "0", f"{frame / clip.fps:.3f}", "0.98", "1", *cells)))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{clip.name}.csv").write_text("\n".join(lines) + "\n")
 
@@ -213,16 +234,16 @@ _AU_WRITERS: dict[str, Callable[[Clip, Path], None]] = {
     "au_info": _write_au_info,
     "per_frame": _write_per_frame,
     "merr_data": _write_merr_data,
-    "openface": _write_openface,
+    "openface": write_openface,
 }
 
 
 # Drawing. A shape is painted by coverage, the share of each pixel that lies within it: edges come out smooth.
 
-_Image: TypeAlias = npt.NDArray[np.float32]
+_Image: TypeAlias = npt.NDArray[np.floating[Any]]
 _Colour: TypeAlias = tuple[int, int, int]
 
-_HAIR, _SKIN, _NOSE, _CHEEK = (58, 40, 32), (226, 180, 150), (208, 156, 130), (232, 160, 140)
+_HAIR, _SKIN = (58, 40, 32), (226, 180, 150)
 _EYE, _IRIS, _LIPS, _MOUTH = (245, 245, 242), (52, 66, 84), (150, 58, 62), (58, 18, 24)
 
 
@@ -236,7 +257,7 @@ def draw_clip(clip: Clip, seed: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
         x = WIDTH / 2 + 5 * math.sin(frame / 17 + seed)
         y = HEIGHT / 2 + 4 + 3 * math.sin(frame / 23 + 2 * seed)
         picture = wall.copy()
-        _draw_face(picture, x, y, clip.expression, clip.amount(frame))
+        draw_face(picture, x, y, clip.expression, clip.amount(frame))
         top, left = random.integers(0, 32, 2)
         picture += noise[top : top + HEIGHT, left : left + WIDTH]
         yield np.clip(picture, 0, 255).astype(np.uint8)
@@ -251,25 +272,40 @@ def _wall(random: np.random.Generator) -> _Image:
     return wall
 
 
-def _draw_face(picture: _Image, x: float, y: float, expression: Expression, amount: float) -> None:
-    lift, opening = expression.corners * amount, expression.opening * amount
-    brow, frown, lids = expression.brows * amount, expression.frown * amount, 9 + expression.lids * amount
-    _ellipse(picture, x, y - 22, 112, 138, _HAIR)
-    _ellipse(picture, x, y + 8 + opening / 6, 96, 128 + opening / 6, _SKIN)  # the jaw drops with the mouth
-    _ellipse(picture, x, y + 22, 10, 7, _NOSE)
+def draw_face(
+    picture: _Image, x: float, y: float, expression: Expression, amount: float, scale: float = 1, skin: _Colour = _SKIN
+) -> None:
+    """Paint a face into a picture, float32 RGB `[height, width, 3]`.
+
+    Args:
+        x, y: its middle, in pixels. It must lie in the picture: it spans 112 pixels to both sides, 160 upwards and 155
+            downwards, times `scale`.
+        amount: how much of `expression` it shows.
+    """
+    s = scale
+    lift, opening = s * expression.corners * amount, s * expression.opening * amount
+    brow, frown, lids = s * expression.brows * amount, s * expression.frown * amount, s * expression.lids * amount
+    nose, cheek = _shaded(skin, -18, -24, -20), _shaded(skin, 6, -20, -10)
+    _ellipse(picture, x, y - 22 * s, 112 * s, 138 * s, _HAIR)
+    _ellipse(picture, x, y + 8 * s + opening / 6, 96 * s, 128 * s + opening / 6, skin)  # the jaw drops with the mouth
+    _ellipse(picture, x, y + 22 * s, 10 * s, 7 * s, nose)
     for side in (-1, 1):
-        _ellipse(picture, x + 52 * side, y + 34 - lift / 3, 17, 12, _CHEEK)
-        eye = x + 38 * side
-        _ellipse(picture, eye, y - 18, 17, lids, _EYE)
-        _ellipse(picture, eye, y - 18, 7, min(7.0, lids), _IRIS)
-        left, u = _across(eye, 21)
+        _ellipse(picture, x + 52 * s * side, y + 34 * s - lift / 3, 17 * s, 12 * s, cheek)
+        eye = x + 38 * s * side
+        _ellipse(picture, eye, y - 18 * s, 17 * s, 9 * s + lids, _EYE)
+        _ellipse(picture, eye, y - 18 * s, 7 * s, min(7 * s, 9 * s + lids), _IRIS)
+        left, u = _across(eye, 21 * s)
         inward = (1 - side * u) / 2  # 1 at the brow's inner end, 0 at the outer
-        arch = y - 47 - brow + frown * inward - 4 * (1 - u * u)
-        _band(picture, left, arch - 3, arch + 3, _HAIR)
-    left, u = _across(x, 38 + lift / 3 - opening / 4)
-    middle, apart = y + 70 + lift * (0.5 - u * u), opening / 2 * (1 - u * u)
-    _band(picture, left, middle - apart - 4, middle + apart + 4, _LIPS)
+        arch = y - 47 * s - brow + frown * inward - 4 * s * (1 - u * u)
+        _band(picture, left, arch - 3 * s, arch + 3 * s, _HAIR)
+    left, u = _across(x, 38 * s + lift / 3 - opening / 4)
+    middle, apart = y + 70 * s + lift * (0.5 - u * u), opening / 2 * (1 - u * u)
+    _band(picture, left, middle - apart - 4 * s, middle + apart + 4 * s, _LIPS)
     _band(picture, left, middle - apart, middle + apart, _MOUTH)
+
+
+def _shaded(colour: _Colour, red: int, green: int, blue: int) -> _Colour:
+    return colour[0] + red, colour[1] + green, colour[2] + blue
 
 
 def _across(x: float, width: float) -> tuple[int, _Image]:
