@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from tiny import SPEC, difference, empty_cache, images, open_clip_tower, reference, state
 
 from gpupeak.encode.load import load_tower
-from gpupeak.encode.openclip import OpenClipTower
+from gpupeak.encode.openclip import OpenClipTower, load_open_clip
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.vit import VisionTower
-from gpupeak.encode.weights import identify
+from gpupeak.encode.weights import identify, locate
 from gpupeak.errors import WeightsError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
@@ -25,6 +25,13 @@ __all__ = ["empty_cache"]
 
 SMALL = "ViT-S-32-alt"  # the smallest image tower that open_clip names; it has no tags
 PIXELS = images(2, 224)
+QUICK_GELU = {
+    "ViT-B-32-quickgelu": True,
+    "ViT-L-14-336-quickgelu": True,
+    "ViT-H-14-quickgelu": False,  # heads of another width
+    "RN50-quickgelu": False,
+}
+"""Models with that activation, and whether this project's tower computes what they do."""
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,41 @@ def test_a_tag_decides_activation_and_normalisation(
     assert difference(features, encode_image(quick, half, half)) < 1e-5
     assert difference(features, encode_image(model, half, half)) > 1e-4
     assert "'other' is neither a file nor one of ViT-S-32-alt's tags (openai)" in fault(f"open_clip:{SMALL}", "other")
+
+
+@pytest.mark.parametrize("name", sorted(QUICK_GELU))
+def test_a_model_of_which_nothing_but_sizes_is_configured_is_this_projects_tower(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU; held against open_clip's module, all but the number of blocks as it is configured."""
+    config = open_clip.get_model_config(name)
+    layers = config["vision_cfg"]["layers"]
+    config["vision_cfg"]["layers"] = [1] * len(layers) if isinstance(layers, list) else 2
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config)
+    spec, pixels = encoder_spec(f"open_clip:{name}"), images(2, encoder_spec(f"open_clip:{name}").size)
+    tower = load_tower(spec, "random:0")
+    assert isinstance(tower, VisionTower if QUICK_GELU[name] else OpenClipTower)
+    theirs = load_open_clip(spec, locate(spec, "random:0"), "cpu", torch.float32, own_tower=False)
+    assert isinstance(theirs, OpenClipTower)
+    with torch.inference_mode():
+        assert difference(tower(pixels), theirs(pixels)) < 1e-4
+
+
+def test_this_projects_tower_needs_quick_gelu_and_clips_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    half = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: ["tag"])
+    for (mean, std), quick_gelu, tower in (
+        (clip, True, VisionTower),
+        (clip, False, OpenClipTower),
+        (half, True, OpenClipTower),
+    ):
+        pretrained = {"mean": mean, "std": std, "quick_gelu": quick_gelu}
+        monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag, found=pretrained: found)
+        spec = encoder_spec(f"open_clip:{SMALL}/tag")
+        assert isinstance(load_tower(spec, "random:0"), tower)
+        # A GPU's line takes such a tower for ViT-L/14, whose sizes its graphs are made for.
+        assert isinstance(load_tower(spec, "random:0", "meta"), OpenClipTower)
 
 
 def test_tags_that_disagree_on_normalisation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Any) -> None:

@@ -37,7 +37,8 @@ def load_tower(
     if spec.tower is None:
         from gpupeak.encode.openclip import load_open_clip
 
-        return load_open_clip(spec, found, device, dtype)
+        # On a GPU a tower of our own means graphs and a kernel, which are tuned for and checked with ViT-L/14 alone.
+        return load_open_clip(spec, found, device, dtype, own_tower=torch.device(device).type == "cpu")
     expected = expected_state(spec.tower)
     if found.seed is not None:
         state = draw_state(found.seed, expected)

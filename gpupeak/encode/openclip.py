@@ -1,4 +1,4 @@
-"""Every image encoder that this project has no tower of its own for: open_clip's module as it is.
+"""Every image encoder that open_clip names: its own module as it is, or this project's tower if that computes the same.
 
 Imported only when it is needed: importing open_clip takes seconds.
 """
@@ -6,6 +6,7 @@ Imported only when it is needed: importing open_clip takes seconds.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from torch import nn
 from gpupeak.encode import cache
 from gpupeak.encode.checkpoint import read_state
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import EncoderSpec
+from gpupeak.encode.spec import EncoderSpec, TowerShape
+from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights import INSTEAD, WeightsId
 from gpupeak.errors import WeightsError
 
 __all__ = ["OpenClipTower", "fetch", "load_open_clip"]
 
 _HUB_SECONDS = 10.0
+_HEAD_WIDTH = 64  # open_clip's default
 _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layers": 1}
 """A text tower of next to nothing: it is never asked, and some would be configured over the network."""
 
@@ -64,9 +67,17 @@ class OpenClipTower(nn.Module):
 
 
 def load_open_clip(
-    spec: EncoderSpec, weights: WeightsId, device: torch.device | str, dtype: torch.dtype
-) -> OpenClipTower:
+    spec: EncoderSpec,
+    weights: WeightsId,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    own_tower: bool,
+) -> OpenClipTower | VisionTower:
     """Build the image tower of `spec.model` and load it, every parameter checked.
+
+    Args:
+        own_tower: build a `VisionTower` where it computes what open_clip's module does.
 
     Raises:
         WeightsError: the weights do not fit, or it cannot be said how they were normalised.
@@ -76,20 +87,45 @@ def load_open_clip(
     config: dict[str, Any] = open_clip.get_model_config(spec.model)
     # open_clip only warns when a plain GELU is built for weights that were trained with QuickGELU.
     quick_gelu = bool(config.get("quick_gelu", False) or pretrained.get("quick_gelu", False))
+    mean, std = _normalisation(spec, pretrained, weights)
+    if own_tower and quick_gelu and (mean, std) == (MEAN, STD):
+        shape = _plain_shape(config)
+        if shape is not None:
+            state = _state(spec, weights, expected_state(shape), quick_gelu)
+            return VisionTower.from_state(state, shape, device=device, dtype=dtype)
     visual: nn.Module = open_clip.CustomTextCLIP(
         config["embed_dim"],
         {**config["vision_cfg"], "timm_model_pretrained": False},
         _NO_TEXT,
         quick_gelu=quick_gelu,
     ).visual
-    expected = visual.state_dict()
-    if weights.seed is not None:
-        state = draw_state(weights.seed, expected)
-    else:
-        state = read_state(spec, weights, expected, quick_gelu=quick_gelu)
-    visual.load_state_dict(state, strict=True)
-    mean, std = _normalisation(spec, pretrained, weights)
+    visual.load_state_dict(_state(spec, weights, visual.state_dict(), quick_gelu), strict=True)
     return OpenClipTower(visual, mean, std, device=device, dtype=dtype)
+
+
+def _plain_shape(config: dict[str, Any]) -> TowerShape | None:
+    """The sizes of a model's image tower if nothing else is configured of it: open_clip's defaults are CLIP's."""
+    vision = config["vision_cfg"]
+    if vision.keys() != {"image_size", "patch_size", "width", "layers"} or not isinstance(vision["layers"], int):
+        return None  # something is special about it, or it is a ResNet
+    width: int = vision["width"]
+    return TowerShape(
+        size=vision["image_size"],
+        patch=vision["patch_size"],
+        width=width,
+        layers=vision["layers"],
+        heads=width // _HEAD_WIDTH,
+        dim=config["embed_dim"],
+    )
+
+
+def _state(
+    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], quick_gelu: bool
+) -> dict[str, torch.Tensor]:
+    """Draw or read parameters of the names and shapes in `expected`."""
+    if weights.seed is not None:
+        return draw_state(weights.seed, expected)
+    return read_state(spec, weights, expected, quick_gelu=quick_gelu)
 
 
 def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
