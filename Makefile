@@ -9,11 +9,18 @@ BIN := $(VENV)/bin
 GPU ?= $(or $(shell cat $(VENV)/.gpu 2>/dev/null),auto)
 READY := $(VENV)/.ready-$(GPU)
 
+# What gpupeak is measured beside has an environment of its own, which shows it all of $(VENV) as well.
+PEERS := .venv-peers
+# torchcodec comes without FFmpeg's shared libraries and PyAV with them, under names of its own: links in there
+# give them back theirs. Where there are none, torchcodec is measured if the machine has FFmpeg, else left out.
+SUITE = LD_LIBRARY_PATH="$(CURDIR)/$(PEERS)/ffmpeg$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
+  $(PEERS)/bin/python bench/suite.py $(if $(PROFILE),--profile)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench bench-quick clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv and install gpupeak into it (PYTHON=python3.12, GPU=0 without GPU packages, GPU=1 with)
 
@@ -28,10 +35,13 @@ check: setup ## Check formatting (ruff format), style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## Measure how fast the line itself is (bench/line.py)
-	@$(BIN)/python bench/line.py
+bench: setup $(PEERS)/.ready ## Measure gpupeak beside what its users would run instead, in 15 minutes (PROFILE=1: with a trace)
+	@$(SUITE)
 
-clean: ## Remove what the other targets leave behind, all but .venv
+bench-quick: setup $(PEERS)/.ready ## The same in small, in 3 minutes
+	@$(SUITE) --quick
+
+clean: ## Remove what the other targets leave behind, all but .venv and .venv-peers
 	rm -rf build dist demo ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find bench gpupeak kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -59,4 +69,20 @@ $(READY): pyproject.toml constraints.txt
 	  *) echo "make: no GPU packages exist for `uname -s -m`; going on without them, on the CPU only."; without ;; \
 	esac
 	@echo '$(GPU)' > $(VENV)/.gpu
+	@touch $@
+
+$(PEERS)/.ready: bench/peers/requirements.txt constraints.txt $(READY)
+	@echo "Installing what gpupeak is measured beside into $(PEERS): about 250 MB."
+	@rm -rf $(PEERS)
+	@$(BIN)/python -m venv $(PEERS)
+	@packages() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	ours=`packages $(BIN)/python`; \
+	echo "import site; site.addsitedir('$$ours')" > "`packages $(PEERS)/bin/python`/gpupeak-venv.pth"; \
+	mkdir $(PEERS)/ffmpeg; \
+	for library in "$$ours"/av.libs/libav*.so.* "$$ours"/av.libs/libsw*.so.*; do \
+	  test -e "$$library" || continue; \
+	  name=`basename "$$library"`; version=$${name#*.so.}; \
+	  ln -s "$$library" "$(PEERS)/ffmpeg/$${name%%-*}.so.$${version%%.*}"; \
+	done
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -r bench/peers/requirements.txt
 	@touch $@

@@ -70,7 +70,7 @@ def test_every_option_exists_and_every_option_of_extract_is_told(name: str) -> N
 
 @EVERY_README
 def test_every_make_target_exists(name: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
     lines = [line for block in blocks(text(name), "bash") for line in block.splitlines()] + spans(text(name))
     shown = {line.split()[1] for line in lines if line.startswith("make ")}
     assert {"demo", "setup", "test", "check", "bench"} <= shown <= targets

@@ -1,0 +1,155 @@
+"""How long does a sample take from its video to its file, beside the extractor that people use today?
+
+Both sides have the same drawn weights, clips, and torch threads, and have loaded their encoder before. gpupeak's is
+the line that `gpupeak extract` runs; on a CPU with one decoding process, which works while the encoder does. The
+other one is `peers.baseline`, one sample after the other. What bounds both on a CPU is the encoder, so the size of
+clips is told apart by ViT-B/32; ViT-L/14, which AffectGPT uses, hides it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from encoders import NOISE, VIT_B_32, VIT_L_14
+from gpu_check import described, fidelity, worst
+from peers.baseline import Baseline, decoder
+from peers.decoders import Decode
+from record import Record, Row, alternated, beside
+from workload import Scale, decode_clips, facts, make, sample_of
+
+from gpupeak.build import build
+from gpupeak.config import ExtractConfig
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.spec import CLIP_VIT_LARGE, EncoderSpec, TowerShape, encoder_spec
+from gpupeak.encode.vit import expected_state
+from gpupeak.types import Sample, Saved
+
+Features = npt.NDArray[np.float64]
+
+OURS, THEIRS = "gpupeak", "baseline"
+N = 8
+FAR = 0.02
+"""Relative L2 of features of one frame that two decoders squashed; that of its neighbour is farther (bench/LOG.md)."""
+
+
+def end_to_end(record: Record, scale: Scale, work: Path) -> None:
+    """Clip by clip with ViT-B/32; in full one of them with ViT-L/14, too."""
+    clips = {clip.size: clip for clip in reversed(decode_clips(scale)) if clip.codec == "h264"}  # the first of a size
+    paths = make([clips[size] for size in sorted(clips)], work / "clips")
+    name, decode = decoder()
+    samples = {clip.size: sample_of(path, work / "end-to-end", work / "aus") for clip, path in paths.items()}
+    b_32 = encoder_spec("open_clip:ViT-B-32-quickgelu")
+    with contextlib.closing(Sides(b_32, VIT_B_32, name, decode)) as sides:
+        for (width, height), sample in samples.items():
+            count, rounds = (2, scale.rounds) if scale.quick else (4, 5)
+            record.row(f"ViT-B/32, {width}x{height}", sides.compare, sample, count, rounds, least=1.0)
+        record.row("ViT-B/32, features", sides.alike)
+    if not scale.quick:
+        with contextlib.closing(Sides(CLIP_VIT_LARGE, VIT_L_14, name, decode)) as sides:
+            sample = samples[640, 360]
+            # One at a time: on a CPU a sample takes ten seconds, and hardly any of them for its frames.
+            record.row("ViT-L/14, 640x360", sides.compare, sample, 1, 3, least=NOISE)
+
+
+class Sides:
+    """gpupeak's line and the baseline with the same weights.
+
+    Args:
+        shape: the sizes of the encoder's image tower.
+        name: what `decode` is, which is how the baseline reads frames.
+    """
+
+    def __init__(self, spec: EncoderSpec, shape: TowerShape, name: str, decode: Decode) -> None:
+        workers = None if torch.cuda.is_available() else 1
+        told: list[str] = []
+        config = ExtractConfig(encoder=spec.name, weights="random:0", workers=workers)
+        self._line = build(config, spec, N, told.append)
+        self._baseline = Baseline(shape, draw_state(0, expected_state(shape)), decode)
+        self._conditions = {
+            "encoder": spec.name,
+            "line": told,
+            "workers": workers,
+            "torch_threads": torch.get_num_threads(),
+            "baseline_decoder": name,
+        }
+        self._found: dict[str, list[Features]] = {OURS: [], THEIRS: []}
+
+    def close(self) -> None:
+        self._line.close()
+
+    def compare(self, sample: Sample, count: int, rounds: int, *, least: float) -> Row:
+        """A sample, `count` times in a row to files of their own; its features by both sides."""
+        assert sample.video is not None
+        samples = {side: [_to(sample, side, number) for number in range(count)] for side in (OURS, THEIRS)}
+        steps: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in samples}
+
+        def ours() -> None:
+            for outcome in self._line.run(samples[OURS]):
+                if not isinstance(outcome, Saved):
+                    raise RuntimeError(f"{outcome.sample}: {outcome.reason}")
+                _note(steps[OURS], dict(outcome.seconds))
+
+        def theirs() -> None:
+            for each in samples[THEIRS]:
+                au_file = each.au_dirs[0] / each.name / f"{each.name}_au_analysis.json"
+                _note(steps[THEIRS], self._baseline.extract(each.video, au_file, each.target))  # type: ignore[arg-type]
+
+        compared = beside(OURS, alternated({OURS: ours, THEIRS: theirs}, rounds))
+        features = {side: _saved(each) for side, each in samples.items()}
+        for side, found in features.items():
+            self._found[side].append(found[:N])
+        a_sample = {side: seconds["median_s"] / count for side, seconds in compared["seconds"].items()}
+        ratio = compared["ratios"][THEIRS]
+        differences = _differences(features)
+        return {
+            **self._conditions,
+            **facts(sample.video),
+            "samples": count,
+            "rounds": rounds,
+            **compared,
+            "s_a_sample": a_sample,
+            "steps_s": {
+                side: {step: statistics.median(taken) for step, taken in of.items()} for side, of in steps.items()
+            },
+            "differences": differences,
+            "ok": differences["relative_l2"] < FAR,
+            "targets": [{"what": f"{THEIRS} / {OURS}", "figure": ratio["median"], "sign": ">=", "limit": least}],
+            "says": f"{a_sample[OURS]:.3g} s a sample, {THEIRS} ({self._conditions['baseline_decoder']}) "
+            f"{a_sample[THEIRS]:.3g} s, {ratio['median']:.2f} times as long ({ratio['least']:.2f} to "
+            f"{ratio['most']:.2f}); relative L2 {differences['relative_l2']:.1e}",
+        }
+
+    def alike(self) -> Row:
+        """Of all clips together, as the features of one have next to nothing left when their mean is taken away."""
+        differences = _differences({side: np.concatenate(each) for side, each in self._found.items()})
+        return {"differences": differences, "ok": differences["relative_l2"] < FAR, "says": described(differences)}
+
+
+def _to(sample: Sample, side: str, number: int) -> Sample:
+    target = sample.target.parent / side / f"{sample.name}_{number}.npy"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return dataclasses.replace(sample, target=target)
+
+
+def _note(steps: dict[str, list[float]], seconds: dict[str, float]) -> None:
+    for step, taken in seconds.items():
+        steps[step].append(taken)
+
+
+def _saved(samples: list[Sample]) -> Features:
+    arrays: list[npt.NDArray[Any]] = [np.load(sample.target) for sample in samples]
+    return np.concatenate(arrays).astype(np.float64)
+
+
+def _differences(features: dict[str, Features]) -> dict[str, float]:
+    """How far the two sides' features are from each other, at worst: as they are, and less the mean."""
+    wanted = features[THEIRS]
+    return worst(fidelity(features[OURS], wanted, wanted.mean(0)))

@@ -1,0 +1,264 @@
+"""How do time and memory grow: with samples, resolution, GOP length, frames a sample, workers, finished files?
+
+What bounds it: for the line alone, a file written and renamed a sample and the Python between the stages; for decoding,
+libavcodec and the frames that the wanted ones need; for what is finished, looking at every file once. The encoder is
+synthetic throughout. Every point is measured warm, in a process of its own: its memory is what that process and its
+decoding processes held in their whole lives at most, added up.
+
+    python bench/growth.py REQUEST      one such process: the arguments of `measure` as JSON; prints its figures
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import ROOT, Record, Row
+from workload import Clip, Scale, make
+
+from gpupeak import pipeline
+from gpupeak.container import open_clip
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.synthetic import SyntheticDecoder
+from gpupeak.encode.spec import CLIP_VIT_LARGE
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.sampling import choose
+from gpupeak.store import feature_directory
+from gpupeak.types import Sample, SamplingRule, Saved
+from gpupeak.write import NpyWriter
+
+SIZE, DIM = 224, 768
+WARM = 8
+"""Samples before the clock starts: imports, threads, the start of the workers."""
+FROM = 1000
+"""Samples from which on memory has to be flat."""
+HALF = 5
+"""Parts into which each half of a run is timed."""
+
+
+def growth(record: Record, scale: Scale, work: Path) -> None:
+    """Rows of points, with the line through them where there should be one; one child process a point."""
+    quick, clips = scale.quick, work / "clips"
+    few, many = ((100, 1000, 2000), (100, 300)) if quick else ((100, 300, 1000, 3000, 10_000), (100, 300, 1000, 3000))
+    names = 6 if quick else 12
+    small = Clip("h264", (160, 120), 1, gop=12)
+    sizes = [Clip("h264", size, 3) for size in ((320, 240), (854, 480), (1280, 720), (1920, 1080))[: 2 if quick else 4]]
+    gops = [Clip("h264", (640, 360), 10, gop=gop) for gop in ((10, 250) if quick else (10, 25, 50, 125, 250))]
+    paths = make([small, *sizes, *gops], clips)
+
+    record.row("samples, the line alone", by_samples, few, work)
+    record.row("samples, decoding", by_samples, many, work, paths[small])
+    record.row("resolution", by_resolution, [paths[clip] for clip in sizes], names, work)
+    points = []
+    for name, videos, ns in (
+        ("GOP length", [paths[clip] for clip in gops], (8,)),
+        ("frames a sample", [paths[gops[len(gops) // 2]]], (4, 8, 32) if quick else (4, 8, 16, 32)),
+    ):
+        points += record.row(name, by_needed, videos, ns, names, work).get("points", [])
+    record.row("frames that have to be decoded", of_needed, points)
+    record.row("workers", by_workers, paths[sizes[1]], 4 * names, work)
+    record.row("finished files", by_finished, few, work)
+
+
+def by_samples(counts: Sequence[int], work: Path, video: Path | None = None) -> Row:
+    """One worker decodes `video` under as many names; without one, frames are made up."""
+    points = [measured(work, count, video, workers=1) for count in counts]
+    most, early = points[-1], next((point for point in points if point["samples"] >= FROM), points[0])
+    halves = [min(most["parts_s"][:HALF]), min(most["parts_s"][HALF:])]  # what disturbs a run only adds to its time
+    flat = {"peak_mib": most["peak_mib"] / early["peak_mib"], "samples_per_s": halves[0] / halves[1]}
+    from_to = f"{most['samples']} samples over {early['samples']}"
+    targets = [
+        {"what": f"memory, {from_to}", "figure": flat["peak_mib"], "sign": "<=", "limit": 1.1},
+        {
+            "what": f"samples/s of {most['samples']}, second half over first",
+            "figure": flat["samples_per_s"],
+            "sign": ">=",
+            "limit": 0.9,
+        },
+    ]
+    line = fit(points, "samples", "seconds")
+    says = f"{1000 * line['slope']:.2f} ms a sample, R2 {line['r2']:.4f}; {from_to}: memory {flat['peak_mib']:.2f} "
+    says += f"({most['peak_mib']:.0f} MiB); second half over first: samples/s {flat['samples_per_s']:.2f}"
+    return {"points": points, "fit": line, "flat": flat, "targets": targets, "says": says}
+
+
+def by_resolution(videos: Sequence[Path], names: int, work: Path) -> Row:
+    points = []
+    for video in videos:
+        with open_clip(video) as clip:
+            size = {"width": clip.width, "height": clip.height, "megapixels": 1e-6 * clip.width * clip.height}
+        points.append({**size, **measured(work, names, video, workers=1)})
+    line = fit(points, "megapixels", "sample_ms")
+    each = ", ".join(f"{point['width']}x{point['height']} {point['sample_ms']:.1f}" for point in points)
+    says = f"{each} ms a sample; {line['slope']:.0f} ms a megapixel, R2 {line['r2']:.3f}"
+    return {"points": points, "fit": line, "says": says}
+
+
+def by_needed(videos: Sequence[Path], ns: Sequence[int], names: int, work: Path) -> Row:
+    """Clips of one size: what grows with the GOP length and with `n` are the frames that have to be decoded."""
+    points = []
+    for video in videos:
+        for n in ns:
+            with open_clip(video) as clip:
+                indices = choose(SamplingRule("uniform", n), video.stem, clip.frames, None).indices
+                needed = {"n": n, "gop": clip.frames / len(clip.key_frames), "needed": len(clip.needed(set(indices)))}
+            points.append({**needed, **measured(work, names, video, n, workers=1)})
+    varied, line = "n" if len(ns) > 1 else "gop", fit(points, "needed", "sample_ms")
+    says = ", ".join(f"{point[varied]:.3g}: {point['sample_ms']:.1f} ({point['needed']})" for point in points)
+    row = {"points": points, "varied": varied, "fit": line, "says": f"{says} ms a sample (frames to decode)"}
+    if varied == "n":  # of one clip: a short GOP has more key frames, which cost more
+        row["targets"] = [{"what": "R2 of time by frames to decode", "figure": line["r2"], "sign": ">=", "limit": 0.95}]
+    return row
+
+
+def of_needed(points: Sequence[Row]) -> Row:
+    """Does the time follow the frames that have to be decoded, whatever makes them more?"""
+    line = fit(points, "needed", "sample_ms")
+    return {
+        "fit": line,
+        "says": f"{line['slope']:.2f} ms each and {line['start']:.1f} ms a sample, R2 {line['r2']:.3f}",
+    }
+
+
+def by_workers(video: Path, names: int, work: Path) -> Row:
+    points = [measured(work, names, video, workers=workers) for workers in (1, 2)]
+    one, two = (point["samples_per_s"] for point in points)
+    says = f"{one:.1f} samples/s with one, {two:.1f} with two: {two / one:.2f} times"
+    return {"points": points, "times": two / one, "says": says}
+
+
+def by_finished(counts: Sequence[int], work: Path) -> Row:
+    """`gpupeak extract` over a corpus whose features are all there, from its start to its end."""
+    points = []
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        root, made = Path(name), 0
+        home = feature_directory(root / "out", "growth", CLIP_VIT_LARGE.directory, "uniform", 8)
+        for directory in (home, root / "videos"):
+            directory.mkdir(parents=True)
+        for count in counts:
+            for sample in islice(samples(home, SamplingRule("uniform"), count), made, None):
+                np.save(sample.target, np.zeros((8, DIM), np.float32))
+                (root / "videos" / f"{sample.name}.mp4").touch()
+            made = count
+            points.append({"files": count, "seconds": min(resumed(root, count) for _ in range(3))})
+    line = fit(points, "files", "seconds")
+    says = (
+        f"{points[-1]['seconds']:.2f} s for {counts[-1]}: {line['start']:.2f} s and {1e6 * line['slope']:.0f} us a file"
+    )
+    return {"points": points, "fit": line, "says": f"{says}, R2 {line['r2']:.3f}"}
+
+
+def resumed(root: Path, count: int) -> float:
+    command = ["-m", "gpupeak", "extract", "--videos", str(root / "videos"), "--name", "growth"]
+    command += ["--sampling", "uniform", "--output-root", str(root / "out"), "--weights", "random:0", "--json"]
+    began = time.perf_counter()
+    skipped = answer(*command)["skipped"]
+    seconds = time.perf_counter() - began
+    if skipped != count:
+        raise RuntimeError(f"{skipped} of {count} finished samples were skipped")
+    return seconds
+
+
+def fit(points: Sequence[Row], x: str, y: str) -> Row:
+    """The straight line through points, by least squares, and how much of the variance of `y` it explains."""
+    xs, ys = (np.array([float(point[key]) for point in points]) for key in (x, y))
+    slope, start = (float(each) for each in np.polyfit(xs, ys, 1))
+    left = ys - (start + slope * xs)
+    return {"x": x, "y": y, "slope": slope, "start": start, "r2": 1 - float(left.var() / ys.var())}
+
+
+def measured(work: Path, count: int, video: Path | None, n: int = 8, *, workers: int) -> Row:
+    """`measure` in a process of its own."""
+    request = {"work": str(work), "count": count, "video": video and str(video), "n": n, "workers": workers}
+    return answer(__file__, json.dumps(request))
+
+
+def answer(*arguments: str) -> Row:
+    """What a Python process prints as JSON; it has gpupeak from where this one has the benchmarks from."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1])
+    found: Row = json.loads(done.stdout)
+    return found
+
+
+def measure(work: str, count: int, video: str | None, n: int, workers: int) -> Row:
+    """Take `count` samples of `n` frames of one video through the line, to files.
+
+    `sample_ms` is what planning and decoding took of a sample, the least: they are all the same, and what disturbs
+    them only adds to it. `peak_mib` is the most memory that this process and the workers held, each at its own time
+    and with what they share: no less than all of them at any one time.
+    """
+    rule = SamplingRule("uniform", n)
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        features, videos = Path(name, "features"), Path(name, "videos")
+        for directory in (features, videos):
+            directory.mkdir()
+        if video is not None:
+            for number in range(WARM + count):
+                os.link(video, videos / f"{_name(number)}.mp4")
+        decoder = WorkerPool(workers, n, SIZE) if video is not None else SyntheticDecoder(SIZE)
+        with closing(decoder):
+            source = samples(features, rule, WARM + count, videos if video is not None else None)
+            spent: list[float] = []
+            reached: list[float] = []
+            for part in (islice(source, WARM), source):
+                spent.clear()
+                reached[:] = [time.perf_counter()]
+                cpu = time.process_time()
+                for outcome in pipeline.run(part, decoder, SyntheticEncoder(DIM, SIZE), NpyWriter()):
+                    if not isinstance(outcome, Saved):
+                        raise RuntimeError(f"{outcome.sample}: {outcome.reason}")
+                    spent.append(outcome.seconds["plan"] + outcome.seconds["decode"])
+                    if len(spent) * 2 * HALF // count >= len(reached):
+                        reached.append(time.perf_counter())
+                cpu = time.process_time() - cpu
+            peak = highest_mib(os.getpid(), *getattr(decoder, "pids", ()))
+    if len(spent) != count:
+        raise RuntimeError(f"{len(spent)} of {count} samples saved")
+    return {
+        "samples": count,
+        "workers": workers if video is not None else 0,
+        "seconds": reached[-1] - reached[0],
+        "parts_s": [later - sooner for sooner, later in pairwise(reached)],
+        "samples_per_s": count / (reached[-1] - reached[0]),
+        "sample_ms": 1000 * min(spent),
+        "cpu_ms_per_sample": 1000 * cpu / count,  # of this process: no less than it held the GIL
+        "peak_mib": peak,
+    }
+
+
+def samples(features: Path, rule: SamplingRule, count: int, videos: Path | None = None) -> Iterator[Sample]:
+    """Samples one by one: a list of them would be memory that grows."""
+    for number in range(count):
+        name = _name(number)
+        yield Sample("growth", name, videos and videos / f"{name}.mp4", (), rule, features / f"{name}.npy")
+
+
+def _name(number: int) -> str:
+    return f"sample_{number:08d}"
+
+
+def highest_mib(*processes: int) -> float:
+    """The most resident memory that processes have had, added up, in MiB."""
+    kib = 0
+    for process in processes:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        kib += next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return kib / 1024
+
+
+if __name__ == "__main__":
+    arguments: dict[str, Any] = json.loads(sys.argv[1])
+    print(json.dumps(measure(**arguments)))

@@ -1,0 +1,1 @@
+"""What users would run instead of gpupeak. Packages that gpupeak itself does without are in requirements.txt."""

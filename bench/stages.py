@@ -1,0 +1,443 @@
+"""How fast is each stage alone, beside what does the same elsewhere, and how far is it from what bounds it?
+
+What bounds planning is reading a file once; decoding, libavcodec given nothing but the packets that the wanted
+frames need; writing, creating and renaming a file; loading, reading one. Files lie in the page cache. One thread
+of one process, but where a row says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import statistics
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from timeit import timeit
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peers.decoders import Decode, Pixels, Squash, peers
+from record import Record, Row, alternated, beside
+from workload import Scale, decode_clips, facts, make, real_clips, sample_of
+
+import gpupeak
+from gpupeak import demo_corpus
+from gpupeak.channel import Channel
+from gpupeak.container import open_clip
+from gpupeak.decode import decode_frames
+from gpupeak.decode.worker import Planned, prepare
+from gpupeak.encode.drawn import draw_state
+from gpupeak.encode.spec import CLIP_VIT_LARGE
+from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.peaks import read_peak
+from gpupeak.plan import plan_frames
+from gpupeak.sampling import emotion_peak
+from gpupeak.store import feature_directory, npy_header
+from gpupeak.types import Failed, FeatureBatch, FramePlan, Peak, Sample, SamplingRule
+from gpupeak.write import NpyWriter
+
+OURS, BOUND = "gpupeak", "bound"
+Features: TypeAlias = "npt.NDArray[np.float32]"
+N, DIM = 8, 768
+
+# Planning
+
+OPENFACE_COLUMNS = 714
+"""What OpenFace writes a frame unless it is asked for less: landmarks, most of them."""
+
+
+def planning(record: Record, scale: Scale, work: Path) -> None:
+    """Opening, demuxing, reading the AU file, choosing the frames; and reading AU files alone."""
+    clips = make(decode_clips(scale), work / "clips").values()
+    samples = [sample_of(path, work / "features", work / "aus") for path in clips]
+    record.row("every clip", planned, samples, 3 * scale.rounds)
+    record.row("AU files alone", peaks_read, work / "aus-alone", 10 * scale.rounds)
+
+
+def planned(samples: Sequence[Sample], rounds: int) -> Row:
+    """Every sample in turn, with what NVDEC has to know of its video and without."""
+    for sample in samples:
+        answer = prepare(sample, None)
+        if not isinstance(answer, Planned) or answer.plan.peak is None:
+            raise ValueError(f"{sample} was not planned around its peak: {answer}")
+    sides: dict[str, Callable[[], object]] = {}
+    for sample in samples:
+        sides |= {f"{sample.name}, for NVDEC": partial(prepare, sample, None), sample.name: partial(_plan, sample)}
+    seconds = {side: statistics.median(each) for side, each in alternated(sides, rounds).items()}
+    mine = {sample.name: seconds[sample.name] for sample in samples}
+    rate, slowest = len(mine) / sum(mine.values()), max(mine, key=mine.__getitem__)
+    for_nvdec = len(mine) / sum(seconds[f"{name}, for NVDEC"] for name in mine)
+    return {
+        "seconds": seconds,
+        "samples_per_s": rate,
+        "samples_per_s_for_nvdec": for_nvdec,
+        "targets": [
+            {"what": "samples/s a core", "figure": rate, "sign": ">=", "limit": 150},
+            {"what": "samples/s a core, for NVDEC", "figure": for_nvdec, "sign": ">=", "limit": 150},
+        ],
+        "says": f"{rate:.0f} samples/s, {for_nvdec:.0f} for NVDEC; slowest {slowest}: {1000 * mine[slowest]:.2f} ms",
+    }
+
+
+def peaks_read(directory: Path, rounds: int, frames: int = 150) -> Row:
+    """The AU file of a clip of so many frames, of every kind that there is."""
+    clip = demo_corpus.Clip("bench", "clip", frames, frames // 3, demo_corpus.EXPRESSIONS[0], None)
+    each_frame = demo_corpus.per_frame(clip)
+    whole = {**demo_corpus.au_info(frames, clip.peak), **each_frame}
+    peak = {"overall_peak_frame_info": {"frame_number": clip.peak + 1}}
+    demo_corpus.write_json(clip, directory / "au_info", "au_analysis", whole)
+    demo_corpus.write_json(clip, directory / "per_frame", "au_analysis", each_frame)
+    demo_corpus.write_json(clip, directory / "merr_data", "merr_data", {**peak, **each_frame})
+    demo_corpus.write_openface(clip, directory / "openface")
+    lines = (directory / "openface" / "clip.csv").read_text().splitlines()
+    filled = [line + ", 0.000" * (OPENFACE_COLUMNS - line.count(",") - 1) for line in lines]
+    (directory / "openface_wide").mkdir()
+    (directory / "openface_wide" / "clip.csv").write_text("\n".join(filled) + "\n")
+
+    kinds = [path.name for path in sorted(directory.iterdir())]
+    sides = {kind: partial(read_peak, "clip", [directory / kind]) for kind in kinds}
+    for kind, read in sides.items():
+        if not isinstance(found := read(), Peak) or found.index != clip.peak:
+            raise ValueError(f"{kind}: {found}")
+    sizes = {
+        kind: next(path for path in (directory / kind).rglob("*.*") if path.is_file()).stat().st_size for kind in kinds
+    }
+    seconds = {kind: statistics.median(each) for kind, each in alternated(sides, rounds).items()}
+    says = ", ".join(f"{kind} {1000 * each:.2f} ms of {sizes[kind] / 1000:.0f} kB" for kind, each in seconds.items())
+    return {"frames": frames, "bytes": sizes, "seconds": seconds, "says": says}
+
+
+def _plan(sample: Sample) -> FramePlan:
+    assert sample.video is not None
+    with open_clip(sample.video) as clip:
+        return plan_frames(sample, clip.frames, clip.codec)
+
+
+# Decoding
+
+NOISE = 0.97
+"""A side that is less than 3 % ahead is not: medians of one and the same thing lie so far apart here."""
+CLOSE = 1.5
+"""A peer that takes so many times as long as the fastest one is measured once."""
+AIMED_AT = ("decord", "torchcodec")
+SHORT_GOP = 60
+"""Frames from one key frame to the next, on average, up to which whole GOPs hold no wanted frame."""
+QUICK_CLIP = 0.05
+"""Seconds; what takes less is measured three times as often, because it is disturbed more easily."""
+ANOTHER_PICTURE = 12.0
+"""A mean difference, of 255, that no way of squashing or converting the same picture makes."""
+
+
+def decoding(record: Record, scale: Scale, work: Path) -> None:
+    """Eight frames to 224x224: gpupeak, each peer, and what bounds them, clip by clip."""
+    found, missing = peers()
+    for name, reason in missing.items():
+        record.row(name, dict, says=f"left out: {reason}")
+    paths = [*make(decode_clips(scale), work / "clips").values(), *real_clips()]
+    for decode in found.values():
+        with contextlib.suppress(Exception):  # what only a library's first call costs
+            decode(paths[-1], [0])
+    rows = {path.stem: record.row(path.stem, eight_frames, path, found, scale.rounds) for path in paths}
+    record.row("every clip", over_clips, {name: row for name, row in rows.items() if row})
+
+
+def eight_frames(path: Path, found: Mapping[str, Decode], rounds: int) -> Row:
+    """One clip: who gives the right frames, and in how much time."""
+    with open_clip(path) as clip:
+        frames, keys = clip.frames, len(clip.key_frames)
+    peak = zlib.crc32(path.stem.encode()) % frames
+    indices = emotion_peak(peak, peak, frames - 1 - peak, frames, N)
+    bound = Bound(path, indices)
+    if not np.array_equal(bound(), decode_frames(path, indices)):
+        raise ValueError("the bound decodes other frames")
+    around = sorted({min(max(index + step, 0), frames - 1) for index in indices for step in (-1, 0, 1)})
+    ours = dict(zip(around, decode_frames(path, around), strict=True))
+    took = timeit(partial(decode_frames, path, indices), number=1)
+    rounds *= 3 if took < QUICK_CLIP else 1
+    judged = {name: judge(partial(decode, path, indices), indices, ours, 2 * took) for name, decode in found.items()}
+    sides: dict[str, Callable[[], object]] = {OURS: partial(decode_frames, path, indices), BOUND: bound}
+    sides |= {name: partial(found[name], path, indices) for name in contenders(judged)}
+    compared = beside(OURS, alternated(sides, rounds))
+    skips = keys > 1 and frames / keys <= SHORT_GOP
+    row = {**facts(path), "indices": indices, "skips_gops": skips, "rounds": rounds, "judged": judged, **compared}
+    return row | {"says": told(row)}
+
+
+def judge(decode: Callable[[], Pixels], indices: Sequence[int], ours: Mapping[int, Pixels], limit: float) -> Row:
+    """Time one peer, again if it took less than `limit` seconds, and compare its pictures with ours.
+
+    `ours` are our pictures by frame number, those next to the frames asked for among them. `wrong` counts the
+    pictures that are more like a neighbour of their frame than like it, or like none of the three; `failed` says
+    what was raised instead.
+    """
+    began = time.perf_counter()
+    try:
+        theirs = decode()
+    except Exception as error:  # whatever a library raises at a file, it is a result
+        return {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:160]}
+    seconds = time.perf_counter() - began
+    if seconds < limit:
+        seconds = min(seconds, timeit(decode, number=1))
+    off, wrong = list[float](), 0
+    for index, picture in zip(indices, theirs, strict=True):
+        at, *others = (_difference(picture, ours[each]) for each in (index, index - 1, index + 1) if each in ours)
+        off.append(at)
+        wrong += at > min(others, default=at) or at > ANOTHER_PICTURE
+    return {"once_s": seconds, "difference": statistics.mean(off), "wrong": wrong}
+
+
+def _difference(a: Pixels, b: Pixels) -> float:
+    return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+def contenders(judged: Mapping[str, Row]) -> list[str]:
+    """Who is timed beside gpupeak, of those with the right frames: all close to the fastest, and `AIMED_AT`."""
+    once = {name: row["once_s"] for name, row in judged.items() if right(row)}
+    close = [name for name in once if once[name] < CLOSE * min(once.values())]
+    aimed_at = [min(ways, key=once.__getitem__) for library in AIMED_AT if (ways := ways_of(library, once))]
+    return [*close, *(name for name in aimed_at if name not in close)]
+
+
+def ways_of(library: str, names: Iterable[str]) -> list[str]:
+    """The peers that are ways of using one library."""
+    return [name for name in names if name.split()[0] == library]
+
+
+def right(judged: Row) -> bool:
+    return "failed" not in judged and not judged["wrong"]
+
+
+def told(row: Row) -> str:
+    """One clip in a line: our time, the bound and each peer in times of ours; `once`: not measured again."""
+    mine = row["seconds"][OURS]["median_s"]
+    parts = [f"{1000 * mine:.1f} ms"]
+    parts += [f"{name} {ratio['median']:.2f}" for name, ratio in row["ratios"].items()]
+    for name, judged in row["judged"].items():
+        if "failed" in judged:
+            parts.append(f"{name} FAILED")
+        elif judged["wrong"]:
+            parts.append(f"{name} {judged['wrong']} of {len(row['indices'])} frames WRONG")
+        elif name not in row["ratios"]:
+            parts.append(f"{name} {judged['once_s'] / mine:.1f} once")
+    return ", ".join(parts)
+
+
+def over_clips(rows: Mapping[str, Row]) -> Row:
+    """The clip on which each figure is worst, beside what was to be reached."""
+    medians = {clip: {name: ratio["median"] for name, ratio in row["ratios"].items()} for clip, row in rows.items()}
+    fastest = {
+        clip: min(others)
+        for clip, ratios in medians.items()
+        if (others := [ratio for name, ratio in ratios.items() if name != BOUND])
+    }
+    found = [("the fastest peer / gpupeak", ">=", NOISE, fastest)]
+    for library in AIMED_AT:
+        of_library = {
+            clip: min(ratios[name] for name in ways)
+            for clip, ratios in medians.items()
+            if rows[clip]["skips_gops"] and (ways := ways_of(library, ratios))
+        }
+        found.append((f"{library} / gpupeak, GOPs to skip", ">=", 1.5, of_library))
+    found.append(("gpupeak / bound", "<=", 1.1, {clip: 1 / ratios[BOUND] for clip, ratios in medians.items()}))
+    targets = []
+    for what, sign, limit, figures in found:
+        if figures:
+            clip = (min if sign == ">=" else max)(figures, key=figures.__getitem__)
+            targets.append({"what": what, "figure": figures[clip], "sign": sign, "limit": limit, "clip": clip})
+    says = "; ".join(f"{each['what']} {each['figure']:.2f} at worst ({each['clip']})" for each in targets)
+    return {"targets": targets, "says": says}
+
+
+class Bound:
+    """libavcodec decoding nothing but the packets that some frames need, read beforehand, and one squash a frame."""
+
+    def __init__(self, path: Path, indices: Sequence[int]) -> None:
+        self._clip = clip = open_clip(path)
+        self._runs = [list(clip.read(run)) for run in clip.runs(indices)]
+        self._wanted = {clip.pts(index) if clip.timed else index: index for index in indices}
+        self._indices = indices
+
+    def __call__(self) -> Pixels:
+        decoder, timed, squash = self._clip.decoder, self._clip.timed, Squash()
+        pictures: dict[int, Pixels] = {}
+        for run in self._runs:
+            decoder.flush_buffers()
+            frames = (frame for packet in (*run, None) for frame in decoder.decode(packet))
+            for number, frame in enumerate(frames):
+                index = self._wanted.get((frame.pts or 0) if timed else number)
+                if index is not None:
+                    pictures[index] = squash(frame)
+                if len(pictures) == len(self._wanted):
+                    break
+        return np.stack([pictures[index] for index in self._indices])
+
+
+# Writing
+
+
+def writing(record: Record, scale: Scale, work: Path) -> None:
+    """Features to files, on one to four threads, beside `np.save`."""
+    record.row("float32 [8, 768]", written, work / "written", 100 if scale.quick else 400, 2 * scale.rounds)
+
+
+def written(directory: Path, files: int, rounds: int) -> Row:
+    """So many files by each side in turn, every time into a directory that is new."""
+    features = np.random.default_rng(0).standard_normal((files * N, DIM), np.float32)
+
+    def ours(threads: int) -> Callable[[], object]:
+        made = iter([_batches(directory, features) for _ in range(rounds + 1)])
+        return lambda: _write(next(made), threads)
+
+    directory.mkdir(parents=True)
+    sides: dict[str, Callable[[], object]] = {
+        OURS: ours(1),
+        f"{OURS}, 2 threads": ours(2),
+        f"{OURS}, 4 threads": ours(4),
+    }
+    sides |= {
+        "np.save": partial(_save, directory, features, whole=False),
+        "np.save and rename": partial(_save, directory, features, whole=True),
+    }
+    seconds = alternated(sides, rounds)
+    shutil.rmtree(directory)
+    per_s = {side: files / statistics.median(each) for side, each in seconds.items()}
+    size = len(npy_header((N, DIM))) + 4 * N * DIM
+    return {
+        "files": files,
+        "bytes": size,
+        "rounds": rounds,
+        **beside(OURS, seconds),
+        "files_per_s": per_s,
+        "mb_per_s": {side: rate * size / 1e6 for side, rate in per_s.items()},
+        "says": "files/s: " + ", ".join(f"{side} {rate:.0f}" for side, rate in per_s.items()),
+    }
+
+
+def _batches(directory: Path, features: Features) -> list[FeatureBatch]:
+    """Batches of up to eight samples, their files to go into a new directory."""
+    home, batches = Path(tempfile.mkdtemp(dir=directory)), []
+    for start in range(0, len(features), 8 * N):
+        rows = features[start : start + 8 * N]
+        spans = tuple((row, row + N) for row in range(0, len(rows), N))
+        samples = [_sample(home, f"{start + row}") for row, _ in spans]
+        plans = tuple(FramePlan(sample, tuple(range(N)), N, "h264") for sample in samples)
+        batches.append(FeatureBatch(plans, rows, spans, ({},) * len(plans)))
+    return batches
+
+
+def _sample(directory: Path, name: str) -> Sample:
+    return Sample("bench", name, None, (), SamplingRule("uniform"), directory / f"{name}.npy")
+
+
+def _write(batches: Sequence[FeatureBatch], threads: int) -> None:
+    """As the line does it: threads that take batches from one channel, each through the writer's one verb."""
+    channel: Channel[FeatureBatch] = Channel(len(batches))
+    for batch in batches:
+        channel.put(batch)
+    channel.finish()
+
+    def failed(_: int) -> int:
+        return sum(isinstance(outcome, Failed) for outcome in NpyWriter().write(channel))
+
+    with ThreadPoolExecutor(threads) as pool:
+        if number := sum(pool.map(failed, range(threads))):
+            raise ValueError(f"{number} files could not be written")
+
+
+def _save(directory: Path, features: Features, whole: bool) -> None:
+    """`whole`: never a part of a file under its name, as `NpyWriter` promises."""
+    home = Path(tempfile.mkdtemp(dir=directory))
+    for start in range(0, len(features), N):
+        target = home / f"{start}.npy"
+        if whole:
+            temporary = home / f"{start}.tmp.npy"
+            np.save(temporary, features[start : start + N])
+            temporary.replace(target)
+        else:
+            np.save(target, features[start : start + N])
+
+
+# Loading
+
+CLAIMED = (600, 1200)
+"""How many times as long decoding at run time takes as loading features, by the guide of AffectGPT's fork."""
+
+
+def loading(record: Record, scale: Scale, work: Path) -> None:
+    """`load_features` beside `np.load`, and beside doing without features: decoding at run time, and encoding too."""
+    one = record.row("one file", loaded, work / "root", 10 * scale.rounds)
+    clips = make(decode_clips(scale), work / "clips").values()
+    samples = [sample_of(path, work / "features", work / "aus") for path in clips]
+    found, _ = peers()
+    name = "decord" if "decord" in found else "PyAV seeking"
+    instead = record.row(f"instead, {name}", at_run_time, samples, found[name], scale.rounds, one)
+    # One frame costs an eighth of what eight do, and there is no time for more.
+    record.row("instead, and encoding", encoded_at_run_time, 1 if scale.quick else N, one, instead)
+
+
+def loaded(root: Path, rounds: int, files: int = 200) -> Row:
+    """Microseconds a sample, over files that were just written."""
+    home = feature_directory(root, "bench", "CLIP_VIT_LARGE", "emotion_peak", N)
+    home.mkdir(parents=True)
+    features = np.random.default_rng(0).standard_normal((N, DIM), np.float32)
+    names = [f"sample_{number:08d}" for number in range(files)]
+    for name in names:
+        np.save(home / f"{name}.npy", features)
+    sides: dict[str, Callable[[], object]] = {
+        OURS: lambda: [gpupeak.load_features(root, "bench", name) for name in names],
+        "np.load": lambda: [np.load(home / f"{name}.npy") for name in names],
+    }
+    compared = beside(OURS, alternated(sides, rounds))
+    us = {side: 1e6 * figures["median_s"] / files for side, figures in compared["seconds"].items()}
+    return {
+        "files": files,
+        "rounds": rounds,
+        **compared,
+        "us": us,
+        "targets": [{"what": "us a sample by load_features", "figure": us[OURS], "sign": "<=", "limit": 60}],
+        "says": ", ".join(f"{side} {figure:.1f} us" for side, figure in us.items()),
+    }
+
+
+def at_run_time(samples: Sequence[Sample], decode: Decode, rounds: int, one: Row) -> Row:
+    """What the consumer does where there are no features: it reads the AU file, chooses the frames, decodes them."""
+    seconds: dict[str, Row] = {}
+    for sample in samples:
+        assert sample.video is not None
+        with open_clip(sample.video) as clip:
+            plan = partial(plan_frames, sample, clip.frames, clip.codec)
+        steps: dict[str, Callable[[], object]] = {
+            "sampling": plan,
+            "decoding": partial(decode, sample.video, plan().indices),
+        }
+        seconds[sample.name] = {step: statistics.median(each) for step, each in alternated(steps, rounds).items()}
+    return {"seconds": seconds, **instead_of_loading([sum(each.values()) for each in seconds.values()], one)}
+
+
+def encoded_at_run_time(images: int, one: Row, instead: Row) -> Row:
+    """The same and ViT-L/14 in float32 on this CPU, on all its cores: what features really save."""
+    shape = CLIP_VIT_LARGE.tower
+    assert shape is not None
+    tower = VisionTower.from_state(draw_state(0, expected_state(shape)), shape)
+    pixels = torch.zeros((images, shape.size, shape.size, 3), dtype=torch.uint8)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        tower(pixels)
+    encoding = (time.perf_counter() - began) * N / images
+    taken = [sum(each.values()) + encoding for each in instead["seconds"].values()]
+    measured = {"encoding_s": encoding, "images": images, "torch_threads": torch.get_num_threads()}
+    return {**measured, **instead_of_loading(taken, one)}
+
+
+def instead_of_loading(seconds: Sequence[float], one: Row) -> Row:
+    """How many times as long as loading a sample it takes, from clip to clip."""
+    times = {side: [1e6 * taken / us for taken in seconds] for side, us in one["us"].items()}
+    says = ", ".join(f"{min(each):,.0f} to {max(each):,.0f} times {side}" for side, each in times.items())
+    return {"times": times, "says": f"{says} (claimed: {CLAIMED[0]} to {CLAIMED[1]:,})"}
