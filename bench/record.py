@@ -90,7 +90,7 @@ def _raise(error: Exception) -> Row:
 
 def told(row: Row) -> str:
     state = {True: "ok", False: "FAILED", None: ""}[row.get("ok")]
-    return f"{row['part']:9}{row['row']:35} {state:6} {row['says']}"
+    return f"{row['part']:11}{row['row']:35} {state:6} {row['says']}"
 
 
 def rounded(value: Any) -> Any:

@@ -7,9 +7,10 @@ ISO/IEC 14496-2 and 13818-2 (picture headers), RFC 6386 (VP8) and the VP9 bitstr
 from __future__ import annotations
 
 from collections.abc import Container
+from functools import cache
 from typing import NamedTuple
 
-from gpupeak.h264 import Sequence, is_field, read_sequence, slice_type
+from gpupeak.h264 import Bits, Sequence, is_field, read_sequence, slice_type
 
 __all__ = ["REFERENCED", "Picture", "Syntax"]
 
@@ -19,6 +20,9 @@ _RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "m
 _SEQUENTIAL = {"ffv1", "flv1", "h263", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2"}
 
 REFERENCED = -1
+
+# What color_space means (VP9 bitstream specification, 7.2.2), as in ITU-T H.273.
+_VP9_MATRICES = (2, 5, 1, 6, 7, 9, 3, 0)
 
 # Pictures begin this near to the start of their packets, or are not looked for.
 _HEAD = 1 << 16
@@ -38,6 +42,9 @@ class Picture(NamedTuple):
     layer: int
 
 
+_picture = cache(Picture)  # there are few, and to make one takes longer than to find it
+
+
 class Syntax:
     """Reads the packets of one stream, and gathers what they say of the stream.
 
@@ -45,13 +52,15 @@ class Syntax:
         framed: one packet is one frame, as far as the packets read tell.
         standalone: what follows a key frame can be decoded from there on.
         bidirectional: there are B pictures.
-        sequence: what H.264's last sequence parameter set says.
+        oriented: H.264 or HEVC says which way up its pictures are.
+        sequence: what H.264's last sequence parameter set or VP9's first key frame says.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
         self.framed = codec in _RANDOM_ACCESS or codec in _SEQUENTIAL
         self.standalone = codec in _RANDOM_ACCESS
         self.bidirectional = False
+        self.oriented = False
         self._highest = 0
         self.sequence: Sequence | None = None
         self._begun = False
@@ -60,6 +69,7 @@ class Syntax:
         self._shift, self._mask = (1, 63) if codec == "hevc" else (0, 31)
         self._slices: Container[int] = range(32) if codec == "hevc" else (1, 2, 5)
         self._sets: Container[int] = (32, 33, 34) if codec == "hevc" else (7, 8)
+        self._information = 39 if codec == "hevc" else 6
         self._length = 0  # bytes of the length before a NAL unit (ISO/IEC 14496-15); 0 for start codes (Annex B)
         if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
             self._length = (extradata[4] & 3) + 1
@@ -91,13 +101,16 @@ class Syntax:
 
     def _h264(self, data: memoryview, key: bool) -> Picture:
         at = self._first_slice(data)
-        if at < 0 or self.sequence is None or is_field(self.sequence, bytes(data[at : at + 16])):
+        sequence = self.sequence
+        if at < 0 or sequence is None:
             return self._unknown()
-        instantaneous = data[at] & 31 == 5
-        kind = slice_type(data[at + 1])
-        self.bidirectional |= kind == 1
+        if sequence.before_field_flag is not None and is_field(sequence, bytes(data[at : at + 16])):
+            return self._unknown()
+        header, kind = data[at], slice_type(data[at + 1])
+        if kind == 1:
+            self.bidirectional = True
         # Periodic intra refresh has key frames that are P pictures: decoding from there is not exact.
-        return Picture(True, instantaneous or (key and kind == 2), REFERENCED if data[at] & 0x60 else 0)
+        return _picture(True, header & 31 == 5 or (key and kind == 2), REFERENCED if header & 0x60 else 0)
 
     def _hevc(self, data: memoryview, key: bool) -> Picture:
         at = self._first_slice(data)
@@ -106,7 +119,7 @@ class Syntax:
         kind, layer = data[at] >> 1 & 63, (data[at + 1] & 7) - 1
         self._highest = max(self._highest, layer)
         # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
-        return Picture(True, 16 <= kind <= 21, layer if kind < 16 and kind % 2 == 0 else REFERENCED)
+        return _picture(True, 16 <= kind <= 21, layer if kind < 16 and kind % 2 == 0 else REFERENCED)
 
     def _mpeg4(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
@@ -115,7 +128,7 @@ class Syntax:
             return self._unknown()  # so short a VOP may be one that is not coded: no frame, or a packed one's
         kind = head[vop + 4] >> 6
         self.bidirectional |= kind == 2
-        return Picture(True, key and kind == 0, 0 if kind == 2 else REFERENCED)
+        return _picture(True, key and kind == 0, 0 if kind == 2 else REFERENCED)
 
     def _mpeg2(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
@@ -124,36 +137,37 @@ class Syntax:
             return self._unknown()
         kind = head[header + 5] >> 3 & 7
         self.bidirectional |= kind == 3
-        return Picture(True, kind == 1 and b"\0\0\1\xb3" in head[:header], 0 if kind == 3 else REFERENCED)
+        return _picture(True, kind == 1 and b"\0\0\1\xb3" in head[:header], 0 if kind == 3 else REFERENCED)
 
     def _vp8(self, data: memoryview, key: bool) -> Picture:
-        return Picture(data[0] & 0x10 != 0, key, REFERENCED)
+        return _picture(data[0] & 0x10 != 0, key, REFERENCED)
 
     def _vp9(self, data: memoryview, key: bool) -> Picture:
+        if key and self.sequence is None:
+            self.sequence = _read_vp9(bytes(data[:16]))
         # Outside of a superframe, a hidden frame has neither show_existing_frame nor show_frame set.
         superframe = data[-1] & 0xE0 == 0xC0
         flags = 0b0101 if data[0] & 0x30 == 0x30 else 0b1010
-        return Picture(superframe or data[0] & flags != 0, key, REFERENCED)
+        return _picture(superframe or data[0] & flags != 0, key, REFERENCED)
 
     def _other(self, data: memoryview, key: bool) -> Picture:
-        return Picture(True, key, REFERENCED)
+        return _picture(True, key, REFERENCED)
 
     def _unknown(self) -> Picture:
         self.framed = False
-        return Picture(True, False, REFERENCED)
+        return _picture(True, False, REFERENCED)
 
     def _first_slice(self, data: memoryview) -> int:
-        """Where the header of the first slice's NAL unit starts, or -1; parameter sets before it are taken in."""
-        at = 0
-        if self._length:
-            while at + self._length + 1 < len(data):
-                start = at + self._length
+        """Where the header of the first slice's NAL unit starts, or -1; what is told before it is taken in."""
+        at, length = 0, self._length
+        if length:
+            while at + length + 1 < len(data):
+                start = at + length
                 kind = data[start] >> self._shift & self._mask
                 if kind in self._slices:
                     return start
                 at = start + int.from_bytes(data[at:start], "big")
-                if kind in self._sets:
-                    self._parameter_set(bytes(data[start:at]))
+                self._take_in(kind, data[start:at])
             return -1
         head = bytes(data[:_HEAD])
         start = head.find(b"\0\0\1") + 3
@@ -162,10 +176,16 @@ class Syntax:
             if kind in self._slices:
                 return start
             following = head.find(b"\0\0\1", start)
-            if kind in self._sets:
-                self._parameter_set(head[start:following])
+            self._take_in(kind, memoryview(head)[start:following])
             start = following + 3
         return -1
+
+    def _take_in(self, kind: int, unit: memoryview) -> None:
+        if kind in self._sets:
+            self._parameter_set(bytes(unit))
+        elif kind == self._information:
+            messages = bytes(unit[1 + self._shift : _HEAD]).replace(b"\0\0\3", b"\0\0")
+            self.oriented |= _says_orientation(messages)
 
     def _parameter_set(self, unit: bytes) -> None:
         """A parameter set that neither the header nor the first packet has is missed by starting after it."""
@@ -174,3 +194,48 @@ class Syntax:
             self.standalone &= not self._begun
             if self._mask == 31 and unit[0] & 31 == 7:
                 self.sequence = read_sequence(unit)
+
+
+def _says_orientation(messages: bytes) -> bool:
+    """Whether a display orientation is among supplemental enhancement information (ITU-T H.264, 7.3.2.3.1)."""
+    at = 0
+    while at + 2 < len(messages):
+        kind, at = _added_up(messages, at)
+        size, at = _added_up(messages, at)
+        if kind == 47:
+            return True
+        at += size
+    return False
+
+
+def _added_up(data: bytes, at: int) -> tuple[int, int]:
+    """A number that is coded as bytes of 255 and one below, and where it ends."""
+    end = at
+    while data[end : end + 1] == b"\xff":
+        end += 1
+    return 255 * (end - at) + int.from_bytes(data[end : end + 1], "big"), end + 1
+
+
+def _read_vp9(header: bytes) -> Sequence | None:
+    """What the uncompressed header of a key frame says (VP9 bitstream specification, 6.2); None if it is damaged."""
+    bits = Bits(header)
+    try:
+        bits.u(2)  # frame_marker
+        profile = bits.u(1) + 2 * bits.u(1)
+        bits.u(4 + (profile == 3))  # reserved_zero, show_existing_frame, frame_type, show_frame, error_resilient_mode
+        if bits.u(24) != 0x498342:  # frame_sync_code
+            return None
+        depth = 10 + 2 * bits.u(1) if profile > 1 else 8
+        colorspace = _VP9_MATRICES[bits.u(3)]
+        if colorspace == 0:
+            name, color_range = "gbrp", 2
+            bits.u(profile % 2)  # reserved_zero
+        else:
+            color_range = 1 + bits.u(1)
+            subsampling = (bits.u(1), bits.u(1)) if profile % 2 else (1, 1)
+            bits.u(profile % 2)  # reserved_zero
+            name = {(1, 1): "yuv420p", (1, 0): "yuv422p", (0, 1): "yuv440p", (0, 0): "yuv444p"}[subsampling]
+        size = bits.u(16) + 1, bits.u(16) + 1
+    except ValueError:
+        return None
+    return Sequence(name if depth == 8 else f"{name}{depth}le", colorspace, color_range, None, True, size)

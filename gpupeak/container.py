@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, chain, islice, pairwise
@@ -26,6 +27,8 @@ from av.video.stream import VideoStream
 
 from gpupeak.bitstream import Picture, Syntax
 from gpupeak.errors import SampleError
+from gpupeak.h264 import Sequence
+from gpupeak.upright import certainly_upright
 
 __all__ = ["MAX_PACKETS", "MAX_PIXELS", "MAX_SIDE", "Clip", "decoded", "open_clip", "quarter_turns"]
 
@@ -39,6 +42,8 @@ KEPT_BYTES = 64 << 20
 
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
+# libav's demuxers of the files whose headers say most of what it otherwise decodes frames to learn.
+_TELLING = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
@@ -50,7 +55,7 @@ def open_clip(path: str | PathLike[str]) -> Clip:
         SampleError: at stage "plan": no such file, not a video, no frames, or a declared size or
             number of packets beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`.
     """
-    container = _open(Path(path))
+    container = _open(Path(path), quick=True)
     try:
         return Clip(Path(path), container)
     except BaseException:
@@ -90,10 +95,9 @@ class Clip:
         self.pix_fmt = self.decoder.format.name if self.decoder.format else None
         self.colorspace, self.color_range = int(self.decoder.colorspace), int(self.decoder.color_range)
         self.fps = float(stream.average_rate or 0)
-        # libav declares 0x0 where it was kept from more than `max_pixels`.
-        if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
-            raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
         self._container = container
+        self._format = container.format.name
+        self._oriented = False
         self._time_base = stream.time_base or Fraction(0)
         self._kept: list[Packet[VideoStream]] | None = []
         self._pts: list[int] = []
@@ -102,6 +106,9 @@ class Clip:
         self._droppable: list[bool] = []
         self._standalone = True  # what follows a key frame can be decoded from there on
         self.timed = self._demux(stream)
+        # libav declares 0x0 where it was kept from more than `max_pixels`.
+        if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
+            raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
         self.packets = len(self._pts)
         self.frames = len(self._shown) if self.timed else sum(1 for _ in self.decode_all())
         if not self.frames:
@@ -131,7 +138,12 @@ class Clip:
 
     @cached_property
     def rotation(self) -> int:
-        """Degrees counter-clockwise that turn the picture upright: 0, 90, 180 or 270. Decodes one frame."""
+        """Degrees counter-clockwise that turn the picture upright: 0, 90, 180 or 270.
+
+        Decodes one frame where not certain without: PyAV shows a display matrix on frames only.
+        """
+        if certainly_upright(self.path, self._format) and not self._oriented:
+            return 0
         return 90 * next(map(quarter_turns, self.decode_all()), 0)
 
     def pts(self, index: int) -> int:
@@ -185,7 +197,7 @@ class Clip:
             yield from map(self._kept.__getitem__, sorted(numbers))
             return
         chosen, last = set(numbers), max(numbers, default=-1)
-        with _open(self.path) as container:
+        with _open(self.path, quick=True) as container:
             for number, packet in zip(range(last + 1), _demuxed(container, _video_stream(container)), strict=False):
                 if number in chosen:
                     yield packet
@@ -195,7 +207,7 @@ class Clip:
 
         Its decoder is a new one: not every decoder forgets all of what it read before it was flushed.
         """
-        with _open(self.path) as container:
+        with _open(self.path, quick=False) as container:
             stream = _video_stream(container)
             packets = islice(_demuxed(container, stream), len(self._pts))
             yield from decoded(_decoder(stream), packets, tolerant=True)
@@ -221,8 +233,8 @@ class Clip:
                 picture = syntax.read(memoryview(packet), packet.is_keyframe)
                 if picture.shown and not packet.is_discard:
                     self._shown.append(len(pictures))
-                if pictures and packet.has_sidedata("new_extradata"):
-                    syntax.standalone = False
+                for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
+                    syntax.standalone &= not pictures or side.data_type != "new_extradata"
                 pictures.append(picture)
         except av.FFmpegError as error:
             if not pictures:
@@ -231,13 +243,21 @@ class Clip:
         self._starts = [number for number, picture in enumerate(pictures) if picture.start]
         self._droppable = [syntax.unreferenced(picture) for picture in pictures]
         self._standalone = syntax.standalone
+        self._oriented = syntax.oriented
         if self.pix_fmt is None and syntax.sequence is not None:
-            self.pix_fmt, self.colorspace, self.color_range, _ = syntax.sequence
+            self._believe(syntax.sequence)
         if damaged or not syntax.framed or not self._ordered(syntax.bidirectional) or not self._sort():
             return False
         if not syntax.standalone:
             self._starts = [0]
         return True
+
+    def _believe(self, sequence: Sequence) -> None:
+        """The bitstream has the last word, as in libav's decoders."""
+        self.pix_fmt = sequence.pix_fmt
+        self.width, self.height = sequence.size or (self.width, self.height)
+        self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
+        self.color_range = sequence.color_range or self.color_range
 
     def _ordered(self, bidirectional: bool) -> bool:
         """Whether the timestamps can be the order of presentation."""
@@ -287,7 +307,8 @@ def quarter_turns(frame: VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def _open(path: Path) -> InputContainer:
+def _open(path: Path, quick: bool) -> InputContainer:
+    """Open a file; `quick` may leave the decoder to find out what it has to wait for, and the colours unknown."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -297,23 +318,43 @@ def _open(path: Path) -> InputContainer:
     if not status.st_size:
         raise SampleError("plan", "is empty: 0 bytes")
     try:
-        if path.suffix.lower() in (".mp4", ".mov", ".m4v"):
-            # libavformat decodes up to seven H.264 frames to learn how they are reordered, 9 to 24 ms at
-            # 1280x720, where the rest takes 0.6. MP4 states it, and `h264` reads the colours.
-            container = _av_open(path, {"skip_frame": "all"}, {"analyzeduration": "1"})
-            sizes = [stream.codec_context and stream.codec_context.width for stream in container.streams.video]
-            if "mp4" in container.format.name and all(sizes):
-                return container
-            container.close()
+        if quick and (demuxer := _TELLING.get(path.suffix.lower())):
+            with suppress(av.FFmpegError, ValueError):  # its name may be misleading
+                # libavformat decodes frames to learn what the header may not say: up to seven of H.264, 9 to 24 ms at
+                # 1280x720, and one of VP9, 5 at 640x360, where the rest takes 0.5. So it gets no decoders but those
+                # that read no more than headers when told to skip frames.
+                only = {"analyzeduration": "1", "codec_whitelist": "h264,hevc,mpeg4"}
+                container = _av_open(path, {"skip_frame": "all"}, only, demuxer)
+                if _told(container):
+                    return container
+                container.close()
         return _av_open(path, {}, {})
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SampleError("plan", f"cannot be opened, is no video or is cut short: {reason}") from error
 
 
-def _av_open(path: Path, options: dict[str, str], container_options: dict[str, str]) -> InputContainer:
+def _told(container: InputContainer) -> bool:
+    """Whether the headers say all of the video that decoding would."""
+    stream = _video_stream(container)
+    decoder, demuxer = stream.codec_context, container.format.name
+    codec = decoder.codec.canonical_name
+    if not (decoder.width and stream.average_rate):
+        return False
+    if codec == "mpeg4" or demuxer == "avi":
+        return codec == "mpeg4" and decoder.format is not None
+    if codec == "h264":  # MP4 states how frames are reordered, and `h264` reads the colours
+        sequence = Syntax(codec, decoder.extradata or b"").sequence
+        return sequence is not None and (sequence.reordering or demuxer.startswith("mov"))
+    return codec == "vp9" or (codec == "hevc" and decoder.format is not None)
+
+
+def _av_open(
+    path: Path, options: dict[str, str], container_options: dict[str, str], demuxer: str | None = None
+) -> InputContainer:
     return av.open(
         f"file:{path}",
+        format=demuxer,
         options={"max_pixels": str(MAX_PIXELS), **options},
         container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", **container_options},
         metadata_errors="replace",
@@ -345,6 +386,8 @@ def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[
         if other is not stream:
             other.discard = Discard.all
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
     except IndexError:
         return  # PyAV, at the end of a damaged MPEG-TS that gained streams on the way

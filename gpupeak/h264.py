@@ -5,9 +5,10 @@ The elements are those of ITU-T H.264: 7.3.2.1.1 and E.1.1 (sequence parameter s
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
-__all__ = ["Sequence", "is_field", "read_sequence", "slice_type"]
+__all__ = ["Bits", "Sequence", "is_field", "read_sequence", "slice_type"]
 
 _WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 _LONGEST = 1024
@@ -19,22 +20,26 @@ class Sequence(NamedTuple):
 
     Attributes:
         pix_fmt: libav's name of the pixel format.
-        colorspace: matrix_coefficients, 2 (unspecified) where there are none.
+        colorspace: matrix_coefficients; None where it has none, and the container's are to be believed.
         color_range: libav's: 0 unspecified, 1 limited, 2 full.
         before_field_flag: bits in a slice header between pic_parameter_set_id and field_pic_flag; None
             if there is no such flag, all pictures being frames.
+        reordering: it says how many pictures may have to wait for one that comes before them.
+        size: width and height of the pictures; None where libav is left to read them.
     """
 
     pix_fmt: str
-    colorspace: int
+    colorspace: int | None
     color_range: int
     before_field_flag: int | None
+    reordering: bool
+    size: tuple[int, int] | None = None
 
 
 def read_sequence(unit: bytes) -> Sequence | None:
     """Read the NAL unit of a sequence parameter set; None if it is damaged."""
     try:
-        return _read_sequence(_Bits(unit[1:_LONGEST]))
+        return _read_sequence(_payload(unit[:_LONGEST]))
     except ValueError:
         return None
 
@@ -43,7 +48,7 @@ def is_field(sequence: Sequence, slice_header: bytes) -> bool:
     """Whether a picture is one field of a frame; `slice_header` is the first 16 bytes of a slice's NAL unit."""
     if sequence.before_field_flag is None:
         return False
-    bits = _Bits(slice_header[1:])
+    bits = _payload(slice_header)
     try:
         bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
         bits.u(sequence.before_field_flag)
@@ -52,6 +57,7 @@ def is_field(sequence: Sequence, slice_header: bytes) -> bool:
         return True  # of a damaged slice, the worse is supposed
 
 
+@cache
 def slice_type(byte: int) -> int:
     """slice_type modulo 5 (0 P, 1 B, 2 I) from a slice header's first byte, if first_mb_in_slice is 0; else -1."""
     bits = byte & 0x7F
@@ -59,7 +65,7 @@ def slice_type(byte: int) -> int:
     return ((bits >> (6 - 2 * zeros)) - 1) % 5 if byte & 0x80 and zeros <= 3 else -1
 
 
-def _read_sequence(bits: _Bits) -> Sequence:
+def _read_sequence(bits: Bits) -> Sequence:
     profile = bits.u(8)
     bits.u(16)
     bits.ue()
@@ -89,7 +95,7 @@ def _read_sequence(bits: _Bits) -> Sequence:
     bits.u(1 if frames_only else 2)
     if bits.u(1):  # frame_cropping_flag
         bits.skip(4)
-    colorspace, color_range = 2, 0
+    colorspace, color_range, reordering = None, 0, False
     if bits.u(1):  # vui_parameters_present_flag
         if bits.u(1) and bits.u(8) == 255:  # an aspect ratio of its own
             bits.u(32)
@@ -101,19 +107,46 @@ def _read_sequence(bits: _Bits) -> Sequence:
             if bits.u(1):  # colour_description_present_flag
                 bits.u(16)
                 colorspace = bits.u(8)
+        reordering = _says_reordering(bits)
     name = {2: "yuv422p", 3: "gbrp" if colorspace == 0 else "yuv444p"}.get(chroma, "yuv420p")
     if depth == 8 and color_range == 2:
         name = name.replace("yuv", "yuvj")
     pix_fmt = name if depth == 8 else f"{name}{depth}le"
-    return Sequence(pix_fmt, colorspace, color_range, None if frames_only else frame_num + 2 * planes)
+    return Sequence(pix_fmt, colorspace, color_range, None if frames_only else frame_num + 2 * planes, reordering)
 
 
-class _Bits:
-    """Reads u(n), ue(v) and se(v) off the payload of a NAL unit; ValueError past its end."""
+def _payload(unit: bytes) -> Bits:
+    return Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))  # emulation_prevention_three_byte
 
-    def __init__(self, payload: bytes) -> None:
-        raw = payload.replace(b"\0\0\3", b"\0\0")  # emulation_prevention_three_byte
-        self._value, self._left = int.from_bytes(raw, "big"), 8 * len(raw)
+
+def _says_reordering(bits: Bits) -> bool:
+    """bitstream_restriction_flag, read on from chroma_loc_info_present_flag; False where the rest is cut off."""
+    try:
+        if bits.u(1):  # chroma_loc_info_present_flag
+            bits.skip(2)
+        if bits.u(1):  # timing_info_present_flag
+            bits.u(65)
+        hrd = False
+        for _ in range(2):  # nal_hrd_parameters_present_flag, vcl_hrd_parameters_present_flag
+            if bits.u(1):
+                hrd = True
+                count = bits.ue() + 1
+                bits.u(8)
+                for _ in range(count):
+                    bits.skip(2)
+                    bits.u(1)
+                bits.u(20)
+        bits.u(1 + hrd)  # low_delay_hrd_flag, pic_struct_present_flag
+        return bits.u(1) == 1
+    except ValueError:
+        return False
+
+
+class Bits:
+    """Reads u(n), ue(v) and se(v); ValueError past the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def u(self, count: int) -> int:
         self._left -= count

@@ -46,8 +46,8 @@ def sequence_unit(path: Path) -> bytes:
 
 def test_parameter_sets_whole_and_damaged(clip_of: Callable[[str], Path]) -> None:
     unit = sequence_unit(clip_of("h264"))
-    assert read_sequence(unit) == Sequence("yuv420p", 2, 0, None)
-    assert read_sequence(sequence_unit(clip_of("h264_interlaced"))) == Sequence("yuv420p", 2, 0, 4)
+    assert read_sequence(unit) == Sequence("yuv420p", None, 0, None, True)
+    assert read_sequence(sequence_unit(clip_of("h264_interlaced"))) == Sequence("yuv420p", None, 0, 4, True)
     for size in range(1, 8):
         assert read_sequence(unit[:size]) is None
     assert read_sequence(b"\x67") is None
@@ -61,7 +61,7 @@ def bits(text: str) -> bytes:
 
 
 def test_fields_are_told_from_frames() -> None:
-    frames_only, interlaced = Sequence("yuv420p", 2, 0, None), Sequence("yuv420p", 2, 0, 4)
+    frames_only, interlaced = (Sequence("yuv420p", None, 0, flag, True) for flag in (None, 4))
     # The NAL unit's header; first_mb_in_slice 0, slice_type 7, pic_parameter_set_id 0; frame_num; field_pic_flag.
     field, frame = bits("01100101 1 0001000 1 0110 1"), bits("01100101 1 0001000 1 0110 0")
     assert is_field(interlaced, field)

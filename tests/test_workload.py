@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,10 +94,27 @@ def test_the_matrix_holds_every_kind_at_every_size() -> None:
     assert len(workload.real_clips()) == 4
 
 
-def test_the_command_prints_what_was_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = workload.told(workload.real_clips()[0])
-    assert "unreferenced" in told
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "bench/workload.py"), "--help"], capture_output=True, text=True
-    )
-    assert (done.returncode, "--quick" in done.stdout) == (0, True)
+def test_a_clip_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_short(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"half of")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workload, "encode", cut_short)
+        with pytest.raises(OSError, match="no space left"):
+            workload.make(CLIPS[:1], tmp_path / "clips")
+    path = workload.make(CLIPS[:1], tmp_path / "clips")[CLIPS[0]]
+    assert workload.facts(path)["frames"] == CLIPS[0].frames
+
+
+def test_the_command_draws_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workload, "decode_clips", lambda scale: CLIPS[:2] if scale.quick else [])
+    monkeypatch.setattr(sys, "argv", ["workload.py", str(tmp_path), "--quick"])
+    workload.main()
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told[:2]] == [clip.name for clip in CLIPS[:2]]
+    assert "3 key frames ( 6.0 %)" in told[0]
+    assert "0 % unreferenced" in told[1]
+    assert len(told) == 2 + len(workload.real_clips())

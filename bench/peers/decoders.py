@@ -99,6 +99,7 @@ def _decord() -> dict[str, Decode]:
 
 
 def _torchcodec() -> dict[str, Decode]:
+    # Where the Makefile lends it PyAV's libraries, these find what they need in turn because `av` was imported before.
     import torchcodec
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
