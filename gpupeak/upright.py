@@ -31,7 +31,7 @@ def certainly_upright(path: Path, container: str) -> bool:
     if container == "avi":
         return True
     with path.open("rb") as file:
-        if container.startswith("mov,mp4"):
+        if container.startswith("mov"):
             return _has_identities(file)
         if container.startswith("matroska"):
             header, cluster, _ = file.read(_HEAD).partition(_CLUSTER)

@@ -329,3 +329,12 @@ def test_a_clip_is_closed(clip_of: ClipOf) -> None:
     with pytest.raises(SampleError):
         open_clip(Path(__file__))
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("kind", ["h264", "hevc", "h264_mkv", "vp9", "mpeg4_avi", "mpeg4_mp4"])
+def test_which_way_up_is_known_without_decoding_where_the_container_says_so(
+    clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_clip(clip_of(kind)) as clip:
+        monkeypatch.setattr(clip, "decode_all", None)
+        assert clip.rotation == 0
