@@ -49,8 +49,8 @@ def end_to_end(record: Record, scale: Scale, work: Path) -> None:
     b_32 = encoder_spec("open_clip:ViT-B-32-quickgelu")
     with contextlib.closing(Sides(b_32, VIT_B_32, name, decode)) as sides:
         for (width, height), sample in samples.items():
-            count, rounds = (2, scale.rounds) if scale.quick else (4, 5)
-            record.row(f"ViT-B/32, {width}x{height}", sides.compare, sample, count, rounds, least=1.0)
+            # Several in a row, else it is no line; a few rounds, as more would take minutes.
+            record.row(f"ViT-B/32, {width}x{height}", sides.compare, sample, 3 if scale.quick else 6, 3, least=1.0)
         record.row("ViT-B/32, features", sides.alike)
     if not scale.quick:
         with contextlib.closing(Sides(CLIP_VIT_LARGE, VIT_L_14, name, decode)) as sides:

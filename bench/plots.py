@@ -176,7 +176,7 @@ def told(conditions: Row) -> str:
     """The conditions that no figure may go without, in a line."""
     what = [conditions.get("cpu"), f"{conditions.get('cores')} cores", conditions.get("gpu")]
     what += [f"gpupeak {conditions.get('commit')}", "clips drawn by code, weights from a seed"]
-    return ", ".join(str(each) for each in what if each)
+    return ", ".join(str(each).strip() for each in what if each)
 
 
 def _growth(panels: Sequence[Panel]) -> Any:

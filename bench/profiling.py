@@ -254,28 +254,26 @@ class Watched:
 
     def __init__(self, trace: Trace, group: str, processes: int) -> None:
         self._trace, self._group = trace, group
-        self._free = [0.0] * processes
-        self._handed: dict[str, tuple[float, Any]] = {}
+        self._idle = [f"process {number}" for number in range(1, processes + 1)]
+        self._handed: dict[str, tuple[str, float, Any]] = {}
 
     def handing(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:
-            # Of no one thread: other samples are handed over before this one's answer comes.
+            # Not a range of this thread: others begin before it ends.
             mark = _NVTX.range_start(self._group) if self._trace.nvtx else None
-            self._handed[str(sample)] = time.perf_counter(), mark
+            # Which of the idle ones it goes to makes no difference.
+            self._handed[str(sample)] = self._idle.pop(0), time.perf_counter(), mark
             yield sample
 
     def answered(self, item: FrameBatch | Planned | Failed) -> None:
         sample, seconds = _answer(item)
-        at, mark = self._handed.pop(str(sample))
+        process, at, mark = self._handed.pop(str(sample))
+        self._idle.append(process)
         if mark is not None:
             _NVTX.range_end(mark)
-        # The one that has been idle the longest: which of the idle ones it was makes no difference.
-        process = min(range(len(self._free)), key=self._free.__getitem__)
-        at = max(at, self._free[process])
         for name, spent in (seconds or {"failed": time.perf_counter() - at}).items():
-            self._trace.add(self._group, f"process {process + 1}", name, at, at + spent, str(sample))
+            self._trace.add(self._group, process, name, at, at + spent, str(sample))
             at += spent
-        self._free[process] = at
 
 
 def _answer(item: FrameBatch | Planned | Failed) -> tuple[Sample, Seconds]:
