@@ -16,14 +16,16 @@ from gpupeak._version import __version__
 
 if TYPE_CHECKING:
     from gpupeak.config import ExtractConfig
+    from gpupeak.features import FeatureStore
     from gpupeak.report import RunReport
     from gpupeak.run import extract
     from gpupeak.store import load_features
 
-__all__ = ["ExtractConfig", "RunReport", "__version__", "extract", "load_features"]
+__all__ = ["ExtractConfig", "FeatureStore", "RunReport", "__version__", "extract", "load_features"]
 
 _HOMES = {
     "ExtractConfig": "gpupeak.config",
+    "FeatureStore": "gpupeak.features",
     "RunReport": "gpupeak.report",
     "extract": "gpupeak.run",
     "load_features": "gpupeak.store",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpupeak.errors import ConfigError
-from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS
+from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS
 
 __all__ = ["DECODERS", "SPLITS", "ExtractConfig"]
 
@@ -36,7 +36,8 @@ class ExtractConfig:
         weights: an HF directory, an open_clip state dict, `openai`, or `random:SEED`; None is the
             encoder's own default (`openai`, or the tag of `encoder`).
         n_frms: frames a sample. Default 8.
-        sampling: one of `types.SAMPLINGS`. Default `emotion_peak`.
+        stream: one of `types.STREAMS`. Faces are looked for in `openface_face` beside the directory of the videos.
+        sampling: one of `types.SAMPLINGS`. Default `emotion_peak`; faces are sampled uniformly.
         fallback: one of `types.FALLBACKS`. Default `uniform`; given explicitly it also allows a
             dataset in which no sample has a usable peak.
         peak_source: one of `types.PEAK_SOURCES`, or `auto`.
@@ -65,6 +66,7 @@ class ExtractConfig:
     encoder: str = "CLIP_VIT_LARGE"
     weights: str | None = None
     n_frms: int | None = None
+    stream: str = "frame"
     sampling: str | None = None
     fallback: str | None = None
     peak_source: str = "auto"
@@ -82,6 +84,9 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         _one_of("sampling", self.sampling, SAMPLINGS)
+        _one_of("stream", self.stream, STREAMS)
+        if self.stream != "frame" and self.sampling not in (None, "uniform"):
+            raise ConfigError(f"sampling is {self.sampling!r}, expected uniform: AffectGPT samples faces so")
         _one_of("fallback", self.fallback, FALLBACKS)
         _one_of("peak source", self.peak_source, ("auto", *PEAK_SOURCES))
         _one_of("split", self.split, SPLITS)

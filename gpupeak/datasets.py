@@ -48,6 +48,8 @@ __all__ = [
     "Listing",
     "au_directories",
     "count_peaks",
+    "default_datasets",
+    "expected_samples",
     "list_samples",
     "require_peaks",
     "resolve",
@@ -61,6 +63,7 @@ VIDEO_EXTENSIONS = (
 
 _TABLE = Path(__file__).with_name("datasets.toml")
 _LONGEST_NAME = 255  # bytes, on every common file system
+_FACES = "openface_face"  # beside the directory of the videos
 _LARGEST_CONFIG = 16 << 20
 
 
@@ -80,6 +83,7 @@ class Corpus:
         split: one of `config.SPLITS`.
         samples: a list of names to restrict it to.
         limit: at most so many samples.
+        stream: one of `types.STREAMS`; of faces, `videos` is the directory of their files.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Corpus:
     split: str = "test"
     samples: Path | None = None
     limit: int | None = None
+    stream: str = "frame"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,12 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
 
 
-def resolve(config: ExtractConfig) -> tuple[Corpus, ...]:
+def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...]:
     """The datasets that `config` asks for.
 
     Those it names (by AffectGPT's class names, too; capitals do not matter), the corpus that
-    `videos` describes, or the nine of MER-UniBench and whatever the configuration file adds.
+    `videos` describes, or the nine of MER-UniBench and whatever the configuration file adds. With
+    `absent`, lists and directories that are not there are no mistake: features may lie elsewhere.
 
     Raises:
         ConfigError: an unknown dataset, a configuration file that is not of the documented form, a
@@ -131,8 +137,23 @@ def resolve(config: ExtractConfig) -> tuple[Corpus, ...]:
             raise ConfigError(f"dataset root {root} is not a directory")
 
     corpora = tuple(_corpus(name, entry, root, config, settings) for name, entry in entries.items())
-    _refuse_missing(corpora, config)
+    if not absent:
+        _refuse_missing(corpora, config)
     return corpora
+
+
+def default_datasets(config_file: Path | None = None) -> tuple[str, ...]:
+    """The datasets that are taken when none is named: MER-UniBench's nine, and those the file adds.
+
+    Raises:
+        ConfigError: a configuration file that is not of the documented form.
+    """
+    return tuple(_table(config_file)[2])
+
+
+def expected_samples() -> dict[str, int | None]:
+    """The datasets of the table, and how many samples AffectGPT counts in their test splits; None where it does not."""
+    return {name: entry.expected for name, entry in _table(None)[1].items()}
 
 
 def list_samples(corpus: Corpus, target: Path) -> Listing:
@@ -141,22 +162,25 @@ def list_samples(corpus: Corpus, target: Path) -> Listing:
     Names come in the order of their list, or sorted where there is none, each once. One that ends
     in a video's extension means that file. Videos are found in one pass over their directory, under
     the sample's name and the first of `VIDEO_EXTENSIONS` there is; `Sample.video` is None where none
-    is. A name that cannot be a file's becomes a `Failed` whose sample has `target` as its target.
+    is. Faces are `<name>.npy` or `<name>/<name>.npy`. A name that cannot be a file's becomes a `Failed`
+    whose sample has `target` as its target.
 
     Raises:
         LabelError: a list is not of a documented form or names no sample; or there is no list and no video.
     """
     warnings: list[str] = []
+    find = _video_files if corpus.stream == "frame" else _face_files
     if corpus.labels is None:
-        files, left_out = _video_files(corpus.videos, None)
+        files, left_out = find(corpus.videos, None)
         named: dict[str, str | None] = dict.fromkeys(sorted(files))
         if not named:
-            raise LabelError(f"{corpus.videos}: no video here ({', '.join(VIDEO_EXTENSIONS)})")
+            what = f"video here ({', '.join(VIDEO_EXTENSIONS)})" if corpus.stream == "frame" else ".npy of faces here"
+            raise LabelError(f"{corpus.videos}: no {what}")
         if left_out:
             warnings.append(f"{len(left_out)} files left out, another has the same name: {_few(left_out)}")
     else:
         named = _named(corpus, corpus.labels, warnings)
-        files, _ = _video_files(corpus.videos, named)
+        files, _ = find(corpus.videos, named)
     if corpus.expected not in (None, len(named)):
         warnings.append(f"{len(named)} samples listed, expected {corpus.expected}")
 
@@ -168,7 +192,7 @@ def list_samples(corpus: Corpus, target: Path) -> Listing:
             samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
             continue
         video = directory / files[name] if name in files else None
-        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, target / f"{name}.npy"))
+        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, target / f"{name}.npy", corpus.stream))
     return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
 
 
@@ -274,7 +298,10 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
     whole = config.split == "test" and samples is None and config.limit is None
 
-    default = SamplingRule()
+    videos, default = root / _expanded(entry.videos or "."), SamplingRule()
+    if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
+        videos, default = videos.parent / _FACES, SamplingRule("uniform")
+        entry, settings = replace(entry, sampling=None), replace(settings, sampling=None)
     fallback = config.fallback or entry.fallback or settings.fallback
     rule = SamplingRule(
         method=config.sampling or entry.sampling or settings.sampling or default.method,
@@ -286,7 +313,7 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     return Corpus(
         name=name,
         rule=rule,
-        videos=root / _expanded(entry.videos or "."),
+        videos=videos,
         au_dirs=au_dirs,
         fallback_given=fallback is not None,
         expected=entry.expected if whole else None,
@@ -296,6 +323,7 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
         split=config.split,
         samples=samples,
         limit=config.limit,
+        stream=config.stream,
     )
 
 
@@ -494,6 +522,24 @@ def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[
     except OSError as error:
         raise LabelError(f"{videos}: {error.strerror or error}") from error
     return {stem: name for stem, (_, name) in best.items()}, sorted(left_out)
+
+
+def _face_files(faces: Path, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+    """As `_video_files`, for the files of faces: one in a directory of its own comes after one that is not."""
+    found: dict[str, str] = {}
+    try:
+        with os.scandir(faces) as entries:
+            for entry in entries:
+                stem, extension = _split(entry.name)
+                if extension == ".npy" and (named is None or stem in named) and _is_file(entry):
+                    found[stem] = entry.name
+                elif named is None or entry.name in named:
+                    nested = f"{entry.name}/{entry.name}.npy"
+                    if (faces / nested).is_file():
+                        found.setdefault(entry.name, nested)
+    except OSError as error:
+        raise LabelError(f"{faces}: {error.strerror or error}") from error
+    return found, []
 
 
 _RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}

@@ -8,10 +8,11 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from gpupeak._version import __version__
@@ -21,17 +22,24 @@ from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify
 from gpupeak.report import Observer, RunReport, Silent, Tally
 from gpupeak.store import FeatureDirectory, feature_directory
-from gpupeak.types import Failed, Outcome, Sample, SamplingRule
+from gpupeak.types import Failed, Outcome, Sample
 
-__all__ = ["Job", "extract", "prepare"]
+__all__ = ["Job", "extract", "prepare", "settings_of"]
 
 
-def extract(config: ExtractConfig, observer: Observer | None = None, stop: threading.Event | None = None) -> RunReport:
+def extract(
+    config: ExtractConfig,
+    observer: Observer | None = None,
+    stop: threading.Event | None = None,
+    *,
+    again: Collection[Path] = (),
+) -> RunReport:
     """Extract features as `config` says; samples that are already there are skipped.
 
     Args:
         observer: told of the run as it goes.
         stop: when set, what is being encoded is finished and written, and the report says `interrupted`.
+        again: files that are made again although they are there, and whole to look at.
 
     Raises:
         UsageError: something about the settings or the input lists is wrong; nothing was decoded.
@@ -47,7 +55,7 @@ def extract(config: ExtractConfig, observer: Observer | None = None, stop: threa
         observer.notice(text)
 
     weights = identify(spec, config.weights)
-    jobs = [prepare(corpus, config, spec, weights) for corpus in resolve(config)]
+    jobs = [prepare(corpus, config, spec, weights, again) for corpus in resolve(config)]
     tallies = tuple(job.tally for job in jobs)
     device = None
     with contextlib.ExitStack() as directories:
@@ -82,20 +90,23 @@ class Job:
     tally: Tally
 
 
-def prepare(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId) -> Job:
-    """List one dataset and see what is done, writing nothing.
+def prepare(
+    corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, again: Collection[Path] = ()
+) -> Job:
+    """List one dataset and see what is done, writing nothing; `again` as in `extract`.
 
     Raises:
         UsageError: all that can be refused about a dataset is refused here.
     """
     rule = corpus.rule
-    path = feature_directory(config.output_root.expanduser(), corpus.name, spec.directory, rule.method, rule.n)
+    root = config.output_root.expanduser()
+    path = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
     listing = list_samples(corpus, path)
     directory = FeatureDirectory(path, rule.n, spec.dim)
     if not config.overwrite:
-        directory.refuse_mixing(_settings(rule, spec, weights))
+        directory.refuse_mixing(settings_of(corpus, spec, weights))
     samples = [entry for entry in listing.samples if isinstance(entry, Sample)]
-    done = set() if config.overwrite else directory.done({sample.name for sample in samples})
+    done = set() if config.overwrite else directory.done({s.name for s in samples if s.target not in again})
     pending = [sample for sample in samples if sample.name not in done]
     if pending:
         require_peaks(corpus, samples)
@@ -132,10 +143,11 @@ def _run(
         provenance = _provenance(line.device)
         for job in jobs:
             if job.pending or job.refused:
-                settings = _settings(job.corpus.rule, spec, weights)
+                settings = settings_of(job.corpus, spec, weights)
                 if not config.overwrite:
                     job.directory.refuse_mixing(settings)
-                run = {"dataset": job.corpus.name, "settings": settings, **provenance}
+                devices = _devices(job, line.device)
+                run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": devices}
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite)
                 for failed in job.refused:
                     record(failed)
@@ -150,9 +162,10 @@ def _feed(jobs: list[Job]) -> Iterator[Sample]:
         yield from job.pending
 
 
-def _settings(rule: SamplingRule, spec: EncoderSpec, weights: WeightsId) -> dict[str, Any]:
+def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[str, Any]:
     """What must agree between two runs into one directory, for their features to be of one kind."""
-    settings = {
+    rule = corpus.rule
+    settings: dict[str, Any] = {
         "encoder": spec.name,
         "weights": weights.source,
         "weights_sha256": weights.sha256,
@@ -163,7 +176,17 @@ def _settings(rule: SamplingRule, spec: EncoderSpec, weights: WeightsId) -> dict
         settings |= {"fallback": rule.fallback, "peak_source": rule.peak_source}
     if rule.method == "headtail":
         settings |= {"seed": rule.seed}
+    if corpus.stream != "frame":
+        settings |= {"stream": corpus.stream}
     return settings
+
+
+def _devices(job: Job, device: str) -> list[str]:
+    """The devices that made what lies here when the run is over: an earlier run's, too, where files of it are kept."""
+    earlier = (job.directory.run or {}) if job.done else {}
+    there = earlier.get("devices")
+    names = there if isinstance(there, list) else [earlier.get("device")]
+    return sorted({device, *(name for name in names if isinstance(name, str))})
 
 
 def _provenance(device: str) -> dict[str, Any]:

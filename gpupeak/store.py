@@ -13,7 +13,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,18 @@ from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError
 from gpupeak.types import Failed, FramePlan, Outcome, Saved
 
 __all__ = [
+    "TEMPORARY",
     "FeatureDirectory",
+    "NpyHeader",
     "feature_directory",
     "finished",
     "is_whole",
     "load_features",
     "npy_header",
+    "read_features",
+    "read_header",
     "read_manifest",
+    "replace_file",
 ]
 
 TEMPORARY = re.compile(r"\.gpupeak-.*\.tmp\Z")
@@ -36,13 +41,14 @@ TEMPORARY = re.compile(r"\.gpupeak-.*\.tmp\Z")
 _LONGEST_HEADER = 1 << 16
 
 
-def feature_directory(root: Path, dataset: str, encoder: str, sampling: str, n: int) -> Path:
+def feature_directory(root: Path, dataset: str, encoder: str, sampling: str, n: int, stream: str = "frame") -> Path:
     """The directory that AffectGPT builds: `<root>/<dataset>/frame_<encoder>_<sampling>_<n>frms`.
 
-    As there, a root whose last component already is the dataset is used as it is.
+    That of faces is `face_<encoder>_<n>frms`. As there, a root whose last component already is the
+    dataset is used as it is.
     """
     home = root if root.name == dataset else root / dataset
-    return home / f"frame_{encoder}_{sampling}_{n}frms"
+    return home / (f"frame_{encoder}_{sampling}_{n}frms" if stream == "frame" else f"face_{encoder}_{n}frms")
 
 
 def load_features(
@@ -52,22 +58,40 @@ def load_features(
     encoder: str = "CLIP_VIT_LARGE",
     sampling: str = "emotion_peak",
     n: int = 8,
+    stream: str = "frame",
 ) -> npt.NDArray[np.float32]:
     """One sample's features, float32 `[n, D]`.
 
     Args:
         root: the output root, with or without the dataset at its end.
         encoder: the encoder's name, or its directory's, as in `frame_<encoder>_...`.
+        sampling: which of the frames' features; faces have one sampling only.
+        stream: "frame" or "face".
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is torn or holds something else than float32 `[n, D]`.
     """
-    if ":" in encoder:
-        from gpupeak.encode.spec import encoder_spec
+    directory = feature_directory(Path(root), dataset, encoder_directory(encoder), sampling, n, stream)
+    return read_features(directory / f"{sample}.npy", n)
 
-        encoder = encoder_spec(encoder).directory
-    path = feature_directory(Path(root), dataset, encoder, sampling, n) / f"{sample}.npy"
+
+def encoder_directory(encoder: str) -> str:
+    """What stands for an encoder in `frame_<encoder>_...`: it may be given by its name, too."""
+    if ":" not in encoder:
+        return encoder
+    from gpupeak.encode.spec import encoder_spec
+
+    return encoder_spec(encoder).directory
+
+
+def read_features(path: Path, n: int) -> npt.NDArray[np.float32]:
+    """One `.npy` file's features, float32 `[n, D]`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is torn or holds something else than float32 `[n, D]`.
+    """
     with path.open("rb") as file:
         data = file.read()
     header = _parse_header(data)
@@ -106,9 +130,18 @@ def is_whole(path: str | Path, n: int, dim: int, header: bytes | None = None) ->
     return parsed is not None and parsed[0] == (n, dim) and size == parsed[1] + 4 * n * dim
 
 
-def _parse_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
-    """Shape and data offset of a float32 C-order `.npy` file, None if it is none, as NumPy itself reads it."""
-    file = io.BytesIO(data)
+class NpyHeader(NamedTuple):
+    """What a `.npy` file says of itself; its values begin at `offset`, in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    offset: int
+
+
+def read_header(data: bytes) -> NpyHeader | None:
+    """The header at the start of `data`, as NumPy itself reads it; None if there is none."""
+    file = io.BytesIO(data[:_LONGEST_HEADER])
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -117,7 +150,15 @@ def _parse_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
     except Exception:  # NumPy promises ValueError, but a corrupted header provokes what its parser likes
         return None
-    return (shape, file.tell()) if dtype == np.dtype("<f4") and not fortran_order else None
+    return NpyHeader(shape, dtype, fortran_order, file.tell())
+
+
+def _parse_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
+    """Shape and data offset of a float32 C-order `.npy` file, None if it is none."""
+    header = read_header(data)
+    if header is None or header.dtype != np.dtype("<f4") or header.fortran_order:
+        return None
+    return header.shape, header.offset
 
 
 def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
@@ -227,9 +268,9 @@ class FeatureDirectory:
             # A file with no line: made by another tool, or its run was killed between file and line.
             lines[name] = {"sample": name, "outcome": "kept", "origin": unknown}
         try:
-            _replace(self.path / "manifest.jsonl", (_line(entry) for entry in lines.values()))
+            replace_file(self.path / "manifest.jsonl", (_line(entry) for entry in lines.values()))
             self.run = {**run, "overwriting": overwriting}
-            _replace(self.path / "run.json", [json.dumps(self.run, indent=2, ensure_ascii=False).encode() + b"\n"])
+            replace_file(self.path / "run.json", [json.dumps(self.run, indent=2, ensure_ascii=False).encode() + b"\n"])
             self._manifest = os.open(self.path / "manifest.jsonl", os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise WriteError(f"{self.path}: cannot be written: {error.strerror}") from error
@@ -251,7 +292,9 @@ class FeatureDirectory:
         if not left:
             self.run = {**self.run, "overwriting": False}
             try:
-                _replace(self.path / "run.json", [json.dumps(self.run, indent=2, ensure_ascii=False).encode() + b"\n"])
+                replace_file(
+                    self.path / "run.json", [json.dumps(self.run, indent=2, ensure_ascii=False).encode() + b"\n"]
+                )
             except OSError as error:
                 raise WriteError(f"{self.path}/run.json: cannot be written: {error.strerror}") from error
         return left
@@ -289,7 +332,7 @@ def _line(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
-def _replace(path: Path, chunks: Iterable[bytes]) -> None:
+def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a whole file under a temporary name, then rename: readers see the old or the new, never a part."""
     temporary = path.with_name(f".gpupeak-{os.getpid()}-{path.name}.tmp")
     try:

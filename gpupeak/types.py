@@ -23,6 +23,7 @@ __all__ = [
     "PEAK_SOURCES",
     "SAMPLINGS",
     "STAGES",
+    "STREAMS",
     "Failed",
     "FeatureBatch",
     "FrameBatch",
@@ -42,6 +43,9 @@ SAMPLINGS = ("emotion_peak", "uniform", "headtail")
 FALLBACKS = ("uniform", "middle", "fail")
 PEAK_SOURCES = ("au_info", "per_frame", "merr_data", "openface")
 """Where a peak can come from, in the order in which the artefacts of a sample are tried."""
+STREAMS = ("frame", "face", "face-rgb")
+"""What of a video is encoded: its frames, or the faces that OpenFace cut out of them, their channels as stored (BGR,
+which is how AffectGPT feeds them to CLIP) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
 
@@ -85,8 +89,9 @@ class SamplingRule:
 class Sample:
     """One entry of a sample list: what to look for, and where its features go.
 
-    `video` is None when no file was found. `au_dirs` are the directories whose action-unit files
-    may belong to this sample, in the order in which they are tried (`peaks.read_peak`).
+    `video` is None when no file was found; of a face stream it is the `.npy` file of the faces. `au_dirs`
+    are the directories whose action-unit files may belong to this sample, in the order in which they are
+    tried (`peaks.read_peak`).
     """
 
     dataset: str
@@ -95,6 +100,11 @@ class Sample:
     au_dirs: tuple[Path, ...]
     rule: SamplingRule
     target: Path
+    stream: str = "frame"
+
+    def __post_init__(self) -> None:
+        if self.stream not in STREAMS:
+            raise ValueError(f"stream is {self.stream!r}, expected one of {', '.join(STREAMS)}")
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.name}"

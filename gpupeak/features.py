@@ -1,0 +1,282 @@
+"""How are features read by those who train on them? As mappings, from `.npy` files or from one packed file.
+
+A packed dataset is one safetensors file beside its feature directory, `frame_<encoder>_<sampling>_<n>frms.safetensors`:
+a tensor "features", float32 `[S, n, D]`, and in its metadata the names of the S samples in the order of the rows, as a
+JSON list under "samples". It is mapped, not read: what a loop does not touch costs nothing, and the readers of all
+processes share one copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gpupeak.errors import ConfigError, WriteError
+from gpupeak.store import (
+    FeatureDirectory,
+    encoder_directory,
+    feature_directory,
+    npy_header,
+    read_features,
+    replace_file,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DatasetFeatures", "FeatureStore", "TorchFeatures", "pack", "packed_file", "unpack"]
+
+_TENSOR, _SAMPLES = "features", "samples"
+_LONGEST_HEADER = 1 << 28  # bytes: a million names take some 40 MB
+
+
+class FeatureStore(Mapping[str, "DatasetFeatures"]):
+    """The datasets below an output root whose features are there: `store["mer2023"]["sample_00001998"]`.
+
+    Holds no file open: it can be sent to worker processes, and any number of readers may use it at once.
+
+    Args:
+        root: the output root.
+        encoder, sampling, n: which features, as in `frame_<encoder>_<sampling>_<n>frms`.
+        stream: "face" for those of faces, `face_<encoder>_<n>frms`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        encoder: str = "CLIP_VIT_LARGE",
+        sampling: str = "emotion_peak",
+        n: int = 8,
+        stream: str = "frame",
+    ) -> None:
+        self.root, self.n = Path(root).expanduser(), n
+        self._encoder, self._sampling, self._stream = encoder_directory(encoder), sampling, stream
+
+    def directory(self, dataset: str) -> Path:
+        """Where a dataset's `.npy` files lie, or would."""
+        return feature_directory(self.root, dataset, self._encoder, self._sampling, self.n, self._stream)
+
+    def __getitem__(self, dataset: str) -> DatasetFeatures:
+        directory = self.directory(dataset)
+        if not (directory.is_dir() or packed_file(directory).is_file()):
+            raise KeyError(dataset)
+        return DatasetFeatures(directory, self.n)
+
+    def __iter__(self) -> Iterator[str]:
+        names = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
+        yield from (name for name in names if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, dataset: object) -> bool:
+        directory = self.directory(str(dataset))
+        return directory.is_dir() or packed_file(directory).is_file()
+
+    def as_torch_dataset(self, dataset: str) -> TorchFeatures:
+        """A map-style dataset for `torch.utils.data.DataLoader`: a sample's name and its features, float32 `[n, D]`.
+
+        Raises:
+            KeyError: no such dataset.
+        """
+        return TorchFeatures(self[dataset])
+
+
+class TorchFeatures:
+    """A dataset as torch's loaders ask for it; they need no more of it than its length and its items."""
+
+    def __init__(self, features: DatasetFeatures) -> None:
+        self._features = features
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
+        import torch
+
+        name = self._features.names[index]
+        return name, torch.from_numpy(self._features[name])
+
+
+class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
+    """One dataset's features by sample, each float32 `[n, D]` and the caller's own, in the order of their names.
+
+    The packed file is read where there is one, else the `.npy` files.
+
+    Raises:
+        KeyError: no such sample.
+        ValueError: on the first use, the packed file is not one, or the `.npy` files that are there are other or
+            newer ones: pack again. Or a `.npy` file is torn.
+    """
+
+    def __init__(self, directory: Path, n: int) -> None:
+        self.directory, self.n = directory, n
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples, sorted."""
+        return tuple(self._rows)
+
+    def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
+        row = self._rows[sample]
+        if self._pack is not None:
+            return np.array(self._pack.features[row])
+        return read_features(self.directory / f"{sample}.npy", self.n)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, sample: object) -> bool:
+        return sample in self._rows
+
+    def __getstate__(self) -> tuple[Path, int]:
+        return self.directory, self.n  # another process maps the file itself
+
+    def __setstate__(self, state: tuple[Path, int]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    @cached_property
+    def _pack(self) -> _Pack | None:
+        file = packed_file(self.directory)
+        if not file.is_file():
+            return None
+        pack = _read_pack(file, self.n)
+        there = _npy_files(self.directory)
+        if there.keys() - set(pack.names) or max(there.values(), default=0) > file.stat().st_mtime_ns:
+            raise ValueError(f"{file}: {self.directory} holds other or newer features; pack it again")
+        return pack
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        names = _npy_files(self.directory) if self._pack is None else self._pack.names
+        return {name: row for row, name in enumerate(names)}
+
+
+def packed_file(directory: Path) -> Path:
+    """Where the packed form of a feature directory lies."""
+    return directory.with_name(f"{directory.name}.safetensors")
+
+
+def pack(directory: Path, n: int) -> tuple[Path, int]:
+    """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples.
+
+    An older packed file is replaced at once when the new one is whole: those who read it go on reading it.
+
+    Raises:
+        ConfigError: there are none, or one of them is torn, of another shape than the others, or not float32 `[n, D]`.
+        RunError: a run is writing there.
+        WriteError: the file cannot be written.
+    """
+    names = list(_npy_files(directory))
+    if not names:
+        raise ConfigError(f"{directory}: no .npy files to pack")
+    shape = _load(directory, names[0], n).shape
+
+    def chunks() -> Iterator[bytes]:
+        size = 4 * len(names) * n * shape[1]
+        about = {"dtype": "F32", "shape": [len(names), *shape], "data_offsets": [0, size]}
+        header = json.dumps({"__metadata__": {_SAMPLES: json.dumps(names)}, _TENSOR: about}).encode()
+        header += b" " * (-len(header) % 8)
+        yield struct.pack("<Q", len(header)) + header
+        for name in names:
+            features = _load(directory, name, n)
+            if features.shape != shape:
+                raise ConfigError(f"{directory}/{name}.npy: is {list(features.shape)}, the others {list(shape)}")
+            yield features.tobytes()
+
+    file = packed_file(directory)
+    with FeatureDirectory(directory, n, shape[1]):  # no run may write meanwhile
+        try:
+            replace_file(file, chunks())
+        except OSError as error:
+            raise WriteError(f"{file}: cannot be written: {error.strerror}") from error
+    return file, len(names)
+
+
+def unpack(directory: Path, n: int) -> tuple[int, int]:
+    """Write a packed file's samples as `.npy` files where they are not there yet. Returns how many were, and all.
+
+    Raises:
+        ConfigError: there is no packed file, or it is none, or not of `n` frames.
+        RunError: a run is writing there.
+        WriteError: a file cannot be written.
+    """
+    file = packed_file(directory)
+    try:
+        pack = _read_pack(file, n)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be unpacked: {getattr(error, 'strerror', None) or error}") from error
+    header = npy_header((n, pack.features.shape[2]))
+    there = _npy_files(directory)
+    missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
+    with FeatureDirectory(directory, n, pack.features.shape[2]):
+        try:
+            for row, name in missing:
+                replace_file(directory / f"{name}.npy", (header, pack.features[row].tobytes()))
+            os.utime(file)  # as new as what was made of it
+        except OSError as error:
+            raise WriteError(f"{directory}: cannot be written: {error.strerror}") from error
+    return len(missing), len(pack.names)
+
+
+class _Pack(NamedTuple):
+    names: list[str]
+    features: npt.NDArray[np.float32]
+
+
+def _read_pack(file: Path, n: int) -> _Pack:
+    """Map a packed file. Its header is a stranger's: every word is checked before it is used.
+
+    Raises:
+        ValueError: it is not a packed file of `n` frames a sample.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\xff"))
+        if length > min(size, _LONGEST_HEADER):
+            raise ValueError(f"{file}: not a packed file: a header of {length} bytes in {size}")
+        try:
+            header = json.loads(stream.read(length))
+            about, names = header[_TENSOR], json.loads(header["__metadata__"][_SAMPLES])
+            count, rows, dim = about["shape"]
+            begin, end = about["data_offsets"]
+            whole = about["dtype"] == "F32" and begin == 0 and end == 4 * count * rows * dim == size - 8 - length
+            named = isinstance(names, list) and len(set(names)) == count and all(map(_is_name, names))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"{file}: not a packed file: {error}") from error
+    if not (whole and named and rows == n):
+        raise ValueError(f"{file}: not a packed file of {n} frames a sample, or torn")
+    features = np.memmap(file, np.float32, "r", offset=8 + length, shape=(count, rows, dim))
+    return _Pack(names, features)
+
+
+def _is_name(name: object) -> bool:
+    """Whether a name can be a file's: what is unpacked must land in the directory."""
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
+    try:
+        return read_features(directory / f"{name}.npy", n)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{error}; gpupeak verify --fix makes it again") from error
+
+
+def _npy_files(directory: Path) -> dict[str, int]:
+    """The names of the `.npy` files there, sorted, and when each was changed, in ns."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        files = ((entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.name.endswith(".npy"))
+        return {name.removesuffix(".npy"): changed for name, changed in sorted(files)}
+    return {}

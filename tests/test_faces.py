@@ -1,0 +1,163 @@
+"""The face stream: faces that OpenFace cut out are found, resized as OpenCV does, and go down the same line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.datasets import list_samples, resolve
+from gpupeak.decode.faces import face_frames, open_faces
+from gpupeak.decode.worker import Planned, prepare
+from gpupeak.errors import ConfigError, LabelError, SampleError
+from gpupeak.features import FeatureStore
+from gpupeak.sampling import uniform
+from gpupeak.types import Failed, Sample
+
+Faces = npt.NDArray[np.uint8]
+
+
+def drawn(count: int, height: int = 112, width: int = 112) -> Faces:
+    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def resized(faces: Faces, *indices: int, swap: bool = False) -> Faces:
+    out = np.zeros((len(indices), 224, 224, 3), np.uint8)
+    face_frames(faces, indices, out, swap=swap)
+    return out
+
+
+@pytest.mark.parametrize("size", [(112, 112), (224, 224), (97, 300), (500, 333), (1, 1), (2, 3)])
+def test_resizing_is_bilinear_between_pixel_centres_without_antialiasing(size: tuple[int, int]) -> None:
+    faces = drawn(3, *size)
+    planes = torch.from_numpy(faces[[2, 0]]).permute(0, 3, 1, 2).double()
+    wanted = torch.nn.functional.interpolate(planes, size=(224, 224), mode="bilinear", align_corners=False)
+    assert np.abs(resized(faces, 2, 0) - wanted.permute(0, 2, 3, 1).numpy()).max() <= 0.501
+
+
+def test_channels_stay_as_stored_unless_they_are_to_be_swapped() -> None:
+    faces = drawn(2, 224, 224)
+    assert np.array_equal(resized(faces, 1), faces[[1]])
+    assert np.array_equal(resized(faces, 1, swap=True), faces[[1], ..., ::-1])
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(SampleError) as raised:
+        open_faces(path)
+    assert raised.value.stage == "plan"
+    assert "\n" not in raised.value.reason
+    return raised.value.reason
+
+
+def test_what_is_not_a_file_of_faces_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "faces.npy"
+    assert refused(path) == "is not a regular file"
+    for array in (drawn(2)[..., :2], drawn(2).astype(np.float32), drawn(2)[0], drawn(2)[:0], drawn(1, 1, 20_000)):
+        np.save(path, array)
+        assert "expected uint8 [faces, height, width, 3]" in refused(path)
+    np.save(path, np.array([{}], object))
+    assert "is no whole .npy file" in refused(path)
+    np.save(path, drawn(2))
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1], b"x" + whole, whole.replace(b"(2, 112", b"(9, 112")):
+        path.write_bytes(damaged)
+        assert "whole .npy" in refused(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """MER2023's layout, with faces of four of its five samples, and mercaptionplus', whose faces are nested."""
+    root = tmp_path / "data"
+    for place in ("mer2023-dataset-process/video", "mer2025-dataset/video"):
+        (root / place).mkdir(parents=True)
+    names = [f"sample_{number:08d}" for number in range(5)]
+    labels = np.array({name: {"emo": "happy"} for name in names}, dtype=object)
+    np.savez(root / "mer2023-dataset-process/label-6way.npz", train_corpus=labels, test1_corpus=labels)
+    (root / "mer2025-dataset/track2_train_mercaptionplus.csv").write_text("name\nnested\n")
+    beside = root / "mer2023-dataset-process/openface_face"
+    nested = root / "mer2025-dataset/openface_face/nested"
+    for directory in (beside, nested):
+        directory.mkdir(parents=True)
+    for number, name in enumerate(names[:4]):
+        np.save(beside / f"{name}.npy", drawn(5 + 9 * number))
+    (beside / f"{names[3]}.npy").write_bytes(b"torn")
+    np.save(nested / "nested.npy", drawn(20))
+    return root
+
+
+def config(root: Path, **changes: object) -> ExtractConfig:
+    settings: dict[str, object] = {
+        "datasets": ("mer2023",),
+        "dataset_root": root,
+        "output_root": root / "out",
+        "stream": "face",
+        "encoder": "open_clip:ViT-S-32-alt",
+        "weights": "random:0",
+        "device": "cpu",
+        "workers": 1,
+        **changes,
+    }
+    return ExtractConfig(**settings)  # type: ignore[arg-type]
+
+
+def samples(config: ExtractConfig) -> list[Sample]:
+    (corpus,) = resolve(config)
+    return [entry for entry in list_samples(corpus, Path()).samples if isinstance(entry, Sample)]
+
+
+def test_faces_are_found_beside_the_videos(root: Path) -> None:
+    found = samples(config(root))
+    assert [sample.video is not None for sample in found] == [True] * 4 + [False]
+    assert found[0].video == root / "mer2023-dataset-process/openface_face/sample_00000000.npy"
+    (nested,) = samples(config(root, datasets=("mercaptionplus",)))
+    assert nested.video == root / "mer2025-dataset/openface_face/nested/nested.npy"
+    own = config(root, datasets=(), videos=root / "mer2023-dataset-process/video", name="own")
+    assert [sample.name for sample in samples(own)] == [f"sample_{number:08d}" for number in range(4)]
+    (root / "mer2025-dataset/openface_face").rename(root / "elsewhere")
+    with pytest.raises(LabelError, match="openface_face is not there"):
+        samples(config(root, datasets=("mercaptionplus",)))
+
+
+def test_faces_are_sampled_uniformly_and_nothing_else(root: Path) -> None:
+    sample = samples(config(root))[2]
+    out = np.zeros((8, 224, 224, 3), np.uint8)
+    answer = prepare(sample, out)
+    assert isinstance(answer, tuple)
+    assert (answer[0].indices, answer[0].frames, answer[0].codec) == (tuple(uniform(23, 8)), 23, "faces")
+    assert np.array_equal(out, resized(drawn(23), *uniform(23, 8)))
+    with pytest.raises(ConfigError, match="expected uniform"):
+        config(root, sampling="emotion_peak")
+    (root / "own.toml").write_text('sampling = "headtail"\n[datasets.mer2023]\nsampling = "headtail"\n')
+    assert samples(config(root, config_file=root / "own.toml"))[0].rule.method == "uniform"
+
+
+def test_nvdec_is_not_given_faces(root: Path) -> None:
+    planned = prepare(samples(config(root))[0], None)
+    assert isinstance(planned, Planned)
+    assert planned.unfit == "faces are no video"
+    broken = prepare(samples(config(root))[3], None)
+    assert isinstance(broken, Failed)
+    assert broken.stage == "plan"
+
+
+def test_a_run_over_faces(root: Path) -> None:
+    report = gpupeak.extract(config(root))
+    assert (report.datasets[0].saved, report.datasets[0].failed) == (3, 2)
+    home = root / "out/mer2023/face_open_clip_ViT-S-32-alt_8frms"
+    assert json.loads((home / "run.json").read_text())["settings"]["stream"] == "face"
+    failures = {(failed.sample.name, failed.stage) for failed in report.datasets[0].failed_first}
+    assert failures == {("sample_00000003", "plan"), ("sample_00000004", "find")}
+    name = "sample_00000002"
+    stored = gpupeak.load_features(root / "out", "mer2023", name, "open_clip:ViT-S-32-alt", stream="face")
+    assert np.array_equal(FeatureStore(root / "out", "open_clip:ViT-S-32-alt", stream="face")["mer2023"][name], stored)
+    with pytest.raises(ConfigError, match="stream"):
+        gpupeak.extract(config(root, stream="face-rgb"))
+    gpupeak.extract(config(root, stream="face-rgb", overwrite=True))
+    swapped = gpupeak.load_features(root / "out", "mer2023", name, "open_clip:ViT-S-32-alt", stream="face")
+    assert not np.allclose(stored, swapped)
