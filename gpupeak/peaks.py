@@ -23,14 +23,15 @@ import io
 import json
 import math
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeAlias, TypeGuard, TypeVar
 
 from gpupeak.files import is_directory, open_bounded, read_bounded
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
-__all__ = ["NO_DIRECTORY", "NO_FILE", "NO_USABLE_PEAK", "UNREADABLE", "read_peak"]
+__all__ = ["NO_DIRECTORY", "NO_FILE", "NO_USABLE_PEAK", "UNREADABLE", "Curve", "read_curve", "read_peak"]
 
 NO_DIRECTORY = "no AU directory"
 NO_FILE = "no AU file"
@@ -44,6 +45,7 @@ _LARGEST_CSV = 256 << 20
 _LONGEST_CSV_LINE = 1 << 20
 # 2**31 frames are 24 days at 1,000 frames a second.
 _MOST_FRAMES = 2**31
+_LONGEST_CURVE = 1 << 20
 
 _OPENFACE_UNITS = tuple(f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45))
 
@@ -88,6 +90,41 @@ def read_peak(name: str, au_dirs: Sequence[Path], source: str = "auto") -> Peak 
     return NoPeak(NO_FILE, f"nothing of this sample in {searched}")
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How strong a sample's action units are, frame by frame: `values[i]`, their sum, is that of frame `frames[i]`.
+
+    `frames` are 0-based and ascending; those without a face are left out, and those past a million.
+    """
+
+    frames: tuple[int, ...]
+    values: tuple[float, ...]
+    source: str
+    file: Path
+
+
+def read_curve(name: str, au_dirs: Sequence[Path]) -> Curve | None:
+    """The intensity of the action units of the sample `name`, from the first of its files that tells it of every frame.
+
+    Those are `per_frame` and `openface`, whichever file its peak is read from; `au_dirs` as in
+    `read_peak`. None if there is no such file, or nothing in it can be used.
+    """
+    for directory in au_dirs:
+        documents: _Documents = {}
+        for kind, read in (("per_frame", _described), ("openface", _tracked)):
+            for pattern in _PLACES[kind]:
+                file = directory / pattern.format(name)
+                try:
+                    rows = read(file, documents)
+                    sums = {f - 1: total for f, total, _ in rows if total is not None and f <= _LONGEST_CURVE}
+                except (FileNotFoundError, _Unusable):
+                    continue
+                if sums:
+                    frames = sorted(sums)
+                    return Curve(tuple(frames), tuple(sums[frame] for frame in frames), kind, file)
+    return None
+
+
 class _Unusable(Exception):
     """A file that is there yet gives no peak."""
 
@@ -112,17 +149,21 @@ def _au_info(file: Path, documents: _Documents) -> Peak:
     )
 
 
+_Row: TypeAlias = tuple[int, "float | None", bool]
+"""A frame counted from 1, the sum of its action units (None where they are no numbers), if it is marked as the peak."""
+
+
 def _per_frame(file: Path, documents: _Documents) -> Peak:
-    best: tuple[float, int] | None = None
-    for entry in _member(file, _document(file, documents), "per_frame_au_descriptions", list):
-        if not isinstance(entry, dict) or (frame := _as_whole(entry.get("frame"), least=1)) is None:
-            continue
-        if entry.get("is_peak_frame") == 1:
-            return _numbered(frame, "per_frame", file)
-        best = _louder(best, entry.get("active_aus"), frame)
+    best = _loudest(_described(file, documents))
     if best is None:
         raise _Unusable(NO_USABLE_PEAK, file, "per_frame_au_descriptions has no frame with AU intensities")
-    return _numbered(best[1], "per_frame", file)
+    return _numbered(best, "per_frame", file)
+
+
+def _described(file: Path, documents: _Documents) -> Iterator[_Row]:
+    for entry in _member(file, _document(file, documents), "per_frame_au_descriptions", list):
+        if isinstance(entry, dict) and (frame := _as_whole(entry.get("frame"), least=1)) is not None:
+            yield frame, _sum(entry.get("active_aus")), entry.get("is_peak_frame") == 1
 
 
 def _merr_data(file: Path, documents: _Documents) -> Peak:
@@ -130,17 +171,24 @@ def _merr_data(file: Path, documents: _Documents) -> Peak:
     return _numbered(_whole(file, info, "frame_number", least=1), "merr_data", file)
 
 
-def _openface(file: Path, _: _Documents) -> Peak:
+def _openface(file: Path, documents: _Documents) -> Peak:
+    best = _loudest(_tracked(file, documents))
+    if best is None:
+        raise _Unusable(NO_USABLE_PEAK, file, "no row with a face")
+    return _numbered(best, "openface", file)
+
+
+def _tracked(file: Path, _: _Documents) -> Iterator[_Row]:
     try:
         with io.TextIOWrapper(open_bounded(file, _LARGEST_CSV), "utf-8-sig", "replace", newline="") as text:
-            return _loudest_row(file, csv.reader(_lines(text), skipinitialspace=True))
+            yield from _face_rows(file, csv.reader(_lines(text), skipinitialspace=True))
     except FileNotFoundError:
         raise
     except (OSError, csv.Error) as error:
         raise _unreadable(file, error) from error
 
 
-def _loudest_row(file: Path, rows: Iterator[list[str]]) -> Peak:
+def _face_rows(file: Path, rows: Iterator[list[str]]) -> Iterator[_Row]:
     header = [cell.strip() for cell in next(rows, [])]
     units = [header.index(unit) for unit in _OPENFACE_UNITS if unit in header]
     if "frame" not in header or not units:
@@ -148,15 +196,11 @@ def _loudest_row(file: Path, rows: Iterator[list[str]]) -> Peak:
     frame_column = header.index("frame")
     face_column = header.index("success") if "success" in header else None
     columns = max(frame_column, face_column or 0, *units) + 1
-    best: tuple[float, int] | None = None
     for row in rows:
         if len(row) < columns or (face_column is not None and _as_float(row[face_column]) != 1):
             continue
         if (frame := _as_whole(_as_float(row[frame_column]), least=1)) is not None:
-            best = _louder(best, [_as_float(row[unit]) for unit in units], frame)
-    if best is None:
-        raise _Unusable(NO_USABLE_PEAK, file, "no row with a face")
-    return _numbered(best[1], "openface", file)
+            yield frame, _sum([_as_float(row[unit]) for unit in units]), False
 
 
 def _numbered(frame: int, source: str, file: Path) -> Peak:
@@ -164,14 +208,23 @@ def _numbered(frame: int, source: str, file: Path) -> Peak:
     return Peak(frame - 1, None, None, None, source, file)
 
 
-def _louder(best: tuple[float, int] | None, intensities: object, frame: int) -> tuple[float, int] | None:
-    """`best`, or (sum of the intensities, frame) where that is more; what is no intensity counts for nothing."""
+def _loudest(rows: Iterable[_Row]) -> int | None:
+    """The first frame that is marked, else the first of those with the largest sum."""
+    best: tuple[float, int] | None = None
+    for frame, total, marked in rows:
+        if marked:
+            return frame
+        if total is not None and (best is None or total > best[0]):
+            best = total, frame
+    return None if best is None else best[1]
+
+
+def _sum(intensities: object) -> float | None:
     values = list(intensities.values()) if isinstance(intensities, dict) else intensities
     if not isinstance(values, list) or not all(_is_number(value) and abs(value) < 1e9 for value in values):
-        return best
+        return None
     # OpenFace prints hundredths: what differs by less than a millionth is a tie that rounding broke.
-    total = round(math.fsum(values), 6)
-    return (total, frame) if best is None or total > best[0] else best
+    return round(math.fsum(values), 6)
 
 
 def _document(file: Path, documents: _Documents) -> object:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpupeak import peaks
-from gpupeak.peaks import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, read_peak
+from gpupeak.peaks import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, Curve, read_curve, read_peak
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
 NAME = "sample_00001998"
@@ -438,3 +438,45 @@ class TestAnything:
                 analysis(tmp_path, bytes(damaged))
                 write(tmp_path / f"{NAME}.csv", bytes(damaged))
                 self.check(tmp_path)
+
+
+# Curves
+
+
+def test_the_curve_is_the_sum_of_every_frame_that_has_a_face(tmp_path: Path) -> None:
+    rows = [
+        {"frame": 1, "AU12_r": "0.5", "AU06_r": "0.25"},
+        {"frame": 2, "AU12_r": "9", "success": 0},
+        {"frame": 3, "AU12_r": "3.0"},
+        {"frame": 2**30, "AU12_r": "3.0"},
+        {"frame": "x"},
+    ]
+    file = write(tmp_path / f"{NAME}.csv", openface(rows))
+    assert read_curve(NAME, [tmp_path]) == Curve((0, 2), (0.75, 3.0), "openface", file)
+
+
+def test_a_curve_is_read_whichever_file_names_the_peak(tmp_path: Path) -> None:
+    curve = read_curve(NAME, [tmp_path / "none", _nested(tmp_path)])
+    assert found(tmp_path).source == "au_info"
+    assert curve is not None
+    assert (curve.frames, curve.values, curve.source) == ((0, 40, 51), (0.4, 3.5, 3.0), "per_frame")
+
+
+def _nested(directory: Path) -> Path:
+    analysis(directory, AU_INFO)
+    write(directory / f"{NAME}.csv", CSV)
+    return directory
+
+
+@pytest.mark.parametrize("content", ["", "frame\n1\n", "{", b"\xff\xfe\x00", openface([{"frame": 1, "AU12_r": "nan"}])])
+def test_a_file_without_a_curve_is_passed_over(content: str | bytes, tmp_path: Path) -> None:
+    write(tmp_path / f"{NAME}.csv", content)
+    analysis(tmp_path, {"au_info": AU_INFO["au_info"]})
+    assert read_curve(NAME, [tmp_path]) is None
+
+
+def test_the_peak_is_the_curves_highest_point(tmp_path: Path) -> None:
+    write(tmp_path / f"{NAME}.csv", CSV)
+    curve = read_curve(NAME, [tmp_path])
+    assert curve is not None
+    assert found(tmp_path).index == curve.frames[curve.values.index(max(curve.values))]

@@ -1,0 +1,471 @@
+"""Would AffectGPT load these features? Its configuration is judged by AffectGPT's own rules, one dataset at a time.
+
+    inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
+    training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
+    the guide   puts all of it under `datasets.<name>` with use_preextracted_features, a key that the newest
+                AffectGPT reads and consults nowhere: judged as training, where it switches nothing on
+
+What is looked for is the silent kind of failure: AffectGPT decodes a video again whenever it does not load its
+file, with other frames and without a word. Where it would stop with an error of its own, that is a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpupeak.consumer_yaml import Document, Section, Unusable, Value, read_document
+from gpupeak.datasets import default_datasets, expected_samples
+from gpupeak.encode.spec import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.errors import ConfigError
+from gpupeak.files import is_directory
+from gpupeak.store import is_whole, npy_header, read_manifest
+
+__all__ = ["Check", "Judgement", "Setting", "check", "consumer_directory", "emit"]
+
+INFERENCE, TRAINING = "inference", "training"
+
+_PATH_KEYS = ("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder")
+_DEFAULTS: Mapping[str, Value] = {
+    "frame_sampling": "uniform",
+    "preextracted_root": "./preextracted_features",  # at inference; training has none
+    "visual_encoder": CLIP_VIT_LARGE.directory,
+}
+_N_FRMS = "model.vis_processor.train.n_frms"
+_TRAINING_SETS = ("mercaptionplus", "ovmerd")
+"""AffectGPT's training sets; inference takes face_or_frame from their sections, which have to agree."""
+_SWITCHES = {
+    "frame_sampling",
+    "frame_n_frms",
+    "preextracted_root",
+    "use_preextracted_frame",
+    "use_preextracted_features",
+}
+"""A section that has one of these means to say how frames are loaded."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value that AffectGPT would use, and where it has it from: a key of the file, or a default."""
+
+    key: str
+    value: Value
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether AffectGPT would load the features of one dataset, in one use of it.
+
+    Args:
+        dataset: its directory's name, lower case.
+        use: `inference` or `training`.
+        settings: what the path is built from.
+        directory: what AffectGPT would look into, as it spells it; None where it builds no path.
+        files: `.npy` files in there.
+        expected: samples that AffectGPT counts in the test split; None where nobody knows.
+        problems: why files are not loaded, or not all of them; none if they are.
+        instead: what AffectGPT does where it loads no file.
+        warnings: what may be amiss and is no such reason.
+    """
+
+    dataset: str
+    use: str
+    settings: tuple[Setting, ...]
+    directory: str | None
+    files: int
+    expected: int | None
+    problems: tuple[str, ...]
+    instead: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def loads(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What AffectGPT would do with a configuration.
+
+    `no_effect` names what looks as if it switched something on, and says what does.
+    """
+
+    file: Path
+    run_dir: Path
+    judgements: tuple[Judgement, ...]
+    no_effect: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if inference loads the features of every dataset that was asked for, else 1."""
+        inference = [judgement for judgement in self.judgements if judgement.use == INFERENCE]
+        return 0 if inference and all(judgement.loads for judgement in inference) else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The check as plain JSON values."""
+        return {
+            "file": str(self.file),
+            "run_dir": str(self.run_dir),
+            "datasets": [{**asdict(judgement), "loads": judgement.loads} for judgement in self.judgements],
+            "no_effect": list(self.no_effect),
+            "warnings": list(self.warnings),
+        }
+
+
+def check(
+    file: Path,
+    datasets: Sequence[str] = (),
+    *,
+    options: Sequence[str] = (),
+    face_or_frame: str | None = None,
+    run_dir: Path = Path(),
+) -> Check:
+    """Judge a configuration of AffectGPT, evaluation's or training's.
+
+    Args:
+        datasets: names or AffectGPT's class names. Without any, those of the table that have a directory under the
+            root or a section in the file; all nine of MER-UniBench where there is none.
+        options, face_or_frame: what AffectGPT is given as `--options` and `--outside_face_or_frame`.
+        run_dir: where AffectGPT runs; relative paths start there.
+
+    Raises:
+        ConfigError: the file cannot be read or is no configuration of AffectGPT, or a key's value is of no use.
+    """
+    document = read_document(file, options)
+    try:
+        return _check(file, document, tuple(dict.fromkeys(map(_lower, datasets))), face_or_frame, run_dir)
+    except _Useless as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def consumer_directory(root: str, dataset: str, encoder: object, sampling: object, n: object) -> str:
+    """The directory that AffectGPT builds, in its own spelling: `root` may have the dataset at its end already."""
+    return f"{_home(root, dataset)}/frame_{encoder}_{sampling}_{n}frms"
+
+
+def emit(
+    datasets: Sequence[str] = (),
+    *,
+    output_root: str = "./preextracted_features",
+    n_frms: int = 8,
+    encoder: str = CLIP_VIT_LARGE.name,
+    training: bool = False,
+) -> str:
+    """The YAML that makes AffectGPT load what `extract` with the same settings writes.
+
+    Args:
+        datasets: whose directories are named in a comment, and with `training` have a section each; without any,
+            AffectGPT's two training sets have one.
+        output_root: relative to where AffectGPT runs.
+        training: print sections for training, too.
+
+    Raises:
+        ConfigError: there is no such encoder, or YAML would read a name or `output_root` as something else.
+    """
+    for name in datasets:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ConfigError(f"dataset is {name!r}, expected a name")
+    if "${" in output_root or not output_root.isprintable():
+        raise ConfigError(f"output root is {output_root!r}, expected a path that AffectGPT reads as it stands")
+    directory = encoder_spec(encoder).directory
+    names = tuple(dict.fromkeys(map(_lower, datasets)))
+    keys = [
+        "frame_sampling: emotion_peak",
+        f"frame_n_frms: {n_frms}",
+        f"preextracted_root: {json.dumps(output_root, ensure_ascii=False)}",
+        f"visual_encoder: {json.dumps(directory, ensure_ascii=False)}",
+    ]
+    lines = [
+        "# For the section inference of AffectGPT's configuration, where emotion_peak is what loads files.",
+        "# face_or_frame has to contain frame: AffectGPT takes it from datasets.mercaptionplus or datasets.ovmerd,",
+        "# or from --outside_face_or_frame. A relative preextracted_root starts where AffectGPT runs.",
+        *(f"# {name}: {consumer_directory(output_root, name, directory, 'emotion_peak', n_frms)}" for name in names),
+        "inference:",
+        *(f"  {key}" for key in keys),
+    ]
+    if training:
+        lines += ["", "# And these for training, where use_preextracted_frame is what loads files.", "datasets:"]
+        for name in names or _TRAINING_SETS:
+            lines += [f"  {name}:", "    use_preextracted_frame: true", *(f"    {key}" for key in keys)]
+    return "\n".join(lines) + "\n"
+
+
+class _Useless(Exception):
+    """A key of the file has a value of no use: the key, the value and what is expected."""
+
+
+def _check(file: Path, document: Document, asked: tuple[str, ...], face_or_frame: str | None, run_dir: Path) -> Check:
+    told = {name: section for name, section in document.datasets.items() if _SWITCHES & section.keys()}
+    judgements: list[Judgement] = []
+    warnings = list(_warnings(document))
+    if document.inference is not None:
+        settings = _settings(document.inference, INFERENCE, document, _DEFAULTS)
+        frames, doubt = _frames_at_inference(document, face_or_frame)
+        if doubt:
+            warnings.append(doubt)
+        names = asked or _meant(settings, told, run_dir) or default_datasets()
+        judgements += [_inference(name, settings, frames, run_dir) for name in names]
+    elif asked:
+        no_section = "no section inference, and at inference AffectGPT reads nothing else"
+        judgements += [
+            Judgement(name, INFERENCE, (), None, 0, expected_samples().get(name), (no_section,), "does not start")
+            for name in asked
+        ]
+    judgements += [
+        _training(name, section, document, run_dir)
+        for name, section in told.items()
+        if not asked or _lower(name) in asked
+    ]
+    return Check(file, run_dir, tuple(judgements), tuple(_without_effect(document, told)), tuple(warnings))
+
+
+def _lower(name: str) -> str:
+    """AffectGPT's class name, or the name as gpupeak has it -> the name of the dataset's directory."""
+    return {"iemocapfour": "iemocap"}.get(name.lower(), name.lower())
+
+
+def _home(root: str, dataset: str) -> str:
+    normal = os.path.normpath(root)
+    return normal if os.path.basename(normal) == dataset else os.path.join(root, dataset)  # noqa: PTH118, PTH119
+
+
+def _meant(settings: Mapping[str, Setting], told: Mapping[str, Section], run_dir: Path) -> tuple[str, ...]:
+    """The datasets that have a directory under the root, and those of the nine that have a section of their own."""
+    root, nine = settings["preextracted_root"].value, default_datasets()
+    there = [name for name in expected_samples() if root and is_directory(run_dir / _home(str(root), name))]
+    return tuple(dict.fromkeys([*there, *(name for name in map(_lower, told) if name in nine)]))
+
+
+# What AffectGPT reads
+
+
+def _settings(section: Section, path: str, document: Document, defaults: Mapping[str, Value]) -> dict[str, Setting]:
+    """What the path is built from, each key with its value and where AffectGPT has it from."""
+    found = {}
+    for key in _PATH_KEYS:
+        if key in section:
+            setting = Setting(key, section[key], f"{path}.{key}")
+        elif key == "frame_n_frms":
+            setting = Setting(key, document.n_frms, _N_FRMS)
+        else:
+            setting = Setting(key, defaults.get(key), "default")
+        if isinstance(setting.value, Unusable):
+            raise _Useless(f"{setting.origin} {setting.value.reason}")
+        found[key] = setting
+    root = found["preextracted_root"]
+    if root.value is not None and not isinstance(root.value, str):
+        raise _Useless(f"{root.origin} is {root.value!r}, expected a path")
+    return found
+
+
+def _usable(section: Section, path: str, key: str) -> str | int | float | bool | None:
+    value = section.get(key)
+    if isinstance(value, Unusable):
+        raise _Useless(f"{path}.{key} {value.reason}")
+    return value
+
+
+def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[str | None, str | None]:
+    """Why AffectGPT does not use frames at inference, if it does not; and what is to be seen to, if it may."""
+    if face_or_frame is not None:
+        return _without_frames("--outside_face_or_frame", face_or_frame), None
+    given = {
+        f"datasets.{name}.face_or_frame": _usable(document.datasets[name], f"datasets.{name}", "face_or_frame")
+        for name in _TRAINING_SETS
+        if "face_or_frame" in document.datasets.get(name, ())
+    }
+    if not given:
+        return None, (
+            "face_or_frame is in neither datasets.mercaptionplus nor datasets.ovmerd: "
+            "AffectGPT has to be given --outside_face_or_frame, with frame in it"
+        )
+    if len(set(given.values())) > 1:
+        told = " and ".join(f"{key} is {value!r}" for key, value in given.items())
+        return f"{told}, and AffectGPT takes only one", None
+    key, value = next(iter(given.items()))
+    return _without_frames(key, value), None
+
+
+def _without_frames(key: str, value: object) -> str | None:
+    return None if "frame" in str(value) else f"{key} is {value!r}, without frame in it"
+
+
+def _warnings(document: Document) -> Iterator[str]:
+    if document.inference is None:
+        yield "the file has no section inference: whatever else it says, inference loads nothing by it"
+    if absent := ", ".join(name for name in document.absent if name != INFERENCE):
+        yield f"the file has no section {absent}: AffectGPT does not start without run, model, datasets and inference"
+    if document.n_frms is None and "model" not in document.absent:
+        yield f"{_N_FRMS} is not set, and AffectGPT reads it before anything else"
+    for key in document.stray:
+        yield f"{key} refers to something outside run, model, datasets and inference; AffectGPT would not find it"
+
+
+def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator[str]:
+    inference = document.inference or {}
+    for path, section in ((INFERENCE, inference), *((f"datasets.{name}", section) for name, section in told.items())):
+        if "use_preextracted_features" in section:
+            yield (
+                f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is "
+                "inference.frame_sampling: emotion_peak at inference, use_preextracted_frame in training"
+            )
+    if "use_preextracted_frame" in inference:
+        yield "inference.use_preextracted_frame: not read there; frame_sampling: emotion_peak is what loads files"
+    if "face_or_frame" in inference:
+        yield (
+            "inference.face_or_frame: not read; it comes from datasets.mercaptionplus or datasets.ovmerd, "
+            "or from --outside_face_or_frame"
+        )
+    for name, section in told.items():
+        if not section.get("use_preextracted_frame"):
+            keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
+            if keys:
+                yield f"datasets.{name} ({keys}): not read at inference, nor in training without use_preextracted_frame"
+    for option in document.ignored:
+        yield f"--options {option}: the file has no such section, and AffectGPT adds none"
+
+
+# What it would load
+
+
+def _inference(name: str, settings: Mapping[str, Setting], frames: str | None, run_dir: Path) -> Judgement:
+    sampling, n = settings["frame_sampling"].value, settings["frame_n_frms"].value
+    problems = [frames] if frames else []
+    instead = f"decodes the video again and takes its middle frame {n} times"
+    if sampling != "emotion_peak":
+        problems.append(f"{_told(settings['frame_sampling'])}, and at inference only emotion_peak loads files")
+        instead = f"decodes every video again, with {sampling} sampling"
+    if frames:
+        instead = "uses no frames"
+    if n is None:
+        instead = "stops with an error"
+    return _judgement(name, INFERENCE, settings, problems, instead, expected_samples().get(name), run_dir)
+
+
+def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Judgement:
+    path = f"datasets.{section_name}"
+    settings = _settings(section, path, document, {**_DEFAULTS, "preextracted_root": None})
+    problems = []
+    if not _usable(section, path, "use_preextracted_frame"):
+        there = "is false" if "use_preextracted_frame" in section else "is not set"
+        problems.append(f"{path}.use_preextracted_frame {there}, and in training nothing else loads files")
+    if "face_or_frame" in section:
+        without = _without_frames(f"{path}.face_or_frame", _usable(section, path, "face_or_frame"))
+        problems += [without] if without else []
+    sampling = settings["frame_sampling"].value
+    instead = f"decodes the video again, with {sampling} sampling"
+    if sampling == "emotion_peak":
+        instead += ", and looks for action-unit files right under mer_factory_output, without the dataset's directory"
+    return _judgement(_lower(section_name), TRAINING, settings, problems, instead, None, run_dir)
+
+
+def _judgement(
+    name: str,
+    use: str,
+    settings: Mapping[str, Setting],
+    problems: list[str],
+    instead: str,
+    expected: int | None,
+    run_dir: Path,
+) -> Judgement:
+    """Add what the files have to say to what the keys said."""
+    sampling, n, root, encoder = (settings[key].value for key in _PATH_KEYS)
+    directory, files = None, 0
+    warnings: list[str] = []
+    if n is None:
+        problems.append(f"frame_n_frms is not set, nor is its default, {_N_FRMS}")
+    elif not root:
+        problems.append(f"{_told(settings['preextracted_root'])}, and without one no file is looked for")
+    else:
+        directory = consumer_directory(str(root), name, encoder, sampling, n)
+        path = run_dir / directory
+        found = _npy_files(path)
+        files = len(found)
+        looks = use == TRAINING or sampling == "emotion_peak"
+        if looks and is_directory(path):
+            more, warnings = _look(path, found, encoder, n, expected)
+            problems += more
+        elif looks:
+            problems.append(_why_not_there(str(root), directory, run_dir))
+    return Judgement(
+        name, use, tuple(settings.values()), directory, files, expected, tuple(problems), instead, tuple(warnings)
+    )
+
+
+def _told(setting: Setting) -> str:
+    if setting.origin == "default":
+        return f"{setting.key} is not set and {setting.value!r} by default"
+    return f"{setting.origin} is {setting.value!r}"
+
+
+def _look(path: Path, names: set[str], encoder: object, n: object, expected: int | None) -> tuple[list[str], list[str]]:
+    """What is wrong with the files of a directory, and what may be."""
+    problems, warnings = [], []
+    if not names:
+        problems.append(f"no .npy file in {path}")
+    if encoder == CLIP_VIT_LARGE.directory and str(n).isdecimal():
+        dim = CLIP_VIT_LARGE.dim
+        header = npy_header((int(str(n)), dim))
+        broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", int(str(n)), dim, header))
+        if broken:
+            problems.append(f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}")
+    last: dict[str, object] = {}
+    with contextlib.suppress(OSError):
+        last = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
+    gone = sorted(name for name, outcome in last.items() if outcome != "failed" and name not in names)
+    if gone:
+        problems.append(f"{len(gone)} files of manifest.jsonl are no longer there: {_few(gone)}")
+    failed = sorted(name for name, outcome in last.items() if outcome == "failed" and name not in names)
+    if failed:
+        warnings.append(f"{len(failed)} samples failed when they were extracted, and have no file: {_few(failed)}")
+    if names and expected is not None and len(names) != expected:
+        what = (
+            "decodes those without a file again; gpupeak verify names them"
+            if len(names) < expected
+            else "asks for no more"
+        )
+        warnings.append(f"{len(names)} files, AffectGPT counts {expected} samples and {what}")
+    return problems, warnings
+
+
+def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
+    """Which part of a path is not there, and what is there in its place."""
+    home = Path(directory).parent
+    if is_directory(run_dir / home):
+        others = sorted(entry.name for entry in _entries(run_dir / home) if entry.name.startswith("frame_"))
+        there = f"there is {_few(others)}" if others else "there is none of its kind"
+        return f"no {Path(directory).name} in {home}, {there}"
+    if is_directory(run_dir / root):
+        last = Path(os.path.normpath(root)).name
+        to_one = (
+            f"; the root is {last}'s, and AffectGPT appends every other dataset" if last in expected_samples() else ""
+        )
+        return f"no directory {home.name} in {root}{to_one}"
+    start = "" if Path(root).is_absolute() else f" in {run_dir.absolute()}"
+    literal = "; AffectGPT expands neither ~ nor $" if root.startswith("~") or "$" in root else ""
+    return f"preextracted_root is {root}, and there is no such directory{start}{literal}"
+
+
+def _npy_files(path: Path) -> set[str]:
+    return {entry.name[:-4] for entry in _entries(path) if entry.name.endswith(".npy")}
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except (OSError, ValueError):  # a path that no file can have is a ValueError
+        return []
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

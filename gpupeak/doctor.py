@@ -1,0 +1,278 @@
+"""Can this machine do the job, and what is missing? One finding for each thing that a run needs or is faster with."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+
+from gpupeak.config import ExtractConfig
+from gpupeak.datasets import Corpus, default_datasets, list_samples, resolve
+from gpupeak.encode.spec import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encode.weights import identify
+from gpupeak.errors import GpupeakError, UsageError
+from gpupeak.store import npy_header
+from gpupeak.types import Sample
+
+__all__ = ["MISSING", "NOTE", "OK", "STATES", "Finding", "diagnose"]
+
+OK, NOTE, MISSING = STATES = ("ok", "note", "missing")
+"""As it should be; the job runs, but slower or after a download; the job cannot run."""
+
+_MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
+_SPARE = 64 << 20  # bytes beside the features: manifests, and a file system that is never quite full
+_READ_SECONDS, _READ_BYTES = 2.0, 256 << 20  # how long and how much is read to learn how fast it can be
+_CHUNK = 4 << 20
+_SLOW_READING = 200e6  # bytes/s: 12,799 videos of 1 MB are read in a minute at that
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: `found` is what is there, `advice` what to do, None where that is nothing."""
+
+    name: str
+    state: str
+    found: str
+    advice: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise ValueError(f"state is {self.state!r}, expected one of {', '.join(STATES)}")
+
+    def to_json(self) -> dict[str, str | None]:
+        """The finding as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
+    """Look at everything that `extract` with the same settings would need; changes nothing and needs no network.
+
+    What `config` names has to be there: a device, a decoder, weights, datasets. What it leaves open may
+    be missing, with a note, where the job can run without it or still get it.
+    """
+    corpora, datasets = _datasets(config)
+    return (
+        _python(),
+        _package("torch", "torch", "pip install torch"),
+        *_gpu(config),
+        _package("PyAV", "av", "pip install av", distribution="av"),
+        _package("open_clip", "open_clip", "pip install open_clip_torch", distribution="open_clip_torch"),
+        _weights(config),
+        *datasets,
+        _disk(config, corpora),
+        *_reading(corpora),
+    )
+
+
+def _python() -> Finding:
+    return Finding(
+        "Python", OK, f"{platform.python_version()}, {_cores()} cores, {platform.system()} {platform.machine()}"
+    )
+
+
+def _package(
+    name: str, module: str, advice: str, *, distribution: str | None = None, without: str | None = None
+) -> Finding:
+    """Whether a package imports; `without` says what happens if it does not and the job still runs."""
+    try:
+        import_module(module)
+        return Finding(name, OK, version(distribution or module))
+    except PackageNotFoundError:
+        return Finding(name, OK, "there, of unknown version")
+    except Exception as error:  # a broken installation may raise anything
+        state = MISSING if without is None else NOTE
+        fault = f"cannot be imported: {_line(error)}"
+        return Finding(name, state, fault, advice if without is None else f"{without}; {advice}")
+
+
+def _gpu(config: ExtractConfig) -> Iterator[Finding]:
+    """The driver, the device that was asked for, and what only a GPU's line needs."""
+    try:
+        from gpupeak.build import choose_decoder, choose_device
+        from gpupeak.decode.nvdec import nvdec_missing
+    except Exception as error:
+        yield Finding("device", MISSING, f"cannot be chosen: {_line(error)}", "mend that first")
+        return
+    try:
+        device, why = choose_device(config.device)
+    except GpupeakError as error:
+        yield Finding("device", MISSING, _line(error), "--device auto takes the CPU where there is no GPU")
+        return
+    on_gpu = device.type == "cuda"
+    slow = None if on_gpu or config.device == "cpu" else "it runs, at seconds a sample: gpupeak is made for NVIDIA GPUs"
+    yield Finding("device", OK if slow is None else NOTE, f"{why}{_of_device(device.index) if on_gpu else ''}", slow)
+    yield _driver(needed=on_gpu)
+    try:
+        choose_decoder(config.decoder, device)
+    except GpupeakError as error:
+        yield Finding("NVDEC", MISSING, _line(error), "--decoder auto takes what there is")
+    else:
+        lacking = nvdec_missing()
+        instead = "the CPU's cores decode instead" if on_gpu else None
+        yield (
+            Finding("NVDEC", OK, "libnvcuvid.so.1 loads")
+            if lacking is None
+            else Finding("NVDEC", NOTE, lacking, instead)
+        )
+    extra = "pip install 'gpupeak[gpu]'"
+    without = "videos are decoded on the CPU" if on_gpu else "not needed without a GPU"
+    yield _package("DALI", "nvidia.dali", extra, distribution="nvidia-dali-cuda130", without=without)
+    if on_gpu:
+        yield _package("CuPy", "cupy", extra, distribution="cupy-cuda13x")
+    else:
+        yield _package("CuPy", "cupy", extra, distribution="cupy-cuda13x", without=without)
+
+
+def _of_device(index: int) -> str:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return f", {properties.total_memory / 2**30:.0f} GiB, compute capability {properties.major}.{properties.minor}"
+
+
+def _driver(needed: bool) -> Finding:
+    """The driver's CUDA against torch's: an older driver runs no kernel of a newer torch."""
+    import torch
+
+    built = torch.version.cuda
+    torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
+    state = MISSING if needed else NOTE
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Finding("driver", state, f"libcuda.so.1 does not load; {torch_has}", "no GPU without NVIDIA's driver")
+    number = ctypes.c_int(0)
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    major, minor = number.value // 1000, number.value % 1000 // 10
+    found = f"takes CUDA up to {major}.{minor}; {torch_has}"
+    if built and major < int(built.split(".")[0]):
+        return Finding("driver", state, found, f"a driver for CUDA {built}, or a torch built for CUDA {major}")
+    return Finding("driver", OK, found)
+
+
+def _weights(config: ExtractConfig) -> Finding:
+    try:
+        spec = encoder_spec(config.encoder)
+        found = identify(spec, config.weights)
+    except UsageError as error:
+        return Finding("weights", MISSING, _line(error), "--weights says where they are")
+    if found.seed is not None:
+        return Finding("weights", NOTE, found.source, "drawn by lot: for trying things out, features mean nothing")
+    if not found.files:
+        advice = "the first run fetches them (1.7 GB for ViT-L/14); without network, --weights DIRECTORY"
+        return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice)
+    size = sum(file.stat().st_size for file in found.files)
+    return Finding("weights", OK, f"{found.files[0]}, {size / 1e9:.2f} GB, SHA-256 {found.sha256}")
+
+
+def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], tuple[Finding, ...]]:
+    """The datasets there are. Where none is named and not all are there, those that are."""
+    named = bool(config.datasets or config.videos)
+    try:
+        corpora = resolve(config)
+    except UsageError as error:
+        corpora = () if named else _some(config)
+        state = MISSING if named or config.dataset_root else NOTE
+        if not corpora:
+            return (), (Finding("datasets", state, _line(error), "gpupeak plan shows them, once they are there"),)
+    names = ", ".join(corpus.name for corpus in corpora)
+    findings = [Finding("datasets", OK, names)]
+    for corpus in corpora:
+        if corpus.rule.method == "emotion_peak" and not any(path.is_dir() for path in corpus.au_dirs):
+            searched = ", ".join(map(str, corpus.au_dirs)) or "--mer-factory-output is not given"
+            findings.append(Finding("action units", NOTE, f"{corpus.name}: none at {searched}", _AUS))
+    return corpora, tuple(findings)
+
+
+_AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
+
+
+def _some(config: ExtractConfig) -> tuple[Corpus, ...]:
+    """Those of the nine that are there."""
+    found: list[Corpus] = []
+    for name in default_datasets(config.config_file):
+        with contextlib.suppress(UsageError):
+            found += resolve(dataclasses.replace(config, datasets=(name,)))
+    return tuple(found)
+
+
+def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
+    for corpus in corpora:
+        try:
+            listed = list_samples(corpus, Path()).samples
+        except UsageError:
+            continue
+        yield from (sample for sample in listed if isinstance(sample, Sample))
+
+
+def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
+    """Free space below the output root, against what all samples take; what is written already counts as free."""
+    root = config.output_root.expanduser().absolute()
+    there = next(path for path in (root, *root.parents) if path.exists())
+    try:
+        dim = encoder_spec(config.encoder).dim
+    except UsageError:
+        dim = CLIP_VIT_LARGE.dim
+    rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
+    need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
+    free = shutil.disk_usage(there).free
+    found = f"{root}: {free / 1e9:.1f} GB free, {len(rows):,} samples take {need / 1e9:.2f} GB"
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding("output", MISSING, f"{there}: cannot be written to", "--output-root names another place")
+    if free < need:
+        return Finding("output", MISSING, found, "make room, or name another place with --output-root")
+    return Finding("output", OK, found)
+
+
+def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
+    """How fast each dataset's first videos are read, past the page cache where the system lets us."""
+    for corpus in corpora:
+        files = [sample.video for sample in islice(_samples([corpus]), 200) if sample.video is not None]
+        try:
+            count, seconds = _read(files)
+        except OSError as error:
+            fault = f"{corpus.name}: {error.filename}: {error.strerror}"
+            yield Finding("reading", MISSING, fault, "the videos have to be readable")
+            continue
+        rate = count / seconds
+        slow = rate < _SLOW_READING
+        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
+        if not files:
+            advice: str | None = "gpupeak plan names the samples without a video"
+            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
+        else:
+            advice = "slower than a GPU's line takes them: copy the videos to a local disk" if slow else None
+        yield Finding("reading", OK if advice is None else NOTE, found, advice)
+
+
+def _read(files: Sequence[Path]) -> tuple[int, float]:
+    """Read the files one after another, as long and as much as is worth it: bytes and seconds."""
+    count, began = 0, time.perf_counter()
+    buffer = bytearray(_CHUNK)
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while got := stream.readinto(buffer):
+                count += got
+                if time.perf_counter() - began > _READ_SECONDS or count > _READ_BYTES:
+                    return count, time.perf_counter() - began
+    return count, time.perf_counter() - began
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,185 @@
+"""What do people see of an `overview`? One HTML file: it opens offline, and nothing that came from files can run in it.
+
+The layout is `page.html.jinja`, `page.css` and `page.js`. Text is escaped by Jinja; the rows of all samples are
+JSON in a script element that is no program, and the program shows them as text. A policy in the page admits that
+one program and that one style sheet by their hashes, pictures as data: URIs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from gpupeak._version import __version__
+from gpupeak.errors import WriteError
+from gpupeak.overview import OUTCOMES, Overview, Row
+from gpupeak.sheet import Sheet, heights, require, to_jpeg
+from gpupeak.store import replace_file
+from gpupeak.types import STAGES
+
+__all__ = ["REQUIRED", "render", "write_page"]
+
+REQUIRED = ("jinja2", "PIL")
+"""The packages of the extra `report`."""
+
+_HERE = Path(__file__).parent
+_CURVE_WIDTH, _CURVE_HEIGHT = 1000, 100  # units of the drawing, which the page stretches
+
+
+def write_page(found: Sequence[Overview], file: Path) -> int:
+    """Render and write the page, whole or not at all; return its size in bytes.
+
+    Raises:
+        ConfigError: Jinja or Pillow is not installed.
+        WriteError: the file cannot be written.
+    """
+    page = render(found).encode(errors="backslashreplace")  # a name may hold what is no character
+    try:
+        replace_file(file, [page])
+    except OSError as error:
+        raise WriteError(f"{file}: cannot be written: {error.strerror or error}") from error
+    return len(page)
+
+
+def render(found: Sequence[Overview]) -> str:
+    """The page as text.
+
+    Raises:
+        ConfigError: Jinja or Pillow is not installed.
+    """
+    require(*REQUIRED)
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": _number, "seconds": _seconds, "share": _share, "data": _data_uri}
+    style, program = (_HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return environment.get_template("page.html.jinja").render(
+        datasets=found,
+        total=_total(found),
+        made=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        version=__version__,
+        style=style,
+        program=program,
+        style_hash=_hash(style),
+        program_hash=_hash(program),
+        rows=_json(_rows(found)),
+        stages=tuple(enumerate(STAGES)),
+        points=_points,
+        pairs=_pairs,
+    )
+
+
+def _total(found: Sequence[Overview]) -> dict[str, int]:
+    def count(of: Iterable[int]) -> int:
+        return sum(of)
+
+    return {
+        "listed": count(len(each.rows) for each in found),
+        **{outcome: count(each.outcomes[outcome] for each in found) for outcome in OUTCOMES},
+        "peaks": count(each.sources.total() for each in found),
+        "fallbacks": count(each.fallbacks.total() for each in found),
+        "clamped": count(each.clamped for each in found),
+        "unusual": count(sum(bool(row.unusual) for row in each.rows) for each in found),
+        "sheets": count(len(each.sheets) for each in found),
+    }
+
+
+def _rows(found: Sequence[Overview]) -> dict[str, Any]:
+    """All rows as columns: what repeats is told once, in `words`."""
+    words: dict[str, int] = {"": 0}
+
+    def word(text: str) -> int:
+        return words.setdefault(text, len(words))
+
+    def columns(rows: Iterable[tuple[int, int, Row, bool]]) -> dict[str, list[Any]]:
+        table = [
+            (
+                row.sample.name,
+                dataset,
+                OUTCOMES.index(row.outcome),
+                word(row.source),
+                word(row.why),
+                int(row.fallback),
+                word(row.clamp),
+                word(row.unusual),
+                round(min(row.oddness, 1e3), 1),
+                row.indices,
+                row.frames,
+                -1 if row.peak is None else row.peak,
+                row.alike,
+                None if row.cosine is None else round(row.cosine, 4),
+                number if shown else -1,
+            )
+            for dataset, number, row, shown in rows
+        ]
+        names = (
+            *("name", "dataset", "outcome", "source", "why", "fallback", "clamp", "unusual", "oddness"),
+            *("indices", "frames", "peak", "alike", "cosine", "sheet"),
+        )
+        return {name: [line[place] for line in table] for place, name in enumerate(names)}
+
+    rows = columns(
+        (dataset, number, row, number in each.sheets)
+        for dataset, each in enumerate(found)
+        for number, row in enumerate(each.rows)
+    )
+    return {"datasets": [each.dataset for each in found], "outcomes": OUTCOMES, "words": list(words), "rows": rows}
+
+
+def _json(value: object) -> str:
+    """JSON that HTML reads as text wherever it stands: all but ASCII is escaped, and so is what markup is made of."""
+    text = json.dumps(value, separators=(",", ":"))
+    for character in "<>&'":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _data_uri(picture: Any) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(to_jpeg(picture)).decode()
+
+
+def _points(sheet: Sheet) -> list[str]:
+    """The curve's lines, as the points of SVG polylines."""
+    lines = heights(sheet.curve, sheet.frames) if sheet.curve else []
+    return [
+        " ".join(f"{x * _CURVE_WIDTH:.1f},{_CURVE_HEIGHT - y * (_CURVE_HEIGHT - 6):.1f}" for x, y in line)
+        for line in lines
+    ]
+
+
+def _pairs(row: Row) -> list[tuple[int, int, str]]:
+    """Column, row and level of each pair of frames in `Row.alike`."""
+    side = round((1 + (1 + 8 * len(row.alike)) ** 0.5) / 2)
+    places = [(i, j) for i in range(side) for j in range(i + 1, side)]
+    return [(j, i, level) for (i, j), level in zip(places, row.alike, strict=True)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,}"
+
+
+def _share(count: float, of: float) -> str:
+    """A share in percent, never rounded to all or nothing."""
+    if not of:
+        return "0 %"
+    percent = 100 * count / of
+    return f"{percent:.0f} %" if percent in (0, 100) else f"{min(max(percent, 0.1), 99.9):.1f} %"
+
+
+def _seconds(value: float) -> str:
+    if value >= 3600:
+        return f"{value / 3600:.1f} h"
+    if value >= 60:
+        return f"{value / 60:.1f} min"
+    return f"{value:.2f} s" if value >= 0.1 else f"{1000 * value:.1f} ms"
