@@ -17,7 +17,7 @@ SUITE = LD_LIBRARY_PATH="$(CURDIR)/$(PEERS)/ffmpeg$${LD_LIBRARY_PATH:+:$$LD_LIBR
   $(PEERS)/bin/python bench/suite.py $(if $(PROFILE),--profile)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-quick clean
+.PHONY: help setup demo test test-browser check bench bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: setup ## Extract features from a small corpus made on the spot, and show w
 
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest
+
+test-browser: setup ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
+	@$(BIN)/python -m pytest tests/browser/check_report.py
 
 check: setup ## Check formatting (ruff format), style (ruff) and types (mypy)
 	@$(BIN)/ruff format --check .

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpupeak._version import __version__
-from gpupeak.errors import ConfigError, GpupeakError, SampleError, UsageError
+from gpupeak.errors import ConfigError, GpupeakError, SampleError, UsageError, WriteError
 
 if TYPE_CHECKING:
     from gpupeak.config import ExtractConfig
     from gpupeak.display import Display
+    from gpupeak.survey import Examination
 
 __all__ = ["main"]
 
@@ -37,6 +38,8 @@ _EPILOG = (
     "With GPUPEAK_TRACEBACK=1 in the environment an error shows where it arose."
 )
 _SOURCE, _SAMPLING, _ENCODER, _RUN, _OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
+_CHECKS = "Checks"
+_PICTURES = "Pictures"
 
 app = typer.Typer(
     add_completion=False,
@@ -70,22 +73,39 @@ def _open_standard_streams() -> None:
 
 
 def _spread_datasets(argv: Sequence[str]) -> list[str]:
-    """Let `--datasets` take every word up to the next option, as AffectGPT's guide writes it (`extract`, `plan`)."""
-    if argv[:1] not in (["extract"], ["plan"]):
+    """Let `--datasets` take every word up to the next option, as AffectGPT's guide does; `--options`, too."""
+    if argv[:1] == ["inspect"]:
+        return _name_show(argv)
+    if argv[:1] in (["extract"], ["plan"], ["verify"], ["report"], ["doctor"]):
+        takers: tuple[str, ...] = ("--datasets", "--show-samples")
+    elif argv[:2] == ["config", "check"]:
+        takers = ("--dataset", "--datasets", "--options")
+    else:
         return list(argv)
     spread: list[str] = []
-    words: int | None = None  # that --datasets has been given; None elsewhere
+    taker = ""  # the option that takes words now
+    words = 0  # that it has been given
     for place, word in enumerate(argv):
         if word == "--":
             return [*spread, *argv[place:]]
         if word.startswith("-"):
-            words = 0 if word == "--datasets" else None
-        elif words is not None:
+            taker, words = word if word in takers else "", 0
+        elif taker:
             if words:
-                spread.append("--datasets")
+                spread.append(taker)
             words += 1
         spread.append(word)
     return spread
+
+
+def _name_show(argv: Sequence[str]) -> list[str]:
+    """Let `--show` stand alone, for the terminal: the next word is its file if it is called like a picture."""
+    named: list[str] = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        named.append(word)
+        if word == "--show" and following != "-" and not following.lower().endswith(".png"):
+            named.append("-")
+    return named
 
 
 def _dataset_names(words: Iterable[str]) -> tuple[str, ...]:
@@ -98,10 +118,12 @@ def _dataset_names(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _option(panel: str, help: str, *names: str, metavar: str = "", default: object = None) -> Any:
+def _option(
+    panel: str, help: str, *names: str, metavar: str = "", default: object = None, min: int | None = None
+) -> Any:
     """An option of a help panel; `default` is what the help says of it, a flag needs no `metavar`."""
     told = help.replace("[", "\\[") + ("" if default is None else f" [dim]\\[default: {default}][/]")
-    return typer.Option(*names, help=told, show_default=False, rich_help_panel=panel, metavar=metavar)
+    return typer.Option(*names, help=told, show_default=False, rich_help_panel=panel, metavar=metavar, min=min)
 
 
 def _settings(
@@ -131,6 +153,16 @@ def _settings(
     config_file: Annotated[
         Path | None, _option(_SOURCE, "Datasets and settings of your own: .toml, .yaml.", "--config", metavar="FILE")
     ] = None,
+    stream: Annotated[
+        str,
+        _option(
+            _SAMPLING,
+            "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "
+            "face-rgb for the same with its channels swapped.",
+            metavar="STREAM",
+            default="frame",
+        ),
+    ] = "frame",
     sampling: Annotated[
         str | None,
         _option(
@@ -160,7 +192,9 @@ def _settings(
             default="auto",
         ),
     ] = "auto",
-    seed: Annotated[int, _option(_SAMPLING, "What headtail draws from.", metavar="N", default=0)] = 0,
+    seed: Annotated[
+        int, _option(_SAMPLING, "What headtail, verify --deep and report draw from.", metavar="N", default=0)
+    ] = 0,
     visual_encoder: Annotated[
         str,
         _option(_ENCODER, "CLIP_VIT_LARGE or open_clip:MODEL[/TAG].", metavar="NAME", default="CLIP_VIT_LARGE"),
@@ -209,6 +243,7 @@ def _settings(
         encoder=visual_encoder,
         weights=weights,
         n_frms=n_frms,
+        stream=stream,
         sampling=sampling,
         fallback=fallback,
         peak_source=peak_source,
@@ -243,13 +278,8 @@ def _command(*without: str) -> Callable[[Callable[..., int]], Callable[..., int]
 
         def run(**given: Any) -> int:
             extra = {parameter.name: given.pop(parameter.name) for parameter in own}
-            try:
+            with _errors_in_json(extra["as_json"]):
                 return command(_settings(**given), **extra)
-            except Exception as error:
-                if extra["as_json"]:
-                    code, message = _verdict(error)
-                    _print_json({"exit_code": code, "error": message})
-                raise
 
         keyword_only = Parameter.KEYWORD_ONLY
         run.__signature__ = Signature([p.replace(kind=keyword_only) for p in (*shared, *own)])  # type: ignore[attr-defined]
@@ -322,8 +352,113 @@ def plan(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False)
     return 0
 
 
+@_command("overwrite")
+def verify(
+    config: "ExtractConfig",
+    deep: Annotated[
+        int,
+        _option(_CHECKS, "Extract K samples of each dataset again, drawn by the seed, and compare.", metavar="K"),
+    ] = 0,
+    against: Annotated[
+        Path | None, _option(_CHECKS, "Compare with the features in another output root.", metavar="DIR")
+    ] = None,
+    min_cosine: Annotated[
+        float | None,
+        _option(
+            _CHECKS,
+            "With --against, the least cosine of a frame, less the dataset's mean.",
+            metavar="COSINE",
+            default=0.9995,
+        ),
+    ] = None,
+    fix: Annotated[
+        bool, _option(_CHECKS, "Extract what is missing or broken, and nothing else; then look again.", "--fix")
+    ] = False,
+    quiet: _Quiet = False,
+    as_json: _Json = False,
+) -> int:
+    """Check the features that extract makes with the same arguments: all there, whole, of one kind. Writes nothing.
+
+    Exit code 1 if anything is missing or wrong; warnings alone are 0.
+    """
+    from gpupeak.display import Display, Output, clean, print_report, print_verifications
+    from gpupeak.verify import MIN_COSINE, repair
+    from gpupeak.verify import verify as look
+
+    console = Output(stderr=True)
+
+    def tell(text: str) -> None:
+        console.say(clean(text))
+
+    least = MIN_COSINE if min_cosine is None else min_cosine
+    report = None
+    with contextlib.redirect_stdout(sys.stderr):
+        found = look(config, deep=deep, against=against, min_cosine=least, tell=tell)
+        if fix and any(each.mendable for each in found):
+            display, stop = Display(console, quiet=quiet), threading.Event()
+            with _interrupts(stop, display), display:
+                report = repair(config, found, display, stop)
+            if not quiet:
+                print_report(console, report)
+            deep, against = (0, None) if report.interrupted else (deep, against)
+            found = look(config, deep=deep, against=against, min_cosine=least, tell=tell)
+    code = _INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
+    if as_json:
+        fixed = None if report is None else report.to_json()
+        datasets = [each.to_json() for each in found]
+        _print_json({"exit_code": code, "error": None, "fixed": fixed, "datasets": datasets})
+    else:
+        print_verifications(Output(), found, table=not quiet)
+    return code
+
+
+@_command("overwrite")
+def report(
+    config: "ExtractConfig",
+    out: Annotated[
+        Path, _option(_OUTPUT, "The file to write.", metavar="FILE.html", default="gpupeak-report.html")
+    ] = Path("gpupeak-report.html"),
+    show: Annotated[
+        int, _option(_PICTURES, "Contact sheets a dataset, of samples drawn by --seed.", metavar="N", default=8, min=0)
+    ] = 8,
+    show_unusual: Annotated[
+        int, _option(_PICTURES, "And of those whose features stand out most.", metavar="N", default=4, min=0)
+    ] = 4,
+    show_samples: Annotated[
+        list[str] | None, _option(_PICTURES, "And of these: NAME or DATASET/NAME.", metavar="NAMES")
+    ] = None,
+    quiet: _Quiet = False,
+    as_json: _Json = False,
+) -> int:
+    """Write one HTML file about the features that extract made with the same arguments; it opens offline.
+
+    Coverage, peaks, fallbacks, failures, time, and the chosen frames of some samples as pictures. Datasets
+    whose videos or lists are not at hand are told from what was extracted. Needs the extra report.
+    """
+    from gpupeak.display import Output, clean, print_overview
+    from gpupeak.overview import overview
+    from gpupeak.page import REQUIRED, write_page
+    from gpupeak.sheet import require
+
+    require(*REQUIRED)
+    console = Output(stderr=True)
+
+    def tell(text: str) -> None:
+        console.say(clean(text), "yellow")
+
+    found = overview(config, show, show_unusual, show_samples or (), tell)
+    size = write_page(found, out)
+    if as_json:
+        datasets = [each.to_json() for each in found]
+        _print_json({"exit_code": 0, "error": None, "file": str(out), "bytes": size, "datasets": datasets})
+    else:
+        print_overview(Output(), found, None if quiet else f"{out}: {size / 1e6:.1f} MB")
+    return 0
+
+
 @_command(
     "datasets",
+    "stream",
     "limit",
     "visual_encoder",
     "weights",
@@ -341,20 +476,214 @@ def inspect(
     target: Annotated[
         str, typer.Argument(help="A video, or a sample: NAME or DATASET/NAME.", metavar="VIDEO_OR_SAMPLE")
     ],
+    show: Annotated[
+        str | None,
+        _option(
+            _PICTURES,
+            "Decode these frames, too, and draw them under the curve of the action units: into a .png file, "
+            "or without one on the terminal.",
+            metavar="FILE.png",
+        ),
+    ] = None,
     as_json: _Json = False,
 ) -> int:
-    """Show which frames of one video would be taken, and why; and what decoding them needs. Decodes nothing."""
+    """Show which frames of one video would be taken, and why; and what decoding them needs.
+
+    Decodes nothing but what --show asks for.
+    """
     from gpupeak.display import Output, print_examination
     from gpupeak.survey import examine
 
+    if show == "-" and not sys.stdout.isatty():
+        raise ConfigError("--show without a file draws on a terminal, and standard output is none; name a FILE.png")
     try:
         found = examine(config, target)
+        picture = None if show is None else _drawn(found, show)
     except SampleError as error:
         raise SampleError(error.stage, f"{target}: {error.reason}") from error
     if as_json:
         _print_json({"exit_code": 0, "error": None, **found.to_json()})
     else:
         print_examination(Output(), found)
+    if picture is not None:
+        sys.stdout.write(picture)
+    return 0
+
+
+def _drawn(found: "Examination", show: str) -> str | None:
+    """The contact sheet for the terminal, or None if it was written into a file."""
+    from gpupeak.display import Output
+    from gpupeak.sheet import read_sheet, require, to_png, to_terminal
+    from gpupeak.store import replace_file
+
+    require("PIL")
+    plan = found.plan
+    told = (plan.peak and f"peak by {plan.peak.source}", plan.fallback and plan.fallback.reason, plan.clamp)
+    peak = None if plan.peak is None else plan.peak.index
+    sheet = read_sheet(found.sample, plan.indices, peak, remarks=[text for text in told if text])
+    if show == "-":
+        return to_terminal(sheet, Output().width, os.environ)
+    try:
+        replace_file(Path(show), [to_png(sheet)])
+    except OSError as error:
+        raise WriteError(f"{show}: cannot be written: {error.strerror or error}") from error
+    return None
+
+
+@_command(
+    "split",
+    "samples",
+    "limit",
+    "fallback",
+    "peak_source",
+    "seed",
+    "batch_size",
+    "workers",
+    "time_limit",
+    "overwrite",
+    "fsync",
+)
+def doctor(config: "ExtractConfig", as_json: _Json = False) -> int:
+    """Show what this machine has for extract with the same arguments, and what to install. Changes nothing.
+
+    Exit code 1 if the job could not run.
+    """
+    from gpupeak.display import Output, print_findings
+    from gpupeak.doctor import MISSING, diagnose
+
+    findings = diagnose(config)
+    code = int(any(finding.state == MISSING for finding in findings))
+    if as_json:
+        _print_json({"exit_code": code, "error": None, "findings": [finding.to_json() for finding in findings]})
+    else:
+        print_findings(Output(), findings)
+    return code
+
+
+consumer = typer.Typer(help="AffectGPT's configuration: check that it loads these features, or print what to paste.")
+app.add_typer(consumer, name="config")
+
+
+@consumer.command(
+    "check",
+    epilog="Exit codes: 0 inference with it loads the features of every dataset asked for, 1 it does not, "
+    "2 no such file, or none of AffectGPT's.",
+)
+def config_check(
+    file: Annotated[Path, typer.Argument(help="The configuration: evaluation's or training's.", metavar="FILE")],
+    datasets: Annotated[
+        list[str] | None,
+        _option(
+            _SOURCE,
+            "Datasets, or AffectGPT's names for them: one or several.",
+            "--dataset",
+            "--datasets",
+            metavar="NAMES",
+            default="those that have a directory under the root",
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None, _option(_SOURCE, "As AffectGPT's --options.", "--options", metavar="KEY=VALUE")
+    ] = None,
+    face_or_frame: Annotated[
+        str | None, _option(_SOURCE, "As AffectGPT's --outside_face_or_frame.", metavar="VALUE")
+    ] = None,
+    run_dir: Annotated[
+        Path, _option(_SOURCE, "Where AffectGPT runs.", metavar="DIR", default="the current directory")
+    ] = Path(),
+    as_json: _Json = False,
+) -> int:
+    """Show what AffectGPT reads of its configuration, and whether it would load the features that are there."""
+    from gpupeak.consumer import check
+    from gpupeak.display import Output, print_check
+
+    with _errors_in_json(as_json):
+        names = _dataset_names(datasets or ())
+        found = check(file, names, options=options or (), face_or_frame=face_or_frame, run_dir=run_dir)
+    if as_json:
+        _print_json({"exit_code": found.exit_code, "error": None, **found.to_json()})
+    else:
+        print_check(Output(), found)
+    return found.exit_code
+
+
+@consumer.command("emit")
+def config_emit(
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Names, apart or joined by commas.", metavar="DATASETS")
+    ] = None,
+    output_root: Annotated[
+        str, _option(_OUTPUT, "Where the features are.", metavar="DIR", default="./preextracted_features")
+    ] = "./preextracted_features",
+    n_frms: Annotated[int, _option(_SAMPLING, "As in extract.", metavar="N", default=8, min=1)] = 8,
+    visual_encoder: Annotated[
+        str, _option(_ENCODER, "As in extract.", metavar="NAME", default="CLIP_VIT_LARGE")
+    ] = "CLIP_VIT_LARGE",
+    training: Annotated[bool, _option(_OUTPUT, "Sections for training, too.", "--training")] = False,
+) -> int:
+    """Print the lines that make AffectGPT load these features, to be put into its configuration."""
+    from gpupeak.consumer import emit
+    from gpupeak.display import Output
+
+    names = _dataset_names(datasets or ())
+    text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training)
+    Output().out(text, end="")
+    return 0
+
+
+_NOT_FOR_PACKING = tuple(
+    name
+    for name in signature(_settings).parameters
+    if name not in ("datasets", "more_datasets", "output_root", "visual_encoder", "stream", "sampling", "n_frms")
+)
+
+
+@_command(*_NOT_FOR_PACKING)
+def pack(config: "ExtractConfig", as_json: _Json = False) -> int:
+    """Pack each dataset's .npy files into one file beside them, for training loops: gpupeak.FeatureStore maps it.
+
+    DATASETS are directories of the output root; none for all that are there. The .npy files stay.
+    """
+    from gpupeak.features import pack as pack_features
+
+    def work(directory: Path, n: int) -> tuple[str, int]:
+        file, count = pack_features(directory, n)
+        return f"{count} samples packed into {file}", count
+
+    return _pack_or_unpack(config, as_json, work)
+
+
+@_command(*_NOT_FOR_PACKING)
+def unpack(config: "ExtractConfig", as_json: _Json = False) -> int:
+    """Write what pack packed as .npy files again, those that are not there.
+
+    DATASETS are directories of the output root; none for all that are there.
+    """
+    from gpupeak.features import unpack as unpack_features
+
+    def work(directory: Path, n: int) -> tuple[str, int]:
+        written, count = unpack_features(directory, n)
+        return f"{written} of {count} samples written to {directory}", written
+
+    return _pack_or_unpack(config, as_json, work)
+
+
+def _pack_or_unpack(config: "ExtractConfig", as_json: bool, work: Callable[[Path, int], tuple[str, int]]) -> int:
+    from gpupeak.display import Output, clean
+    from gpupeak.features import FeatureStore
+
+    n = config.n_frms or 8
+    store = FeatureStore(config.output_root, config.encoder, config.sampling or "emotion_peak", n, config.stream)
+    counts: dict[str, int] = {}
+    names = config.datasets or tuple(store)
+    if not names:
+        raise ConfigError(f"{store.root}: no dataset with features at {store.directory('*').relative_to(store.root)}")
+    for name in names:
+        told, counts[name] = work(store.directory(name), n)
+        if not as_json:
+            Output().say(clean(f"{name}: {told}"))
+    if as_json:
+        _print_json({"exit_code": 0, "error": None, "datasets": counts})
     return 0
 
 
@@ -423,6 +752,18 @@ def _complain(error: BaseException) -> int:
         line = " ".join(part.strip() for part in message.splitlines())
         Output(stderr=True).say(f"error: {clean(line)}", "red")
     return code
+
+
+@contextlib.contextmanager
+def _errors_in_json(wanted: bool) -> Iterator[None]:
+    """With `--json`, standard output says in JSON, too, what a command ends with."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if wanted:
+            code, message = _verdict(error)
+            _print_json({"exit_code": code, "error": message})
+        raise
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -29,9 +29,25 @@ from gpupeak.report import RunReport, Tally
 from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
 
 if TYPE_CHECKING:
+    from gpupeak.consumer import Check, Judgement, Setting
+    from gpupeak.doctor import Finding
+    from gpupeak.overview import Overview
     from gpupeak.survey import Examination, Survey
+    from gpupeak.verify import Comparison, Verification
 
-__all__ = ["Display", "Output", "clean", "print_examination", "print_report", "print_survey", "print_warnings"]
+__all__ = [
+    "Display",
+    "Output",
+    "clean",
+    "print_check",
+    "print_examination",
+    "print_findings",
+    "print_overview",
+    "print_report",
+    "print_survey",
+    "print_verifications",
+    "print_warnings",
+]
 
 STOPPING = "stopping after what is in hand; press Ctrl-C again to stop at once"
 _SECONDS_A_LINE = 10.0
@@ -264,6 +280,122 @@ def print_examination(console: Output, found: Examination) -> None:
             console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)
 
 
+def print_verifications(console: Output, found: Sequence[Verification], *, table: bool = True) -> None:
+    """What is right and wrong with features: a table, unless it is not wanted, what is wrong by name, a verdict."""
+    if table:
+        kinds = ["missing", "broken", *(k for k in found[0].counts if any(each.counts[k] for each in found))]
+        kinds = list(dict.fromkeys(kinds))
+        _print_table(console, _verification_table(found, kinds), (_verification_line(each, kinds) for each in found))
+    for each in found:
+        name = clean(each.dataset)
+        for problem in each.problems:
+            console.say(f"{name}: {clean(problem)}", "red")
+        for kind, count in each.counts.items():
+            if count:
+                console.say(f"{name}, {kind}: {count}", "red")
+            faults = [fault for fault in each.faults if fault.kind == kind]
+            for fault in faults[:_NAMES]:
+                console.say(f"  {clean(f'{fault.sample}: {fault.reason}')}")
+            if len(faults) > _NAMES:
+                console.say(f"  ... and {len(faults) - _NAMES} more: --json names them all")
+        for warning in each.warnings:
+            console.say(f"warning: {clean(warning)}", "yellow")
+        if table:
+            _print_remarks(console, each)
+    wrong, mendable = (
+        sum(len({fault.sample for fault in each.faults}) for each in found),
+        sum(len(each.mendable) for each in found),
+    )
+    if all(each.ok for each in found):
+        console.say("all is well", "green")
+    else:
+        advice = f"; --fix extracts {mendable} of them again" if mendable else ""
+        console.say(f"not all is well: {wrong} samples are not right{advice}", "red")
+
+
+def _print_remarks(console: Output, found: Verification) -> None:
+    """What is no fault: the same videos, what killed runs left behind; and how comparisons came out."""
+    name = clean(found.dataset)
+    if found.duplicates:
+        told = [" = ".join(map(clean, alike[:_NAMES])) for alike in found.duplicates[:_NAMES]]
+        console.say(f"{name}: the same video, so the same features: {', '.join(told)}")
+    if found.temporaries:
+        names = _first(found.temporaries, len(found.temporaries))
+        console.say(f"{name}: left behind by killed runs, harmless, removed by the next one: {names}")
+    for comparison, what in ((found.deep, "extracted again: on"), (found.against, "compared: with")):
+        if comparison is not None:
+            console.say(f"{name}, {what} {_comparison(comparison)}")
+            for difference in comparison.worst:
+                console.say(f"  {clean(f'{difference.sample}: {difference}')}")
+
+
+def print_overview(console: Output, found: Sequence[Overview], page: str | None) -> None:
+    """What is odd about the datasets of a report, a line each; then, if `page` names it, what the page tells."""
+    for each in found:
+        for remark in each.remarks:
+            console.say(f"{clean(each.dataset)}: {clean(remark)}", "yellow")
+    if page is None:
+        return
+    samples, sheets = sum(len(each.rows) for each in found), sum(len(each.sheets) for each in found)
+    datasets = f"{len(found)} dataset{'s' * (len(found) != 1)}"
+    console.say(clean(f"{page}, {samples} samples of {datasets}, {sheets} contact sheets"))
+
+
+def print_findings(console: Output, findings: Sequence[Finding]) -> None:
+    """What a machine has and lacks, a line each, advice below it; the last line says whether the job can run."""
+    styles = {"ok": "green", "note": "yellow", "missing": "red"}
+    for finding in findings:
+        name, state = Text(f"{finding.name:<13}", "bold"), Text(f"{finding.state:<8}", styles[finding.state])
+        console.print(Text.assemble(name, state, clean(finding.found)), soft_wrap=True)
+        if finding.advice is not None:
+            console.say(f"{'':21}-> {clean(finding.advice)}", "bold")
+    missing = [finding.name for finding in findings if finding.state == "missing"]
+    if missing:
+        console.say(f"the job cannot run: {', '.join(missing)}", "red")
+    else:
+        console.say("the job can run", "green")
+
+
+def print_check(console: Output, found: Check) -> None:
+    """What AffectGPT reads of its configuration, what it would load by it and what it would do instead; a verdict."""
+    groups: dict[tuple[str, tuple[Setting, ...]], list[Judgement]] = {}
+    for judgement in found.judgements:
+        groups.setdefault((judgement.use, judgement.settings), []).append(judgement)
+    for (use, settings), judgements in groups.items():
+        console.say(use, "bold")
+        wide = max((len(str(setting.value)) for setting in settings), default=0)
+        for setting in settings:
+            console.say(clean(f"  {setting.key:<18} {setting.value!s:<{wide}}  {setting.origin}"))
+        for judgement in judgements:
+            console.say(_loads(judgement), "" if judgement.loads else "red")
+        because: dict[str, list[str]] = {}
+        for judgement in judgements:
+            for problem in judgement.problems:
+                because.setdefault(problem, []).append(judgement.dataset)
+        for problem, names in because.items():
+            whose = "" if len(names) == len(judgements) else f"{', '.join(names)}: "
+            console.say(clean(f"  {whose}{problem}"))
+        for instead in dict.fromkeys(judgement.instead for judgement in judgements if not judgement.loads):
+            console.say(clean(f"  instead, AffectGPT {instead}"))
+        for judgement in judgements:
+            for warning in judgement.warnings:
+                console.say(clean(f"warning: {judgement.dataset}: {warning}"), "yellow")
+    for text in found.no_effect:
+        console.say(clean(f"no effect: {text}"), "yellow")
+    for text in found.warnings:
+        console.say(clean(f"warning: {text}"), "yellow")
+    if found.exit_code:
+        console.say("inference with this configuration does not load these features", "red")
+    else:
+        console.say("inference with this configuration loads these features", "green")
+
+
+def _loads(judgement: Judgement) -> str:
+    files = f"{judgement.files}" if judgement.expected is None else f"{judgement.files}/{judgement.expected}"
+    where = f", {files} files in {judgement.directory}" if judgement.directory is not None else ""
+    return clean(f"  {judgement.dataset}: {'loaded' if judgement.loads else 'not loaded'}{where}")
+
+
 def _report_table(tallies: Sequence[Tally]) -> Table:
     cut_short = any(tally.not_reached for tally in tallies)
     unfinished = ["not reached"] * cut_short
@@ -299,6 +431,26 @@ def _survey_table(surveys: Sequence[Survey]) -> Table:
             decimal(survey.bytes_to_write),
         )
     return table
+
+
+def _verification_table(found: Sequence[Verification], kinds: Sequence[str]) -> Table:
+    table = _table("listed/ expected", "whole", *kinds)
+    for each in found:
+        counts = (Text(str(each.counts[kind]), "red" if each.counts[kind] else "") for kind in kinds)
+        table.add_row(Text(clean(each.dataset)), _listed(each), str(each.whole), *counts)
+    return table
+
+
+def _verification_line(found: Verification, kinds: Sequence[str]) -> str:
+    counts = ", ".join(f"{found.counts[kind]} {kind}" for kind in kinds)
+    return f"{clean(found.dataset)}: {_listed(found)} samples, {found.whole} whole, {counts}"
+
+
+def _comparison(found: Comparison) -> str:
+    text = clean(f"{found.where}: {found.compared} samples, {found.differing} differ")
+    if found.median is None:
+        return text
+    return f"{text}; cosine of the worst frame, less the mean: {found.median:.6f} in the middle; the farthest:"
 
 
 def _table(*headers: str) -> Table:
@@ -378,7 +530,7 @@ def _total_survey(surveys: Sequence[Survey]) -> Survey:
     )
 
 
-def _listed(survey: Survey) -> str:
+def _listed(survey: Survey | Verification) -> str:
     return f"{survey.listed}" if survey.expected is None else f"{survey.listed}/{survey.expected}"
 
 

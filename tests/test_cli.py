@@ -33,7 +33,7 @@ Run: TypeAlias = Callable[[ExtractConfig, Observer, threading.Event], RunReport]
 
 ALL_OPTIONS = [
     *["--dataset-root", "root", "--mer-factory-output", "aus", "--output-root", "out", "--samples", "list.txt"],
-    *["--visual-encoder", "open_clip:ViT-B-32", "--weights", "random:7", "--n-frms", "4", "--sampling", "headtail"],
+    *["--visual-encoder", "open_clip:ViT-B-32", "--weights", "random:7", "--n-frms", "4"],
     *["--fallback", "middle", "--peak-source", "openface", "--seed", "3", "--device", "cuda:1", "--batch-size", "2"],
     *[
         "--decoder",
@@ -49,7 +49,7 @@ ALL_OPTIONS = [
         "all",
         "--fsync",
     ],
-    *["--config", "own.toml"],
+    *["--config", "own.toml", "--stream", "face", "--sampling", "uniform"],
 ]
 ALL_SETTINGS = ExtractConfig(
     dataset_root=Path("root"),
@@ -59,7 +59,8 @@ ALL_SETTINGS = ExtractConfig(
     encoder="open_clip:ViT-B-32",
     weights="random:7",
     n_frms=4,
-    sampling="headtail",
+    stream="face",
+    sampling="uniform",
     fallback="middle",
     peak_source="openface",
     seed=3,
@@ -193,7 +194,8 @@ def test_plan_takes_the_same_options_as_extract(capsys: pytest.CaptureFixture[st
         return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
     assert options("plan") == options("extract")
-    assert options("inspect") < options("extract")
+    assert options("inspect") - {"--show"} < options("extract")
+    assert options("report") > options("extract") - {"--overwrite"}
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

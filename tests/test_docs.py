@@ -1,22 +1,26 @@
-"""The documents keep what they promise: their commands parse, their tables are true, their translation is in step."""
+"""The documents keep what they promise: commands print what is shown, tables are true, translations in step."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import inspect
+import itertools
 import os
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
 from gpupeak import cli, datasets
 from gpupeak.config import ExtractConfig
+from gpupeak.features import FeatureStore
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,22 +30,40 @@ else:
 REPOSITORY = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 EVERY_README = pytest.mark.parametrize("name", READMES)
-COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
+EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
+AFFECTGPTS_OPTIONS = {"--cfg-path", "--outside_face_or_frame"}
+
+
+def _commands(group: Any, path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        found |= _commands(command, f"{path}{name} ") if hasattr(command, "commands") else {f"{path}{name}": command}
+    return found
+
+
+COMMANDS = _commands(typer.main.get_command(cli.app))
 
 
 def text(name: str) -> str:
     return (REPOSITORY / name).read_text(encoding="utf-8")
 
 
-def blocks(document: str, language: str = "[a-z]+") -> list[str]:
+def raw_blocks(document: str) -> list[tuple[str, str]]:
+    """The code blocks, each with its language; those of a list without their indentation."""
+    found = re.findall(r"^( *)```([a-z]+)\n(.*?)^\1```$", document, re.DOTALL | re.MULTILINE)
+    return [(language, textwrap.dedent(text)) for _, language, text in found]
+
+
+def blocks(document: str, language: str = "") -> list[str]:
     """The code blocks of a language, comments taken off and continued lines joined."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    found = [text for kind, text in raw_blocks(document) if language in ("", kind)]
     return [re.sub(r" *#.*$", "", block, flags=re.MULTILINE).replace("\\\n", " ") for block in found]
 
 
 def spans(document: str) -> list[str]:
     """What stands between single backticks, code blocks left out."""
-    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", document, flags=re.DOTALL | re.MULTILINE))
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```$", "", document, flags=re.DOTALL | re.MULTILINE))
 
 
 def commands(document: str) -> list[list[str]]:
@@ -50,22 +72,32 @@ def commands(document: str) -> list[list[str]]:
     return [words[1:] for line in lines if (words := shlex.split(line))[:1] == ["gpupeak"]]
 
 
-@EVERY_README
+def options(document: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", document)) - {"--help"}
+
+
+@EVERY_DOCUMENT
 def test_every_command_parses(name: str) -> None:
     shown = commands(text(name))
-    assert {words[0] for words in shown} >= {"extract", "plan", "inspect"}
+    if name in READMES:
+        assert {words[0] for words in shown} >= {"extract", "plan", "inspect"}
     for words in shown:
-        command, *arguments = cli._spread_datasets([word for word in words if word not in ("--help", "...")])
-        COMMANDS[command].make_context(command, arguments)
+        depth = 1 if words[0] in COMMANDS else 2
+        arguments = cli._spread_datasets([word for word in words if word not in ("--help", "...")])[depth:]
+        if arguments or shlex.join(["gpupeak", *words]) not in spans(text(name)):  # not where it is only named
+            COMMANDS[" ".join(words[:depth])].make_context(words[depth - 1], arguments)
+
+
+@EVERY_DOCUMENT
+def test_every_option_exists(name: str) -> None:
+    there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    assert options(text(name)) - there - AFFECTGPTS_OPTIONS == set()
 
 
 @EVERY_README
-def test_every_option_exists_and_every_option_of_extract_is_told(name: str) -> None:
-    there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
-    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text(name))) - {"--help"}
-    assert shown - there == set()
+def test_every_option_of_extract_is_told(name: str) -> None:
     told = {option for parameter in COMMANDS["extract"].params for option in parameter.opts if option[:2] == "--"}
-    assert told - shown <= {"--limit", "--workers", "--batch-size", "--time-limit", "--fsync", "--help"}
+    assert told - options(text(name)) <= {"--limit", "--workers", "--batch-size", "--time-limit", "--fsync", "--help"}
 
 
 @EVERY_README
@@ -76,10 +108,17 @@ def test_every_make_target_exists(name: str) -> None:
     assert {"demo", "setup", "test", "check", "bench"} <= shown <= targets
 
 
-@EVERY_README
+@EVERY_DOCUMENT
 def test_every_link_leads_somewhere(name: str) -> None:
-    links = re.findall(r"\]\(([^)]+)\)", text(name))
-    assert [link for link in links if "://" not in link and not (REPOSITORY / link).exists()] == []
+    for link in re.findall(r"\]\(([^)]+)\)", text(name)):
+        file, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (REPOSITORY / name).parent / file if file else REPOSITORY / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], link
 
 
 @EVERY_README
@@ -123,7 +162,7 @@ def test_the_configuration_file_is_one(name: str, tmp_path: Path) -> None:
 
 @EVERY_README
 def test_the_python_shown_calls_what_there_is(name: str) -> None:
-    (block,) = blocks(text(name), "python")
+    block = "\n".join(blocks(text(name), "python"))
     names: dict[str, Any] = {}
     for node in ast.parse(block).body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -133,6 +172,8 @@ def test_the_python_shown_calls_what_there_is(name: str) -> None:
         for call in (inner for inner in ast.walk(node) if isinstance(inner, ast.Call)):
             function = eval(ast.unparse(call.func), names)
             inspect.signature(function).bind(*call.args, **{str(k.arg): k.value for k in call.keywords})
+            if function is FeatureStore:
+                exec(ast.unparse(node), names)  # what is made of constants alone is asked for its methods further on
     assert names["emotion_peak"](peak=61, before=61, after=38, total=100) == [0, 31, 59, 60, 61, 62, 63, 68]
 
 
@@ -147,12 +188,37 @@ def test_the_map_names_modules_that_are_there(name: str) -> None:
         assert (REPOSITORY / "gpupeak" / span).exists() or (REPOSITORY / f"gpupeak/{span}.py").exists(), span
 
 
-def test_the_translation_is_in_step() -> None:
-    english, chinese = map(text, READMES)
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if ".zh-CN" not in name])
+def test_the_translation_is_in_step(name: str) -> None:
+    english, chinese = text(name), text(name.replace(".md", ".zh-CN.md"))
     assert blocks(english) == blocks(chinese)
-    for pattern in (r"^#+ ", r"^\|", r"^- ", r"^```[a-z]+"):
+    for pattern in (r"^#+ ", r"^\|", r"^- ", r"^\d+\. ", r"^ *```[a-z]+"):
         assert re.findall(pattern, english, re.MULTILINE) == re.findall(pattern, chinese, re.MULTILINE), pattern
     assert set(spans(english)) == set(spans(chinese))
+
+
+def test_what_is_shown_of_a_configuration_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for dataset, count in (("mer2023", 411), ("sims", 200)):
+        directory = tmp_path / "preextracted_features" / dataset / "frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+        directory.mkdir(parents=True)
+        for number in range(count):
+            np.save(directory / f"sample_{number}.npy", np.zeros((8, 768), np.float32))
+    shown = raw_blocks(text("docs/affectgpt.md"))
+    for language, block in shown:
+        if language == "yaml":
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    printed = 0
+    for (kind, command), (language, output) in itertools.pairwise(shown):
+        if (kind, language) == ("bash", "text"):
+            (words,) = commands(f"```bash\n{command}```")
+            cli.main(words)
+            assert capfd.readouterr().out.replace(str(tmp_path), "/data/AffectGPT/AffectGPT") == output, command
+            printed += 1
+    assert printed >= 10
 
 
 def test_the_changelog_tells_of_this_version() -> None:

@@ -16,8 +16,8 @@ import pytest
 from gpupeak import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = ("gpupeak", "kernels", "tests", "bench", ".ci")
-_SHIPPED = (".py", ".toml", ".typed", ".cu", ".cuh")
+SOURCES = ("gpupeak", "kernels", "tests", "bench", "docs", ".ci")
+_SHIPPED = (".py", ".toml", ".typed", ".cu", ".cuh", ".css", ".jinja", ".js")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -84,7 +84,9 @@ def test_the_source_archive_can_be_tested(built: Path) -> None:
     assert package_files() <= members.keys()
     assert all(not member.issym() and not member.islnk() for member in members.values())
     tests = {f"tests/{path.name}" for path in (REPOSITORY / "tests").glob("*.py")}
-    assert {"Makefile", "constraints.txt", "pyproject.toml", "README.md", "README.zh-CN.md", *tests} <= members.keys()
+    documents = {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")}
+    assert {"Makefile", "constraints.txt", "pyproject.toml", "README.md", "README.zh-CN.md"} <= members.keys()
+    assert tests | documents <= members.keys()
 
 
 def test_the_installed_wheel_is_whole(installed: Path) -> None:

@@ -1,0 +1,117 @@
+"""Rows against rows: what is the same, what only looks so because features are nearly parallel, what has moved."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpupeak.compare import Tolerance, compare
+
+STRICT = Tolerance(0.9999, 5e-3)
+NOWHERE = np.zeros(64)
+
+
+def rows(n: int = 8, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, 64)).astype(np.float32)
+
+
+def test_the_same_rows_are_the_same() -> None:
+    found = compare("a", rows(), rows(), rows(seed=1).mean(0))
+    assert (found.relative_l2, found.centred_relative_l2, found.moved) == (0, 0, None)
+    assert found.cosine == found.centred_cosine == 1
+    assert found.within(STRICT)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_measures_are_those_of_the_worst_row(n: int) -> None:
+    wanted, mean = rows(n), rows(seed=1).mean(0).astype(np.float64)
+    given = wanted.copy()
+    given[n // 2] += 0.3 * rows(1, seed=2)[0]
+    found = compare("a", given, wanted, mean)
+    a, b = given[n // 2].astype(float), wanted[n // 2].astype(float)
+    assert found.row == n // 2
+    for vector, cosine, distance in (
+        (NOWHERE, found.cosine, found.relative_l2),
+        (mean, found.centred_cosine, found.centred_relative_l2),
+    ):
+        x, y = a - vector, b - vector
+        assert cosine == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+        assert distance == pytest.approx(np.linalg.norm(x - y) / np.linalg.norm(y))
+    assert not found.within(STRICT)
+    assert found.within(Tolerance(0.9, 0.5))
+    assert f"row {n // 2}: cosine 0.9" in str(found)
+
+
+def test_less_the_mean_tells_apart_what_is_nearly_parallel() -> None:
+    common = 1000 * rows(1, seed=3)[0]
+    wanted, others = rows() + common, rows(seed=5) + common
+    found = compare("a", others, wanted, common.astype(np.float64))
+    assert found.cosine > 0.9999
+    assert found.relative_l2 < 5e-3
+    assert found.centred_cosine < 0.5
+    assert not found.within(STRICT)
+
+
+def test_only_less_the_mean_counts_where_the_tolerance_says_so() -> None:
+    scaled = compare("a", 1.01 * rows(), rows(), NOWHERE)
+    assert scaled.within(Tolerance(0.9999))
+    assert not scaled.within(Tolerance(0.9999, 5e-3))
+    far = -100 * np.ones(64)
+    plain = compare("a", rows(seed=1), rows(), far)
+    assert plain.centred_cosine > 0.99 > plain.cosine
+    assert plain.within(Tolerance(0.99, plain=False))
+    assert not plain.within(Tolerance(0.99))
+
+
+def test_normalised_features_are_not_the_same() -> None:
+    wanted = rows() + 5
+    normalised = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    found = compare("a", normalised, wanted, wanted.mean(0).astype(np.float64))
+    assert found.cosine > 0.99999
+    assert not found.within(Tolerance(0.9, plain=False))
+
+
+@pytest.mark.parametrize("by", [-1, 1, 3])
+def test_rows_in_another_order_are_found_however_near_they_are(by: int) -> None:
+    near = rows(1).repeat(8, axis=0) + 0.01 * rows(seed=1)
+    rounded = np.roll(near, by, axis=0) + 0.001 * rows(seed=2)
+    found = compare("a", rounded, near, NOWHERE)
+    assert found.within(Tolerance(0.99, 0.1)) is False
+    assert found.moved == (0, -by % 8)
+    assert f"row 0 is the other's row {-by % 8}" in str(found)
+
+
+def test_frames_that_are_alike_have_not_moved() -> None:
+    alike = rows(1).repeat(8, axis=0)
+    noisy = (alike + 1e-6 * rows(seed=1)).astype(np.float32)
+    assert compare("a", noisy, alike, NOWHERE).moved is None
+    half = (alike + 1e-2 * rows(seed=1)).astype(np.float32)
+    assert compare("a", half, alike, NOWHERE).moved is None
+
+
+def test_a_row_on_the_mean_is_judged_as_it_is() -> None:
+    still = rows(1).repeat(8, axis=0)
+    rounded = still * np.float32(1 + 1e-6)
+    mean = still[0].astype(np.float64)
+    assert compare("a", rounded, still, mean).within(STRICT)
+    assert not compare("a", rows(), still, mean).within(STRICT)
+
+
+def test_zeros_are_like_zeros_and_nothing_else() -> None:
+    zeros = np.zeros((8, 64), np.float32)
+    assert compare("a", zeros, zeros, NOWHERE).within(STRICT)
+    for found in (compare("a", rows(), zeros, NOWHERE), compare("a", zeros, rows(), NOWHERE)):
+        assert found.cosine == 0
+        assert not found.within(STRICT)
+        json.dumps(asdict(found), allow_nan=False)
+
+
+def test_the_largest_numbers_overflow_nothing() -> None:
+    large = np.full((2, 64), 3e38, np.float32)
+    large[0, 0] = -3e38
+    assert compare("a", large, large, NOWHERE).within(STRICT)
+    json.dumps(asdict(compare("a", large, -large, NOWHERE)), allow_nan=False)

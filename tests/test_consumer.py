@@ -1,0 +1,632 @@
+"""Does `config check` say what AffectGPT would do? Held against a small AffectGPT, and over its users' mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpupeak import consumer, consumer_yaml, datasets
+from gpupeak.cli import main
+from gpupeak.consumer import Check, check, consumer_directory, emit
+from gpupeak.consumer_yaml import read_document
+from gpupeak.errors import ConfigError
+from gpupeak.store import feature_directory
+
+SAMPLES = ("sample_1", "sample_2")
+HERE = "preextracted_features/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+WHOLE: dict[str, Any] = {
+    "run": {"task": "video_text_pretrain"},
+    "model": {"vis_processor": {"train": {"n_frms": 8}}},
+    "datasets": {"mercaptionplus": {"face_or_frame": "multiface_audio_face_frame_text"}},
+    "inference": {"frame_sampling": "emotion_peak"},
+}
+
+
+# A small AffectGPT: what its inference and its training do, in its own words
+
+
+def affectgpt_directory(root: str | None, name: str, encoder: Any, sampling: Any, n: Any) -> str | None:
+    lower = {"IEMOCAPFour": "iemocap"}.get(name, name.lower())
+    if not root:
+        return None
+    normal = os.path.normpath(root)
+    home = Path(normal) if Path(normal).name == lower else Path(root) / lower
+    return f"{home}/frame_{encoder}_{sampling}_{n}frms"
+
+
+def affectgpt_inference(config: Mapping[str, Any], name: str, run_dir: Path, outside: str | None = None) -> bool:
+    """Whether inference loads the file of `SAMPLES[0]`."""
+    inference = config["inference"]
+    n_default = config["model"]["vis_processor"]["train"]["n_frms"]
+    sampling = inference.get("frame_sampling", "uniform")
+    directory = affectgpt_directory(
+        inference.get("preextracted_root", "./preextracted_features"),
+        name,
+        inference.get("visual_encoder", "CLIP_VIT_LARGE"),
+        sampling,
+        inference.get("frame_n_frms", n_default),
+    )
+    if outside is None:
+        outside = config["datasets"]["mercaptionplus"]["face_or_frame"]
+    needed = "frame" in outside and sampling == "emotion_peak" and directory is not None
+    return needed and (run_dir / str(directory) / f"{SAMPLES[0]}.npy").exists()
+
+
+def affectgpt_training(config: Mapping[str, Any], section: str, run_dir: Path) -> bool:
+    dataset = config["datasets"][section]
+    directory = affectgpt_directory(
+        dataset.get("preextracted_root"),
+        section,
+        dataset.get("visual_encoder", "CLIP_VIT_LARGE"),
+        dataset.get("frame_sampling", "uniform"),
+        dataset.get("frame_n_frms", config["model"]["vis_processor"]["train"]["n_frms"]),
+    )
+    needed = bool(dataset.get("use_preextracted_frame", False)) and "frame" in dataset["face_or_frame"]
+    return needed and directory is not None and (run_dir / directory / f"{SAMPLES[0]}.npy").exists()
+
+
+# Features, files and commands
+
+
+def write_features(directory: Path, names: Sequence[str] = SAMPLES, shape: tuple[int, int] = (8, 768)) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        np.save(directory / f"{name}.npy", np.zeros(shape, np.float32))
+
+
+def merged(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`WHOLE` with dotted keys set, or taken out where the value is `...`."""
+    config: dict[str, Any] = json.loads(json.dumps(WHOLE))
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        at = config
+        for section in sections:
+            at = at.setdefault(section, {})
+        at.pop(key, None)
+        if value is not ...:
+            at[key] = value
+    return config
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory to run AffectGPT in, with the features of two samples of mer2023."""
+    write_features(tmp_path / HERE)
+    return tmp_path
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read files here and not in a process of their own: for tests of what is made of them."""
+    monkeypatch.setattr(consumer, "read_document", read_here)
+
+
+def read_here(file: Path, options: Sequence[str] = ()) -> consumer_yaml.Document:
+    return consumer_yaml._document(file.read_text(), options)
+
+
+def judge(tree: Path, config: Mapping[str, Any], names: Sequence[str] = ("mer2023",), **given: Any) -> Check:
+    file = tree / "affectgpt.yaml"
+    file.write_text(yaml.safe_dump(dict(config)))
+    return check(file, names, run_dir=tree, **given)
+
+
+def told(found: Check) -> str:
+    parts = [text for judgement in found.judgements for text in (*judgement.problems, *judgement.warnings)]
+    return "\n".join([*parts, *found.no_effect, *found.warnings])
+
+
+# Inference
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("changes", "loads", "says"),
+    [
+        ({}, True, ""),
+        ({"inference.frame_n_frms": 8, "inference.visual_encoder": "CLIP_VIT_LARGE"}, True, ""),
+        ({"inference.frame_n_frms": "8"}, True, ""),
+        ({"inference.preextracted_root": "preextracted_features"}, True, ""),
+        ({"inference.preextracted_root": "./preextracted_features/"}, True, ""),
+        ({"inference.preextracted_root": "./preextracted_features/mer2023"}, True, ""),
+        ({"inference.preextracted_root": "preextracted_features/meld/../mer2023/"}, True, ""),
+        ({"inference.frame_sampling": ...}, False, "frame_sampling is not set and 'uniform' by default"),
+        ({"inference.frame_sampling": "uniform"}, False, "inference.frame_sampling is 'uniform'"),
+        ({"inference.frame_sampling": "headtail"}, False, "only emotion_peak loads files"),
+        ({"inference.frame_sampling": "Emotion_Peak"}, False, "only emotion_peak loads files"),
+        ({"inference.frame_sampling": None}, False, "inference.frame_sampling is None"),
+        ({"inference.frame_n_frms": 16}, False, "there is frame_CLIP_VIT_LARGE_emotion_peak_8frms"),
+        ({"inference.frame_n_frms": 8.0}, False, "no frame_CLIP_VIT_LARGE_emotion_peak_8.0frms"),
+        ({"model.vis_processor.train.n_frms": 4}, False, "no frame_CLIP_VIT_LARGE_emotion_peak_4frms"),
+        ({"model.vis_processor.train.n_frms": 4, "inference.frame_n_frms": 8}, True, ""),
+        ({"model.vis_processor.train.n_frms": ...}, False, "frame_n_frms is not set, nor is its default"),
+        ({"inference.visual_encoder": "SigLIP"}, False, "no frame_SigLIP_emotion_peak_8frms"),
+        ({"inference.preextracted_root": "./features"}, False, "and there is no such directory"),
+        ({"inference.preextracted_root": "~/preextracted_features"}, False, "neither ~ nor $"),
+        ({"inference.preextracted_root": "preextracted_features/meld"}, False, "and there is no such directory"),
+        ({"inference.preextracted_root": ""}, False, "no file is looked for"),
+        ({"inference.preextracted_root": None}, False, "no file is looked for"),
+        ({"inference.preextracted_root": "./preextracted_features/mer2023/.."}, True, ""),
+        ({"inference.preextracted_root": "a\0b"}, False, "and there is no such directory"),
+        ({"datasets.mercaptionplus.face_or_frame": "multiface_audio_face_text"}, False, "without frame in it"),
+        ({"datasets.ovmerd.face_or_frame": "face"}, False, "AffectGPT takes only one"),
+        ({"datasets.mercaptionplus": ..., "datasets.ovmerd.face_or_frame": "frame"}, True, ""),
+        ({"datasets.mercaptionplus": ...}, True, "has to be given --outside_face_or_frame"),
+        ({"inference.face_or_frame": "face"}, True, "inference.face_or_frame: not read"),
+        ({"inference.use_preextracted_features": False}, True, "consults it nowhere"),
+        ({"inference.use_preextracted_frame": False}, True, "inference.use_preextracted_frame: not read there"),
+        ({"inference.frame_sampling": "uniform", "inference.use_preextracted_features": True}, False, "nowhere"),
+        ({"inference": {}}, False, "frame_sampling is not set"),
+        ({"model": ...}, False, "no section model"),
+        ({"model": ..., "inference.frame_n_frms": 8}, True, "no section model"),
+    ],
+)
+def test_inference_loads_what_it_would(tree: Path, changes: dict[str, Any], loads: bool, says: str) -> None:
+    found = judge(tree, merged(changes))
+    assert found.exit_code == (0 if loads else 1), told(found)
+    assert says in told(found)
+    assert bool(found.judgements[0].problems) is not loads
+
+
+VALUES: dict[str, list[Any]] = {
+    "inference.frame_sampling": [..., "emotion_peak", "emotion_peak", "uniform", "headtail"],
+    "inference.frame_n_frms": [..., 8, 16, "8"],
+    "inference.visual_encoder": [..., "CLIP_VIT_LARGE", "SigLIP"],
+    "inference.preextracted_root": [
+        *(..., "./preextracted_features", "preextracted_features/", "preextracted_features/mer2023/."),
+        *("./preextracted_features/meld", "elsewhere/iemocap", "elsewhere", "", None, "{here}/preextracted_features"),
+    ],
+    "inference.use_preextracted_features": [..., True, False],
+    "inference.use_preextracted_frame": [..., True, False],
+    "model.vis_processor.train.n_frms": [8, 16],
+    "datasets.mercaptionplus.face_or_frame": ["multiface_audio_face_frame_text", "frame", "face", "audio_text"],
+    "datasets.mercaptionplus.use_preextracted_frame": [..., True, False],
+    "datasets.mercaptionplus.frame_sampling": [..., "emotion_peak", "uniform"],
+    "datasets.mercaptionplus.preextracted_root": [
+        *(..., None, "./preextracted_features", "preextracted_features/mercaptionplus"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of several kinds, under two roots."""
+    home = tmp_path_factory.mktemp("run")
+    for dataset, kind, root in (
+        ("mer2023", "emotion_peak_8", "preextracted_features"),
+        ("mer2023", "uniform_8", "preextracted_features"),
+        ("meld", "emotion_peak_16", "preextracted_features"),
+        ("iemocap", "emotion_peak_8", "elsewhere"),
+        ("mercaptionplus", "uniform_8", "preextracted_features"),
+        ("mercaptionplus", "emotion_peak_16", "preextracted_features"),
+    ):
+        directory = home / root / dataset / f"frame_CLIP_VIT_LARGE_{kind}frms"
+        write_features(directory, shape=(int(kind.rpartition("_")[2]), 768))
+    return home
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    changes=st.fixed_dictionaries({key: st.sampled_from(values) for key, values in VALUES.items()}),
+    name=st.sampled_from(["MER2023", "MELD", "IEMOCAPFour"]),
+    outside=st.sampled_from([None, None, "frame", "face"]),
+)
+def test_the_answer_is_affectgpts(many: Path, changes: dict[str, Any], name: str, outside: str | None) -> None:
+    changes = {k: v.format(here=many) if isinstance(v, str) else v for k, v in changes.items()}
+    config = merged(changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consumer, "read_document", read_here)
+        found = judge(many, config, [name], face_or_frame=outside)
+        assert found.exit_code == (0 if affectgpt_inference(config, name, many, outside) else 1), told(found)
+        training = judge(many, config, ["mercaptionplus"], face_or_frame=outside).judgements
+        says_how = len(config["datasets"]["mercaptionplus"]) > 1
+        expected = [affectgpt_training(config, "mercaptionplus", many)] if says_how else []
+        assert [judgement.loads for judgement in training if judgement.use == "training"] == expected
+
+
+@given(
+    root=st.lists(st.sampled_from(["mer2023", "iemocap", "a", ".", "..", ""]), max_size=4).map("/".join),
+    name=st.sampled_from(["MER2023", "IEMOCAPFour", "SIMSv2"]),
+)
+def test_the_path_is_affectgpts(root: str, name: str) -> None:
+    parts = ("CLIP_VIT_LARGE", "emotion_peak", 8)
+    ours = consumer_directory(root, consumer._lower(name), *parts)
+    theirs = affectgpt_directory(root or ".", name, *parts)
+    assert os.path.normpath(ours) == os.path.normpath(theirs or "")
+    if ".." not in root:  # and it is where features are written
+        assert Path(ours) == feature_directory(Path(root), consumer._lower(name), *parts)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_every_class_name_of_affectgpt_is_known(tree: Path) -> None:
+    for name, entry in datasets._table(None)[1].items():
+        assert consumer._lower(str(entry.consumer)) == consumer._lower(name) == name
+    found = judge(tree, WHOLE, ["MER2023", "IEMOCAPFour"])
+    assert [(judgement.dataset, judgement.expected) for judgement in found.judgements] == [
+        ("mer2023", 411),
+        ("iemocap", 1241),
+    ]
+    assert found.exit_code == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_without_names_it_is_what_is_there_or_told(tree: Path) -> None:
+    def names(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [(judgement.use, judgement.dataset) for judgement in judge(tree, config, ()).judgements]
+
+    assert names(WHOLE) == [("inference", "mer2023")]
+    write_features(tree / HERE.replace("mer2023", "meld"))
+    assert names(WHOLE) == [("inference", "meld"), ("inference", "mer2023")]
+    at_meld = merged({"inference.preextracted_root": "preextracted_features/meld"})
+    assert names(at_meld) == [("inference", "meld")]
+    nowhere = merged({"inference.preextracted_root": "nowhere"})
+    assert names(nowhere) == [("inference", name) for name in datasets.default_datasets()]
+    guide = merged({"datasets.sims.use_preextracted_features": True})
+    assert names(guide) == [
+        ("inference", "meld"),
+        ("inference", "mer2023"),
+        ("inference", "sims"),
+        ("training", "sims"),
+    ]
+    training = merged(
+        {"datasets.mercaptionplus.use_preextracted_frame": True, "inference.preextracted_root": "nowhere"}
+    )
+    assert names(training)[-1] == ("training", "mercaptionplus")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_where_no_file_is_looked_for_none_is_missed(tree: Path) -> None:
+    (judgement,) = judge(tree, merged({"inference.frame_sampling": "uniform"})).judgements
+    assert judgement.problems == (
+        "inference.frame_sampling is 'uniform', and at inference only emotion_peak loads files",
+    )
+    assert judgement.instead == "decodes every video again, with uniform sampling"
+
+
+# The files
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_the_files_have_to_say(tree: Path) -> None:
+    directory = tree / HERE
+    assert "2 files, AffectGPT counts 411 samples" in told(judge(tree, WHOLE))
+    write_features(directory, [f"sample_{number}" for number in range(411)])
+    assert told(judge(tree, WHOLE)) == ""
+    assert judge(tree, WHOLE).judgements[0].files == 411
+
+    (directory / "sample_7.npy").write_bytes((directory / "sample_7.npy").read_bytes()[:-1])
+    write_features(directory, ["sample_9"], (4, 768))
+    found = judge(tree, WHOLE)
+    assert "2 files are not whole float32 [8, 768]: sample_7, sample_9" in told(found)
+    assert found.exit_code == 1
+    write_features(directory, ["sample_7", "sample_9"])
+
+    lines = [("sample_1", "saved"), ("a_failed", "failed"), ("sample_2", "failed"), ("sample_3", "kept")]
+    manifest = [json.dumps({"sample": sample, "outcome": outcome}) for sample, outcome in lines]
+    (directory / "manifest.jsonl").write_text("\n".join(manifest) + "\n")
+    found = judge(tree, WHOLE)
+    assert (found.exit_code, told(found)) == (
+        0,
+        "1 samples failed when they were extracted, and have no file: a_failed",
+    )
+    (directory / "sample_1.npy").unlink()
+    found = judge(tree, WHOLE)
+    assert "1 files of manifest.jsonl are no longer there: sample_1" in told(found)
+    assert found.exit_code == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_directory_without_files(tmp_path: Path) -> None:
+    (tmp_path / HERE).mkdir(parents=True)
+    found = judge(tmp_path, WHOLE)
+    assert (found.exit_code, "no .npy file in" in told(found)) == (1, True)
+
+
+# Training, and the guide's older form
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("changes", "loads", "says"),
+    [
+        ({"use_preextracted_frame": True}, True, ""),
+        ({"use_preextracted_frame": True, "preextracted_root": "./preextracted_features/mercaptionplus"}, True, ""),
+        ({"use_preextracted_frame": True, "frame_sampling": ...}, False, "no frame_CLIP_VIT_LARGE_uniform_8frms"),
+        ({"use_preextracted_frame": True, "preextracted_root": ...}, False, "not set and None by default"),
+        ({"use_preextracted_frame": True, "face_or_frame": "face"}, False, "without frame in it"),
+        ({"use_preextracted_frame": False}, False, "use_preextracted_frame is false"),
+        ({"use_preextracted_features": True}, False, "datasets.mercaptionplus.use_preextracted_frame is not set"),
+        ({"use_preextracted_features": True}, False, "datasets.mercaptionplus.use_preextracted_features: AffectGPT"),
+    ],
+)
+def test_training_loads_what_it_would(tmp_path: Path, changes: dict[str, Any], loads: bool, says: str) -> None:
+    write_features(tmp_path / HERE.replace("mer2023", "mercaptionplus"))
+    section = {
+        "face_or_frame": "frame",
+        "frame_sampling": "emotion_peak",
+        "preextracted_root": "./preextracted_features",
+        **changes,
+    }
+    section = {key: value for key, value in section.items() if value is not ...}
+    config = merged({"datasets.mercaptionplus": section, "inference": ...})
+    found = judge(tmp_path, config, ())
+    (judgement,) = found.judgements
+    assert (judgement.use, judgement.loads) == ("training", loads), told(found)
+    assert loads is affectgpt_training(config, "mercaptionplus", tmp_path)
+    assert says in told(found)
+    assert found.exit_code == 1, "inference is not switched on by a section for training"
+    assert "no section inference" in told(found)
+    if section.get("frame_sampling"):
+        assert "right under mer_factory_output, without the dataset's directory" in judgement.instead
+
+
+GUIDE = """
+datasets:
+  mer2023:
+    face_or_frame: 'frame'
+    frame_sampling: 'emotion_peak'
+    use_preextracted_features: True
+    preextracted_root: './preextracted_features/mer2023'
+    visual_encoder: 'CLIP_VIT_LARGE'
+    frame_n_frms: 8
+"""
+
+
+def test_the_guides_older_form_switches_nothing_on(tree: Path) -> None:
+    file = tree / "guide.yaml"
+    file.write_text(GUIDE)
+    for names in ([], ["mer2023"]):
+        found = check(file, names, run_dir=tree)
+        judgement = found.judgements[-1]
+        assert (found.exit_code, judgement.loads, judgement.files) == (1, False, 2)
+        assert os.path.normpath(str(judgement.directory)) == HERE
+        assert "use_preextracted_features: AffectGPT consults it nowhere" in told(found)
+        assert "no section inference" in told(found)
+    file.write_text(GUIDE + "inference: {frame_sampling: emotion_peak, frame_n_frms: 8}\n")
+    found = check(file, ["mer2023"], run_dir=tree)
+    assert found.exit_code == 0, "root and encoder are inference's own defaults"
+    assert "not read at inference" in told(found)
+
+
+# OmegaConf
+
+
+def test_interpolation_and_options(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tree / "affectgpt.yaml"
+    write_features(tree / "moved/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms")
+    file.write_text("""
+place: moved
+run: {}
+model: {vis_processor: {train: {n_frms: 8}}, sampling: uniform}
+datasets: {ovmerd: {face_or_frame: frame, root: moved}}
+inference:
+  name: mer2023
+  frame_sampling: ${model.sampling}
+  preextracted_root: ${datasets.ovmerd.root}/${.name}
+""")
+    assert check(file, ["mer2023"], run_dir=tree).exit_code == 1
+    peak = ("inference.frame_sampling=emotion_peak",)
+    found = check(file, ["mer2023"], options=peak, run_dir=tree)
+    assert (found.exit_code, found.judgements[0].directory) == (
+        0,
+        "moved/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms",
+    )
+    monkeypatch.setenv("GPUPEAK_TEST_ROOT", "moved")
+    for root, says in (("${oc.env:GPUPEAK_TEST_ROOT}", ""), ("${place}", "outside run, model, datasets and inference")):
+        found = check(file, ["mer2023"], options=(*peak, f"inference.preextracted_root={root}"), run_dir=tree)
+        assert (found.exit_code, says in told(found)) == (0, True)
+    assert check(file, ["mer2023"], options=(*peak, "inference.frame_n_frms=4"), run_dir=tree).exit_code == 1
+
+
+def test_options_change_only_sections_that_the_file_has(tree: Path) -> None:
+    file = tree / "affectgpt.yaml"
+    file.write_text(yaml.safe_dump(merged({"inference.frame_sampling": ...})))
+    useless = ("frame_sampling=emotion_peak", "datasets.ovmerd.face_or_frame=face", "infer.frame_sampling=emotion_peak")
+    found = check(file, ["mer2023"], options=useless, run_dir=tree)
+    assert found.exit_code == 1
+    assert [line.split(":")[0] for line in found.no_effect] == [f"--options {option}" for option in useless]
+    with pytest.raises(ConfigError, match=r"option is 'inference.frame_sampling', expected key=value"):
+        check(file, options=("inference.frame_sampling", "emotion_peak"))
+
+
+REFUSED = {
+    "text": ("hello", "not AffectGPT's configuration: .* found hello"),
+    "nothing": ("", "not AffectGPT's configuration: .* found nothing"),
+    "a list": ("- 1", "not AffectGPT's configuration: .* found a list"),
+    "no section of AffectGPT's": ("model: {}\nrun: {}", "expected a section inference or datasets, found model, run"),
+    "no YAML": ("inference: [", "not YAML: .*line 2"),
+    "a key twice": ("inference: {}\ninference: {}", "not YAML: .*duplicate key inference"),
+    "a tag that runs something": ("inference: !!python/object/apply:os.system [touch ran]", "not YAML: .*os.system"),
+    "no section": ("inference: 3", "inference is 3, expected a section"),
+    "no dataset's section": ("datasets: {mer2023: [1]}", r"datasets.mer2023 is \[1\], expected a section"),
+    "a list for a value": ("inference: {preextracted_root: [a]}", r"preextracted_root is \['a'\], expected one value"),
+    "a number for a path": ("inference: {preextracted_root: 5}", "inference.preextracted_root is 5, expected a path"),
+    "a number without end": (f"inference: {{frame_n_frms: 0x{'f' * 9000}}}", "is a number of 36,000 bits"),
+    "a text without end": (f"inference: {{frame_sampling: {'x' * 5000}}}", "takes 5,000 characters"),
+    "a value that is missing": (
+        "inference: {frame_sampling: '???'}",
+        "inference.frame_sampling cannot be resolved: Missing",
+    ),
+    "a key that is not there": ("inference: {frame_sampling: '${a.b}'}", "Interpolation key 'a.b' not found"),
+    "a resolver of AffectGPT's own": ("inference: {frame_n_frms: '${half:16}'}", "Unsupported interpolation type half"),
+    "a variable that is not set": ("inference: {frame_sampling: '${oc.env:GPUPEAK_NONE}'}", "'GPUPEAK_NONE' not found"),
+    "a resolver that imports": ("inference: {frame_sampling: '${oc.coerce:ran.x,1}'}", "interpolation type oc.coerce"),
+    "the same, put together": (
+        "inference: {a: 'coerce:ran.x,1', frame_sampling: '${oc.decode:\"\\${oc.${.a}}\"}'}",
+        "inference.frame_sampling",
+    ),
+    "itself": ("inference: {frame_sampling: '${inference.frame_sampling}'}", "inference.frame_sampling|too deep"),
+    "the section that it is in": ("inference: {frame_sampling: '${inference}'}", "parent node"),
+    "a section for a value": ("model: {a: 1}\ninference: {frame_sampling: '${model}'}", "expected one value"),
+    "aliases that multiply": (
+        "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+        "inference: {d: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]}",
+        "not YAML: .*expansion",
+    ),
+    "an alias of itself": ("inference: &a {b: *a}", "not YAML"),
+    "a deep nest": ("inference: {a: " + "[" * 3000 + "]" * 3000 + "}", "too deep|not YAML"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_of_no_use_is_refused_in_one_line(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, says = REFUSED[kind]
+    monkeypatch.chdir(tmp_path)
+    Path("ran.py").write_text("open('ran', 'w')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
+    file = Path("affectgpt.yaml")
+    file.write_text(text)
+    assert main(["config", "check", str(file), "--dataset", "mer2023"]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert re.search(rf"error: affectgpt.yaml: .*({says})", error), error
+    assert not Path("ran").exists()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for content, says in (
+        (None, "no such file"),
+        (b"\xff", "utf-8"),
+        (b" " * (1 << 18) + b" ", "bytes, expected at most"),
+    ):
+        file = tmp_path / "affectgpt.yaml"
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ConfigError, match=says):
+            read_document(file)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_document(tmp_path / "pipe.yaml")
+
+
+def test_a_file_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_yaml, "_SECONDS", 1.0)
+    doubled = "".join(f"  z{i}: '${{inference.z{i + 1}}}${{inference.z{i + 1}}}'\n" for i in range(40))
+    file = tmp_path / "affectgpt.yaml"
+    file.write_text(f"inference:\n  frame_sampling: ${{inference.z0}}\n{doubled}  z40: x\n")
+    with pytest.raises(ConfigError, match=r"affectgpt.yaml: cannot be read: OmegaConf gave no answer"):
+        read_document(file)
+
+
+# What to paste
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("n", "encoder", "directory", "dim"),
+    [(8, "CLIP_VIT_LARGE", "CLIP_VIT_LARGE", 768), (4, "open_clip:ViT-B-32/openai", "open_clip_ViT-B-32_openai", 512)],
+)
+@pytest.mark.parametrize("root", ["preextracted_features", "./a b: c#, '\"\\/中文", "1e3", "~"])
+@pytest.mark.usefixtures("in_process")
+def test_what_is_emitted_passes_the_check(
+    tmp_path: Path, training: bool, n: int, encoder: str, directory: str, dim: int, root: str
+) -> None:
+    for name in ("mer2023", "meld"):
+        write_features(tmp_path / root / name / f"frame_{directory}_emotion_peak_{n}frms", shape=(n, dim))
+    file = tmp_path / "affectgpt.yaml"
+    file.write_text(emit(["MER2023", "meld"], output_root=root, n_frms=n, encoder=encoder, training=training))
+    found = check(file, ["mer2023", "meld"], run_dir=tmp_path)
+    assert found.exit_code == 0, told(found)
+    assert all(judgement.loads for judgement in found.judgements)
+    assert len(found.judgements) == (4 if training else 2)
+    assert found.no_effect == ()
+    assert check(file, run_dir=tmp_path).exit_code == 0
+
+
+def test_what_is_emitted_is_what_the_command_prints(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "emit", "mer2023", "--training"]) == 0
+    text = capfd.readouterr().out
+    assert text == emit(["mer2023"], training=True)
+    assert f"# mer2023: ./{HERE}\n" in text
+    assert set(yaml.safe_load(emit(training=True))["datasets"]) == {"mercaptionplus", "ovmerd"}
+    file = tree / "affectgpt.yaml"
+    file.write_text(text)
+    assert main(["config", "check", str(file), "--run-dir", str(tree), "--dataset", "MER2023"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--output-root", "${x}"],
+        ["--output-root", "a\nb"],
+        ["a: b"],
+        ["--n-frms", "0"],
+        ["--visual-encoder", "nothing"],
+        [","],
+    ],
+)
+def test_what_cannot_be_emitted_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "emit", *words]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+
+
+# The command
+
+
+def test_the_command_says_what_is_read_and_what_happens_instead(
+    tree: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = tree / "affectgpt.yaml"
+    file.write_text(yaml.safe_dump(merged({"inference.frame_n_frms": 16})))
+    words = ["config", "check", str(file), "--run-dir", str(tree), "--datasets", "MER2023", "MELD,sims"]
+    assert main(words) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "inference"
+    assert [line.split() for line in lines[1:5]] == [
+        ["frame_sampling", "emotion_peak", "inference.frame_sampling"],
+        ["frame_n_frms", "16", "inference.frame_n_frms"],
+        ["preextracted_root", "./preextracted_features", "default"],
+        ["visual_encoder", "CLIP_VIT_LARGE", "default"],
+    ]
+    assert lines[5].startswith("  mer2023: not loaded, 0/411 files in ./preextracted_features/mer2023/frame_")
+    assert "  instead, AffectGPT decodes the video again and takes its middle frame 16 times" in lines
+    assert lines[-1] == "inference with this configuration does not load these features"
+    assert main([*words[:-2], "mer2023", "--options", "inference.frame_n_frms=8", "run.a=b"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "inference with this configuration loads these features"
+    assert main([*words[:-2], "mer2023", "--options", "inference.frame_n_frms=8", "--face-or-frame", "face"]) == 1
+    assert "--outside_face_or_frame is 'face', without frame in it" in capfd.readouterr().out
+
+
+def test_json_is_one_object_whatever_happens(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def answer(*words: str) -> dict[str, Any]:
+        code = main(["config", "check", *words, "--run-dir", str(tree), "--json"])
+        found: dict[str, Any] = json.loads(capfd.readouterr().out)
+        assert found["exit_code"] == code
+        return found
+
+    file = tree / "affectgpt.yaml"
+    file.write_text(yaml.safe_dump(WHOLE))
+    found = answer(str(file))
+    (dataset,) = found["datasets"]
+    assert (found["error"], dataset["dataset"], dataset["loads"], dataset["files"]) == (None, "mer2023", True, 2)
+    assert dataset["settings"][1] == {
+        "key": "frame_n_frms",
+        "value": 8,
+        "origin": "model.vis_processor.train.n_frms",
+    }
+    assert "no such file" in answer(str(tree / "none.yaml"))["error"]
+
+
+def test_hostile_text_does_not_reach_the_terminal(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tree / "affectgpt.yaml"
+    hostile = "[bold]x[/bold]\x1b[31m\r\n\x07:smile:"
+    changes = {"inference.preextracted_root": hostile, "datasets.mercaptionplus.face_or_frame": hostile}
+    file.write_text(yaml.safe_dump(merged({**changes, f"datasets.{hostile}": {"preextracted_root": hostile}})))
+    assert main(["config", "check", str(file), "--run-dir", str(tree)]) == 1
+    out = capfd.readouterr().out
+    assert "[bold]x[/bold]\\x1b[31m\\r\\n\\x07:smile:" in out
+    assert not set("\x1b\r\x07") & set(out)

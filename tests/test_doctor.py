@@ -1,0 +1,193 @@
+"""Whether this machine can do the job: what is there is found, what is missing is named with what to do about it."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gpupeak import ExtractConfig, build, doctor
+from gpupeak.cli import main
+from gpupeak.decode import nvdec
+from gpupeak.demo_corpus import CLIPS, Corpus, make_corpus
+from gpupeak.doctor import MISSING, NOTE, OK, Finding, diagnose
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def config(corpus: Corpus, tmp_path: Path) -> ExtractConfig:
+    return ExtractConfig(
+        datasets=corpus.datasets,
+        dataset_root=corpus.dataset_root,
+        mer_factory_output=corpus.mer_factory_output,
+        config_file=corpus.config_file,
+        output_root=tmp_path / "out",
+        weights="random:0",
+        device="cpu",
+    )
+
+
+def found(config: ExtractConfig, name: str, **changes: Any) -> Finding:
+    """The one finding of that name."""
+    (finding,) = (each for each in diagnose(dataclasses.replace(config, **changes)) if each.name == name)
+    return finding
+
+
+def test_a_machine_that_can_do_the_job(config: ExtractConfig) -> None:
+    findings = diagnose(config)
+    assert [finding for finding in findings if finding.state == MISSING] == []
+    assert {finding.name: finding.found for finding in findings}["torch"] == torch.__version__.partition("+")[0]
+    assert found(config, "datasets").found == "mer2023, iemocap"
+    assert [finding.found.split(":")[0] for finding in findings if finding.name == "reading"] == ["mer2023", "iemocap"]
+    assert f"{len(CLIPS)} samples take" in found(config, "output").found
+    assert not config.output_root.exists(), "nothing is written"
+
+
+def test_weights_are_named_by_their_hash_or_how_to_get_them(
+    config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    here = found(config, "weights", weights=str(tmp_path))
+    assert here.state == OK
+    assert hashlib.sha256(b"weights").hexdigest() in here.found
+    assert found(config, "weights", weights=None).state == NOTE
+    assert "--weights" in str(found(config, "weights", weights=None).advice)
+    assert found(config, "weights", weights=str(tmp_path / "none")).state == MISSING
+    assert found(config, "weights", encoder="open_clip:ViT-nothing").state == MISSING
+
+
+def test_what_was_asked_for_has_to_be_there(config: ExtractConfig, tmp_path: Path) -> None:
+    assert found(config, "device", device="cuda:0").state == MISSING
+    assert found(config, "device", device="auto").state == NOTE
+    assert found(config, "NVDEC", decoder="nvdec").state == MISSING
+    assert found(config, "datasets", dataset_root=tmp_path).state == MISSING
+    assert found(config, "datasets", datasets=("mer2032",)).state == MISSING
+
+
+def test_nothing_named_and_nothing_there_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ExtractConfig
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = ExtractConfig(device="cpu", weights="random:0")
+    assert found(plain, "datasets").state == NOTE
+    assert "12,799 samples take 0.38 GB" in found(plain, "output").found
+    # Some of them are there: those are looked at.
+    some = dataclasses.replace(config, datasets=())
+    assert found(some, "datasets") == Finding("datasets", OK, "iemocap, mer2023")
+
+
+def test_action_units_that_are_not_there(config: ExtractConfig, tmp_path: Path) -> None:
+    names = [
+        each.found.split(":")[0] for each in diagnose(dataclasses.replace(config, mer_factory_output=tmp_path / "no"))
+    ]
+    assert "mer2023" in names
+    assert found(config, "action units", mer_factory_output=None, datasets=("mer2023",)).state == NOTE
+
+
+def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = 5 * (128 + 8 * 768 * 4) + (64 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=need))
+    assert found(config, "output").state == OK
+    assert found(config, "output", n_frms=9).state == MISSING
+    assert found(config, "output", output_root=Path(__file__) / "below a file").state == MISSING
+
+
+def test_a_slow_disk_and_videos_that_cannot_be_read(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mer2023 = {"datasets": ("mer2023",)}
+    monkeypatch.setattr(doctor, "_SLOW_READING", 0)
+    assert found(config, "reading", **mer2023).state == OK
+    monkeypatch.setattr(doctor, "_SLOW_READING", float("inf"))
+    assert "local disk" in str(found(config, "reading", **mer2023).advice)
+
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "list.txt").write_text("clip\n")
+    own = ExtractConfig(videos=tmp_path / "videos", name="own", samples=tmp_path / "list.txt", weights="random:0")
+    assert found(own, "reading").found.startswith("own: no video")
+    (tmp_path / "videos" / "clip.mp4").write_bytes(b"x")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "clip.mp4")
+
+    monkeypatch.setattr(doctor, "_read", refused)
+    assert found(own, "reading").state == MISSING
+
+
+def test_a_package_that_does_not_import(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert found(config, "DALI").state == NOTE
+    assert "pip install 'gpupeak[gpu]'" in str(found(config, "DALI").advice)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert found(config, "open_clip") == Finding(
+        "open_clip",
+        MISSING,
+        "cannot be imported: import of open_clip halted; None in sys.modules",
+        "pip install open_clip_torch",
+    )
+
+
+def on_gpu(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
+    """A machine with one GPU, whose driver takes CUDA up to `cuda`, as 1000 * major + 10 * minor."""
+
+    def version(pointer: Any) -> int:
+        pointer._obj.value = cuda
+        return 0
+
+    monkeypatch.setattr(build, "_why_no_cuda", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index=0: "NVIDIA H200")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    memory = SimpleNamespace(total_memory=141 << 30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: memory)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=version))
+
+
+def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu(monkeypatch, 13_010)
+    monkeypatch.setattr(nvdec, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(build, "nvdec_missing", lambda: None)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    gpu = {"device": "auto"}
+    assert found(config, "device", **gpu) == Finding(
+        "device", OK, "on NVIDIA H200, 141 GiB, compute capability 9.0", None
+    )
+    assert found(config, "driver", **gpu).found == "takes CUDA up to 13.1; torch is built for CUDA 13.0"
+    assert found(config, "NVDEC", **gpu).state == OK
+    assert found(config, "CuPy", **gpu).state == OK
+
+    lacking = "libnvcuvid.so.1 does not load: NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
+    monkeypatch.setattr(nvdec, "nvdec_missing", lambda: lacking)
+    monkeypatch.setattr(build, "nvdec_missing", lambda: lacking)
+    assert found(config, "NVDEC", **gpu) == Finding("NVDEC", NOTE, lacking, "the CPU's cores decode instead")
+    assert found(config, "NVDEC", **gpu, decoder="nvdec").state == MISSING
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert found(config, "CuPy", **gpu).state == MISSING
+    on_gpu(monkeypatch, 12_080)
+    assert found(config, "driver", **gpu).state == MISSING
+
+
+def test_the_command(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["doctor", "mer2023", "--dataset-root", str(config.dataset_root), "--weights", "random:0"]
+    assert main([*words, "--mer-factory-output", str(config.mer_factory_output)]) == 0
+    assert capsys.readouterr().out.endswith("the job can run\n")
+    assert main([*words, "--device", "cuda:0", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["exit_code"] == 1
+    assert [each["name"] for each in told["findings"] if each["state"] == "missing"] == ["device"]
+    assert main([*words, "--device", "cuda:0"]) == 1
+    assert capsys.readouterr().out.endswith("the job cannot run: device\n")

@@ -1,0 +1,210 @@
+"""Reading features back: as mappings, in a training loop, packed into one file and unpacked again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch.utils.data import DataLoader
+
+import gpupeak
+from gpupeak.cli import main
+from gpupeak.errors import ConfigError, RunError, WriteError
+from gpupeak.features import FeatureStore, pack, packed_file, unpack
+from gpupeak.store import FeatureDirectory
+
+N, DIM = 8, 6
+NAMES = ["b", "-a", "名前", "c d"]
+
+
+def fill(root: Path, dataset: str = "mer2023", names: list[str] = NAMES) -> dict[str, npt.NDArray[np.float32]]:
+    """Features of their own for each name, as `np.save` writes them."""
+    directory = FeatureStore(root).directory(dataset)
+    directory.mkdir(parents=True)
+    random = np.random.default_rng(len(dataset))
+    features = {name: random.normal(size=(N, DIM)).astype(np.float32) for name in names}
+    for name, array in features.items():
+        np.save(directory / f"{name}.npy", array)
+    return features
+
+
+def same(store: FeatureStore, dataset: str, wanted: dict[str, npt.NDArray[np.float32]]) -> bool:
+    found = store[dataset]
+    return list(found) == sorted(wanted) and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_datasets_and_samples_are_mappings(tmp_path: Path) -> None:
+    mer2023, meld = fill(tmp_path), fill(tmp_path, "meld")
+    (tmp_path / "something else").mkdir()
+    store = gpupeak.FeatureStore(tmp_path)
+    assert list(store) == ["meld", "mer2023"]
+    assert (len(store), "meld" in store, "sims" in store) == (2, True, False)
+    assert same(store, "mer2023", mer2023)
+    assert same(store, "meld", meld)
+    assert same(FeatureStore(tmp_path / "meld"), "meld", meld), "a root may end in the dataset"
+    with pytest.raises(KeyError):
+        store["sims"]
+    with pytest.raises(KeyError):
+        store["meld"]["nobody"]
+    assert list(FeatureStore(tmp_path / "nowhere")) == []
+    store["meld"]["b"][:] = 0
+    assert same(store, "meld", meld), "what is handed out is the caller's own"
+
+
+def test_packed_and_unpacked_everything_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    wanted = fill(tmp_path)
+    store = FeatureStore(tmp_path)
+    directory = store.directory("mer2023")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    assert pack(directory, N) == (packed_file(directory), len(NAMES))
+    for path in directory.iterdir():
+        path.unlink()
+    assert same(store, "mer2023", wanted), "the packed file is enough"
+    directory.rmdir()
+    assert list(store) == ["mer2023"]
+    assert unpack(directory, N) == (len(NAMES), len(NAMES))
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert same(store, "mer2023", wanted)
+    assert unpack(directory, N) == (0, len(NAMES))
+
+
+def test_any_reader_of_safetensors_reads_a_packed_file(tmp_path: Path) -> None:
+    wanted = fill(tmp_path)
+    file, _ = pack(FeatureStore(tmp_path).directory("mer2023"), N)
+    assert np.array_equal(load_file(file)["features"], np.stack([wanted[name] for name in sorted(wanted)]))
+
+
+def test_a_packed_file_that_is_out_of_date_is_refused_and_can_be_made_again(tmp_path: Path) -> None:
+    wanted = fill(tmp_path)
+    store = FeatureStore(tmp_path)
+    directory = store.directory("mer2023")
+    file, _ = pack(directory, N)
+    old = store["mer2023"]
+    assert np.array_equal(old["b"], wanted["b"])
+
+    np.save(directory / "b.npy", wanted["b"] + 1)
+    os.utime(directory / "b.npy", ns=(file.stat().st_mtime_ns + 1,) * 2)
+    with pytest.raises(ValueError, match="pack it again"):
+        store["mer2023"]["b"]
+    pack(directory, N)
+    assert np.array_equal(store["mer2023"]["b"], wanted["b"] + 1)
+    assert np.array_equal(old["-a"], wanted["-a"]), "a reader goes on with the file that it mapped"
+
+    np.save(directory / "new.npy", wanted["b"])
+    os.utime(directory / "new.npy", (0, 0))
+    with pytest.raises(ValueError, match="pack it again"):
+        list(store["mer2023"])
+
+
+def test_a_training_loop_reads_it_in_several_processes(tmp_path: Path) -> None:
+    wanted = fill(tmp_path)
+    store = FeatureStore(tmp_path)
+    for packed in (False, True):
+        if packed:
+            pack(store.directory("mer2023"), N)
+        dataset = store.as_torch_dataset("mer2023")
+        assert len(dataset) == len(NAMES)
+        loader = DataLoader(dataset, batch_size=3, num_workers=2, multiprocessing_context="spawn")  # type: ignore[arg-type]
+        found = {name: row for names, rows in loader for name, row in zip(names, rows, strict=True)}
+        assert found.keys() == wanted.keys()
+        assert all(row.dtype == torch.float32 and np.array_equal(row, wanted[name]) for name, row in found.items())
+    assert same(pickle.loads(pickle.dumps(store)), "mer2023", wanted)
+
+
+def read_often(root: Path, dataset: str, times: int) -> int:
+    """How many of so many readings found every feature equal to its name's first byte."""
+    good = 0
+    for _ in range(times):
+        features = FeatureStore(root)[dataset]
+        good += all((array == ord(name[0])).all() for name, array in features.items())
+    return good
+
+
+def test_readers_are_safe_while_it_is_packed_again(tmp_path: Path) -> None:
+    directory = FeatureStore(tmp_path).directory("meld")
+    directory.mkdir(parents=True)
+    for name in "abcdef":
+        np.save(directory / f"{name}.npy", np.full((N, DIM), ord(name), np.float32))
+    pack(directory, N)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        readers = [pool.apply_async(read_often, (tmp_path, "meld", 200)) for _ in range(2)]
+        while not all(reader.ready() for reader in readers):
+            pack(directory, N)
+        assert [reader.get() for reader in readers] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: data[:5],
+        lambda data: struct.pack("<Q", 1 << 60) + data[8:],
+        lambda data: data.replace(b'"F32"', b'"F16"'),
+        lambda data: data.replace(rb"\"b\"", rb"\"/\""),
+        lambda data: data.replace(rb"\"b\"", rb"\"-a\"", 1),
+        lambda data: data.replace(b'"features"', b'"futurest"'),
+        lambda data: data.replace(b"[4, 8, 6]", b"[-4, 8,6]"),
+    ],
+)
+def test_a_packed_file_of_a_stranger_is_checked(tmp_path: Path, damage: object) -> None:
+    fill(tmp_path)
+    directory = FeatureStore(tmp_path).directory("mer2023")
+    file, _ = pack(directory, N)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))  # type: ignore[operator]
+    assert file.read_bytes() != whole
+    with pytest.raises(ValueError, match="not a packed file"):
+        FeatureStore(tmp_path)["mer2023"]["b"]
+    for path in directory.iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="not a packed file"):
+        unpack(directory, N)
+    assert list(directory.iterdir()) == []
+
+
+def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    directory = FeatureStore(tmp_path).directory("mer2023")
+    with pytest.raises(ConfigError, match=r"no \.npy files"):
+        pack(tmp_path / "nowhere", N)
+    with pytest.raises(ConfigError, match=r"cannot be unpacked: No such file"):
+        unpack(directory, N)
+    np.save(directory / "c d.npy", np.zeros((N, DIM + 1), np.float32))
+    with pytest.raises(ConfigError, match=r"c d\.npy: is \[8, 7\], the others \[8, 6\]"):
+        pack(directory, N)
+    (directory / "c d.npy").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=r"c d\.npy: expected a float32 array .*gpupeak verify --fix"):
+        pack(directory, N)
+    (directory / "c d.npy").unlink()
+    with FeatureDirectory(directory, N, DIM), pytest.raises(RunError, match="another gpupeak run"):
+        pack(directory, N)
+    packed_file(directory).mkdir()
+    with pytest.raises(WriteError):
+        pack(directory, N)
+    assert sorted(path.name for path in directory.parent.iterdir()) == [directory.name, packed_file(directory).name]
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = fill(tmp_path)
+    fill(tmp_path, "meld", ["x"])
+    store = FeatureStore(tmp_path)
+    root = ["--output-root", str(tmp_path)]
+    assert main(["pack", *root, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["datasets"] == {"meld": 1, "mer2023": 4}
+    (store.directory("mer2023") / "b.npy").unlink()
+    assert main(["unpack", "mer2023", *root]) == 0
+    assert capsys.readouterr().out == f"mer2023: 1 of 4 samples written to {store.directory('mer2023')}\n"
+    assert same(store, "mer2023", wanted)
+    assert main(["pack", "sims", *root]) == 2
+    assert main(["pack", *root, "--n-frms", "4"]) == 2
+    assert "frame_CLIP_VIT_LARGE_emotion_peak_4frms" in capsys.readouterr().err

@@ -1,0 +1,279 @@
+"""What came of a run: every count against its manifest, and features that stand out told for what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from clips import write_clip
+
+from gpupeak import ExtractConfig
+from gpupeak.errors import ConfigError
+from gpupeak.overview import BROKEN, FAILED, MISSING, SAVED, Overview, overview
+from gpupeak.store import npy_header
+
+SUB = "mine/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+
+
+def features(seed: int, spread: float = 0.1) -> npt.NDArray[np.float32]:
+    random = np.random.default_rng(seed)
+    sample = 1 + 0.3 * random.normal(size=768)
+    return (sample + spread * random.normal(size=(8, 768))).astype(np.float32)
+
+
+def save(root: Path, name: str, rows: npt.NDArray[np.float32]) -> None:
+    (root / SUB).mkdir(parents=True, exist_ok=True)
+    (root / SUB / f"{name}.npy").write_bytes(npy_header(rows.shape) + rows.tobytes())
+
+
+def line(name: str, **more: Any) -> dict[str, Any]:
+    peak = {"index": 30, "before": None, "after": None, "total": None, "source": "openface", "file": "/x"}
+    entry = {"sample": name, "outcome": "saved", "indices": list(range(8)), "frames": 40, "codec": "h264"}
+    return {**entry, "peak": peak, "fallback": None, "clamp": None, "seconds": {"plan": 0.25, "decode": 1.0}, **more}
+
+
+def manifest(root: Path, *lines: object) -> None:
+    (root / SUB).mkdir(parents=True, exist_ok=True)
+    (root / SUB / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    (root / SUB / "run.json").write_text(json.dumps({"settings": {"encoder": "CLIP_VIT_LARGE"}}))
+
+
+def listed(root: Path, *names: str) -> ExtractConfig:
+    """A corpus of those samples, without videos."""
+    (root / "videos").mkdir(parents=True, exist_ok=True)
+    (root / "list.txt").write_text("\n".join(names))
+    return ExtractConfig(videos=root / "videos", name="mine", samples=root / "list.txt", output_root=root)
+
+
+def look(config: ExtractConfig, **more: Any) -> Overview:
+    (found,) = overview(config, **more)
+    return found
+
+
+def test_every_count_is_the_manifests(tmp_path: Path) -> None:
+    manifest(
+        tmp_path,
+        line("whole"),
+        line("clamped", clamp="peak 90 -> 39; 2 indices -> 39"),
+        line("fallback", peak=None, fallback={"reason": "no AU file", "detail": "x"}),
+        {"sample": "failed", "outcome": "failed", "stage": "decode", "reason": "no moov atom"},
+        line("lost"),
+        line("torn"),
+        line("again", peak=None),
+        line("again"),
+        {"sample": "kept", "outcome": "kept", "origin": "unknown"},
+    )
+    for seed, name in enumerate(("whole", "clamped", "fallback", "again", "kept", "stray")):
+        save(tmp_path, name, features(seed))
+    (tmp_path / SUB / "torn.npy").write_bytes(npy_header((8, 768)) + b"torn")
+    names = ("whole", "clamped", "fallback", "failed", "lost", "torn", "again", "kept", "never")
+    found = look(listed(tmp_path, *names))
+    assert [row.sample.name for row in found.rows] == list(names)
+    assert [row.outcome for row in found.rows] == [
+        *(SAVED, SAVED, SAVED, FAILED, MISSING, BROKEN, SAVED, SAVED, MISSING),
+    ]
+    assert found.outcomes == {SAVED: 5, FAILED: 1, MISSING: 2, BROKEN: 1}
+    assert found.sources == {"openface": 3}
+    assert found.fallbacks == {"no AU file": 1}
+    assert (found.clamped, found.clamps.total()) == (1, 2)
+    assert found.failures["decode: no moov atom"] == 1
+    assert found.failures.total() == 2
+    assert (found.stage_seconds, found.timed) == (Counter(plan=1.25, decode=5.0), 5)
+    assert found.positions == [0] * 15 + [3] + [0] * 4
+    assert "1 files belong to no sample of the list" in found.remarks
+    told = found.to_json()
+    assert (told["listed"], told["saved"], told["failed"], told["missing"], told["broken"]) == (9, 5, 1, 2, 1)
+    assert json.loads(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"outcome": "saved"},
+        {"outcome": ["saved"], "indices": "0 1", "frames": 4},
+        {"outcome": "saved", "indices": [], "frames": 4},
+        {"outcome": "saved", "indices": [0] * 100_000, "frames": 4},
+        {"outcome": "saved", "indices": [0] * 7 + [-1], "frames": 4},
+        {"outcome": "saved", "indices": [0] * 7 + [True], "frames": 4},
+        {"outcome": "saved", "indices": [0] * 7 + [1e400], "frames": 4},
+        {"outcome": "saved", "indices": [0] * 8, "frames": None, "seconds": {"plan": float("nan"), "decode": "x"}},
+        {"outcome": "saved", "indices": [0] * 8, "frames": 0, "peak": {"index": {}}, "fallback": [], "clamp": {}},
+        {"outcome": "saved", "indices": [0] * 8, "frames": 1, "peak": [], "fallback": {}, "seconds": [1], "codec": {}},
+    ],
+)
+def test_a_manifest_may_hold_anything(entry: dict[str, Any], tmp_path: Path) -> None:
+    manifest(tmp_path, {"sample": "a", **entry})
+    save(tmp_path, "a", features(0))
+    found = look(listed(tmp_path, "a"))
+    assert found.outcomes == {SAVED: 1}
+    assert found.sources == {}
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_run_file_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
+    manifest(tmp_path, line("a"))
+    (tmp_path / SUB / "run.json").write_text("[]")
+    save(tmp_path, "a", features(0))
+    found = look(listed(tmp_path, "a"))
+    assert (found.run, found.outcomes[SAVED]) == ({}, 1)
+    assert any("run.json" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (np.full((8, 768), np.nan, np.float32), "not finite"),
+        (np.zeros((4, 768), np.float32), r"expected a float32 array \[8, D\]"),
+        (np.zeros((8, 512), np.float32), r"is \[8, 512\], expected \[8, 768\]"),
+    ],
+)
+def test_a_file_that_cannot_be_features_is_broken(rows: npt.NDArray[np.float32], why: str, tmp_path: Path) -> None:
+    save(tmp_path, "a", rows)
+    save(tmp_path, "b", features(0))
+    found = look(listed(tmp_path, "a", "b"))
+    assert [row.outcome for row in found.rows] == [BROKEN, SAVED]
+    assert re.search(why, found.rows[0].why)
+    assert str(tmp_path) not in found.rows[0].why
+
+
+def test_alike_is_the_cosine_less_the_mean(tmp_path: Path) -> None:
+    arrays = {f"s{number}": features(number) for number in range(6)}
+    for name, rows in arrays.items():
+        save(tmp_path, name, rows)
+    found = look(listed(tmp_path, *arrays))
+    mean = np.concatenate(list(arrays.values())).astype(np.float64).mean(0)
+    for row in found.rows:
+        exact = arrays[row.sample.name].astype(np.float64)
+        expected = ""
+        for i in range(8):
+            for j in range(i + 1, 8):
+                a, b = exact[i] - mean, exact[j] - mean
+                angle = np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+                expected += f"{round(15 * (1 - np.sqrt(min(angle, 90) / 90))):x}"
+        assert row.alike == expected
+        plain = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in itertools.pairwise(exact)]
+        assert row.cosine == pytest.approx(min(plain))
+
+
+def test_samples_that_stand_out_are_named_by_what_is_wrong_with_them(tmp_path: Path) -> None:
+    for number in range(60):
+        save(tmp_path, f"s{number}", features(number))
+    frozen = features(100)
+    frozen[:] = frozen[0]
+    save(tmp_path, "frozen", frozen)
+    save(tmp_path, "elsewhere", -features(101))
+    save(tmp_path, "noise", features(102, spread=4.0))
+    save(tmp_path, "still", features(103, spread=0.001))
+    manifest(tmp_path, *[line(f"s{number}") for number in range(60)], line("frozen"), line("still"))
+    found = look(listed(tmp_path, *(f"s{n}" for n in range(60)), "frozen", "elsewhere", "noise", "still"))
+    odd = {row.sample.name: row.unusual for row in found.rows if row.unusual}
+    assert odd == {
+        "frozen": "all its frames have the same features",
+        "elsewhere": "far from the rest of the dataset",
+        "noise": "its frames differ far more than in the rest of the dataset",
+        "still": "its frames differ far less than in the rest of the dataset",
+    }
+    assert set(next(row for row in found.rows if row.sample.name == "frozen").alike) == {"f"}
+    assert found.to_json()["unusual"] == 4
+
+
+def test_one_frame_repeated_on_purpose_is_not_unusual(tmp_path: Path) -> None:
+    rows = features(0)
+    rows[:] = rows[0]
+    save(tmp_path, "a", rows)
+    save(tmp_path, "b", features(1))
+    manifest(tmp_path, line("a", indices=[20] * 8), line("b"))
+    assert [row.unusual for row in look(listed(tmp_path, "a", "b")).rows] == ["", ""]
+
+
+# What is not at hand
+
+
+def test_without_lists_and_videos_a_dataset_is_told_from_what_was_extracted(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    directory = root / "sims/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+    directory.mkdir(parents=True)
+    rows = features(0)
+    (directory / "b.npy").write_bytes(npy_header(rows.shape) + rows.tobytes())
+    (directory / "manifest.jsonl").write_text(
+        json.dumps(line("b")) + "\n" + json.dumps({"sample": "a", "outcome": "failed", "stage": "plan", "reason": "x"})
+    )
+    for datasets in ((), ("sims",), ("SIMS",)):
+        found = look(ExtractConfig(datasets=datasets, dataset_root=tmp_path, output_root=root))
+        assert (found.dataset, found.expected) == ("sims", 457)
+        assert [(row.sample.name, row.outcome) for row in found.rows] == [("a", FAILED), ("b", SAVED)]
+        assert any("the features and the manifest alone" in remark for remark in found.remarks)
+        assert found.sheets == {}
+
+
+def test_a_dataset_that_is_named_is_told_even_if_nothing_is_there(tmp_path: Path) -> None:
+    config = listed(tmp_path, "a", "b")
+    found = look(config)
+    assert found.outcomes == {MISSING: 2}
+    assert f"no video is at hand in {tmp_path / 'videos'}" in found.remarks
+
+
+def test_nothing_to_report_on_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to report on: no dataset has features in"):
+        overview(ExtractConfig(dataset_root=tmp_path, output_root=tmp_path))
+
+
+# Sheets
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("filmed")
+    (root / "videos").mkdir()
+    for number in range(12):
+        write_clip(root / f"videos/s{number:02}.mp4", frames=40, seed=number)
+        save(root, f"s{number:02}", features(number))
+    (root / "videos/s05.mp4").write_bytes(b"no longer a video")
+    manifest(root, *[line(f"s{number:02}") for number in range(11)])
+    return root
+
+
+def own(root: Path, **more: Any) -> ExtractConfig:
+    return ExtractConfig(videos=root / "videos", name="mine", output_root=root, **more)
+
+
+def names(found: Overview) -> list[str]:
+    return [found.rows[number].sample.name for number in found.sheets]
+
+
+def test_sheets_are_drawn_at_random_by_the_seed(filmed: Path) -> None:
+    one, same, other = (names(look(own(filmed, seed=seed), show=4, show_unusual=0)) for seed in (1, 1, 2))
+    assert one == same != other
+    assert names(look(own(filmed), show=0, show_unusual=0)) == []
+
+
+def test_named_and_unusual_samples_come_first(filmed: Path) -> None:
+    found = look(own(filmed), show=1, show_unusual=2, show_samples=["s07", "mine/s03"])
+    shown = names(found)
+    assert shown[:2] == ["s03", "s07"]
+    assert len(shown) == len(set(shown)) == 5
+    with pytest.raises(ConfigError, match="no sample 'nobody' in mine"):
+        overview(own(filmed), show_samples=["nobody"])
+
+
+def test_a_video_that_cannot_be_shown_is_told_and_left_out(filmed: Path) -> None:
+    told: list[str] = []
+    found = look(own(filmed), show=0, show_unusual=0, show_samples=["s05", "s06"], tell=told.append)
+    assert names(found) == ["s06"]
+    assert len(told) == 1
+    assert told[0].startswith("mine/s05: not shown: ")
+
+
+def test_a_sheet_shows_what_was_extracted_or_says_that_nobody_knows(filmed: Path) -> None:
+    found = look(own(filmed), show=0, show_unusual=0, show_samples=["s00", "s11"])
+    known, unknown = found.sheets.values()
+    assert (known.indices, known.peak) == (tuple(range(8)), 30)
+    assert unknown.indices[-1] == 39
+    assert "no manifest tells its frames: these would be chosen now" in unknown.remarks

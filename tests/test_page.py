@@ -1,0 +1,305 @@
+"""The report's page: whole, offline, every count right, and nothing that came from files is anything but text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clips import write_clip
+from PIL import Image
+
+from gpupeak import ExtractConfig, page
+from gpupeak import sheet as sheets
+from gpupeak.cli import main
+from gpupeak.errors import WriteError
+from gpupeak.overview import overview
+from gpupeak.page import render, write_page
+from gpupeak.store import npy_header
+
+HOSTILE = ("<img src=x onerror=alert(1)>", "a&amp;b", "'\"><svg onload=alert(2)>", "样本 1", "{{ 7 * 7 }}")
+SCRIPT = "</script><script>alert(3)</script><!--\u2028"
+VOID = {"meta", "img", "input", "rect", "line", "polyline", "br", "hr", "link"}
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    text: str = ""
+    inside: tuple[str, ...] = field(default=())
+
+
+class Document(HTMLParser):
+    """Every element of a page with its attributes and its own text; complains of one that is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[Element] = []
+        self.open: list[Element] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        inside = tuple(element.tag for element in self.open)
+        self.elements.append(Element(tag, {name: value or "" for name, value in attrs}, inside=inside))
+        if tag not in VOID:
+            self.open.append(self.elements[-1])
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("p", "li", "td", "th", "option") and self.open[-1].tag != tag:
+            raise AssertionError(f"</{tag}> closes {self.open[-1]}")
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.open[-1].text += data
+
+    def all(self, tag: str) -> list[Element]:
+        return [element for element in self.elements if element.tag == tag]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        (script,) = (element for element in self.all("script") if element.attributes.get("id") == "data")
+        value: dict[str, Any] = json.loads(script.text)
+        return value
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> ExtractConfig:
+    """Five samples with hostile names, a manifest and a run.json that are no friendlier, one failure, one missing."""
+    root = tmp_path_factory.mktemp("hostile")
+    (root / "videos").mkdir()
+    features = root / "out/mi<b>ne/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+    features.mkdir(parents=True)
+    lines: list[dict[str, Any]] = [{"sample": "failed", "outcome": "failed", "stage": "decode", "reason": SCRIPT}]
+    for number, name in enumerate(HOSTILE):
+        write_clip(root / "videos" / f"{name}.mp4", frames=40, seed=number)
+        rows = np.random.default_rng(number).normal(1, 1, (8, 768)).astype(np.float32)
+        (features / f"{name}.npy").write_bytes(npy_header((8, 768)) + rows.tobytes())
+        peak = {"index": 20, "source": SCRIPT}
+        entry = {"sample": name, "outcome": "saved", "indices": [0, 5, 18, 19, 20, 21, 22, 39], "frames": 40}
+        entry |= {"codec": SCRIPT, "peak": peak if number else None, "clamp": SCRIPT}
+        entry |= {"fallback": None if number else {"reason": SCRIPT}, "seconds": {"plan": 0.1, "decode": 0.2}}
+        lines.append(entry)
+    (features / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    (features / "run.json").write_text(json.dumps({"settings": {SCRIPT: SCRIPT}, SCRIPT: [SCRIPT], "device": SCRIPT}))
+    csv = "frame, success, AU12_r\n" + "".join(f"{i + 1}, 1, {i % 21 / 4}\n" for i in range(40))
+    (root / "aus").mkdir()
+    (root / "aus" / "样本 1.csv").write_text(csv)
+    (root / "list.json").write_text(json.dumps([*HOSTILE, "failed", "missing"]))
+    return ExtractConfig(
+        videos=root / "videos", name="mi<b>ne", aus=root / "aus", samples=root / "list.json", output_root=root / "out"
+    )
+
+
+@pytest.fixture(scope="module")
+def text(corpus: ExtractConfig) -> str:
+    return render(overview(corpus))
+
+
+@pytest.fixture(scope="module")
+def document(text: str) -> Document:
+    return Document(text)
+
+
+def test_names_and_reasons_stay_text(document: Document, text: str) -> None:
+    assert len(document.all("script")) == 2
+    assert [image.attributes["src"][:5] for image in document.all("img")] == ["data:"] * 8 * len(HOSTILE)
+    assert not [name for element in document.elements for name in element.attributes if name.startswith("on")]
+    titles = [element.text for element in document.all("h3")]
+    assert titles[0] == "mi<b>ne"
+    assert set(HOSTILE) == set(titles[1:])
+    assert "49" not in titles
+    assert "alert(3)</script>" not in text
+    assert "onerror=alert(1)>" not in text
+    assert "\u2028" not in document_script(text)
+
+
+def document_script(text: str) -> str:
+    (script,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert not set("<>&'\u2028\u2029") & set(script)
+    return str(script)
+
+
+def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
+    rows, words, outcomes = (document.data[key] for key in ("rows", "words", "outcomes"))
+    assert rows["name"] == [*HOSTILE, "failed", "missing"]
+    assert [outcomes[place] for place in rows["outcome"]] == ["saved"] * 5 + ["failed", "missing"]
+    assert words[rows["why"][5]] == f"decode: {SCRIPT}"
+    assert [words[place] for place in rows["source"]] == ["", *[SCRIPT] * 4, "", ""]
+    assert rows["indices"][0] == [0, 5, 18, 19, 20, 21, 22, 39]
+    assert {len(column) for column in rows.values()} == {7}
+    assert [len(alike) for alike in rows["alike"]] == [28] * 5 + [0, 0]
+
+
+def test_the_figures_are_those_of_the_overview(document: Document, corpus: ExtractConfig) -> None:
+    (found,) = overview(corpus, show=0, show_unusual=0)
+    figures = {e.attributes["data-count"]: int(e.text) for e in document.all("dd") if "data-count" in e.attributes}
+    assert figures == {
+        "saved": found.outcomes["saved"],
+        "from a peak": 4,
+        "fell back": 1,
+        "clamped": 5,
+        "unusual": 0,
+        "failed": 1,
+        "missing": 1,
+        "broken": 0,
+    }
+
+
+def test_pictures_are_the_frames(document: Document) -> None:
+    for image in document.all("img"):
+        kind, _, data = image.attributes["src"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
+            assert picture.size == (240, 160)
+        assert image.attributes["alt"].startswith("frame ")
+    peaks = [element for element in document.all("li") if element.attributes.get("class") == "at-peak"]
+    assert len(peaks) == 4
+
+
+def test_the_curve_has_the_peak_and_the_chosen_frames_on_it(document: Document) -> None:
+    (line,) = document.all("polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attributes["points"].split()]
+    assert len(points) == 40
+    assert min(points, key=lambda point: point[1])[0] == pytest.approx(1000 * 20 / 39, abs=0.1)
+    curve = document.elements.index(line)
+    marks = [element for element in document.elements[curve - 9 : curve] if element.tag == "line"]
+    at = [float(mark.attributes["x1"]) for mark in marks]
+    assert at[:8] == [pytest.approx(1000 * index / 39, abs=0.1) for index in (0, 5, 18, 19, 20, 21, 22, 39)]
+    assert (marks[8].attributes["class"], at[8]) == ("peak", at[4])
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_program(document: Document, text: str) -> None:
+    assert not document.all("link")
+    assert not [element for element in document.all("script") if "src" in element.attributes]
+    for element in document.elements:
+        assert "style" not in element.attributes  # the policy would drop it
+        for name in ("src", "href"):
+            assert element.attributes.get(name, "#").startswith(("#", "data:image/"))
+    (policy,) = (e.attributes["content"] for e in document.all("meta") if "http-equiv" in e.attributes)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    (style,) = document.all("style")
+    program = document.all("script")[-1]
+    for rule, element in (("style-src", style), ("script-src", program)):
+        digest = base64.b64encode(hashlib.sha256(element.text.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert not re.search(r"url\(|@import|https?:", style.text)
+    assert re.findall(r"https?://[^\"]*", program.text) == ["http://www.w3.org/2000/svg"] * 2
+
+
+def test_the_program_shows_text_as_text_only() -> None:
+    program = Path(page.__file__).with_name("page.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch|XMLHttp", program)
+
+
+def test_the_page_can_be_used_without_seeing_it_and_on_a_phone(document: Document, text: str) -> None:
+    assert [e.attributes.get("lang") for e in document.all("html")] == ["en"]
+    (viewport,) = (e for e in document.all("meta") if e.attributes.get("name") == "viewport")
+    assert "width=device-width" in viewport.attributes["content"]
+    assert "prefers-color-scheme: dark" in text
+    assert {"main", "nav", "header", "footer"} <= {element.tag for element in document.elements}
+    for control in (*document.all("input"), *document.all("select")):
+        assert "label" in control.inside
+    for drawing in document.all("svg"):
+        assert drawing.attributes.get("aria-label") or drawing.attributes.get("aria-hidden") == "true"
+    ids = [element.attributes["id"] for element in document.elements if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    links = [link.attributes["href"].removeprefix("#") for link in document.all("a")]
+    assert set(links) <= set(ids)
+    titles = {e.attributes["aria-labelledby"] for e in document.all("section")}
+    assert titles <= set(ids)
+
+
+def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "list.txt").write_text("a\nb\n")
+    config = ExtractConfig(
+        videos=tmp_path / "videos", name="mine", samples=tmp_path / "list.txt", output_root=tmp_path / "none"
+    )
+    empty = Document(render(overview(config)))
+    assert "0 of 2 samples have their features" in [e.text for e in empty.all("h1")]
+    assert not empty.all("img")
+
+
+def test_the_file_is_written_whole_or_not_at_all(corpus: ExtractConfig, tmp_path: Path) -> None:
+    found = overview(corpus, show=0, show_unusual=0)
+    with pytest.raises(WriteError, match=r"report\.html: cannot be written"):
+        write_page(found, tmp_path / "none" / "report.html")
+    size = write_page(found, tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").stat().st_size == size
+
+
+def test_a_name_that_is_no_unicode_is_written_as_an_escape(corpus: ExtractConfig, tmp_path: Path) -> None:
+    (found,) = overview(corpus, show=0, show_unusual=0)
+    found.remarks.append("file \udc80")
+    write_page([found], tmp_path / "report.html")
+    assert "file \\udc80" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "told"),
+    [(0, 9, "0 %"), (9, 9, "100 %"), (12798, 12799, "99.9 %"), (1, 12799, "0.1 %"), (0, 0, "0 %")],
+)
+def test_shares_are_not_rounded_to_all_or_nothing(count: int, of: int, told: str) -> None:
+    assert page._share(count, of) == told
+
+
+# The command
+
+
+def words(config: ExtractConfig, out: Path) -> list[str]:
+    given = (("videos", config.videos), ("name", config.name), ("aus", config.aus), ("samples", config.samples))
+    options = [word for name, value in given for word in (f"--{name}", str(value))]
+    return ["report", *options, "--output-root", str(config.output_root), "--out", str(out)]
+
+
+def test_the_command_writes_the_file_and_tells_the_counts(
+    corpus: ExtractConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    more = ["--weights", "random:0", "--device", "cpu", "--show", "1", "--show-unusual", "0"]
+    assert main([*words(corpus, out), *more, "--show-samples", HOSTILE[1], HOSTILE[3], "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["exit_code"], told["error"], told["file"]) == (0, None, str(out))
+    assert told["bytes"] == out.stat().st_size
+    (dataset,) = told["datasets"]
+    assert (dataset["saved"], dataset["failed"], dataset["missing"], dataset["sheets"]) == (5, 1, 1, 3)
+    assert main([*words(corpus, out), "--show", "0", "--show-unusual", "0"]) == 0
+    assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 7 samples of 1 dataset, 0 contact sheets\n")
+    assert main([*words(corpus, out), "--show", "0", "--show-unusual", "0", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unknown_sample_is_wrong_use(
+    corpus: ExtractConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(corpus, tmp_path / "x.html"), "--show-samples", "nobody"]) == 2
+    assert re.fullmatch(r"error: there is no sample 'nobody' in mi<b>ne\n", capsys.readouterr().err)
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_without_jinja_one_line_says_what_to_install(
+    corpus: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sheets, "find_spec", lambda name: None if name == "jinja2" else name)
+    assert main(words(corpus, tmp_path / "x.html")) == 2
+    assert capsys.readouterr().err == "error: this needs jinja2: pip install 'gpupeak[report]'\n"

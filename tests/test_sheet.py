@@ -1,0 +1,226 @@
+"""Contact sheets: the right frames, in order, marked; as a picture and on terminals that can and cannot show one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import rotate, write_clip
+from PIL import Image
+from samples import sample
+
+from gpupeak import sheet as sheets
+from gpupeak.cli import main
+from gpupeak.decode import decode_frames
+from gpupeak.errors import ConfigError, SampleError
+from gpupeak.peaks import Curve
+from gpupeak.sheet import Sheet, heights, read_sheet, require, to_jpeg, to_png, to_terminal
+from gpupeak.types import Sample, SamplingRule
+
+INDICES = (0, 12, 23, 24, 25, 26, 36, 36)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("sheet") / "clip.mp4", frames=48)
+
+
+@pytest.fixture(scope="module")
+def drawn(video: Path) -> Sheet:
+    curve = Curve(tuple(range(48)), tuple(float(24 - abs(i - 24)) for i in range(48)), "openface", Path("x.csv"))
+    made = read_sheet(sample(video.parent, video=video), INDICES, peak=24, side=96, remarks=["peak 24"])
+    return Sheet(made.title, made.frames, made.indices, made.times, made.pictures, made.peak, curve, made.remarks)
+
+
+def number(picture: np.ndarray) -> int:
+    """The number that is drawn in binary along the top of a frame of 96x64."""
+    return sum(int(picture[4:12, bit * 8 + 2 : bit * 8 + 6].mean() > 128) << bit for bit in range(6))
+
+
+def test_a_sheet_holds_the_frames_asked_for_in_order(drawn: Sheet, video: Path) -> None:
+    assert [number(picture) for picture in drawn.pictures] == list(INDICES)
+    assert drawn.times == tuple(pytest.approx(index / 25) for index in INDICES)
+    assert {picture.shape for picture in drawn.pictures} == {(64, 96, 3)}
+    assert drawn.frames == 48
+    full = decode_frames(video, [24], size=None)[0].astype(int)
+    assert np.abs(full - drawn.pictures[3].astype(int)).mean() < 12  # squashed and stretched again
+
+
+def test_a_peak_past_the_end_is_the_last_frame(video: Path) -> None:
+    assert read_sheet(sample(video.parent, video=video), INDICES, peak=900).peak == 47
+
+
+def test_a_turned_video_is_shown_upright(video: Path, tmp_path: Path) -> None:
+    turned = rotate(video, tmp_path / "turned.mp4", (0, 1, -1, 0))
+    (picture,) = read_sheet(sample(tmp_path, video=turned), [3], peak=None, side=96).pictures
+    assert picture.shape == (96, 64, 3)
+
+
+def test_faces_are_shown_in_their_own_colours(tmp_path: Path) -> None:
+    faces = np.zeros((5, 40, 20, 3), np.uint8)
+    faces[3, :, :, 0] = 255  # blue, as OpenCV stores it
+    np.save(tmp_path / "clip.npy", faces)
+    face = Sample("mine", "clip", tmp_path / "clip.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
+    found = read_sheet(face, [1, 3], peak=None, side=80)
+    assert [picture.shape for picture in found.pictures] == [(80, 40, 3)] * 2
+    assert found.pictures[1].reshape(-1, 3).mean(0).tolist() == [0, 0, 255]
+    assert (found.times, found.captions(), found.frames) == ((), ["1", "3"], 5)
+    with pytest.raises(SampleError, match="face 9 planned, file has 5"):
+        read_sheet(face, [9], peak=None)
+
+
+def test_what_cannot_be_shown_is_a_samples_fault(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="no video"):
+        read_sheet(sample(tmp_path), [0], peak=None)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(SampleError):
+        read_sheet(sample(tmp_path, video=tmp_path / "text.mp4"), [0], peak=None)
+
+
+def test_heights_span_the_clip_and_break_where_there_is_no_face() -> None:
+    curve = Curve((0, 1, 2, 5, 9, 50), (0.0, 1.0, 4.0, 2.0, 1.0, 9.0), "openface", Path("x"))
+    lines = heights(curve, frames=10)
+    assert [[point[0] * 9 for point in line] for line in lines] == [[0, 1, 2], [5], [9]]
+    assert [[point[1] for point in line] for line in lines] == [[0, 0.25, 1], [0.5], [0.25]]
+
+
+def test_heights_of_a_long_clip_keep_every_peak() -> None:
+    values = [0.1] * 10_000
+    values[7_777] = 5.0
+    ((*line,),) = heights(Curve(tuple(range(10_000)), tuple(values), "openface", Path("x")), 10_000)
+    assert len(line) == 400
+    x, y = max(line, key=lambda point: point[1])
+    assert (x, y) == (pytest.approx(0.7777, abs=0.003), 1.0)
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (-1.0, -2.0)])
+def test_heights_of_nothing_are_flat(values: tuple[float, ...]) -> None:
+    (line,) = heights(Curve((0, 1), values, "openface", Path("x")), 2)
+    assert all(0 <= y <= 1 for _, y in line)
+
+
+def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
+    image = np.asarray(Image.open(io.BytesIO(to_png(drawn))))
+    top = image.shape[0] - 122  # above the lower margin and the captions
+    lefts = [32 + place * (96 + 12) for place in range(8)]
+    for left, picture in zip(lefts, drawn.pictures, strict=True):
+        assert (image[top : top + 64, left : left + 96] == picture).all()
+    rims = [image[top - 2, left + 40].tolist() for left in lefts]
+    assert [place for place, colour in enumerate(rims) if colour == [0xC2, 0x41, 0x0C]] == [INDICES.index(24)]
+
+
+def test_a_jpeg_is_the_picture(drawn: Sheet) -> None:
+    picture = drawn.pictures[3]
+    back = np.asarray(Image.open(io.BytesIO(to_jpeg(picture))))
+    assert back.shape == picture.shape
+    assert np.abs(back.astype(int) - picture).mean() < 25  # noise, the hardest there is for JPEG
+
+
+# Terminals
+
+
+def test_blocks_keep_within_the_terminal_and_mark_the_peak(drawn: Sheet) -> None:
+    text = to_terminal(drawn, 80, {"TERM": "xterm-256color"})
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert "█" in lines[0]
+    assert lines[1].count("▲") == 1
+    assert lines[1].index("▲") == round(24 / 47 * 79)
+    assert sum(line.count("▀") > 60 for line in lines) > 8
+    assert "24 · 0.96 s peak" in text
+    assert re.findall(r"\x1b\[(?!0m|38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m)", text) == []
+
+
+@pytest.mark.parametrize("columns", [1, 20, 63, 64, 500])
+def test_blocks_fit_any_width(drawn: Sheet, columns: int) -> None:
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in to_terminal(drawn, columns, {}).splitlines()]
+    assert max(map(len, lines)) <= max(columns, 16)
+
+
+def test_kitty_is_sent_the_picture_in_chunks(drawn: Sheet) -> None:
+    text = to_terminal(drawn, 80, {"TERM": "xterm-kitty"})
+    chunks = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text)
+    assert "".join(f"\x1b_G{keys};{data}\x1b\\" for keys, data in chunks) + "\n" == text
+    assert base64.b64decode("".join(data for _, data in chunks)) == to_png(drawn)
+    assert chunks[0][0].split(",")[:2] == ["a=T", "f=100"]
+    assert [keys[-3:] for keys, _ in chunks] == ["m=1"] * (len(chunks) - 1) + ["m=0"]
+    assert max(len(data) for _, data in chunks) <= 4096
+
+
+def test_iterm_is_sent_the_picture(drawn: Sheet) -> None:
+    text = to_terminal(drawn, 80, {"TERM_PROGRAM": "iTerm.app"})
+    head, _, data = text.removesuffix("\a\n").partition(":")
+    assert head.startswith("\x1b]1337;File=inline=1")
+    assert base64.b64decode(data) == to_png(drawn)
+
+
+@pytest.mark.parametrize("inside", [{"TMUX": "x"}, {"TERM": "screen-256color"}])
+def test_inside_of_a_multiplexer_there_are_blocks(drawn: Sheet, inside: dict[str, str]) -> None:
+    assert "▀" in to_terminal(drawn, 80, {"KITTY_WINDOW_ID": "1", "TERM_PROGRAM": "WezTerm", **inside})
+
+
+# The command
+
+
+def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sheet.png"
+    assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["indices"] == list(range(0, 48, 6))
+    with Image.open(out) as image:
+        assert image.size[0] > 8 * 320
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+@pytest.mark.parametrize("words", [["--show"], ["--show", "-"]])
+def test_inspect_shows_on_a_terminal_only(words: list[str], video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(video), "--fallback", "uniform", *words]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: --show without a file .* name a FILE.png\n", error)
+
+
+def test_inspect_shows_on_a_terminal(video: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "80", "HOME": str(video.parent)}
+    command = [sys.executable, "-m", "gpupeak", "inspect", "--show", str(video), "--fallback", "uniform"]
+    with subprocess.Popen(command, stdout=theirs, env=environment, cwd=Path(__file__).parents[1]) as process:
+        os.close(theirs)
+        shown = b""
+        while data := _read(ours):
+            shown += data
+    os.close(ours)
+    assert process.returncode == 0
+    assert "▀".encode() in shown
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # Linux says so when the other end is closed
+        return b""
+
+
+def test_a_sheet_that_cannot_be_written_is_one_line(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(tmp_path / "none" / "a.png")]) == 3
+    assert re.fullmatch(r"error: .*a\.png: cannot be written: No such file or directory\n", capsys.readouterr().err)
+
+
+def test_without_pillow_one_line_says_what_to_install(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sheets, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs PIL and jinja2"):
+        require("PIL", "jinja2")
+    assert main(["inspect", str(video), "--sampling", "uniform", "--show", "x.png"]) == 2
+    assert capsys.readouterr().err == "error: this needs PIL: pip install 'gpupeak[report]'\n"

@@ -1,0 +1,852 @@
+"""Features checked: what is wrong is found, what is right is left alone, other frames are never taken for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from clips import write_clip
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.cli import main
+from gpupeak.decode import decode_frames
+from gpupeak.demo_corpus import Corpus, make_corpus
+from gpupeak.encode.load import load_tower
+from gpupeak.encode.spec import encoder_spec
+from gpupeak.errors import AuError, ConfigError, RunError
+from gpupeak.store import FeatureDirectory, npy_header, read_manifest
+from gpupeak.types import Failed, Sample
+from gpupeak.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
+
+torch.set_num_threads(1)
+
+ENCODER, DIM = "open_clip:ViT-S-32-alt", 256  # the smallest image tower that open_clip names
+SMALL: dict[str, Any] = {"encoder": ENCODER, "weights": "random:0", "device": "cpu", "workers": 1}
+FIRST, SECOND, THIRD = "sample_00000000", "sample_00000001", "sample_00000002"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def extracted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output root, to be copied and not changed."""
+    out = tmp_path_factory.mktemp("extracted")
+    assert gpupeak.extract(of(corpus, out)).exit_code == 0
+    return out
+
+
+@pytest.fixture
+def config(corpus: Corpus, extracted: Path, tmp_path: Path) -> ExtractConfig:
+    """The settings of an extraction that is done."""
+    shutil.copytree(extracted, tmp_path / "out")
+    return of(corpus, tmp_path / "out")
+
+
+def of(corpus: Corpus, out: Path, **changes: Any) -> ExtractConfig:
+    settings = {
+        "datasets": ("mer2023",),
+        "dataset_root": corpus.dataset_root,
+        "mer_factory_output": corpus.mer_factory_output,
+        "config_file": corpus.config_file,
+        "output_root": out,
+        **SMALL,
+        **changes,
+    }
+    return ExtractConfig(**settings)
+
+
+def changed(config: ExtractConfig, **changes: Any) -> ExtractConfig:
+    return dataclasses.replace(config, **changes)
+
+
+def home(root: Path) -> Path:
+    (directory,) = next(path for path in root.iterdir() if path.is_dir()).iterdir()
+    return directory
+
+
+def look(config: ExtractConfig, **options: Any) -> Verification:
+    (found,) = verify(config, **options)
+    json.dumps(found.to_json(), allow_nan=False)
+    return found
+
+
+def faults(found: Verification) -> dict[str, tuple[str, str]]:
+    assert len({fault.sample for fault in found.faults}) == len(found.faults)
+    return {fault.sample: (fault.kind, fault.reason) for fault in found.faults}
+
+
+def save(path: Path, array: npt.NDArray[Any], fortran: bool = False) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.asfortranarray(array) if fortran else array)
+
+
+def state(directory: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Every file of features: bytes, when it was written, and its number, which a rename changes."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) for path in directory.glob("*.npy")
+    }
+
+
+# What is right
+
+
+def test_what_extract_has_made_is_right(config: ExtractConfig) -> None:
+    before = {path: path.stat().st_mtime_ns for path in config.output_root.rglob("*")}
+    found = look(config)
+    assert found.ok
+    assert (found.dataset, found.listed, found.expected, found.whole, found.unknown) == ("mer2023", 3, 3, 3, 0)
+    assert found.directory == home(config.output_root)
+    assert found.devices == ("cpu",)
+    assert (found.faults, found.problems, found.strays, found.temporaries, found.duplicates) == ([], [], [], [], [])
+    assert found.counts == dict.fromkeys(["missing", "broken", "stale", "alike", "changed", "different"], 0)
+    assert {path: path.stat().st_mtime_ns for path in config.output_root.rglob("*")} == before
+
+
+def test_a_look_imports_neither_torch_nor_av(config: ExtractConfig) -> None:
+    code = (
+        "import sys; from gpupeak.cli import main; code = main(sys.argv[1:]);"
+        "sys.exit(' '.join({'torch', 'av', 'open_clip'} & set(sys.modules)) or code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words(config)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# What is wrong with files
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def text(path: Path) -> None:
+    path.write_text("no features " * 1000)
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def huge(path: Path) -> None:
+    with path.open("ab") as file:
+        file.truncate(1 << 40)
+
+
+def half(path: Path) -> None:
+    save(path, np.load(path).astype(np.float16))
+
+
+def swapped_bytes(path: Path) -> None:
+    save(path, np.load(path).astype(">f4"))
+
+
+def four_rows(path: Path) -> None:
+    save(path, np.load(path)[:4])
+
+
+def columns_first(path: Path) -> None:
+    save(path, np.load(path), fortran=True)
+
+
+def pickled(path: Path) -> None:
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+def not_a_number(path: Path) -> None:
+    array = np.load(path)
+    array[3, 5:7] = np.nan, np.inf
+    save(path, array)
+
+
+def flipped_bit(path: Path) -> None:
+    array = np.load(path)
+    array[2, 9] = 3e38
+    save(path, array)
+
+
+def constant(path: Path) -> None:
+    save(path, np.full((8, DIM), 0.25, np.float32))
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+SIZE = 128 + 4 * 8 * DIM
+BROKEN: list[tuple[Callable[[Path], None], str]] = [
+    (truncate, f"{SIZE - 1} bytes, expected {SIZE}"),
+    (append, f"{SIZE + 1} bytes, expected {SIZE}"),
+    (empty, "no .npy file (0 bytes)"),
+    (text, "no .npy file (12000 bytes)"),
+    (huge, "cannot be read: 1,099,511,627,776 bytes, expected at most"),
+    (half, f"f2 [8, {DIM}], expected float32 [8, {DIM}]"),
+    (swapped_bytes, f"f4 [8, {DIM}], expected float32"),
+    (four_rows, f"f4 [4, {DIM}], expected float32 [8, {DIM}]"),
+    (columns_first, f"f4 [8, {DIM}], Fortran order, expected float32"),
+    (pickled, "O [1], expected float32"),
+    (not_a_number, f"2 of {8 * DIM} values are not finite"),
+    (flipped_bit, "a value of 3e+38, expected at most 65504"),
+    (constant, "every value is 0.25"),
+    (directory, "cannot be read: not a regular file"),
+    (pipe, "cannot be read: not a regular file"),
+    (loop, "cannot be read: Too many levels of symbolic links"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), BROKEN, ids=[damage.__name__ for damage, _ in BROKEN])
+def test_a_broken_file_is_named_with_what_is_wrong(
+    damage: Callable[[Path], None], reason: str, config: ExtractConfig
+) -> None:
+    damage(home(config.output_root) / f"{SECOND}.npy")
+    found = look(config)
+    ((name, (kind, told)),) = faults(found).items()
+    assert (name, kind) == (SECOND, "broken")
+    assert told.startswith(reason)
+    assert (found.whole, found.ok, found.mendable) == (2, False, (SECOND,))
+
+
+def test_a_header_that_another_numpy_wrote_is_no_fault(config: ExtractConfig) -> None:
+    path = home(config.output_root) / f"{FIRST}.npy"
+    features = np.load(path)
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, features, version=(2, 0))
+    assert look(config).ok
+
+
+def test_missing_samples_are_named_with_the_reason_that_is_known(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_clip(videos / "good.mp4", frames=9)
+    (videos / "broken.mp4").write_text("no video")
+    write_clip(videos / "later.mp4", frames=9)
+    (tmp_path / "list.txt").write_text("good\nbroken\ngone\n../out\n")
+    settings: dict[str, Any] = {"videos": videos, "name": "mine", "sampling": "uniform", **SMALL}
+    own = ExtractConfig(**settings, output_root=tmp_path / "out", samples=tmp_path / "list.txt")
+    everything = look(own)
+    assert faults(everything)["good"] == ("missing", "no file")
+    assert faults(everything)["gone"] == ("missing", "no file, and no video of this name")
+    gpupeak.extract(own)
+    (tmp_path / "list.txt").write_text("good\nbroken\ngone\nlater\n../out\n")
+    found = look(own)
+    told = faults(found)
+    assert {kind for kind, _ in told.values()} == {"missing"}
+    assert told.keys() == {"broken", "gone", "later", "../out"}
+    assert told["broken"][1].startswith("plan: ")
+    assert told["gone"][1] == "find: no video file of this name"
+    assert told["../out"][1] == "the name holds a path separator"
+    assert (found.listed, found.expected, found.whole) == (5, None, 1)
+
+
+# Features of two samples that are the same
+
+
+def test_one_samples_file_in_anothers_place_is_found_and_the_right_one_acquitted(config: ExtractConfig) -> None:
+    directory = home(config.output_root)
+    shutil.copy(directory / f"{FIRST}.npy", directory / f"{THIRD}.npy")
+    found = look(config)
+    assert faults(found) == {
+        FIRST: ("alike", f"the same features as {THIRD}, and another video"),
+        THIRD: ("alike", f"the same features as {FIRST}, and another video"),
+    }
+    assert found.duplicates == []
+    again = look(config, deep=2)
+    assert {(fault.sample, fault.kind) for fault in again.faults} == {(THIRD, "alike"), (THIRD, "changed")}
+    assert again.mendable == (THIRD,)
+
+
+def test_the_same_video_twice_is_named_and_no_fault(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_clip(videos / "a.mp4", frames=9)
+    shutil.copy(videos / "a.mp4", videos / "b.mp4")
+    (videos / "c.mp4").write_bytes((videos / "a.mp4").read_bytes() + b"\0\0\0\x08free")  # the same pictures
+    longer = (videos / "a.mp4").read_bytes()
+    (videos / "d.mp4").write_bytes(longer.replace(b"Lavf", b"Ravf"))  # the same size, too
+    own = ExtractConfig(videos=videos, name="mine", output_root=tmp_path / "out", sampling="uniform", **SMALL)
+    gpupeak.extract(own)
+    found = look(own)
+    assert found.duplicates == [("a", "b")]
+    assert {name: kind for name, (kind, _) in faults(found).items()} == dict.fromkeys("abcd", "alike")
+    assert faults(found)["b"][1] == "the same features as c, and another video"
+    confirmed = look(own, deep=4)
+    assert confirmed.ok, "extracted again, they are the same again"
+    assert confirmed.deep is not None
+    assert confirmed.deep.compared == 4
+    for name in "cd":
+        (videos / f"{name}.mp4").unlink()
+    found = look(changed(own, samples=listing(tmp_path, "a", "b")))
+    assert found.ok
+    assert found.duplicates == [("a", "b")]
+    gone = look(changed(own, samples=listing(tmp_path, "a", "b", "c", "d")))
+    assert set(faults(gone)) == set("abcd"), "a video that is not there is like no other"
+
+
+def listing(directory: Path, *names: str) -> Path:
+    (directory / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    return directory / "names.txt"
+
+
+def test_a_still_picture_is_a_warning_until_it_is_extracted_again(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    with av.open(str(videos / "still.avi"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"  # type: ignore[union-attr]
+        for _ in range(9):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))  # type: ignore[union-attr]
+        container.mux(stream.encode())  # type: ignore[union-attr]
+    write_clip(videos / "one.mp4", frames=1)
+    write_clip(videos / "moving.mp4", frames=20)
+    own = ExtractConfig(videos=videos, name="mine", output_root=tmp_path / "out", sampling="uniform", **SMALL)
+    gpupeak.extract(own)
+    found = look(own)
+    assert found.ok
+    (warning,) = found.warnings
+    assert re.search(r"the same in 1 samples \(still\)", warning), "of one frame they have to be"
+    deep = look(own, deep=1)
+    assert deep.ok
+    assert deep.warnings == []
+
+    moving = home(own.output_root) / "moving.npy"
+    save(moving, np.load(moving)[:1].repeat(8, axis=0))
+    found = look(own)
+    assert re.search(r"the same in 2 samples \(moving, still\)", found.warnings[0])
+    assert set(faults(look(own, deep=2))) == {"moving"}
+
+
+def test_faces_are_checked_as_frames_are(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "openface_face").mkdir()
+    for count in (4, 20):
+        faces = np.random.default_rng(count).integers(0, 256, (count, 60, 60, 3), np.uint8)
+        np.save(tmp_path / f"openface_face/of_{count}.npy", faces)
+    own = ExtractConfig(videos=tmp_path / "videos", name="mine", output_root=tmp_path / "out", stream="face", **SMALL)
+    gpupeak.extract(own)
+    path = home(own.output_root) / "of_20.npy"
+    save(path, np.roll(np.load(path), 1, axis=0))
+    found = look(own)
+    assert found.ok
+    assert (found.whole, found.directory.name) == (2, "face_open_clip_ViT-S-32-alt_8frms")
+    assert set(faults(look(own, deep=2))) == {"of_20"}
+
+
+# The dataset as a whole
+
+
+def test_strays_are_named_and_other_parts_of_the_dataset_are_none(config: ExtractConfig) -> None:
+    directory = home(config.output_root)
+    save(directory / "samplenew_00000000.npy", np.ones((8, DIM), np.float32))  # of the training split
+    assert look(config).strays == []
+    assert look(changed(config, limit=1)).strays == []
+    save(directory / "sample_0000000.npy", np.ones((8, DIM), np.float32))
+    (directory / "notes.txt").write_text("")
+    for settings in (config, changed(config, limit=1), changed(config, samples=listing(directory.parent, FIRST))):
+        found = look(settings)
+        assert found.ok
+        assert found.strays == ["notes.txt", "sample_0000000.npy"]
+        assert "mer2023: 2 files belong to no sample: notes.txt, sample_0000000.npy" in found.warnings
+
+
+def test_what_a_killed_run_left_is_named_and_harmless(config: ExtractConfig) -> None:
+    (home(config.output_root) / ".gpupeak-123-4.tmp").write_bytes(b"half a file")
+    found = look(config)
+    assert found.ok
+    assert (found.temporaries, found.strays) == ([".gpupeak-123-4.tmp"], [])
+
+
+def test_files_of_unknown_origin_are_counted(config: ExtractConfig) -> None:
+    directory = home(config.output_root)
+    lines = [entry for entry in read_manifest(directory) if entry["sample"] != FIRST]
+    (directory / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"sample": "sam')
+    found = look(config)
+    assert found.ok
+    assert found.unknown == 1
+    assert "mer2023: 1 of 3 files are of unknown origin: manifest.jsonl does not tell of them" in found.warnings
+    (directory / "manifest.jsonl").unlink()
+    (directory / "run.json").unlink()
+    found = look(config)
+    assert found.ok
+    assert "mer2023: 3 of 3 files are of unknown origin: there is no run.json" in found.warnings
+    gpupeak.extract(changed(config, samples=listing(directory.parent, FIRST)))
+    assert look(config).unknown == 3, "kept, and recorded as of unknown origin"
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", '{"sample": 3}', '{"sample": "sample_00000000", "fallback": 3, "indices": {}}']
+)
+def test_a_manifest_of_another_form_ends_nothing(line: str, config: ExtractConfig) -> None:
+    (home(config.output_root) / "manifest.jsonl").write_text(f"{line}\n")
+    assert look(config).unknown == 3
+
+
+def test_features_of_other_settings_are_a_problem(config: ExtractConfig) -> None:
+    found = look(changed(config, weights="random:1"))
+    assert not found.ok
+    assert found.faults == []
+    assert found.mendable == ()
+    (problem,) = found.problems
+    assert "made with weights 'random:0', this run has 'random:1'" in problem
+    (home(config.output_root) / "run.json").write_text("{")
+    (problem,) = look(config).problems
+    assert "run.json: cannot be read" in problem
+
+
+def test_what_is_left_of_an_overwrite_that_was_cut_short_is_stale(config: ExtractConfig) -> None:
+    other = changed(config, weights="random:1")
+    gpupeak.extract(changed(other, overwrite=True, limit=1))
+    found = look(other)
+    reason = "made before the --overwrite that was cut short"
+    assert faults(found) == {SECOND: ("stale", reason), THIRD: ("stale", reason)}
+    assert repair(other, [found]).exit_code == 0
+    assert look(other, deep=3).ok
+
+
+def test_warnings_of_the_list_and_of_fallbacks(config: ExtractConfig, tmp_path: Path) -> None:
+    more = tmp_path / "more.toml"
+    more.write_text("[datasets.mer2023]\nexpected = 411\n")
+    found = look(changed(config, config_file=more))
+    assert found.ok
+    assert (found.listed, found.expected) == (3, 411)
+    assert found.fallbacks == {"no AU file": 1}
+    listed, fell_back = found.warnings
+    assert listed == "mer2023: 3 samples listed, expected 411"
+    assert fell_back.startswith("mer2023: 1 of 3 samples fell back to another sampling (most often: no AU file, 1)")
+    uniform = changed(config, sampling="uniform", output_root=tmp_path / "uniform")
+    gpupeak.extract(uniform)
+    assert look(uniform).warnings == []
+
+
+def test_a_directory_that_is_not_there_holds_nothing(config: ExtractConfig, tmp_path: Path) -> None:
+    found = look(changed(config, output_root=tmp_path / "nowhere"))
+    assert (found.whole, found.counts["missing"]) == (0, 3)
+    assert not (tmp_path / "nowhere").exists()
+
+
+# Other frames: what has to be found, and what not
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Corpus, extracted: Path) -> Callable[[Callable[[Path, list[int]], npt.NDArray[Any]], Path], None]:
+    """Writes the features of other pictures over a copy of the tree: of what it is given makes of video and indices."""
+    tower = load_tower(encoder_spec(ENCODER), "random:0")
+    videos = {path.stem: path for path in corpus.dataset_root.rglob("*.mp4")}
+
+    def make(pictures: Callable[[Path, list[int]], npt.NDArray[Any]], out: Path) -> None:
+        for entry in read_manifest(home(extracted)):
+            frames = torch.from_numpy(np.ascontiguousarray(pictures(videos[entry["sample"]], entry["indices"])))
+            with torch.inference_mode():
+                features = tower(frames).numpy()
+            (home(out) / f"{entry['sample']}.npy").write_bytes(npy_header(features.shape) + features.tobytes())
+
+    return make
+
+
+def right(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    return decode_frames(video, indices)
+
+
+def neighbours(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    last = indices[-1]
+    return decode_frames(video, [index + 1 if index < last else index - 1 for index in indices])
+
+
+def one_neighbour(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    """The next frame in the place of the one after the peak, where every frame is very near to the next."""
+    return decode_frames(video, [*indices[:5], indices[5] + 1, *indices[6:]])
+
+
+def swapped_channels(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    return decode_frames(video, indices)[..., ::-1]
+
+
+def picture_shifted_by_a_row(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    return np.roll(decode_frames(video, indices), 1, axis=1)
+
+
+def rows_shifted(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    return np.roll(decode_frames(video, indices), 1, axis=0)
+
+
+def middle_frame(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    """What AffectGPT does without a file."""
+    return decode_frames(video, [indices[-1] // 2] * len(indices))
+
+
+def rounded_otherwise(video: Path, indices: list[int]) -> npt.NDArray[np.uint8]:
+    """0.4 of 255 on average, as far as decord may be from libav."""
+    pixels = decode_frames(video, indices).astype(int)
+    noise = np.random.default_rng(len(indices)).choice([-1, 0, 1], pixels.shape, p=[0.2, 0.6, 0.2])
+    return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+
+
+CONTROLS = (neighbours, swapped_channels, picture_shifted_by_a_row, rows_shifted, middle_frame)
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.__name__)
+def test_other_frames_are_found_in_every_sample(
+    control: Callable[[Path, list[int]], npt.NDArray[Any]], made: Any, config: ExtractConfig, extracted: Path
+) -> None:
+    made(control, config.output_root)
+    shallow = look(config)
+    assert shallow.ok, "there is nothing wrong with the files"
+    for found, kind in ((look(config, deep=3), "changed"), (look(config, against=extracted), "different")):
+        assert {name: told for name, (told, _) in faults(found).items()} == dict.fromkeys([FIRST, SECOND, THIRD], kind)
+        comparison = found.deep or found.against
+        assert comparison is not None
+        assert (comparison.compared, comparison.differing, len(comparison.worst)) == (3, 3, 3)
+        if control is neighbours:
+            assert min(difference.cosine for difference in comparison.worst) > 0.9998, "plainly, they are the same"
+
+
+def test_a_single_neighbouring_frame_is_found_where_the_decoder_is_the_same(made: Any, config: ExtractConfig) -> None:
+    made(one_neighbour, config.output_root)
+    assert set(faults(look(config, deep=3))) == {FIRST, SECOND, THIRD}
+
+
+@pytest.mark.parametrize("pictures", [right, rounded_otherwise], ids=lambda pictures: pictures.__name__)
+def test_another_rounding_is_not_another_frame(
+    pictures: Callable[[Path, list[int]], npt.NDArray[Any]], made: Any, config: ExtractConfig, extracted: Path
+) -> None:
+    made(pictures, config.output_root)
+    found = look(config, against=extracted)
+    assert found.ok, found.faults
+    comparison = found.against
+    assert comparison is not None
+    assert comparison.where == str(home(extracted))
+    assert (comparison.compared, comparison.differing) == (3, 0)
+    assert comparison.median is not None
+    assert MIN_COSINE < comparison.median <= 1 + 1e-12
+    assert look(config, deep=3).ok is (pictures is right)
+    assert look(config, against=extracted, min_cosine=1 - 1e-6).ok is (pictures is right)
+
+
+# Extracting again
+
+
+def test_features_come_out_the_same_again(config: ExtractConfig) -> None:
+    told: list[str] = []
+    found = look(config, deep=2, tell=told.append)
+    assert found.ok
+    assert found.deep is not None
+    assert (found.deep.where, found.deep.compared, found.deep.differing) == ("cpu", 2, 0)
+    assert all(difference.relative_l2 < 1e-5 for difference in found.deep.worst)
+    assert told[0].startswith("on the CPU, as asked")
+    assert told[1] == "extracting 2 samples again"
+
+
+class Refusing:
+    """A line that fails every sample."""
+
+    device = "cpu"
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Iterator[Failed]:
+        for sample in samples:
+            yield Failed(sample, "decode", "refused")
+
+    def close(self) -> None: ...
+
+
+def test_what_is_drawn_depends_on_the_seed_alone(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpupeak.build.build", lambda *arguments: Refusing())
+
+    def drawn(seed: int, deep: int = 1) -> list[str]:
+        return list(faults(look(changed(config, seed=seed), deep=deep)))
+
+    assert [drawn(seed) for seed in range(5)] == [drawn(seed) for seed in range(5)]
+    assert len({name for seed in range(5) for name in drawn(seed)}) > 1
+    assert sorted(drawn(0, deep=99)) == [FIRST, SECOND, THIRD]
+
+
+def test_other_peaks_than_then_are_told_by_their_frames(corpus: Corpus, config: ExtractConfig, tmp_path: Path) -> None:
+    shutil.copytree(corpus.mer_factory_output, tmp_path / "aus")
+    (info,) = (tmp_path / "aus").rglob(f"{FIRST}_au_analysis.json")
+    info.write_text(info.read_text().replace('"peak_index": 61', '"peak_index": 20'))
+    found = look(changed(config, mer_factory_output=tmp_path / "aus"), deep=3)
+    ((name, (kind, reason)),) = faults(found).items()
+    assert (name, kind) == (FIRST, "changed")
+    assert re.search(r"; frames \[0, .*61.*\] then, \[0, .*20.*\] now$", reason)
+
+
+def test_what_cannot_be_extracted_again_is_a_fault_and_what_has_no_video_is_not_drawn(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("a", "b", "c"):
+        write_clip(videos / f"{name}.mp4", frames=9 + ord(name))
+    own = ExtractConfig(
+        videos=videos,
+        name="mine",
+        samples=listing(tmp_path, "a", "b", "c"),
+        output_root=tmp_path / "out",
+        sampling="uniform",
+        **SMALL,
+    )
+    gpupeak.extract(own)
+    (videos / "a.mp4").write_text("no video any more")
+    (videos / "b.mp4").unlink()
+    assert look(own).ok
+    found = look(own, deep=9)
+    ((name, (kind, reason)),) = faults(found).items()
+    assert (name, kind) == ("a", "changed")
+    assert reason.startswith("cannot be extracted again: plan: ")
+    assert found.deep is not None
+    assert found.deep.compared == 1
+
+
+def test_without_peaks_nothing_is_extracted_again(config: ExtractConfig, tmp_path: Path) -> None:
+    elsewhere = changed(config, mer_factory_output=tmp_path / "nowhere")
+    assert look(elsewhere).ok
+    with pytest.raises(AuError, match="nowhere"):
+        verify(elsewhere, deep=1)
+
+
+def test_the_tolerance_is_wider_where_colours_may_have_been_rounded_otherwise(made: Any, config: ExtractConfig) -> None:
+    made(rounded_otherwise, config.output_root)
+    run = home(config.output_root) / "run.json"
+    run.write_text(run.read_text().replace('"cpu"', '"cuda:0"'))
+    assert look(config, deep=3).ok
+    made(neighbours, config.output_root)
+    assert {FIRST, SECOND} <= set(faults(look(config, deep=3))), "of consecutive frames, the next one is in its place"
+    assert SAME_DECODER.cosine > OTHER_DECODER.cosine
+    assert SAME_DECODER.relative_l2 < OTHER_DECODER.relative_l2
+
+
+def test_the_devices_of_earlier_runs_are_remembered(config: ExtractConfig) -> None:
+    directory = home(config.output_root)
+    run = json.loads((directory / "run.json").read_text())
+    for earlier in ({"device": "cuda:0", "devices": ["cuda:0"]}, {"device": "cuda:0"}):
+        run.pop("devices")
+        (directory / "run.json").write_text(json.dumps({**run, **earlier}))
+        (directory / f"{FIRST}.npy").unlink()
+        gpupeak.extract(config)
+        assert look(config).devices == ("cpu", "cuda:0")
+        run = json.loads((directory / "run.json").read_text())
+    gpupeak.extract(changed(config, overwrite=True))
+    assert look(config).devices == ("cpu",)
+
+
+# Another tree
+
+
+def test_what_only_one_tree_has_is_a_warning(config: ExtractConfig, extracted: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(extracted, other)
+    (home(other) / f"{FIRST}.npy").unlink()
+    (home(config.output_root) / f"{SECOND}.npy").unlink()
+    found = look(config, against=other)
+    assert faults(found) == {SECOND: ("missing", "no file")}
+    assert found.against is not None
+    assert (found.against.only_here, found.against.only_there, found.against.compared) == ((FIRST,), (SECOND,), 1)
+    assert found.warnings[-2:] == [
+        f"mer2023: 1 samples are not in {home(other)}: {FIRST}",
+        f"mer2023: 1 samples are only in {home(other)}: {SECOND}",
+    ]
+
+
+def test_the_other_trees_broken_files_are_differences(config: ExtractConfig, extracted: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(extracted, other)
+    not_a_number(home(other) / f"{FIRST}.npy")
+    found = look(config, against=other)
+    assert faults(found) == {FIRST: ("different", f"the other file: 2 of {8 * DIM} values are not finite")}
+    assert found.mendable == ()
+
+
+def test_comparing_with_nothing_or_with_itself_is_wrong_use(config: ExtractConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"against .*nowhere: there is no .*nowhere/mer2023/frame_"):
+        verify(config, against=tmp_path / "nowhere")
+    link = tmp_path / "link"
+    link.symlink_to(config.output_root)
+    with pytest.raises(ConfigError, match="compared with themselves"):
+        verify(config, against=link)
+    (tmp_path / "empty" / home(config.output_root).relative_to(config.output_root)).mkdir(parents=True)
+    found = look(config, against=tmp_path / "empty")
+    assert not found.ok
+    assert found.problems == [f"no sample in common with {home(tmp_path / 'empty')}"]
+
+
+@pytest.mark.parametrize("options", [{"deep": -1}, {"min_cosine": 1.5}, {"min_cosine": float("nan")}])
+def test_numbers_that_mean_nothing_are_refused(options: dict[str, Any], config: ExtractConfig) -> None:
+    with pytest.raises(ConfigError, match="expected a number"):
+        verify(config, **options)
+
+
+# Mending
+
+
+def test_what_is_missing_or_broken_is_mended_and_nothing_else_touched(config: ExtractConfig, extracted: Path) -> None:
+    directory = home(config.output_root)
+    not_a_number(directory / f"{FIRST}.npy")
+    (directory / f"{SECOND}.npy").unlink()
+    before, lines = state(directory), {e["sample"]: e for e in read_manifest(directory)}
+    found = look(config)
+    assert found.mendable == (FIRST, SECOND)
+    (tally,) = repair(config, [found]).datasets
+    assert (tally.saved, tally.skipped, tally.failed) == (2, 1, 0)
+    after = state(directory)
+    assert after[f"{THIRD}.npy"] == before[f"{THIRD}.npy"]
+    assert after[f"{FIRST}.npy"][2] != before[f"{FIRST}.npy"][2], "another file, put in its place as a whole"
+    assert {name: data for name, (data, *_) in after.items()} == {n: d for n, (d, *_) in state(home(extracted)).items()}
+    now = {e["sample"]: e for e in read_manifest(directory)}
+    assert len(list(read_manifest(directory))) == 3
+    assert now[THIRD] == lines[THIRD]
+    assert look(config, deep=3).ok
+
+
+def test_mending_waits_for_no_other_run_and_disturbs_none(config: ExtractConfig) -> None:
+    directory = home(config.output_root)
+    constant(directory / f"{FIRST}.npy")
+    before = state(directory)
+    found = look(config)
+    with FeatureDirectory(directory, 8, DIM), pytest.raises(RunError, match="another gpupeak run is writing here"):
+        repair(config, [found])
+    assert state(directory) == before
+    assert not look(config).ok
+
+
+def test_an_overwrite_setting_overwrites_nothing(config: ExtractConfig) -> None:
+    directory = home(config.output_root)
+    (directory / f"{FIRST}.npy").unlink()
+    before = state(directory)
+    overwrite = changed(config, overwrite=True)
+    (tally,) = repair(overwrite, verify(overwrite)).datasets
+    assert (tally.saved, tally.skipped) == (1, 2)
+    assert state(directory).items() > before.items()
+
+
+# The command
+
+
+def words(config: ExtractConfig, *more: str) -> list[str]:
+    given = {
+        "--dataset-root": config.dataset_root,
+        "--mer-factory-output": config.mer_factory_output,
+        "--output-root": config.output_root,
+        "--config": config.config_file,
+        "--visual-encoder": config.encoder,
+        "--weights": config.weights,
+        "--device": config.device,
+        "--workers": config.workers,
+    }
+    options = [str(word) for option in given.items() for word in option]
+    return ["verify", "--datasets", *config.datasets, *options, *more]
+
+
+def test_the_command_tells_what_is_wrong_and_mends_it(
+    config: ExtractConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(config)) == 0
+    out, error = capsys.readouterr()
+    assert error == ""
+    assert re.search(r"^mer2023 +3/3 +3 +0 +0$", out, re.MULTILINE)
+    assert out.endswith("all is well\n")
+
+    directory = home(config.output_root)
+    constant(directory / f"{FIRST}.npy")
+    (directory / ".gpupeak-1-2.tmp").write_bytes(b"")
+    assert main(words(config)) == 1
+    out, _ = capsys.readouterr()
+    assert f"mer2023, broken: 1\n  {FIRST}: every value is 0.25\n" in out
+    assert "mer2023: left behind by killed runs, harmless, removed by the next one: .gpupeak-1-2.tmp\n" in out
+    assert out.endswith("not all is well: 1 samples are not right; --fix extracts 1 of them again\n")
+    assert main(words(config, "--quiet")) == 1
+    out, error = capsys.readouterr()
+    assert error == ""
+    assert "3/3" not in out
+    assert FIRST in out
+
+    assert main(words(config, "--fix", "--deep", "1", "--json")) == 0
+    out, error = capsys.readouterr()
+    assert out.count("\n") == 1
+    summary = json.loads(out)
+    assert (summary["exit_code"], summary["error"], summary["fixed"]["saved"]) == (0, None, 1)
+    (found,) = summary["datasets"]
+    assert (found["ok"], found["whole"], found["deep"]["compared"]) == (True, 3, 1)
+    assert "extracting 1 samples again" in error
+    assert main(words(config, "--fix", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["fixed"] is None
+
+
+def test_the_command_shows_comparisons(
+    config: ExtractConfig, extracted: Path, made: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(neighbours, config.output_root)
+    assert main(words(config, "--against", str(extracted))) == 1
+    out, _ = capsys.readouterr()
+    assert f"mer2023, compared: with {home(extracted)}: 3 samples, 3 differ; cosine of the worst frame" in out
+    assert re.search(rf"^  {FIRST}: row \d: cosine 0\.9999\d\d, less the mean 0\.999", out, re.MULTILINE)
+    assert out.endswith("not all is well: 3 samples are not right\n")
+    assert main(words(config, "--against", str(extracted), "--min-cosine", "0.9")) == 1, "rows have moved"
+    made(rounded_otherwise, config.output_root)
+    assert main(words(config, "--against", str(extracted), "--min-cosine", "0.99999")) == 1
+    assert main(words(config, "--against", str(extracted))) == 0
+
+
+def test_exit_codes_of_what_cannot_be_checked(
+    config: ExtractConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(words(config, "--against", str(tmp_path / "nowhere"))) == 2
+    assert main(words(config, "--deep", "some")) == 2
+    assert main(words(changed(config, device="cuda:9"), "--deep", "1", "--json")) == 3
+    out, error = capsys.readouterr()
+    assert json.loads(out)["exit_code"] == 3
+    assert "error: --device cuda:9: " in error
+    constant(home(config.output_root) / f"{FIRST}.npy")
+    assert main(words(changed(config, weights="random:1"), "--fix")) == 2
+    assert "made with weights 'random:0'" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_told_as_one(
+    config: ExtractConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> Iterator[None]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpupeak.verify.verify", interrupted)
+    assert main(words(config, "--json")) == 130
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 130
+
+
+def test_the_options_are_those_of_extract(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def options(command: str) -> set[str]:
+        assert main([command, "--help"]) == 0
+        return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+    own = {"--deep", "--against", "--min-cosine", "--fix"}
+    assert options("verify") - own == options("extract") - own - {"--overwrite"}
+    assert main(["verify", "--help"]) == 0
+    assert f"[default: {MIN_COSINE}]" in capsys.readouterr().out
