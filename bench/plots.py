@@ -206,7 +206,7 @@ def _panel(axes: Any, panel: Panel) -> None:
         if not series.points:
             continue
         xs, ys = zip(*series.points, strict=True)
-        axes.plot(xs, ys, color=colour, marker=marker, markersize=5.5, linewidth=0 if panel.line else 2)
+        axes.plot(xs, ys, color=colour, marker=marker, markersize=5.5, linewidth=0 if panel.line else 2, clip_on=False)
         axes.annotate(series.name, (xs[0], max(ys)), (0, 8), textcoords="offset points", color=colour, fontsize=8)
         at: dict[Point, str] = {}
         for point, label in zip(series.points, series.labels, strict=False):

@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import shlex
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_every_option_exists(name: str) -> None:
 def test_every_option_of_extract_is_told(name: str) -> None:
     told = {option for parameter in COMMANDS["extract"].params for option in parameter.opts if option[:2] == "--"}
     assert told - options(text(name)) <= {"--limit", "--workers", "--batch-size", "--time-limit", "--fsync", "--help"}
+
+
+@EVERY_README
+def test_figures_are_those_of_the_record_that_is_linked(name: str) -> None:
+    (record,) = re.findall(r"\]\((bench/results/[\w.-]+\.jsonl)\)", text(name))
+    command = [sys.executable, "bench/tables.py", record]
+    tables = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    shown = [line for line in text(name).splitlines() if re.match(r"\| `\w+` \| [\d.]+ \|", line)]
+    assert len(shown) == 7
+    assert set(shown) <= set(tables)
 
 
 @EVERY_README
