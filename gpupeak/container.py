@@ -205,7 +205,8 @@ class Clip:
     def decode_all(self) -> Iterator[VideoFrame]:
         """Every frame, as a sequential decode that skips over errors delivers it.
 
-        Its decoder is a new one: not every decoder forgets all of what it read before it was flushed.
+        Its decoder is a new one: not every decoder forgets all of what it read before it was flushed. And
+        libav learns all that it wants to when the file is opened, whatever `_told` believes of its header.
         """
         with _open(self.path, quick=False) as container:
             stream = _video_stream(container)

@@ -14,8 +14,9 @@ _IDENTITY = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 # Where the matrix is in the content of a box of version 0, and of version 1 (8.2.2, 8.3.2).
 _MATRIX = {b"mvhd": (36, 48), b"tkhd": (40, 52)}
 
-# The identifiers of elements (RFC 9559). A projection has the angles by which a picture is turned.
-_TRACKS, _CLUSTER, _PROJECTION = b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75", b"\x76\x70"
+# Matroska's elements (RFC 9559). A projection holds the angles by which pictures are turned.
+_SEGMENT, _TRACKS, _ENTRY = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae"
+_VIDEO, _PROJECTION = b"\xe0", b"\x76\x70"
 _HEAD = 1 << 16
 
 
@@ -24,19 +25,16 @@ def certainly_upright(path: Path, container: str) -> bool:
 
     False means only that its frames have to tell: of formats other than MP4, Matroska and AVI, which has
     none, nothing is known.
-
-    Raises:
-        OSError: the file cannot be read.
     """
     if container == "avi":
         return True
-    with path.open("rb") as file:
-        if container.startswith("mov"):
-            return _has_identities(file)
-        if container.startswith("matroska"):
-            header, cluster, _ = file.read(_HEAD).partition(_CLUSTER)
-            return bool(cluster) and _TRACKS in header and _PROJECTION not in header
-    return False
+    try:
+        with path.open("rb") as file:
+            if container.startswith("mov"):
+                return _has_identities(file)
+            return container.startswith("matroska") and _has_no_projection(file.read(_HEAD))
+    except OSError:
+        return False
 
 
 def _has_identities(file: BinaryIO) -> bool:
@@ -69,3 +67,29 @@ def _boxes(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[bytes, int, 
             return
         yield kind, start + header, min(end, stop)
         start = end
+
+
+def _has_no_projection(head: bytes) -> bool:
+    """Whether the head of a Matroska file has all of its tracks' descriptions, and no projection in them."""
+    tracks = _elements(head, [(0, len(head))], _SEGMENT, _TRACKS)
+    videos = _elements(head, tracks, _ENTRY, _VIDEO)
+    return bool(videos) and tracks[-1][1] < len(head) and not _elements(head, videos, _PROJECTION)
+
+
+def _elements(data: bytes, spans: list[tuple[int, int]], *path: bytes) -> list[tuple[int, int]]:
+    """Start and stop of the content of every element that `path` leads to from `spans` (RFC 8794, 4 to 6)."""
+    for wanted in path:
+        found = []
+        for start, stop in spans:
+            while start < stop:
+                at = start + 9 - data[start].bit_length()
+                width = 9 - data[at].bit_length() if at < stop else 9
+                if width > 8:
+                    break
+                size = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
+                end = stop if size + 1 == 1 << 7 * width else at + width + size  # all ones: unknown
+                if data[start:at] == wanted:
+                    found.append((at + width, min(end, stop)))
+                start = end
+        spans = found
+    return spans

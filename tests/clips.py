@@ -150,6 +150,10 @@ def _rotated(path: Path, matrix: tuple[int, int, int, int], times: Sequence[int]
     return rotate(write_clip(path.with_name(f"upright_{path.name}"), times=times), path, matrix)
 
 
+def _rotated_mkv(path: Path) -> Path:
+    return remux(_rotated(path.with_name("rotated_for.mp4"), _CLOCKWISE), path, lambda packets: packets)
+
+
 def _packed(path: Path) -> Path:
     """MPEG-4 with packed B frames as DivX 5 wrote it: P and B in one packet, then a VOP that is not coded."""
     options = {"bf": "1", "b_strategy": "0", "g": "24", "sc_threshold": "1000000000", "qscale": "3"}
@@ -190,6 +194,24 @@ def _hidden(path: Path) -> Path:
         return packets
 
     return remux(write_clip(path.with_name("all_shown.webm"), codec="libvpx", options={"g": "16"}), path, hide)
+
+
+def _without_vui(path: Path) -> Path:
+    """H.264 that does not say how many frames are reordered: its sequence parameter set ends before its VUI."""
+    options = {"g": "24", "x264-params": "bframes=5:b-adapt=0:b-pyramid=2"}
+    whole = write_clip(path.with_name(f"vui_{path.name}"), options=options)
+    with av.open(str(whole)) as container:
+        header = container.streams.video[0].codec_context.extradata or b""
+    unit = header[8 : 8 + int.from_bytes(header[6:8], "big")]
+    raw = unit.replace(b"\0\0\3", b"\0\0")
+    bits = f"{int.from_bytes(raw, 'big'):0{8 * len(raw)}b}"
+    at = 32  # the NAL unit's header, profile, constraints and level
+    for skipped in (0, 0, 0, 2, 0, 0, 0, 1, 0, 3):  # ue(v), as many as there are, and the bits that follow each
+        at += 2 * (bits.index("1", at) - at) + 1 + skipped
+    assert bits[at] == "1", "vui_parameters_present_flag"
+    bare = int((bits[:at] + "01").ljust(8 * len(raw), "0"), 2).to_bytes(len(raw), "big").rstrip(b"\0")
+    path.write_bytes(whole.read_bytes().replace(unit, bare.ljust(len(unit), b"\0")))
+    return path
 
 
 def _two_encoders(path: Path) -> Path:
@@ -243,6 +265,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         ".mp4",
         partial(write_clip, options={"g": "24", "x264-params": "bframes=5:b-adapt=0:b-pyramid=2"}),
     ),
+    "h264_no_vui": (".mp4", _without_vui),
+    "h264_no_vui_mkv": (".mkv", _without_vui),
     "h264_open_gop": (".mp4", partial(write_clip, options=_OPEN_GOP)),
     "h264_open_gop_ts": (".ts", partial(write_clip, options=_OPEN_GOP)),
     "h264_no_b": (".mp4", partial(write_clip, options={"g": "16", "bf": "0"})),
@@ -266,6 +290,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "h264_rotated_90": (".mp4", partial(_rotated, matrix=_CLOCKWISE)),
     "h264_rotated_180": (".mp4", partial(_rotated, matrix=_HALF)),
     "h264_rotated_270_vfr": (".mov", partial(_rotated, matrix=_COUNTER, times=_VFR)),
+    "h264_rotated_mkv": (".mkv", _rotated_mkv),
     "h264_one_frame": (".mp4", partial(write_clip, frames=1)),
     "h264_three_frames": (".mp4", partial(write_clip, frames=3)),
     "hevc": (".mp4", partial(write_clip, codec="libx265", options=_x265("keyint=12"))),

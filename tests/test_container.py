@@ -18,6 +18,8 @@ from gpupeak import container
 from gpupeak.bitstream import Syntax
 from gpupeak.container import Clip, open_clip
 from gpupeak.errors import SampleError
+from gpupeak.h264 import Sequence
+from gpupeak.upright import certainly_upright
 
 ClipOf = Callable[[str], Path]
 UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut"}
@@ -71,12 +73,131 @@ def test_frames_that_the_edit_list_cuts_are_none(clip_of: ClipOf) -> None:
         assert clip.needed([0])[0] == 0
 
 
-@pytest.mark.parametrize(("kind", "degrees"), [("rotated_90", 270), ("rotated_180", 180), ("rotated_270_vfr", 90)])
+@pytest.mark.parametrize(
+    ("kind", "degrees"), [("rotated_90", 270), ("rotated_180", 180), ("rotated_270_vfr", 90), ("rotated_mkv", 270)]
+)
 def test_rotation_is_counter_clockwise(clip_of: ClipOf, kind: str, degrees: int) -> None:
     with open_clip(clip_of(f"h264_{kind}")) as clip:
         assert clip.rotation == degrees
     with open_clip(clip_of("h264")) as clip:
         assert clip.rotation == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whether_pictures_are_turned_is_certain_from_common_headers(clip_of: ClipOf, kind: str) -> None:
+    with av.open(str(clip_of(kind))) as given:
+        certain = certainly_upright(clip_of(kind), given.format.name)
+    rotation = decode_in_full(clip_of(kind))[0].rotation
+    assert certain == (rotation == 0 and KINDS[kind][0] in (".mp4", ".mov", ".mkv", ".webm", ".avi"))
+    with open_clip(clip_of(kind)) as clip:
+        assert clip.rotation == rotation % 360
+
+
+def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
+    assert not certainly_upright(tmp_path / "nothing.mp4", "mov,mp4,m4a,3gp,3g2,mj2")
+    whole = clip_of("h264").read_bytes()
+    path = tmp_path / "clip"
+    movie, track, box = whole.index(b"mvhd") + 4, whole.index(b"tkhd") + 4, whole.index(b"moov") - 4
+    turned = bytearray(whole)
+    turned[movie + 36 : movie + 40] = bytes(4)
+    endless = whole[:box] + bytes(4) + whole[box + 4 :]
+    large = whole[:box] + b"\0\0\0\1moov" + (len(whole) - box + 8).to_bytes(8, "big") + whole[box + 8 :]
+    later = bytearray(whole)  # of version 1, in which the matrix is 12 bytes further on
+    later[track] = 1
+    for data, certain in [
+        (whole, True),
+        (endless, True),
+        (large, True),
+        (bytes(turned), False),
+        (bytes(later), False),
+        (whole.replace(b"tkhd", b"free"), False),
+        (whole[:box] + b"\0\0\0\7" + whole[box + 4 :], False),
+        (whole[: track + 20], False),
+        (b"", False),
+    ]:
+        path.write_bytes(data)
+        assert certainly_upright(path, "mov,mp4,m4a,3gp,3g2,mj2") == certain
+    matroska = clip_of("h264_mkv").read_bytes()
+    for data, certain in [(matroska, True), (matroska[:200], False), (bytes(1 << 16) + matroska, False)]:
+        path.write_bytes(data)
+        assert certainly_upright(path, "matroska,webm") == certain
+
+
+@pytest.mark.parametrize(("codec", "header"), [("libx264", b"\x06"), ("libx265", b"\x4e\1")])
+def test_pictures_turned_by_the_bitstream(tmp_path: Path, codec: str, header: bytes) -> None:
+    # ITU-T H.264, D.1.27, after another message: anticlockwise_rotation is 16384 of 65536, for the pictures to come.
+    message = header + b"\x05\xff\x03" + bytes([1]) * 258 + b"\x2f\x03\x08\x00\x05\x80"
+
+    def oriented(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+        made = []
+        for packet in packets:
+            copy: av.Packet[Any] = av.Packet(len(message).to_bytes(4, "big") + message + bytes(packet))
+            copy.time_base, copy.pts, copy.dts = packet.time_base, packet.pts, packet.dts
+            copy.is_keyframe, copy.duration = packet.is_keyframe, packet.duration
+            made.append(copy)
+        return made
+
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    plain = write_clip(tmp_path / "plain.mp4", 6, codec=codec, options=options)
+    path = remux(plain, tmp_path / "clip.mp4", oriented)
+    assert abs(decode_in_full(path)[0].rotation) == 90
+    with open_clip(path) as clip, open_clip(plain) as upright:
+        assert clip.rotation == decode_in_full(path)[0].rotation % 360
+        assert (clip.frames, upright.rotation) == (6, 0)
+
+
+def test_colours_that_only_the_container_names(clip_of: ClipOf, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(clip_of("h264"))) as given, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(given.streams.video[0])
+        decoder = stream.codec_context
+        decoder.colorspace = decoder.color_primaries = decoder.color_trc = 1
+        for packet in given.demux(video=0):
+            packet.stream = stream
+            target.mux([packet] if packet.size else [])
+    assert decode_in_full(path)[0].colorspace == 1
+    with open_clip(path) as clip:
+        assert clip.colorspace == 1
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "colorspace", "profile"),
+    [("yuv420p", 1, 0), ("yuv422p", 5, 1), ("yuv440p", 6, 1), ("yuv444p", 9, 1), ("gbrp", 0, 1)],
+)
+def test_what_vp9_says_of_itself(tmp_path: Path, pix_fmt: str, colorspace: int, profile: int) -> None:
+    path = tmp_path / "clip.webm"
+    options = {"profile": str(profile), "deadline": "realtime", "cpu-used": "8"}
+    write_clip(path, 2, (90, 62), "libvpx-vp9", pix_fmt=pix_fmt, colorspace=colorspace, options=options)
+    frame = decode_in_full(path)[0]
+    with open_clip(path) as clip:
+        assert (clip.pix_fmt, clip.width, clip.height) == (frame.format.name, 90, 62)
+        assert (clip.colorspace, clip.color_range) == (frame.colorspace, frame.color_range)
+        assert clip.profile == f"Profile {profile}"
+
+
+def test_vp9_of_more_bits_and_damaged() -> None:
+    def read(bits: str) -> Sequence | None:
+        syntax = Syntax("vp9", b"")
+        syntax.read(memoryview(int(bits.replace(" ", "").ljust(160, "0"), 2).to_bytes(20, "big")), True)
+        return syntax.sequence
+
+    # frame_marker, profile and reserved_zero; a key frame that is shown; frame_sync_code; what is to be tested
+    start, size = "0 0 1 0" + f"{0x498342:024b}", f"{1919:016b}{1079:016b}"
+    assert read("10 01" + start + "0 010 0" + size) == Sequence("yuv420p10le", 1, 1, None, True, (1920, 1080))
+    assert read("10 01" + start + "1 010 1" + size) == Sequence("yuv420p12le", 1, 2, None, True, (1920, 1080))
+    assert read("10 110" + start + "0 000 0 10 0" + size) == Sequence("yuv422p10le", 2, 1, None, True, (1920, 1080))
+    assert read("10 110" + start + "1 111 0" + size) == Sequence("gbrp12le", 0, 2, None, True, (1920, 1080))
+    assert read("10 00" + start + "011 1" + size) == Sequence("yuv420p", 6, 2, None, True, (1920, 1080))
+    for data in (b"\x82\x49\x83\x42", b"\x82\x49\x83\x43\0" + bytes(20), b"\x82"):
+        syntax = Syntax("vp9", b"")
+        syntax.read(memoryview(data), True)
+        assert syntax.sequence is None
+
+
+def test_files_under_the_name_of_another_format(clip_of: ClipOf, tmp_path: Path) -> None:
+    for kind, suffix in [("h264_mkv", ".mp4"), ("h264", ".mkv"), ("mpeg4_avi", ".mp4"), ("vp9", ".avi")]:
+        with open_clip(Path(shutil.copy(clip_of(kind), tmp_path / f"{kind}{suffix}"))) as clip:
+            assert clip.frames == 48
 
 
 def test_only_the_wanted_gops_are_needed(clip_of: ClipOf) -> None:

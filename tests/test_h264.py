@@ -44,6 +44,17 @@ def sequence_unit(path: Path) -> bytes:
     return header[8 : 8 + header[7]]  # ISO/IEC 14496-15, 5.3.3.1
 
 
+@pytest.mark.parametrize(
+    "params", ["", "fullrange=on:chromaloc=2:sar=77/13", "vbv-maxrate=300:vbv-bufsize=300:nal-hrd=vbr:pic-struct=1"]
+)
+def test_reordering_is_stated(tmp_path: Path, params: str) -> None:
+    unit = sequence_unit(write_clip(tmp_path / "clip.mp4", 2, options={"x264-params": params}))
+    sequence = read_sequence(unit)
+    assert sequence is not None and sequence.reordering
+    cut = read_sequence(unit[:-6])
+    assert cut is not None and not cut.reordering
+
+
 def test_parameter_sets_whole_and_damaged(clip_of: Callable[[str], Path]) -> None:
     unit = sequence_unit(clip_of("h264"))
     assert read_sequence(unit) == Sequence("yuv420p", None, 0, None, True)

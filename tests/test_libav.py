@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import random
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from gpupeak.decode.libav import decode_clip
 from gpupeak.errors import SampleError
 
 ClipOf = Callable[[str], Path]
-TURNS = {"h264_rotated_90": 3, "h264_rotated_180": 2, "h264_rotated_270_vfr": 1}
+TURNS = {"h264_rotated_90": 3, "h264_rotated_mkv": 3, "h264_rotated_180": 2, "h264_rotated_270_vfr": 1}
 
 
 def native(frame: VideoFrame) -> npt.NDArray[np.uint8]:
@@ -227,6 +228,7 @@ def test_damaged_files_give_frames_or_an_error(
             with open_clip(path) as clip:
                 indices = sorted(rng.sample(range(clip.frames), min(8, clip.frames)))
                 assert decode_clip(clip, indices).shape == (len(indices), 224, 224, 3)
+                assert clip.rotation in (0, 90, 180, 270)
         except SampleError as error:
             assert error.stage in ("plan", "decode")
             assert "\n" not in error.reason
@@ -236,3 +238,22 @@ def test_damaged_files_give_frames_or_an_error(
 def test_decoding_imports_no_torch() -> None:
     code = "import gpupeak.decode, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_workers_keep_the_memory_of_their_frames() -> None:
+    code = """
+import resource, sys
+if sys.argv[1] == "kept":
+    from gpupeak.decode.worker import keep_freed_memory
+    keep_freed_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    frames = [bytes(3 << 20) + b"1" for _ in range(8)]
+    del frames
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    kept, usual = (
+        int(subprocess.run([sys.executable, "-c", code, mode], check=True, capture_output=True).stdout)
+        for mode in ("kept", "usual")
+    )
+    assert kept < usual / 4 or platform.libc_ver()[0] != "glibc"
