@@ -58,13 +58,15 @@ def growth_panels(rows: Rows) -> list[Panel]:
         return [(float(point[x]), float(point[y])) for point in rows.get(f"growth: {name}", {}).get("points", [])]
 
     kinds = {"samples, decoding": "decoding, one worker", "samples, the line alone": "the line alone"}
-    for title, key in (("Time a sample, ms", "samples_per_s"), ("Memory at most, MiB", "peak_mib")):
-        series = []
-        for name, kind in kinds.items():
-            if of_kind := points(name, "samples", key):
-                is_rate = key == "samples_per_s"
-                series.append(Series(kind, [(x, 1000 / y) for x, y in of_kind] if is_rate else of_kind))
-        found.append(Panel(title, "samples", series, log_x=True))
+    times, memory = [], []
+    for name, kind in kinds.items():
+        if of_row := rows.get(f"growth: {name}", {}).get("points", []):
+            # What disturbs a run only adds to its time.
+            each = [1000 * min(point["parts_s"]) * len(point["parts_s"]) / point["samples"] for point in of_row]
+            times.append(Series(kind, [(point["samples"], ms) for point, ms in zip(of_row, each, strict=True)]))
+            memory.append(Series(kind, points(name, "samples", "peak_mib")))
+    found.append(Panel("Time a sample, ms", "samples", times, "the fastest tenth of each run", log_x=True))
+    found.append(Panel("Memory at most, MiB", "samples", memory, "all processes", log_x=True))
 
     by_size = rows.get("growth: resolution", {})
     labels = [f"{point['height']:.0f}p" for point in by_size.get("points", [])]

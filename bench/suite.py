@@ -24,6 +24,7 @@ import torch
 from encoders import encoding
 from end_to_end import end_to_end
 from growth import growth
+from plots import draw
 from profiling import profile
 from record import RESULTS, Record, Row, conditions, cores, rounded
 from stages import decoding, loading, planning, writing
@@ -79,6 +80,8 @@ def main() -> int:
         for name, part in parts.items():
             with record.part(name):
                 part(record, scale, Path(work))
+    with record.part("plots"):
+        record.row("of this record", draw, record.path, options.out)
     targets = reached(record.rows)
     for what, target in targets.items():
         verdict = "reached" if target["reached"] else "NOT reached"

@@ -35,7 +35,6 @@ DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((REPOSITORY / "d
 EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
 AFFECTGPTS_OPTIONS = {"--cfg-path", "--outside_face_or_frame"}
 BENCHMARKS_OPTIONS = {"--only", "--profile", "--trace"}  # bench/suite.py's and Nsight Systems'
-FOR_DEVELOPERS = ("docs/profiling.md",)  # in English only
 
 
 def _commands(group: Any, path: str = "") -> dict[str, Any]:
@@ -201,7 +200,7 @@ def test_the_map_names_modules_that_are_there(name: str) -> None:
         assert (REPOSITORY / "gpupeak" / span).exists() or (REPOSITORY / f"gpupeak/{span}.py").exists(), span
 
 
-@pytest.mark.parametrize("name", [name for name in DOCUMENTS if ".zh-CN" not in name and name not in FOR_DEVELOPERS])
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if ".zh-CN" not in name])
 def test_the_translation_is_in_step(name: str) -> None:
     english, chinese = text(name), text(name.replace(".md", ".zh-CN.md"))
     assert blocks(english) == blocks(chinese)

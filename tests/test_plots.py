@@ -22,8 +22,8 @@ ROWS: list[dict[str, Any]] = [
         "part": "growth",
         "row": "samples, the line alone",
         "points": [
-            {"samples": 100, "samples_per_s": 2000.0, "peak_mib": 60.0},
-            {"samples": 1000, "samples_per_s": 2500.0, "peak_mib": 61.0},
+            {"samples": 100, "parts_s": [0.025, 0.125], "peak_mib": 60.0},
+            {"samples": 1000, "parts_s": [0.3, 0.2], "peak_mib": 61.0},
         ],
     },
     {
@@ -67,7 +67,7 @@ def test_growth_is_what_the_rows_hold(record: Path) -> None:
     conditions, rows = plots.read(record)
     assert conditions["commit"] == "abc"
     time, memory, needed = plots.growth_panels(rows)
-    assert time.series[0].points == [(100, 0.5), (1000, 0.4)]  # ms a sample
+    assert time.series[0].points == [(100, 0.5), (1000, 0.4)]  # ms a sample, of the faster part
     assert memory.series[0].points == [(100, 60), (1000, 61)]
     assert (time.log_x, needed.log_x) == (True, False)
     assert [series.points for series in needed.series] == [[(33, 40)], [(49, 52)]]

@@ -306,3 +306,24 @@ def test_the_part_has_one_row_a_stage(
     assert rows["the line"]["samples"] == 6
     assert rows["GIL"]["at_most_ms_per_sample"] > 0
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_on_a_gpu_the_line_is_the_one_of_a_run_with_its_device_watched(
+    clip_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """`cuda_line` itself; what it would ask of a GPU is done by the host."""
+    setup = gpu_check.in_small()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(profiling, "nvdec_missing", lambda: "no NVDEC here")
+    monkeypatch.setattr(profiling, "TorchCuda", lambda device: setup.cuda)
+    monkeypatch.setattr("gpupeak.build.load_tower", lambda *arguments: setup.tower(torch.float32))
+    monkeypatch.setattr("gpupeak.kernels.patch_rows.cuda_patch_rows", lambda *arguments: gpu_check.patch_rows)
+    samples = [sample(tmp_path, f"clip{i}", video=clip_of("h264")) for i in range(3)]
+    trace = profiling.Trace()
+    with profiling.line(trace, lambda text: None) as (parts, cuda):
+        profiling.traced(trace, parts, cuda, samples[:1], samples, tmp_path / "trace.json")
+    names = assert_sound(trace, tmp_path / "trace.json")
+    assert names["GPU"] >= {"patch rows", "replay", "copy"}
+    assert names["workers"] >= {"plan", "decode"}
+    assert len(trace.of("GPU", "patch rows")) >= 1

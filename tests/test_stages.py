@@ -72,7 +72,7 @@ def ours(clip_of: Callable[[str], Path]) -> dict[int, Any]:
 def judged(ours: dict[int, Any], rows: list[int], shade: int = 0) -> dict[str, Any]:
     """What is made of a peer that gives these frames where `INDICES` are asked for, a little brighter."""
     pictures = np.stack([np.clip(ours[row].astype(int) + shade, 0, 255).astype(np.uint8) for row in rows])
-    return stages.judge(lambda: pictures, INDICES, ours, 0.0)  # type: ignore[no-any-return]
+    return stages.judge(lambda: pictures, INDICES, ours)  # type: ignore[no-any-return]
 
 
 def test_right_frames_are_right_whatever_their_shade(ours: dict[int, Any]) -> None:
@@ -93,7 +93,7 @@ def test_what_raises_is_no_figure(ours: dict[int, Any]) -> None:
     def failing() -> None:
         raise RuntimeError("no such codec\nat all")
 
-    row = stages.judge(failing, INDICES, ours, 1.0)
+    row = stages.judge(failing, INDICES, ours)
     assert row == {"failed": "RuntimeError: no such codec"}
     assert not stages.right(row)
 
