@@ -80,8 +80,9 @@ def main() -> int:
         for name, part in parts.items():
             with record.part(name):
                 part(record, scale, Path(work))
-    with record.part("plots"):
-        record.row("of this record", draw, record.path, options.out)
+    if not options.quick:  # too few points, and what a whole run drew lies there
+        with record.part("plots"):
+            record.row("of this record", draw, record.path, options.out)
     targets = reached(record.rows)
     for what, target in targets.items():
         verdict = "reached" if target["reached"] else "NOT reached"
