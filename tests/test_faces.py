@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ import torch
 
 import gpupeak
 from gpupeak import ExtractConfig
+from gpupeak.cli import main
 from gpupeak.datasets import list_samples, resolve
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.worker import Planned, prepare
@@ -38,7 +41,24 @@ def test_resizing_is_bilinear_between_pixel_centres_without_antialiasing(size: t
     faces = drawn(3, *size)
     planes = torch.from_numpy(faces[[2, 0]]).permute(0, 3, 1, 2).double()
     wanted = torch.nn.functional.interpolate(planes, size=(224, 224), mode="bilinear", align_corners=False)
-    assert np.abs(resized(faces, 2, 0) - wanted.permute(0, 2, 3, 1).numpy()).max() <= 0.501
+    assert np.abs(resized(faces, 2, 0) - wanted.permute(0, 2, 3, 1).numpy()).max() < 1
+
+
+@pytest.mark.parametrize(
+    ("size", "digest"),
+    [
+        ((112, 112), "4328ac4d6e5e24f9"),
+        ((224, 224), "35f282953258d896"),
+        ((97, 300), "1f01b6b52b778e42"),
+        ((500, 333), "d2726aa649bb3191"),
+        ((448, 448), "4bbd57ac655c3678"),
+        ((1, 1), "eded41f4dd85d170"),
+        ((2, 3), "51235dca27b1daed"),
+    ],
+)
+def test_resizing_is_opencvs_to_the_bit(size: tuple[int, int], digest: str) -> None:
+    """Digests of `np.stack([cv2.resize(faces[2], (224, 224)), cv2.resize(faces[0], (224, 224))])`, 4.14.0 and 5.0.0."""
+    assert hashlib.sha256(resized(drawn(3, *size), 2, 0).tobytes()).hexdigest()[:16] == digest
 
 
 def test_channels_stay_as_stored_unless_they_are_to_be_swapped() -> None:
@@ -61,6 +81,8 @@ def test_what_is_not_a_file_of_faces_is_refused(tmp_path: Path) -> None:
     for array in (drawn(2)[..., :2], drawn(2).astype(np.float32), drawn(2)[0], drawn(2)[:0], drawn(1, 1, 20_000)):
         np.save(path, array)
         assert "expected uint8 [faces, height, width, 3]" in refused(path)
+    path.write_bytes(b"a video " * 100)
+    assert refused(path) == "is no whole .npy file"
     np.save(path, np.array([{}], object))
     assert "is no whole .npy file" in refused(path)
     np.save(path, drawn(2))
@@ -144,6 +166,48 @@ def test_nvdec_is_not_given_faces(root: Path) -> None:
     broken = prepare(samples(config(root))[3], None)
     assert isinstance(broken, Failed)
     assert broken.stage == "plan"
+
+
+def test_what_was_made_of_faces_is_checked_mended_and_shown_by_the_same_words(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--videos", str(root / "mer2023-dataset-process/video"), "--name", "own", "--stream", "face"]
+    words = [*own, "--output-root", str(root / "out"), "--visual-encoder", "open_clip:ViT-S-32-alt"]
+    words += ["--weights", "random:0", "--device", "cpu", "--workers", "1"]
+    (root / "mer2023-dataset-process/openface_face/sample_00000003.npy").unlink()
+
+    def run(command: str, *more: str) -> dict[str, Any]:
+        code = main([command, *words, *more, "--json"])
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert told["exit_code"] == code
+        return told
+
+    assert run("extract")["saved"] == 3
+    assert run("verify")["exit_code"] == 0
+    home = root / "out/own/face_open_clip_ViT-S-32-alt_8frms"
+    whole = (home / "sample_00000002.npy").read_bytes()
+    np.save(home / "sample_00000002.npy", np.roll(np.load(home / "sample_00000002.npy"), 1, axis=0))
+    assert run("verify")["exit_code"] == 0, "there is nothing wrong with the file"
+    (found,) = run("verify", "--deep", "3")["datasets"]
+    assert [(fault["sample"], fault["kind"]) for fault in found["faults"]] == [("sample_00000002", "changed")]
+    (home / "sample_00000002.npy").write_bytes(whole[:-1])
+    (found,) = run("verify")["datasets"]
+    assert (found["ok"], found["counts"]["broken"], found["whole"]) == (False, 1, 2)
+    mended = run("verify", "--fix", "--deep", "3")
+    assert (mended["exit_code"], mended["fixed"]["saved"], mended["fixed"]["skipped"]) == (0, 1, 2)
+    assert (home / "sample_00000002.npy").read_bytes() == whole
+
+    shown = run("inspect", "sample_00000002", "--show", str(root / "sheet.png"))
+    assert (shown["codec"], shown["frames"], shown["times"]) == ("faces", 23, [])
+    assert (shown["extracted"]["agrees"], shown["extracted"]["state"]) == (True, "whole, float32 [8, 256]")
+    assert (root / "sheet.png").stat().st_size > 100_000
+    (told,) = run("report", "--out", str(root / "report.html"))["datasets"]
+    assert (told["saved"], told["sheets"], told["remarks"]) == (3, 3, [])
+    assert main(["inspect", *words, "sample_00000002"]) == 0
+    text = capsys.readouterr().out
+    assert "picture     faces, 112 x 112\n" in text
+    assert "decoding" not in text
+    assert "recorded    saved, of these frames\n" in text
 
 
 def test_a_run_over_faces(root: Path) -> None:
