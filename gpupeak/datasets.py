@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import AuError, ConfigError, LabelError
-from gpupeak.files import is_directory, read_bounded
+from gpupeak.files import expanded, is_directory, read_bounded
 from gpupeak.labels import read_names
 from gpupeak.peaks import read_peak
 from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, Peak, Sample, SamplingRule
@@ -125,14 +125,14 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
     settings, table, default = _table(config.config_file)
     if config.videos is not None and config.name is not None:
-        aus = str(_expanded(config.aus).absolute()) if config.aus else None
+        aus = str(expanded(config.aus).absolute()) if config.aus else None
         entries = {config.name: _Entry(videos=str(config.videos), aus=aus)}
         root = Path()
         if fault := _name_fault(config.name):
             raise ConfigError(f"name is {config.name!r}: {fault}")
     else:
         entries = {name: table[name] for name in [_canonical(name, table) for name in config.datasets] or default}
-        root = _expanded(config.dataset_root or settings.dataset_root or ".")
+        root = expanded(config.dataset_root or settings.dataset_root or ".")
         if not is_directory(root):
             raise ConfigError(f"dataset root {root} is not a directory")
 
@@ -283,14 +283,14 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     au_root = config.mer_factory_output or settings.mer_factory_output
     au_dirs: tuple[Path, ...] = ()
     if entry.aus is not None:
-        au_dirs = ((_expanded(au_root) if au_root else root) / _expanded(entry.aus),)
+        au_dirs = ((expanded(au_root) if au_root else root) / expanded(entry.aus),)
     elif au_root is not None:
-        au_dirs = au_directories(name, entry.consumer or name, _expanded(au_root))
+        au_dirs = au_directories(name, entry.consumer or name, expanded(au_root))
 
-    labels = root / _expanded(entry.labels) if entry.labels else None
-    samples = root / _expanded(entry.samples) if entry.samples else None
+    labels = root / expanded(entry.labels) if entry.labels else None
+    samples = root / expanded(entry.samples) if entry.samples else None
     if config.samples is not None:
-        samples = _expanded(config.samples)
+        samples = expanded(config.samples)
     if labels is None:
         labels, samples = samples, None
     if config.split == "train" and entry.train_key is None:
@@ -298,7 +298,7 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
     whole = config.split == "test" and samples is None and config.limit is None
 
-    videos, default = root / _expanded(entry.videos or "."), SamplingRule()
+    videos, default = root / expanded(entry.videos or "."), SamplingRule()
     if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
         videos, default = videos.parent / _FACES, SamplingRule("uniform")
         entry, settings = replace(entry, sampling=None), replace(settings, sampling=None)
@@ -369,7 +369,7 @@ def _table(file: Path | None) -> tuple[_Settings, dict[str, _Entry], list[str]]:
     if file is None:
         return _Settings(), table, default
 
-    content = _content(_expanded(file))
+    content = _content(expanded(file))
     entries = content.pop("datasets", {})
     if not isinstance(entries, dict):
         raise ConfigError(f"{file}: datasets is {entries!r}, expected a section for each dataset")
@@ -573,13 +573,6 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _few(names: Iterable[str]) -> str:
     shown = [repr(name[:80]) for name in itertools.islice(names, 4)]
     return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
-
-
-def _expanded(path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user: then it is a name like any other
-        return Path(path)
 
 
 def _is_there(path: Path) -> bool:

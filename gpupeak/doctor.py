@@ -18,9 +18,10 @@ from pathlib import Path
 
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, default_datasets, list_samples, resolve
-from gpupeak.encode.spec import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encode.spec import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
-from gpupeak.errors import GpupeakError, UsageError
+from gpupeak.errors import GpupeakError, UsageError, WeightsError
+from gpupeak.files import expanded
 from gpupeak.store import npy_header
 from gpupeak.types import Sample
 
@@ -169,10 +170,25 @@ def _weights(config: ExtractConfig) -> Finding:
     if found.seed is not None:
         return Finding("weights", NOTE, found.source, "drawn by lot: for trying things out, features mean nothing")
     if not found.files:
+        if fault := _unknown_tag(spec, found.tag):
+            return Finding("weights", MISSING, fault, "--weights says where they are")
         advice = "the first run fetches them (1.7 GB for ViT-L/14); without network, --weights DIRECTORY"
         return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice)
     size = sum(file.stat().st_size for file in found.files)
     return Finding("weights", OK, f"{found.files[0]}, {size / 1e9:.2f} GB, SHA-256 {found.sha256}")
+
+
+def _unknown_tag(spec: EncoderSpec, tag: str | None) -> str | None:
+    """Why weights cannot be fetched that are not here; where open_clip is not there to say, that is told elsewhere."""
+    try:
+        from gpupeak.encode.openclip import known_tag
+
+        known_tag(spec, str(tag))
+    except WeightsError as error:
+        return _line(error)
+    except Exception:  # whatever importing it provokes
+        return None
+    return None
 
 
 def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], tuple[Finding, ...]]:
@@ -217,7 +233,7 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
     """Free space below the output root, against what all samples take; what is written already counts as free."""
-    root = config.output_root.expanduser().absolute()
+    root = expanded(config.output_root).absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
     try:
         dim = encoder_spec(config.encoder).dim

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, WriteError
+from gpupeak.files import expanded
 from gpupeak.store import (
     FeatureDirectory,
     encoder_directory,
@@ -58,7 +59,7 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         n: int = 8,
         stream: str = "frame",
     ) -> None:
-        self.root, self.n = Path(root).expanduser(), n
+        self.root, self.n = expanded(root), n
         self._encoder, self._sampling, self._stream = encoder_directory(encoder), sampling, stream
 
     def directory(self, dataset: str) -> Path:
@@ -268,15 +269,24 @@ def _is_name(name: object) -> bool:
 
 
 def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
+    path = directory / f"{name}.npy"
     try:
-        return read_features(directory / f"{name}.npy", n)
+        return read_features(path, n)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{error}; gpupeak verify --fix makes it again") from error
+        fault = f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{fault}; gpupeak verify --fix makes it again") from error
 
 
 def _npy_files(directory: Path) -> dict[str, int]:
     """The names of the `.npy` files there, sorted, and when each was changed, in ns."""
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        files = ((entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.name.endswith(".npy"))
+        files = ((entry.name, _changed(entry)) for entry in entries if entry.name.endswith(".npy"))
         return {name.removesuffix(".npy"): changed for name, changed in sorted(files)}
     return {}
+
+
+def _changed(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except OSError:  # a link to nothing: who reads it is told
+        return 0

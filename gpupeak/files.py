@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["is_directory", "open_bounded", "read_bounded"]
+__all__ = ["expanded", "is_directory", "is_file", "open_bounded", "read_bounded"]
 
 
 def open_bounded(file: Path, limit: int) -> BinaryIO:
@@ -55,3 +55,19 @@ def is_directory(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a regular file that can be seen: False, too, where no file can have such a name."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with ~ and ~user expanded; as it stands where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

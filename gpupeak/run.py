@@ -20,6 +20,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify
+from gpupeak.files import expanded
 from gpupeak.report import Observer, RunReport, Silent, Tally
 from gpupeak.store import FeatureDirectory, feature_directory
 from gpupeak.types import Failed, Outcome, Sample
@@ -99,7 +100,7 @@ def prepare(
         UsageError: all that can be refused about a dataset is refused here.
     """
     rule = corpus.rule
-    root = config.output_root.expanduser()
+    root = expanded(config.output_root)
     path = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
     listing = list_samples(corpus, path)
     directory = FeatureDirectory(path, rule.n, spec.dim)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import io
 import json
 import os
 import re
 import struct
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError
+from gpupeak.files import open_bounded
 from gpupeak.types import Failed, FramePlan, Outcome, Saved
 
 __all__ = [
@@ -90,16 +93,19 @@ def read_features(path: Path, n: int) -> npt.NDArray[np.float32]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         ValueError: it is torn or holds something else than float32 `[n, D]`.
     """
-    with path.open("rb") as file:
-        data = file.read()
-    header = _parse_header(data)
-    if header is None or len(header[0]) != 2 or header[0][0] != n:
-        raise ValueError(f"{path}: expected a float32 array [{n}, D], C order")
-    shape, offset = header
-    if len(data) != offset + 4 * shape[0] * shape[1]:
-        raise ValueError(f"{path}: {len(data)} bytes, expected {offset + 4 * shape[0] * shape[1]} for {list(shape)}")
+    with open_bounded(path, sys.maxsize) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(_LONGEST_HEADER)
+        header = _parse_header(data)
+        if header is None or len(header[0]) != 2 or header[0][0] != n:
+            raise ValueError(f"{path}: expected a float32 array [{n}, D], C order")
+        shape, offset = header
+        if size != offset + 4 * shape[0] * shape[1]:
+            raise ValueError(f"{path}: {size} bytes, expected {offset + 4 * shape[0] * shape[1]} for {list(shape)}")
+        data += file.read()
     return np.frombuffer(bytearray(data), np.float32, offset=offset).reshape(shape)
 
 
@@ -118,16 +124,26 @@ def is_whole(path: str | Path, n: int, dim: int, header: bytes | None = None) ->
     """
     header = header or npy_header((n, dim))
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - Path.open costs more than the read
-            size = os.fstat(file.fileno()).st_size
-            if size == len(header) + 4 * n * dim and file.read(len(header)) == header:
-                return True
-            file.seek(0)
-            start = file.read(_LONGEST_HEADER)  # another writer's, or none
+        descriptor = _at_once(path, os.O_RDONLY | os.O_CLOEXEC)  # a file object costs more than the read
     except OSError:
         return False
+    try:
+        size = os.fstat(descriptor).st_size
+        if size == len(header) + 4 * n * dim and os.read(descriptor, len(header)) == header:
+            return True
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        start = os.read(descriptor, _LONGEST_HEADER)  # another writer's, or none
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
     parsed = _parse_header(start)
     return parsed is not None and parsed[0] == (n, dim) and size == parsed[1] + 4 * n * dim
+
+
+def _at_once(path: str | Path, flags: int) -> int:
+    """Open a file, and a pipe without waiting for somebody to write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class NpyHeader(NamedTuple):
@@ -162,10 +178,10 @@ def _parse_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
 
 
 def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `manifest.jsonl`, oldest first; a line torn by a kill is passed over."""
-    with contextlib.suppress(FileNotFoundError), (directory / "manifest.jsonl").open("rb") as file:
+    """The lines of `manifest.jsonl`, oldest first; a line torn by a kill, or of another form, is passed over."""
+    with contextlib.suppress(FileNotFoundError), open(directory / "manifest.jsonl", "rb", opener=_at_once) as file:
         for line in file:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, dict) and isinstance(entry.get("sample"), str):
                     yield entry
@@ -261,9 +277,10 @@ class FeatureDirectory:
         unknown = "unknown" if self.run is None else "unrecorded"
         lines = {}
         if not overwrite:
-            for entry in read_manifest(self.path):
-                if entry["sample"] in done:
-                    lines[entry["sample"]] = entry
+            try:
+                lines = {entry["sample"]: entry for entry in read_manifest(self.path) if entry["sample"] in done}
+            except OSError as error:
+                raise WriteError(f"{self.path}/manifest.jsonl: cannot be read: {error.strerror}") from error
         for name in sorted(done - lines.keys()):
             # A file with no line: made by another tool, or its run was killed between file and line.
             lines[name] = {"sample": name, "outcome": "kept", "origin": unknown}
@@ -334,6 +351,8 @@ def _line(entry: Mapping[str, Any]) -> bytes:
 
 def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a whole file under a temporary name, then rename: readers see the old or the new, never a part."""
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".gpupeak-{os.getpid()}-{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -376,10 +395,11 @@ def _saved_names(path: Path) -> set[str]:
 
 def _read_run(path: Path) -> dict[str, Any] | None:
     try:
-        run = json.loads((path / "run.json").read_bytes())
+        with open(path / "run.json", "rb", opener=_at_once) as file:
+            run = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}/run.json: cannot be read ({error}); move it away to go on without it") from error
     if not isinstance(run, dict):
         raise ConfigError(f"{path}/run.json: holds a {type(run).__name__}, expected an object; move it away to go on")

@@ -68,6 +68,9 @@ def test_weights_are_named_by_their_hash_or_how_to_get_them(
     assert found(config, "weights", weights=None).state == NOTE
     assert "--weights" in str(found(config, "weights", weights=None).advice)
     assert found(config, "weights", weights=str(tmp_path / "none")).state == MISSING
+    assert found(config, "weights", weights="metaclip_400m").state == NOTE
+    unknown = found(config, "weights", weights="no_such_tag")
+    assert (unknown.state, "'no_such_tag' is neither a file nor one of" in unknown.found) == (MISSING, True)
     assert found(config, "weights", encoder="open_clip:ViT-nothing").state == MISSING
 
 

@@ -186,6 +186,14 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"c d\.npy: expected a float32 array .*gpupeak verify --fix"):
         pack(directory, N)
     (directory / "c d.npy").unlink()
+    (directory / "c d.npy").symlink_to("c d.npy")
+    with pytest.raises(ConfigError, match=r"c d\.npy: Too many levels of symbolic links; gpupeak verify --fix"):
+        pack(directory, N)
+    (directory / "c d.npy").unlink()
+    os.mkfifo(directory / "c d.npy")
+    with pytest.raises(ConfigError, match=r"c d\.npy: not a regular file; gpupeak verify --fix"):
+        pack(directory, N)
+    (directory / "c d.npy").unlink()
     with FeatureDirectory(directory, N, DIM), pytest.raises(RunError, match="another gpupeak run"):
         pack(directory, N)
     packed_file(directory).mkdir()

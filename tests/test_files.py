@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpupeak.files import is_directory, open_bounded, read_bounded
+from gpupeak.files import expanded, is_directory, is_file, open_bounded, read_bounded
 
 
 def test_a_file_up_to_the_limit_is_read_whole(tmp_path: Path) -> None:
@@ -58,3 +58,17 @@ def test_is_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "is_dir", refuse)
     assert not is_directory(tmp_path)
+
+
+def test_is_file(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert is_file(tmp_path / "a")
+    assert not any(is_file(tmp_path / name) for name in ("", "b", "loop", "x" * 5000, "a\0b", "a/b"))
+
+
+def test_the_home_of_nobody_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(expanded(path)) for path in ("~/a", "~nobody-of-this-name/a", "a", Path("b"))] == [
+        *("/home/me/a", "~nobody-of-this-name/a", "a", "b"),
+    ]

@@ -14,7 +14,15 @@ from samples import features, plan, sample
 
 import gpupeak
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.store import FeatureDirectory, feature_directory, finished, is_whole, npy_header, read_manifest
+from gpupeak.store import (
+    FeatureDirectory,
+    feature_directory,
+    finished,
+    is_whole,
+    npy_header,
+    read_features,
+    read_manifest,
+)
 from gpupeak.types import Failed, Saved
 from gpupeak.write import NpyWriter
 
@@ -145,6 +153,37 @@ def test_a_manifest_torn_by_a_kill_is_readable_and_mended(tmp_path: Path) -> Non
     with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False)
     assert [(e["sample"], e["outcome"]) for e in read_manifest(tmp_path)] == [("a", "saved"), ("b", "kept")]
+
+
+def test_a_manifest_of_a_stranger_is_read_for_what_it_holds(tmp_path: Path) -> None:
+    lines = [b"[" * 100_000, b"\xff\xfe", b"[1]", b'{"sample": 1e999}', b'{"sample": "a", "n": ' + b"9" * 9000 + b"}"]
+    (tmp_path / "manifest.jsonl").write_bytes(b"\n".join([*lines, b'{"sample": "a"}', b""]))
+    assert list(read_manifest(tmp_path)) == [{"sample": "a"}]
+    (tmp_path / "run.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
+        FeatureDirectory(tmp_path, 8, 4)
+
+
+def test_a_manifest_that_cannot_be_read_ends_the_run_that_would_replace_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").mkdir()
+    with opened(tmp_path) as directory, pytest.raises(WriteError, match=r"manifest\.jsonl: cannot be read: Is a dir"):
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+
+
+def test_nothing_waits_for_a_pipe_and_nothing_huge_is_read(tmp_path: Path) -> None:
+    for name in ("a.npy", "manifest.jsonl", "run.json"):
+        os.mkfifo(tmp_path / name)
+    assert not is_whole(tmp_path / "a.npy", 8, 4)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_features(tmp_path / "a.npy", 8)
+    assert list(read_manifest(tmp_path)) == []
+    with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
+        FeatureDirectory(tmp_path, 8, 4)
+    with (tmp_path / "b.npy").open("wb") as file:
+        file.write(npy_header((8, 4)))
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match="1099511627776 bytes, expected 256"):
+        read_features(tmp_path / "b.npy", 8)
 
 
 def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) -> None:

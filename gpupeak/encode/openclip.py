@@ -83,7 +83,7 @@ def load_open_clip(
         WeightsError: the weights do not fit, or it cannot be said how they were normalised.
     """
     tag = weights.tag or spec.tag
-    pretrained = _pretrained(spec, tag) if tag else {}
+    pretrained = known_tag(spec, tag) if tag else {}
     config: dict[str, Any] = open_clip.get_model_config(spec.model)
     # open_clip only warns when a plain GELU is built for weights that were trained with QuickGELU.
     quick_gelu = bool(config.get("quick_gelu", False) or pretrained.get("quick_gelu", False))
@@ -135,7 +135,7 @@ def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
         WeightsError: there is no such tag, or it cannot be fetched.
     """
     assert weights.tag is not None
-    pretrained = _pretrained(spec, weights.tag)
+    pretrained = known_tag(spec, weights.tag)
     file = _downloaded(pretrained)
     if file is None:
         repository = pretrained["hf_hub"].rpartition("/")[0]
@@ -163,8 +163,12 @@ def _downloaded(pretrained: dict[str, Any]) -> Path | None:
     return None
 
 
-def _pretrained(spec: EncoderSpec, tag: str) -> dict[str, Any]:
-    """What open_clip knows of a tag: where its file is, its normalisation, its activation."""
+def known_tag(spec: EncoderSpec, tag: str) -> dict[str, Any]:
+    """What open_clip knows of a tag: where its file is, its normalisation, its activation.
+
+    Raises:
+        WeightsError: it has none of this name for this model.
+    """
     pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(spec.model, tag)
     if not pretrained:
         tags = open_clip.list_pretrained_tags_by_model(spec.model)
