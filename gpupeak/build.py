@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from threading import Event
@@ -12,7 +11,7 @@ import torch
 from gpupeak import pipeline
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
-from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.pool import WorkerPool, cores
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.spec import EncoderSpec
@@ -91,7 +90,7 @@ def cuda_line(
     from gpupeak.decode.hybrid import HybridDecoder
 
     try:
-        planner = WorkerPool(_cores(), n, spec.size, time_limit=config.time_limit, held=0)
+        planner = WorkerPool(cores(), n, spec.size, time_limit=config.time_limit, held=0)
         nvdec = DaliDecoder(n, spec.size, planner, device)
     except BaseException:
         pool.close()
@@ -116,12 +115,7 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
 
 
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:
-    return WorkerPool(config.workers or _cores(), n, spec.size, time_limit=config.time_limit, held=held)
-
-
-def _cores() -> int:
-    """The cores that this process may use; where the system does not tell, those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return WorkerPool(config.workers or cores(), n, spec.size, time_limit=config.time_limit, held=held)
 
 
 def _samples_at_once(n: int) -> int:

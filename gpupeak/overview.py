@@ -1,7 +1,7 @@
 """What came of a run, sample by sample? Its lists, manifests and features, read once more for `page` to lay out.
 
 Nothing here is refused for being incomplete: a dataset without videos, without a manifest or without features is
-told as it is. Only the contact sheets decode anything.
+told as it is. Only the contact sheets decode anything, and not in this process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.config import ExtractConfig
-from gpupeak.container import open_clip
 from gpupeak.datasets import Corpus, list_samples, resolve
+from gpupeak.decode.pool import cores
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, LabelError, SampleError
-from gpupeak.plan import plan_frames
-from gpupeak.sheet import Sheet, read_sheet
+from gpupeak.errors import ConfigError, LabelError
+from gpupeak.files import expanded
+from gpupeak.sheet import Sheet, SheetTask, read_sheets
 from gpupeak.store import FeatureDirectory, feature_directory, read_features, read_manifest
 from gpupeak.types import Failed, Sample
 
@@ -108,7 +108,7 @@ class Overview:
     stage_seconds: Counter[str] = field(default_factory=Counter)
     timed: int = 0
     sheets: dict[int, Sheet] = field(default_factory=dict)
-    """By the number of the row."""
+    """By the number of the row; one that could not be read has a `fault` and no pictures."""
 
     @property
     def outcomes(self) -> Counter[str]:
@@ -139,6 +139,11 @@ class Overview:
         return Counter(row.why for row in self.rows if row.outcome in (FAILED, BROKEN))
 
     @property
+    def shown(self) -> int:
+        """Contact sheets that have pictures."""
+        return sum(not sheet.fault for sheet in self.sheets.values())
+
+    @property
     def positions(self) -> list[int]:
         counts = [0] * POSITIONS
         for row in self.rows:
@@ -160,7 +165,7 @@ class Overview:
             "fallbacks": dict(self.fallbacks),
             "failures": dict(self.failures),
             "stage_seconds": {stage: round(seconds, 6) for stage, seconds in self.stage_seconds.items()},
-            "sheets": len(self.sheets),
+            "sheets": self.shown,
             "remarks": list(self.remarks),
         }
 
@@ -183,6 +188,7 @@ def overview(
 
     Raises:
         UsageError: unknown datasets or samples, or nothing to report on.
+        RunError: the processes that decode cannot be started.
     """
     spec = encoder_spec(config.encoder)
     corpora = resolve(config, absent=True)
@@ -194,14 +200,7 @@ def overview(
             f"nothing to report on: no dataset has features in {config.output_root} (such as {directory})"
         )
     _refuse_unknown(found, show_samples)
-    for each in found:
-        draw = random.Random(f"{config.seed} {each.dataset}")
-        for number in _shown(each, draw, show, show_unusual, show_samples):
-            sheet = _sheet(each.rows[number])
-            if isinstance(sheet, Sheet):
-                each.sheets[number] = sheet
-            else:
-                tell(f"{each.rows[number].sample}: not shown: {sheet}")
+    _draw_sheets(found, config, show, show_unusual, show_samples, tell)
     return tuple(found)
 
 
@@ -209,7 +208,7 @@ def overview(
 
 
 def _directory(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec) -> Path:
-    root = config.output_root.expanduser()
+    root = expanded(config.output_root)
     return feature_directory(root, corpus.name, spec.directory, corpus.rule.method, corpus.rule.n, corpus.stream)
 
 
@@ -228,7 +227,11 @@ def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: b
     if run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
     there = {path.stem for path in directory.glob("*.npy")}
-    entries = {entry["sample"]: entry for entry in read_manifest(directory)}
+    entries: dict[str, dict[str, Any]] = {}
+    try:
+        entries = {entry["sample"]: entry for entry in read_manifest(directory)}
+    except OSError as error:
+        remarks.append(f"manifest.jsonl cannot be read: {error.strerror or error}")
     samples = _listed(corpus, directory, there | entries.keys(), remarks)
     every = Overview(corpus.name, directory, corpus.expected, [], run, remarks)
     for listed in samples:
@@ -397,17 +400,34 @@ def _shown(found: Overview, draw: random.Random, count: int, unusual: int, names
     return [*named, *odd, *sorted(draw.sample(rest, min(count, len(rest))))]
 
 
-def _sheet(row: Row) -> Sheet | str:
-    """The frames that were extracted, or where no manifest tells, those that would be now; or why there are none."""
-    sample, indices, peak, remarks = row.sample, row.indices, row.peak, row.remarks
-    try:
-        if not row.known:
-            if sample.video is None or sample.stream != "frame":
-                return "no manifest tells its frames"
-            with open_clip(sample.video) as clip:
-                plan = plan_frames(sample, clip.frames, clip.codec)
-            indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
-            remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
-        return replace(read_sheet(sample, indices, peak, _SIDE, remarks), title=sample.name)
-    except SampleError as error:
-        return error.reason
+def _draw_sheets(
+    found: Sequence[Overview],
+    config: ExtractConfig,
+    show: int,
+    unusual: int,
+    names: Collection[str],
+    tell: Callable[[str], None],
+) -> None:
+    """Read the contact sheets of what is to be shown, kept in this order; of a video that fails, a placeholder."""
+    tasks: list[SheetTask] = []
+    places: dict[Path, tuple[Overview, int]] = {}
+    for each in found:
+        draw = random.Random(f"{config.seed} {each.dataset}")
+        for number in _shown(each, draw, show, unusual, names):
+            row = each.rows[number]
+            each.sheets[number] = _placeholder(row, "")
+            places[row.sample.target] = each, number
+            tasks.append(SheetTask(row.sample, row.indices, row.peak, _SIDE, row.remarks))
+    if not tasks:
+        return
+    for sample, sheet in read_sheets(tasks, config.workers or cores(), config.time_limit):
+        each, number = places[sample.target]
+        if isinstance(sheet, Failed):
+            reason = f"{sheet.stage}: {sheet.reason}"
+            tell(f"{sample}: not shown: {reason}")
+            sheet = _placeholder(each.rows[number], reason)
+        each.sheets[number] = sheet
+
+
+def _placeholder(row: Row, fault: str) -> Sheet:
+    return Sheet(str(row.sample), row.frames, row.indices, (), (), None, None, row.remarks, fault)

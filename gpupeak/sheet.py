@@ -1,12 +1,14 @@
 """What does one sample look like? Its chosen frames in order, under the curve of its action units.
 
-A `Sheet` is drawn as a picture (`to_png`) or for a terminal (`to_terminal`); `page` lays it out as HTML. Needs
-Pillow, of the extra `report`.
+A `Sheet` is drawn as a picture (`to_png`) or for a terminal (`to_terminal`); `page` lays it out as HTML. Videos are
+decoded in the processes that decode for `extract`, so that one which crashes libav costs its sheet. Needs Pillow, of
+the extra `report`.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +22,17 @@ import numpy.typing as npt
 from gpupeak.container import open_clip
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.libav import decode_clip
+from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks import Curve, read_curve
-from gpupeak.types import Sample
+from gpupeak.plan import plan_frames
+from gpupeak.types import Failed, FramePlan, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["Sheet", "heights", "read_sheet", "require", "to_jpeg", "to_png", "to_terminal"]
+__all__ = ["Sheet", "SheetTask", "heights", "read_sheet", "read_sheets", "require", "to_jpeg", "to_png", "to_terminal"]
 
 _Picture: TypeAlias = "npt.NDArray[np.uint8]"
 _Points: TypeAlias = "list[tuple[float, float]]"
@@ -50,10 +54,11 @@ class Sheet:
         frames: how many frames its video has.
         indices: the chosen ones, ascending, repeats allowed.
         times: when each of them is presented, in seconds; empty for faces, which have no clock.
-        pictures: each of them, uint8 RGB `[height, width, 3]`, all of one size.
+        pictures: each of them, uint8 RGB `[height, width, 3]`, all of one size; none where they could not be read.
         peak: the frame of its peak, within the video; None if there is none.
         curve: how strong its action units are; None if no file tells.
         remarks: what else is to be known, a line each.
+        fault: why there are no pictures; "" where there are.
     """
 
     title: str
@@ -64,6 +69,7 @@ class Sheet:
     peak: int | None
     curve: Curve | None
     remarks: tuple[str, ...] = ()
+    fault: str = ""
 
     def captions(self) -> list[str]:
         """What is written below each frame: its number, and its time where there is one."""
@@ -116,9 +122,52 @@ def read_sheet(
         times=times,
         pictures=tuple(resized[index] for index in indices),
         peak=None if peak is None else min(peak, frames - 1),
-        curve=read_curve(sample.name, sample.au_dirs),
+        # Faces are numbered as they were cut out, action units by the frames of the video.
+        curve=read_curve(sample.name, sample.au_dirs) if sample.stream == "frame" else None,
         remarks=tuple(remarks),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SheetTask:
+    """A sheet that a worker is to read: of `indices`, around `peak`; without any, of what would be chosen now."""
+
+    sample: Sample
+    indices: tuple[int, ...] = ()
+    peak: int | None = None
+    side: int = 320
+    remarks: tuple[str, ...] = ()
+
+    def __call__(self) -> Sheet:
+        indices, peak, remarks = self.indices, self.peak, self.remarks
+        if not indices:
+            plan = _chosen(self.sample)
+            indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
+            remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
+        return read_sheet(self.sample, indices, peak, self.side, remarks)
+
+
+def _chosen(sample: Sample) -> FramePlan:
+    if sample.video is None:
+        raise SampleError("find", "no video file of this name")
+    if sample.stream != "frame":
+        return plan_frames(sample, len(open_faces(sample.video)), "faces")
+    with open_clip(sample.video) as clip:
+        return plan_frames(sample, clip.frames, clip.codec)
+
+
+def read_sheets(
+    tasks: Sequence[SheetTask], workers: int = 1, time_limit: float = 120.0
+) -> Iterator[tuple[Sample, Sheet | Failed]]:
+    """Read sheets in at most `workers` processes, each within `time_limit` seconds; yielded as they are done.
+
+    Raises:
+        RunError: the processes cannot be started.
+    """
+    pool = WorkerPool(min(workers, len(tasks)), n=1, size=1, time_limit=time_limit, held=0)
+    with contextlib.closing(pool):
+        for done in pool.perform(tasks):
+            yield (done.sample, done if isinstance(done, Failed) else done.value)
 
 
 def heights(curve: Curve, frames: int, most: int = _MOST_POINTS) -> list[_Points]:

@@ -37,7 +37,7 @@ from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify
 from gpupeak.errors import ConfigError, RunError, UsageError
-from gpupeak.files import open_bounded
+from gpupeak.files import expanded, open_bounded
 from gpupeak.report import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.run import extract, settings_of
 from gpupeak.store import TEMPORARY, FeatureDirectory, feature_directory, npy_header, read_header, read_manifest
@@ -52,6 +52,7 @@ __all__ = [
     "Comparison",
     "Fault",
     "Verification",
+    "read_checked",
     "repair",
     "verify",
 ]
@@ -222,7 +223,7 @@ def verify(
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     corpora = resolve(config)
-    others = None if against is None else _others(against.expanduser(), corpora, config, spec)
+    others = None if against is None else _others(expanded(against), corpora, config, spec)
     looked = [_look(corpus, config, spec, weights) for corpus in corpora]
     if others is not None:
         for look, other in zip(looked, others, strict=True):
@@ -283,7 +284,7 @@ class _Look:
 
 
 def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId) -> _Look:
-    path = _directory(config.output_root.expanduser(), corpus, spec)
+    path = _directory(expanded(config.output_root), corpus, spec)
     listing = list_samples(corpus, path)
     found = Verification(corpus.name, path, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
     there = _entries(path)
@@ -302,7 +303,7 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
             found.faults.append(Fault(entry.name, MISSING, _why_missing(entry, line)))
         elif overwriting and (line is None or line.outcome != "saved"):
             found.faults.append(Fault(entry.name, STALE, "made before the --overwrite that was cut short"))
-        elif isinstance(features := _read(entry.target, corpus.rule.n, spec.dim), str):
+        elif isinstance(features := read_checked(entry.target, corpus.rule.n, spec.dim), str):
             found.faults.append(Fault(entry.name, BROKEN, features))
         else:
             look.good.append(entry)
@@ -366,8 +367,8 @@ def _lines(path: Path) -> Iterator[tuple[str, _Line]]:
         raise RunError(f"{path}/manifest.jsonl: cannot be read: {error.strerror or error}") from error
 
 
-def _read(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
-    """The features in a file, float32 `[n, dim]`, finite and not constant; or what is wrong with it."""
+def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
+    """The features in a file, float32 `[n, dim]`, finite and not constant; or what is wrong with it, in a line."""
     size = 4 * n * dim
     try:
         with open_bounded(path, size + _LONGEST_HEADER) as file:
@@ -543,7 +544,7 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
     if not any(other.is_dir() for other in others):
         raise ConfigError(f"against {against}: there is no {others[0]}")
     for corpus, other in zip(corpora, others, strict=True):
-        here = _directory(config.output_root.expanduser(), corpus, spec)
+        here = _directory(expanded(config.output_root), corpus, spec)
         if other.is_dir() and here.is_dir() and other.samefile(here):
             raise ConfigError(f"against {against}: these are the features to be verified, compared with themselves")
     return others
@@ -556,8 +557,8 @@ def _compare_with(look: _Look, other: Path, spec: EncoderSpec, tolerance: Tolera
     for sample in look.good:
         if sample.name not in there:
             continue
-        ours = _read(sample.target, n, spec.dim)
-        theirs = _read(other / f"{sample.name}.npy", n, spec.dim)
+        ours = read_checked(sample.target, n, spec.dim)
+        theirs = read_checked(other / f"{sample.name}.npy", n, spec.dim)
         if isinstance(ours, str):
             found.faults.append(Fault(sample.name, BROKEN, ours))
         elif isinstance(theirs, str):
@@ -606,7 +607,7 @@ def _compare_again(
                 look.found.faults.append(Fault(sample.name, CHANGED, reason))
                 continue
             n = look.corpus.rule.n
-            ours, fresh = _read(sample.target, n, spec.dim), _read(outcome.sample.target, n, spec.dim)
+            ours, fresh = read_checked(sample.target, n, spec.dim), read_checked(outcome.sample.target, n, spec.dim)
             outcome.sample.target.unlink()
             if isinstance(ours, str) or isinstance(fresh, str):
                 wrong = ours if isinstance(ours, str) else f"extracted again: {fresh}"

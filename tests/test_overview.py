@@ -124,6 +124,11 @@ def test_a_run_file_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
     found = look(listed(tmp_path, "a"))
     assert (found.run, found.outcomes[SAVED]) == ({}, 1)
     assert any("run.json" in remark for remark in found.remarks)
+    (tmp_path / SUB / "manifest.jsonl").unlink()
+    (tmp_path / SUB / "manifest.jsonl").mkdir()
+    found = look(listed(tmp_path, "a"))
+    assert found.outcomes[SAVED] == 1
+    assert "manifest.jsonl cannot be read: Is a directory" in found.remarks
 
 
 @pytest.mark.parametrize(
@@ -263,12 +268,52 @@ def test_named_and_unusual_samples_come_first(filmed: Path) -> None:
         overview(own(filmed), show_samples=["nobody"])
 
 
-def test_a_video_that_cannot_be_shown_is_told_and_left_out(filmed: Path) -> None:
+def test_a_video_that_cannot_be_shown_is_told_and_has_a_placeholder(filmed: Path) -> None:
     told: list[str] = []
     found = look(own(filmed), show=0, show_unusual=0, show_samples=["s05", "s06"], tell=told.append)
-    assert names(found) == ["s06"]
-    assert len(told) == 1
-    assert told[0].startswith("mine/s05: not shown: ")
+    assert names(found) == ["s05", "s06"]
+    unshown, shown = found.sheets.values()
+    assert (unshown.pictures, len(shown.pictures), shown.fault) == ((), 8, "")
+    assert told == [f"mine/s05: not shown: {unshown.fault}"]
+    assert unshown.fault.startswith("plan: ")
+    assert (found.shown, found.to_json()["sheets"]) == (1, 1)
+
+
+FAULTS = """
+import os, signal, time
+import gpupeak.sheet as sheet
+
+real = sheet.open_clip
+
+def open_clip(path):
+    if path.stem == "s02":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem == "s03":
+        time.sleep(1000)
+    return real(path)
+
+sheet.open_clip = open_clip
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_video_that_crashes_or_hangs_its_decoder_costs_its_sheet_alone(
+    workers: int, filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    told: list[str] = []
+    config = own(filmed, workers=workers, time_limit=1.0)
+    asked = ["s01", "s02", "s03", "s04"]
+    found = look(config, show=0, show_unusual=0, show_samples=asked, tell=told.append)
+    assert names(found) == asked
+    assert [bool(sheet.pictures) for sheet in found.sheets.values()] == [True, False, False, True]
+    faults = [sheet.fault for sheet in found.sheets.values() if sheet.fault]
+    assert faults == [
+        "decode: the decoding process was ended by SIGSEGV, twice",
+        "decode: the decoding process gave no answer within the time limit, twice",
+    ]
+    assert sorted(told) == [f"mine/s02: not shown: {faults[0]}", f"mine/s03: not shown: {faults[1]}"]
 
 
 def test_a_sheet_shows_what_was_extracted_or_says_that_nobody_knows(filmed: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -239,10 +243,24 @@ def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
     assert not empty.all("img")
 
 
+def test_a_sheet_that_could_not_be_read_is_a_placeholder_with_its_reason(corpus: ExtractConfig) -> None:
+    (found,) = overview(corpus, show=0, show_unusual=0, show_samples=HOSTILE[:2])
+    found.sheets[0] = dataclasses.replace(found.sheets[0], pictures=(), times=(), curve=None, fault=f"decode: {SCRIPT}")
+    document = Document(render([found]))
+    (unshown,) = (element for element in document.all("p") if element.attributes.get("class") == "unshown")
+    assert unshown.text == f"not shown: decode: {SCRIPT}"
+    assert [element.text for element in document.all("h3")][1:] == list(HOSTILE[:2])
+    assert len(document.all("img")) == 8
+    assert document.data["rows"]["sheet"][:3] == [0, 1, -1], "the list links to it, too"
+
+
 def test_the_file_is_written_whole_or_not_at_all(corpus: ExtractConfig, tmp_path: Path) -> None:
     found = overview(corpus, show=0, show_unusual=0)
     with pytest.raises(WriteError, match=r"report\.html: cannot be written"):
         write_page(found, tmp_path / "none" / "report.html")
+    for place in (tmp_path, Path()):
+        with pytest.raises(WriteError, match="cannot be written: Is a directory"):
+            write_page(found, place)
     size = write_page(found, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").stat().st_size == size
@@ -261,6 +279,16 @@ def test_a_name_that_is_no_unicode_is_written_as_an_escape(corpus: ExtractConfig
 )
 def test_shares_are_not_rounded_to_all_or_nothing(count: int, of: int, told: str) -> None:
     assert page._share(count, of) == told
+
+
+def test_without_a_browser_one_line_says_what_to_install() -> None:
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/browser/check_report.py"]
+    environment = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    (line,) = (line for line in done.stdout.splitlines() if "Chromium" in line)
+    assert "no Chromium found; on Debian and Ubuntu: apt-get install chromium" in line
+    assert done.returncode == 1
 
 
 # The command

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,8 @@ from samples import sample
 
 from gpupeak.decode import decode_frames
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.decode.worker import Planned, prepare
-from gpupeak.errors import RunError
+from gpupeak.decode.worker import Done, Planned, prepare
+from gpupeak.errors import RunError, SampleError
 from gpupeak.types import Failed, FrameBatch, Sample
 
 SIZE = 32
@@ -181,6 +184,43 @@ def test_planning_alone_takes_no_memory_for_frames(tmp_path: Path, clips: list[P
             assert there.plan.video is not None
             assert there.seconds.keys() == {"plan"}
     pool.close()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Fails, dies or answers, as its sample's name says."""
+
+    sample: Sample
+
+    def __call__(self) -> str:
+        if self.sample.name == "fails":
+            raise SampleError("find", "nothing there")
+        if self.sample.name == "odd":
+            raise RuntimeError("two\nlines")
+        if self.sample.name == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"{self.sample.name} of {os.getpid()}"
+
+
+def test_tasks_are_performed_in_the_workers_and_fail_as_samples_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the workers import this file
+    pool = WorkerPool(2, 1, 1, held=0)
+    names = ("fine", "fails", "odd", "dies", "also fine")
+    answers = {answer.sample.name: answer for answer in pool.perform([Fault(sample(tmp_path, n)) for n in names])}
+    pool.close()
+    failed = {name: (a.stage, a.reason) for name, a in answers.items() if isinstance(a, Failed)}
+    assert failed == {
+        "fails": ("find", "nothing there"),
+        "odd": ("decode", "unexpected RuntimeError: two"),
+        "dies": ("decode", "the decoding process was ended by SIGKILL, twice"),
+    }
+    done = [answers["fine"], answers["also fine"]]
+    for answer in done:
+        assert isinstance(answer, Done)
+        name, _, pid = answer.value.partition(" of ")
+        assert (name, int(pid) != os.getpid()) == (answer.sample.name, True)
 
 
 def test_planning_sets_a_sample_aside_that_kills_its_workers(tmp_path: Path, clips: list[Path], faults: None) -> None:

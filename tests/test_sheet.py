@@ -23,8 +23,19 @@ from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks import Curve
-from gpupeak.sheet import Sheet, heights, read_sheet, require, to_jpeg, to_png, to_terminal
-from gpupeak.types import Sample, SamplingRule
+from gpupeak.sampling import uniform
+from gpupeak.sheet import (
+    Sheet,
+    SheetTask,
+    heights,
+    read_sheet,
+    read_sheets,
+    require,
+    to_jpeg,
+    to_png,
+    to_terminal,
+)
+from gpupeak.types import Failed, Sample, SamplingRule
 
 INDICES = (0, 12, 23, 24, 25, 26, 36, 36)
 
@@ -69,8 +80,11 @@ def test_faces_are_shown_in_their_own_colours(tmp_path: Path) -> None:
     faces = np.zeros((5, 40, 20, 3), np.uint8)
     faces[3, :, :, 0] = 255  # blue, as OpenCV stores it
     np.save(tmp_path / "clip.npy", faces)
-    face = Sample("mine", "clip", tmp_path / "clip.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
+    (tmp_path / "clip.csv").write_text("frame, success, AU12_r\n1, 1, 2.0\n2, 1, 3.0\n")
+    rule = SamplingRule("uniform")
+    face = Sample("mine", "clip", tmp_path / "clip.npy", (tmp_path,), rule, tmp_path / "x.npy", "face")
     found = read_sheet(face, [1, 3], peak=None, side=80)
+    assert found.curve is None, "its frames are the video's"
     assert [picture.shape for picture in found.pictures] == [(80, 40, 3)] * 2
     assert found.pictures[1].reshape(-1, 3).mean(0).tolist() == [0, 0, 255]
     assert (found.times, found.captions(), found.frames) == ((), ["1", "3"], 5)
@@ -84,6 +98,25 @@ def test_what_cannot_be_shown_is_a_samples_fault(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(SampleError):
         read_sheet(sample(tmp_path, video=tmp_path / "text.mp4"), [0], peak=None)
+
+
+def test_sheets_are_read_in_other_processes_as_they_are_here(video: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), np.uint8))
+    whole = sample(tmp_path, "whole", video=video)
+    faces = Sample("mine", "faces", tmp_path / "faces.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
+    tasks = [SheetTask(whole, INDICES, 24, 96), SheetTask(faces, side=40), SheetTask(sample(tmp_path, "gone"))]
+    found = {each.name: sheet for each, sheet in read_sheets(tasks, workers=2)}
+    here = [task() for task in tasks[:2]]
+    for name, expected in zip(("whole", "faces"), here, strict=True):
+        sheet = found[name]
+        assert isinstance(sheet, Sheet)
+        assert (sheet.indices, sheet.times, sheet.frames) == (expected.indices, expected.times, expected.frames)
+        assert all(map(np.array_equal, sheet.pictures, expected.pictures))
+    assert here[1].indices == tuple(uniform(30, 8))
+    assert here[1].remarks == ("no manifest tells its frames: these would be chosen now",)
+    gone = found["gone"]
+    assert isinstance(gone, Failed)
+    assert (gone.stage, gone.reason) == ("find", "no video file of this name")
 
 
 def test_heights_span_the_clip_and_break_where_there_is_no_face() -> None:
@@ -178,6 +211,19 @@ def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.Ca
     with Image.open(out) as image:
         assert image.size[0] > 8 * 320
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_a_video_that_kills_its_decoder_ends_inspect_with_a_line(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = "import os, signal, gpupeak.sheet as s\ns.open_clip = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
+    (tmp_path / "sitecustomize.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    out = tmp_path / "sheet.png"
+    assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(out)]) == 1
+    reason = "decode: .*clip.mp4: the decoding process was ended by SIGSEGV, twice"
+    assert re.fullmatch(rf"error: {reason}\n", capsys.readouterr().err)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("words", [["--show"], ["--show", "-"]])

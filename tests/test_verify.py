@@ -22,14 +22,16 @@ import torch
 from clips import write_clip
 
 import gpupeak
-from gpupeak import ExtractConfig
+from gpupeak import ExtractConfig, build
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.demo_corpus import Corpus, make_corpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.spec import encoder_spec
-from gpupeak.errors import AuError, ConfigError, RunError
+from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
+from gpupeak.pipeline import Line
 from gpupeak.store import FeatureDirectory, npy_header, read_manifest
+from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Failed, Sample
 from gpupeak.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
 
@@ -577,6 +579,42 @@ class Refusing:
             yield Failed(sample, "decode", "refused")
 
     def close(self) -> None: ...
+
+
+def cpu_line(*arguments: Any) -> Line:
+    return build.build(*arguments)
+
+
+def no_line(*arguments: object) -> Line:
+    raise DeviceError("the GPU has fallen off the bus")
+
+
+def test_samples_go_through_a_supervised_line_as_they_do_on_a_gpu(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what `build` makes for a GPU, and a line of the CPU inside."""
+    told: list[str] = []
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the child imports this file
+    monkeypatch.setattr("gpupeak.build.build", lambda *a: SupervisedLine((cpu_line, a[:-1]), a[-1]))
+    found = look(config, deep=2, tell=told.append)
+    assert found.ok
+    assert found.deep is not None
+    assert (found.deep.where, found.deep.compared, found.deep.differing) == ("cpu", 2, 0)
+    assert told[0].startswith("on the CPU, as asked"), "what the line in the process tells is told here"
+    swap = home(config.output_root)
+    save(swap / f"{FIRST}.npy", np.load(swap / f"{FIRST}.npy")[::-1].copy())
+    assert set(faults(look(config, deep=3))) == {FIRST}
+
+
+def test_a_supervised_line_that_fails_is_one_line(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr("gpupeak.build.build", lambda *a: SupervisedLine((no_line, ()), a[-1]))
+    assert main(words(config, "--deep", "1", "--json")) == 3
+    out, error = capsys.readouterr()
+    assert json.loads(out) == {"exit_code": 3, "error": "the GPU has fallen off the bus"}
+    assert error == "error: the GPU has fallen off the bus\n"
 
 
 def test_what_is_drawn_depends_on_the_seed_alone(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,11 @@ from typing import cast
 import numpy as np
 
 from gpupeak.child import Child, Ended
-from gpupeak.decode.worker import NO_SLOT, READY, Answer, Planned
+from gpupeak.decode.worker import NO_SLOT, READY, Answer, Done, Planned, Task
 from gpupeak.errors import RunError
 from gpupeak.types import Failed, FrameBatch, Sample
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "cores"]
 
 _START_SECONDS = 120.0  # imports from a cold network file system are slow
 
@@ -76,9 +76,13 @@ class WorkerPool:
         """Yield what another decoder has to know of every sample, or its failure, as `decode` does; no slot is used."""
         return cast("Generator[Planned | Failed]", self._work(samples, decoding=False))
 
-    def _work(self, samples: Iterable[Sample], decoding: bool) -> Generator[FrameBatch | Planned | Failed]:
-        source = iter(samples)
-        again: deque[Sample] = deque()
+    def perform(self, tasks: Iterable[Task]) -> Generator[Done | Failed]:
+        """Yield what every task gives, or its sample's failure, as `decode` does; no slot is used."""
+        return cast("Generator[Done | Failed]", self._work(tasks, decoding=False))
+
+    def _work(self, work: Iterable[Sample | Task], decoding: bool) -> Generator[FrameBatch | Planned | Done | Failed]:
+        source = iter(work)
+        again: deque[Sample | Task] = deque()
         try:
             while self._dispatch(source, again, decoding):
                 for worker in self._answered():
@@ -95,29 +99,29 @@ class WorkerPool:
             os.close(self._memory)  # the mapping lives on until the last array that shows it is gone
             self._memory = -1
 
-    def _dispatch(self, source: Iterator[Sample], again: deque[Sample], decoding: bool) -> bool:
+    def _dispatch(self, source: Iterator[Sample | Task], again: deque[Sample | Task], decoding: bool) -> bool:
         """Give every idle worker a sample, second tries first; False when there is no more work at all."""
         for worker in self._workers:
-            if worker.sample is None:
+            if worker.work is None:
                 second = bool(again)
-                sample = again.popleft() if second else next(source, None)
-                if sample is None:
+                work = again.popleft() if second else next(source, None)
+                if work is None:
                     break
-                worker.take(self._free.get() if decoding else NO_SLOT, sample, second, self._time_limit)
-        return any(worker.sample is not None for worker in self._workers)
+                worker.take(self._free.get() if decoding else NO_SLOT, work, second, self._time_limit)
+        return any(worker.work is not None for worker in self._workers)
 
     def _answered(self) -> list[_Worker]:
         """Wait until a worker has answered, died, or run out of time."""
-        busy = {worker.child.connection: worker for worker in self._workers if worker.sample is not None}
+        busy = {worker.child.connection: worker for worker in self._workers if worker.work is not None}
         deadline = min(worker.deadline for worker in busy.values())
         ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
         # A worker that has answered is never too late: its answer may have lain waiting while the line was full.
         now = time.monotonic()
         return [worker for connection, worker in busy.items() if connection in ready or worker.deadline <= now]
 
-    def _collect(self, worker: _Worker, again: deque[Sample]) -> Iterator[FrameBatch | Planned | Failed]:
-        sample, slot, second = worker.sample, worker.slot, worker.second
-        assert sample is not None
+    def _collect(self, worker: _Worker, again: deque[Sample | Task]) -> Iterator[FrameBatch | Planned | Done | Failed]:
+        work, slot, second = worker.work, worker.slot, worker.second
+        assert work is not None
         try:
             answer = worker.answer()
         except Ended as ended:
@@ -125,11 +129,12 @@ class WorkerPool:
             worker.child.end()
             self._workers[self._workers.index(worker)] = _Worker(self._memory, self._shape)
             if second:
+                sample = work if isinstance(work, Sample) else work.sample
                 yield Failed(sample, "decode", f"the decoding process {ended}, twice")
             else:
-                again.append(sample)
+                again.append(work)
             return
-        if isinstance(answer, Planned | Failed):
+        if isinstance(answer, Planned | Done | Failed):
             self._release(slot)
             yield answer
         else:
@@ -148,23 +153,23 @@ class _Worker:
 
     def __init__(self, memory: int, shape: tuple[int, ...]) -> None:
         self.child = Child("gpupeak.decode.worker:main", *shape, descriptors=(memory,))
-        self.sample: Sample | None = None
+        self.work: Sample | Task | None = None
         self.slot = -1
         self.second = False
         self.deadline = 0.0
         self._ready = False
 
-    def take(self, slot: int, sample: Sample, second: bool, time_limit: float) -> None:
-        """Send one sample, whose frames go into `slot`."""
+    def take(self, slot: int, work: Sample | Task, second: bool, time_limit: float) -> None:
+        """Send one sample, whose frames go into `slot`, or one task."""
         if not self._ready:
             self._await_ready()
-        self.child.send((slot, sample))
-        self.sample, self.slot, self.second = sample, slot, second
+        self.child.send((slot, work))
+        self.work, self.slot, self.second = work, slot, second
         self.deadline = time.monotonic() + time_limit
 
     def answer(self) -> Answer:
         """The answer that is there by now. Raises Ended if there is none."""
-        self.sample = None
+        self.work = None
         answer: Answer = self.child.receive(0)
         return answer
 
@@ -173,6 +178,11 @@ class _Worker:
             self._ready = self.child.receive(_START_SECONDS) == READY
         except Ended as ended:
             raise RunError(f"a decoding process cannot start: it {ended}{self.child.last_words()}") from ended
+
+
+def cores() -> int:
+    """The cores that this process may use; where the system does not tell, those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared_memory(size: int) -> int:

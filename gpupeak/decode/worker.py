@@ -2,7 +2,8 @@
 
 Started by `pool.WorkerPool`. It answers each `(slot, sample)` with `(plan, seconds)`, the frames lying in
 that slot of the shared memory, or with a `Failed`; where no slot is sent, with what another decoder has
-to know, a `Planned`. Whatever a file from a stranger does to libav, it does it here.
+to know, a `Planned`. A `Task` in a sample's place is called, and what it gives is sent back as `Done`.
+Whatever a file from a stranger does to libav, it does it here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from gpupeak.errors import SampleError
 from gpupeak.plan import plan_frames
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 
-__all__ = ["NO_SLOT", "READY", "Answer", "Planned", "keep_freed_memory", "prepare", "serve"]
+__all__ = ["NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
 
 READY = "ready"
 """The first message of a worker: its imports went well."""
@@ -51,7 +52,24 @@ class Planned:
     unfit: str | None
 
 
-Answer: TypeAlias = "tuple[FramePlan, Seconds] | Planned | Failed"
+class Task(Protocol):
+    """Something else to be done with a sample's video: it is pickled, and so is what calling it gives."""
+
+    @property
+    def sample(self) -> Sample: ...
+
+    def __call__(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What calling a `Task` gave."""
+
+    sample: Sample
+    value: Any
+
+
+Answer: TypeAlias = "tuple[FramePlan, Seconds] | Planned | Done | Failed"
 
 
 def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
@@ -88,16 +106,28 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
         return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)
 
 
+def _perform(task: Task) -> Done | Failed:
+    try:
+        return Done(task.sample, task())
+    except SampleError as error:
+        return Failed(task.sample, error.stage, error.reason)
+    except Exception as error:  # as in `prepare`
+        return Failed(task.sample, "decode", f"unexpected {type(error).__name__}: {error}".splitlines()[0])
+
+
 def serve(connection: Connection, memory: int, shape: tuple[int, ...]) -> None:
     """Answer until the other end closes. `memory` is the descriptor of the slots, uint8 of `shape`."""
     slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
     connection.send(READY)
     while True:
         try:
-            slot, sample = connection.recv()
+            slot, work = connection.recv()
         except EOFError:
             return
-        connection.send(prepare(sample, None if slot == NO_SLOT else slots[slot, : sample.rule.n]))
+        if isinstance(work, Sample):
+            connection.send(prepare(work, None if slot == NO_SLOT else slots[slot, : work.rule.n]))
+        else:
+            connection.send(_perform(work))
 
 
 def keep_freed_memory() -> None:

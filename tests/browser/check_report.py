@@ -98,7 +98,7 @@ class Page(HTMLParser):
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
-        pytest.fail("no Chromium found; on Debian and Ubuntu: apt-get install chromium", pytrace=False)
+        pytest.exit("no Chromium found; on Debian and Ubuntu: apt-get install chromium", returncode=1)
     return found
 
 
