@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="gpupeak", standalone_mode=False)
     except Exception as error:
+        if "--json" in arguments and isinstance(error, typer.TyperException):
+            code, message = _verdict(error)  # of wrong words no command was called that could tell it in JSON
+            _print_json({"exit_code": code, "error": message})
         return _complain(error)
     return int(code or 0)
 
@@ -75,9 +78,10 @@ def _open_standard_streams() -> None:
 def _spread_datasets(argv: Sequence[str]) -> list[str]:
     """Let `--datasets` take every word up to the next option, as AffectGPT's guide does; `--options`, too."""
     if argv[:1] == ["inspect"]:
-        return _name_show(argv)
-    if argv[:1] in (["extract"], ["plan"], ["verify"], ["report"], ["doctor"]):
-        takers: tuple[str, ...] = ("--datasets", "--show-samples")
+        argv = _name_show(argv)
+        takers: tuple[str, ...] = () if argv[1:2] == [] or argv[1].startswith("-") else ("--datasets",)
+    elif argv[:1] in (["extract"], ["plan"], ["verify"], ["report"], ["doctor"]):
+        takers = ("--datasets", "--show-samples")
     elif argv[:2] == ["config", "check"]:
         takers = ("--dataset", "--datasets", "--options")
     else:
@@ -456,21 +460,7 @@ def report(
     return 0
 
 
-@_command(
-    "datasets",
-    "stream",
-    "limit",
-    "visual_encoder",
-    "weights",
-    "device",
-    "decoder",
-    "batch_size",
-    "workers",
-    "time_limit",
-    "output_root",
-    "overwrite",
-    "fsync",
-)
+@_command("datasets", "overwrite")
 def inspect(
     config: "ExtractConfig",
     target: Annotated[
@@ -487,7 +477,7 @@ def inspect(
     ] = None,
     as_json: _Json = False,
 ) -> int:
-    """Show which frames of one video would be taken, and why; and what decoding them needs.
+    """Show which frames of one video would be taken, and why; what decoding them needs; what was extracted.
 
     Decodes nothing but what --show asks for.
     """
@@ -498,7 +488,7 @@ def inspect(
         raise ConfigError("--show without a file draws on a terminal, and standard output is none; name a FILE.png")
     try:
         found = examine(config, target)
-        picture = None if show is None else _drawn(found, show)
+        picture = None if show is None else _drawn(found, show, config.time_limit)
     except SampleError as error:
         raise SampleError(error.stage, f"{target}: {error.reason}") from error
     if as_json:
@@ -510,17 +500,21 @@ def inspect(
     return 0
 
 
-def _drawn(found: "Examination", show: str) -> str | None:
+def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
     from gpupeak.display import Output
-    from gpupeak.sheet import read_sheet, require, to_png, to_terminal
+    from gpupeak.sheet import SheetTask, read_sheets, require, to_png, to_terminal
     from gpupeak.store import replace_file
+    from gpupeak.types import Failed
 
     require("PIL")
     plan = found.plan
     told = (plan.peak and f"peak by {plan.peak.source}", plan.fallback and plan.fallback.reason, plan.clamp)
     peak = None if plan.peak is None else plan.peak.index
-    sheet = read_sheet(found.sample, plan.indices, peak, remarks=[text for text in told if text])
+    task = SheetTask(found.sample, plan.indices, peak, remarks=tuple(text for text in told if text))
+    ((_, sheet),) = read_sheets([task], time_limit=time_limit)
+    if isinstance(sheet, Failed):
+        raise SampleError(sheet.stage, sheet.reason)
     if show == "-":
         return to_terminal(sheet, Output().width, os.environ)
     try:

@@ -74,6 +74,7 @@ class Judgement:
         problems: why files are not loaded, or not all of them; none if they are.
         instead: what AffectGPT does where it loads no file.
         warnings: what may be amiss and is no such reason.
+        partly: whether files are loaded, and all that is wrong is that there are not enough of them.
     """
 
     dataset: str
@@ -85,6 +86,7 @@ class Judgement:
     problems: tuple[str, ...]
     instead: str
     warnings: tuple[str, ...] = ()
+    partly: bool = False
 
     @property
     def loads(self) -> bool:
@@ -379,7 +381,7 @@ def _judgement(
 ) -> Judgement:
     """Add what the files have to say to what the keys said."""
     sampling, n, root, encoder = (settings[key].value for key in _PATH_KEYS)
-    directory, files = None, 0
+    directory, files, partly = None, 0, False
     warnings: list[str] = []
     if n is None:
         problems.append(f"frame_n_frms is not set, nor is its default, {_N_FRMS}")
@@ -392,13 +394,14 @@ def _judgement(
         files = len(found)
         looks = use == TRAINING or sampling == "emotion_peak"
         if looks and is_directory(path):
-            more, warnings = _look(path, found, encoder, n, expected)
-            problems += more
+            broken = _broken(path, found, encoder, n)
+            missing, warnings = _missing(path, found, expected)
+            partly = bool(files and missing and not (problems or broken))
+            problems += [*broken, *missing]
         elif looks:
             problems.append(_why_not_there(str(root), directory, run_dir))
-    return Judgement(
-        name, use, tuple(settings.values()), directory, files, expected, tuple(problems), instead, tuple(warnings)
-    )
+    told = tuple(settings.values())
+    return Judgement(name, use, told, directory, files, expected, tuple(problems), instead, tuple(warnings), partly)
 
 
 def _told(setting: Setting) -> str:
@@ -407,17 +410,22 @@ def _told(setting: Setting) -> str:
     return f"{setting.origin} is {setting.value!r}"
 
 
-def _look(path: Path, names: set[str], encoder: object, n: object, expected: int | None) -> tuple[list[str], list[str]]:
-    """What is wrong with the files of a directory, and what may be."""
-    problems, warnings = [], []
+def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str]:
+    """What is wrong with the files that are there."""
+    if encoder != CLIP_VIT_LARGE.directory or not str(n).isdecimal():
+        return []  # nobody knows their shape
+    dim = CLIP_VIT_LARGE.dim
+    header = npy_header((int(str(n)), dim))
+    broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", int(str(n)), dim, header))
+    return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}"] if broken else []
+
+
+def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
+    """Which files AffectGPT would miss, and what is odd about how many there are."""
+    problems: list[str] = []
+    warnings: list[str] = []
     if not names:
         problems.append(f"no .npy file in {path}")
-    if encoder == CLIP_VIT_LARGE.directory and str(n).isdecimal():
-        dim = CLIP_VIT_LARGE.dim
-        header = npy_header((int(str(n)), dim))
-        broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", int(str(n)), dim, header))
-        if broken:
-            problems.append(f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}")
     last: dict[str, object] = {}
     with contextlib.suppress(OSError):
         last = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
@@ -426,14 +434,16 @@ def _look(path: Path, names: set[str], encoder: object, n: object, expected: int
         problems.append(f"{len(gone)} files of manifest.jsonl are no longer there: {_few(gone)}")
     failed = sorted(name for name, outcome in last.items() if outcome == "failed" and name not in names)
     if failed:
-        warnings.append(f"{len(failed)} samples failed when they were extracted, and have no file: {_few(failed)}")
-    if names and expected is not None and len(names) != expected:
-        what = (
-            "decodes those without a file again; gpupeak verify names them"
-            if len(names) < expected
-            else "asks for no more"
+        told = f"{len(failed)} samples failed when they were extracted, and have no file: {_few(failed)}"
+        # Where AffectGPT counts no more samples than there are files, it does not ask for these.
+        (problems if expected is None else warnings).append(told)
+    if names and expected is not None and len(names) < expected:
+        problems.append(
+            f"{len(names)} files, and AffectGPT counts {expected} samples: it decodes the others again; "
+            "gpupeak verify names them"
         )
-        warnings.append(f"{len(names)} files, AffectGPT counts {expected} samples and {what}")
+    elif names and expected is not None and len(names) > expected:
+        warnings.append(f"{len(names)} files, AffectGPT counts {expected} samples and asks for no more")
     return problems, warnings
 
 

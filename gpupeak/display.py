@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpupeak.consumer import Check, Judgement, Setting
     from gpupeak.doctor import Finding
     from gpupeak.overview import Overview
-    from gpupeak.survey import Examination, Survey
+    from gpupeak.survey import Examination, Extracted, Survey
     from gpupeak.verify import Comparison, Verification
 
 __all__ = [
@@ -262,22 +262,44 @@ def print_survey(console: Output, surveys: Sequence[Survey], *, table: bool = Tr
 
 def print_examination(console: Output, found: Examination) -> None:
     """One video and the frames that would be taken of it, a line for each thing to know."""
-    plan, rule = found.plan, found.sample.rule
+    plan, rule, there = found.plan, found.sample.rule, found.extracted
+    faces = found.sample.stream != "frame"
+    rate = "" if faces else f", {_frames_a_second(found.fps)}"
     for name, value in (
         ("sample", found.sample),
         ("video", found.sample.video),
-        ("picture", f"{plan.codec}, {found.width} x {found.height}, {_frames_a_second(found.fps)}"),
-        ("frames", f"{plan.frames}, of them {_key_frames(found.key_frames)}"),
+        ("picture", f"{plan.codec}, {found.width} x {found.height}{rate}"),
+        ("frames", f"{plan.frames}" if faces else f"{plan.frames}, of them {_key_frames(found.key_frames)}"),
         ("sampling", f"{rule.method}, {rule.n} frames"),
         ("peak", _peak(plan)),
         ("fallback", plan.fallback and f"{rule.fallback}: {plan.fallback.reason} ({plan.fallback.detail})"),
         ("clamped", plan.clamp),
         ("indices", " ".join(map(str, plan.indices))),
-        ("at seconds", " ".join(f"{seconds:.2f}" for seconds in found.times)),
-        ("decoding", f"{found.packets_needed} of {found.packets} packets, for {len(plan.unique)} different frames"),
+        ("at seconds", None if faces else " ".join(f"{seconds:.2f}" for seconds in found.times)),
+        (
+            "decoding",
+            None
+            if faces
+            else f"{found.packets_needed} of {found.packets} packets, for {len(plan.unique)} different frames",
+        ),
+        ("features", there and f"{there.state}: {there.file}"),
+        ("recorded", there and _recorded(there)),
+        ("made by", there and there.made_by),
+        ("settings", there and there.problem),
     ):
         if value is not None:
             console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)
+
+
+def _recorded(there: Extracted) -> str | None:
+    """What the manifest tells of a sample, and how its frames compare with those that would be taken now."""
+    if there.recorded is None:
+        return None
+    if not there.indices:
+        return there.recorded
+    if there.agrees:
+        return f"{there.recorded}, of these frames"
+    return f"{there.recorded}, of other frames: {' '.join(map(str, there.indices))}"
 
 
 def print_verifications(console: Output, found: Sequence[Verification], *, table: bool = True) -> None:
@@ -336,7 +358,7 @@ def print_overview(console: Output, found: Sequence[Overview], page: str | None)
             console.say(f"{clean(each.dataset)}: {clean(remark)}", "yellow")
     if page is None:
         return
-    samples, sheets = sum(len(each.rows) for each in found), sum(len(each.sheets) for each in found)
+    samples, sheets = sum(len(each.rows) for each in found), sum(each.shown for each in found)
     datasets = f"{len(found)} dataset{'s' * (len(found) != 1)}"
     console.say(clean(f"{page}, {samples} samples of {datasets}, {sheets} contact sheets"))
 
@@ -384,8 +406,10 @@ def print_check(console: Output, found: Check) -> None:
         console.say(clean(f"no effect: {text}"), "yellow")
     for text in found.warnings:
         console.say(clean(f"warning: {text}"), "yellow")
+    wanting = [judgement for judgement in found.judgements if judgement.use == "inference" and not judgement.loads]
     if found.exit_code:
-        console.say("inference with this configuration does not load these features", "red")
+        how = "loads only a part of" if wanting and all(each.partly for each in wanting) else "does not load"
+        console.say(f"inference with this configuration {how} these features", "red")
     else:
         console.say("inference with this configuration loads these features", "green")
 
@@ -393,7 +417,8 @@ def print_check(console: Output, found: Check) -> None:
 def _loads(judgement: Judgement) -> str:
     files = f"{judgement.files}" if judgement.expected is None else f"{judgement.files}/{judgement.expected}"
     where = f", {files} files in {judgement.directory}" if judgement.directory is not None else ""
-    return clean(f"  {judgement.dataset}: {'loaded' if judgement.loads else 'not loaded'}{where}")
+    how = "loaded" if judgement.loads else "loaded in part" if judgement.partly else "not loaded"
+    return clean(f"  {judgement.dataset}: {how}{where}")
 
 
 def _report_table(tallies: Sequence[Tally]) -> Table:

@@ -1,8 +1,9 @@
-"""Looking without decoding: what a run would do (`survey`), and what one video holds (`examine`)."""
+"""Looking without decoding: what a run would do (`survey`), what one video holds and what is extracted (`examine`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 
 from gpupeak.config import ExtractConfig
 from gpupeak.container import open_clip
-from gpupeak.datasets import VIDEO_EXTENSIONS, count_peaks, list_samples, resolve
+from gpupeak.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
+from gpupeak.decode.faces import open_faces
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
-from gpupeak.errors import ConfigError, SampleError
+from gpupeak.errors import ConfigError, LabelError, RunError, SampleError
+from gpupeak.files import expanded, is_file
 from gpupeak.plan import plan_frames
-from gpupeak.run import Job, prepare
-from gpupeak.store import npy_header
-from gpupeak.types import PEAK_SOURCES, FramePlan, Sample
+from gpupeak.run import Job, prepare, settings_of
+from gpupeak.store import FeatureDirectory, feature_directory, npy_header, read_manifest
+from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
+from gpupeak.verify import read_checked
 
-__all__ = ["Examination", "Survey", "examine", "survey"]
+__all__ = ["Examination", "Extracted", "Survey", "examine", "survey"]
 
 _NAMED = 5
 
@@ -85,11 +89,40 @@ def _survey(job: Job, spec: EncoderSpec) -> Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class Extracted:
+    """What lies in the output root for one sample.
+
+    Args:
+        file: where its features are, or would be.
+        state: "whole", with their form; "none"; or what is wrong with the file.
+        recorded: what the manifest tells of it; None without a manifest's line.
+        indices: the frames that the manifest names, empty if it names none.
+        agrees: whether these are the frames that would be taken now; None if it names none.
+        made_by: what `run.json` tells of the run that made the directory, in a line; None if nothing.
+        problem: why features made now would be of another kind, or the record cannot be read; None if neither.
+    """
+
+    file: Path
+    state: str
+    recorded: str | None
+    indices: tuple[int, ...]
+    agrees: bool | None
+    made_by: str | None
+    problem: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "file": str(self.file), "indices": list(self.indices)}
+
+
+@dataclass(frozen=True, slots=True)
 class Examination:
     """One video, and the frames that would be taken of it.
 
     `times` are the presentation times of the chosen frames in seconds, `key_frames` presentation
-    numbers, `packets_needed` how many of the stream's `packets` decoding them takes.
+    numbers, `packets_needed` how many of the stream's `packets` decoding them takes; of faces, which are no
+    video, these are empty. `extracted` is None for a video that is of no dataset.
     """
 
     sample: Sample
@@ -101,6 +134,7 @@ class Examination:
     packets: int
     packets_needed: int
     times: tuple[float, ...]
+    extracted: Extracted | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The examination as plain JSON values."""
@@ -122,24 +156,37 @@ class Examination:
             "times": list(self.times),
             "fallback": None if plan.fallback is None else dataclasses.asdict(plan.fallback),
             "clamp": plan.clamp,
+            "extracted": self.extracted and self.extracted.to_json(),
         }
 
 
 def examine(config: ExtractConfig, target: str) -> Examination:
-    """Plan one sample as `extract` would, and say what its video is.
+    """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
 
     Args:
         target: a video's path, or the name of a sample in the datasets of `config` (`name`, or
             `dataset/name`). For a path, action units are looked for in `aus` or `mer_factory_output`.
 
     Raises:
-        ConfigError: `target` is neither.
+        UsageError: `target` is neither, or a setting is wrong.
+        RunError: the output root cannot be read.
         SampleError: the video cannot be planned.
     """
-    sample = _find(config, target)
+    sample, corpus = _find(config, target)
     if sample.video is None:
-        raise SampleError("find", "no video file of this name")
-    with open_clip(sample.video) as clip:
+        raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
+    if sample.stream == "frame":
+        found = _examined(sample, sample.video)
+    else:
+        faces = open_faces(sample.video)
+        height, width = faces.shape[1:3]
+        plan = plan_frames(sample, len(faces), "faces")
+        found = Examination(sample, plan, width, height, None, (), 0, 0, ())
+    return found if corpus is None else dataclasses.replace(found, extracted=_extracted(found.plan, corpus, config))
+
+
+def _examined(sample: Sample, video: Path) -> Examination:
+    with open_clip(video) as clip:
         plan = plan_frames(sample, clip.frames, clip.codec)
         return Examination(
             sample=sample,
@@ -154,9 +201,69 @@ def examine(config: ExtractConfig, target: str) -> Examination:
         )
 
 
-def _find(config: ExtractConfig, target: str) -> Sample:
-    path = Path(target).expanduser()
-    if path.is_file():
+def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig) -> Extracted:
+    sample, rule, spec = plan.sample, corpus.rule, encoder_spec(config.encoder)
+    root = expanded(config.output_root)
+    directory = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
+    file = directory / f"{sample.name}.npy"
+    state = "none"
+    if os.path.lexists(file):
+        features = read_checked(file, rule.n, spec.dim)
+        state = features if isinstance(features, str) else f"whole, float32 {list(features.shape)}"
+    entry: dict[str, Any] = {}
+    problem: str | None = None
+    run: dict[str, Any] | None = None
+    try:
+        for line in read_manifest(directory):
+            entry = line if line["sample"] == sample.name else entry
+        there = FeatureDirectory(directory, rule.n, spec.dim)
+        if run := there.run:
+            if run.get("overwriting"):
+                problem = "a run with --overwrite was cut short: some files are still those from before it"
+            there.refuse_mixing(settings_of(corpus, spec, identify(spec, config.weights)))
+    except ConfigError as error:
+        problem = str(error)
+    except OSError as error:
+        raise RunError(f"{directory}/manifest.jsonl: cannot be read: {error.strerror or error}") from error
+    indices = entry.get("indices")
+    taken = tuple(indices) if isinstance(indices, list) and all(isinstance(i, int) for i in indices) else ()
+    return Extracted(
+        file,
+        state,
+        _recorded(entry) if entry else None,
+        taken,
+        taken == plan.indices if taken else None,
+        _made_by(run) if run else None,
+        problem,
+    )
+
+
+def _recorded(entry: dict[str, Any]) -> str:
+    if entry.get("outcome") == "failed":
+        return f"failed: {entry.get('stage')}: {entry.get('reason')}"
+    return "kept, of unknown origin" if entry.get("outcome") == "kept" else str(entry.get("outcome"))
+
+
+def _made_by(run: dict[str, Any]) -> str:
+    """The line for a `run.json`, which may hold anything."""
+
+    def of(section: str, key: str) -> object:
+        values = run.get(section)
+        return values.get(key) if isinstance(values, dict) else None
+
+    told = f"gpupeak {of('versions', 'gpupeak')} on {run.get('device')}, weights {of('settings', 'weights')}"
+    return f"{told}, {run.get('started')}"
+
+
+def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
+    """The sample that is meant, and its dataset if it is of one."""
+    config = dataclasses.replace(config, limit=None)
+    path = expanded(target)
+    own_video = is_file(path)
+    if own_video and config.stream != "frame":
+        rule = SamplingRule("uniform", config.n_frms or SamplingRule().n)
+        return Sample(config.name or "video", path.stem, path, (), rule, Path(f"{path.stem}.npy"), config.stream), None
+    if own_video:
         own = dataclasses.replace(
             config,
             datasets=(),
@@ -164,19 +271,28 @@ def _find(config: ExtractConfig, target: str) -> Sample:
             name=config.name or "video",
             aus=config.aus or config.mer_factory_output,
             samples=None,
-            limit=None,
         )
         wanted, config = path.stem, own
-    elif path.suffix.lower() in VIDEO_EXTENSIONS:
+    elif path.is_absolute() or path.suffix.lower() in VIDEO_EXTENSIONS:
         raise ConfigError(f"there is no video {path}")
     else:
         dataset, _, wanted = target.rpartition("/")
         if dataset:
-            config = dataclasses.replace(config, datasets=(dataset,), limit=None)
-    for corpus in resolve(config):
-        for entry in list_samples(corpus, Path()).samples:
+            config = dataclasses.replace(config, datasets=(dataset,))
+    named, listed = bool(config.datasets or config.videos), 0
+    for corpus in resolve(config, absent=not named):
+        try:
+            samples = list_samples(corpus, Path()).samples
+        except LabelError:
+            if named:
+                raise
+            continue  # of all the datasets, those that are there are searched
+        listed += 1
+        for entry in samples:
             if isinstance(entry, Sample) and entry.name == wanted:
-                return entry
+                return entry, None if own_video else corpus
+    if not listed:
+        resolve(config)  # which says what is not there
     raise ConfigError(
         f"{target!r} is neither a video file nor a sample of {', '.join(config.datasets) or 'the datasets'}"
     )

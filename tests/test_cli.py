@@ -386,6 +386,37 @@ def test_with_json_an_error_is_json_too(
     assert json.loads(capsys.readouterr().out)["exit_code"] == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "extract --limit many",
+        "plan --nosuch",
+        "inspect",
+        "report --show -1",
+        "config check",
+        "verify --deep",
+        "pack a --x",
+    ],
+)
+def test_with_json_wrong_words_are_json_too(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words.split(), "--json"]) == 2
+    out, error = capsys.readouterr()
+    assert json.loads(out) == {"exit_code": 2, "error": error.removeprefix("error: ").rstrip("\n")}
+
+
+@pytest.mark.parametrize("command", ["plan", "verify", "pack", "doctor"])
+def test_a_home_of_nobody_is_a_name_like_any_other(
+    command: str, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = (
+        []
+        if command == "pack"
+        else ["--videos", str(videos), "--name", "x", "--sampling", "uniform", "--weights", "random:0"]
+    )
+    assert main([command, *own, "--output-root", "~nobody-of-this-name/x", "--json"]) in (0, 1, 2)
+    assert "unexpected" not in capsys.readouterr().err
+
+
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
 
@@ -437,6 +468,17 @@ def test_inspect_a_video_and_a_sample(videos: Path, capsys: pytest.CaptureFixtur
     assert (error, out.count("\n")) == ("", 1)
     found = json.loads(out)
     assert (found["sample"], found["frames"], found["exit_code"]) == ("mine/-b", 30, 0)
+
+
+def test_inspect_takes_the_words_that_extract_took(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--output-root", "nowhere", "--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0"]
+    words += ["--device", "cpu", "--decoder", "cpu", "--batch-size", "1", "--workers", "1", "--limit", "1", "--fsync"]
+    own = ["--videos", str(videos), "--name", "mine", "--sampling", "uniform"]
+    assert main(["inspect", "样本 1", *own, *words]) == 0
+    place = "nowhere/mine/frame_open_clip_ViT-S-32-alt_uniform_8frms/样本 1.npy"
+    assert f"features    none: {place}\n" in capsys.readouterr().out
+    assert main(["inspect", "x/y", "--datasets", "mer2023", "meld", "--dataset-root", str(videos)]) == 2
+    assert "unknown dataset 'x'" in one_error(capsys)
 
 
 def test_inspect_of_what_is_no_video(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
