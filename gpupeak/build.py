@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from threading import Event
 
 import torch
 
-from gpupeak import pipeline
+from gpupeak import pipeline, remote
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool, cores
 from gpupeak.encode.base import TowerEncoder
-from gpupeak.encode.load import load_tower
+from gpupeak.encode.load import fetched, load_tower
 from gpupeak.encode.spec import EncoderSpec
 from gpupeak.encode.vit import VisionTower
-from gpupeak.errors import DeviceError
+from gpupeak.encode.weights import identify
+from gpupeak.errors import ConfigError, DeviceError, WeightsError
+from gpupeak.fetch import FetchingDecoder
+from gpupeak.many import ManyLines
+from gpupeak.spool import StoreWriter
 from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Outcome, Sample
 from gpupeak.write import NpyWriter
 
-__all__ = ["Parts", "build", "choose_decoder", "choose_device", "cuda_line"]
+__all__ = ["Parts", "actor_line", "build", "choose_decoder", "choose_device", "cuda_line"]
 
 Tell = Callable[[str], None]
 """Told of a choice, one line each; on any thread."""
@@ -38,7 +44,7 @@ class Parts:
 
     def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
         """See `pipeline.run`."""
-        return pipeline.run(samples, self.decoder, self.encoder, self.writer, stop=stop)
+        return pipeline.run(samples, FetchingDecoder(self.decoder), self.encoder, self.writer, stop=stop)
 
     def close(self) -> None:
         """End what the line holds: its processes."""
@@ -46,18 +52,72 @@ class Parts:
 
 
 def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
-    """Build the line for samples of at most `n` frames; a GPU's runs in a supervised process of its own.
+    """Build the line for samples of at most `n` frames; each GPU's runs in a supervised process of its own.
 
     Raises:
         DeviceError: the device or the decoder asked for is not there.
         WeightsError: the weights are not there or do not fit.
+        ConfigError: a GPU's line cannot reach what is given.
     """
-    device, why = choose_device(config.device)
-    decoder, how = choose_decoder(config.decoder, device)
-    tell(f"{why}; {how}")
-    if device.type == "cpu":
+    if config.engine is not None:
+        return _ray_line(config, spec, n, tell)
+    chosen = [choose_device(each) for each in config.device.split(",")]
+    devices = [device for device, _ in chosen]
+    decoder, how = choose_decoder(config.decoder, devices[0])
+    tell(f"{', '.join(why for _, why in chosen)}; {how}")
+    if devices[0].type == "cpu":
         return _cpu_line(config, spec, n)
-    return SupervisedLine((cuda_line, (config, spec, n, device, decoder)), tell, time_limit=config.time_limit)
+    _refuse_memory(config, "a GPU's line")
+    if len(devices) > 1:  # each has its share of the cores
+        config = replace(config, workers=max(1, (config.workers or cores()) // len(devices)))
+
+    def supervised(device: torch.device) -> pipeline.Line:
+        return SupervisedLine((cuda_line, (config, spec, n, device, decoder)), tell, time_limit=config.time_limit)
+
+    if len(devices) == 1:
+        return supervised(devices[0])
+    return ManyLines([partial(supervised, device) for device in devices], tell)
+
+
+def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
+    from gpupeak.rayline import RayLine
+
+    _refuse_memory(config, "Ray's actors")
+    fetched(spec, config.weights)  # before many ask for it, and so that it can be told what they were
+    sha256 = identify(spec, config.weights).sha256
+    return RayLine(
+        (actor_line, (config, spec, n, sha256)),
+        tell,
+        address=config.address,
+        device=config.device,
+        actors=config.actors,
+        gpus_per_actor=config.gpus_per_actor,
+        workers=config.workers,
+    )
+
+
+def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | None, tell: Tell) -> pipeline.Line:
+    """The line of one Ray actor, on the CPUs and the GPU that Ray gave it; `sha256` is that of the driver's weights.
+
+    Raises:
+        WeightsError: they are not there, or others.
+    """
+    fetched(spec, config.weights)
+    here = identify(spec, config.weights)
+    if here.sha256 != sha256:
+        raise WeightsError(f"weights {here.source}: SHA-256 {here.sha256} on this node, {sha256} where the run began")
+    given: dict[str, float] = import_module("ray").get_runtime_context().get_assigned_resources()
+    on_gpu = bool(given.get("GPU"))
+    config = replace(
+        config,
+        engine=None,
+        address=None,
+        actors=None,
+        gpus_per_actor=None,
+        workers=max(1, int(given.get("CPU", 1))),
+        device="cuda:0" if on_gpu else "cpu",  # CUDA_VISIBLE_DEVICES shows that one alone
+    )
+    return build(config, spec, n, tell if on_gpu else lambda text: None)  # on the CPU it has nothing to choose
 
 
 def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
@@ -72,7 +132,7 @@ def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     except BaseException:
         decoder.close()
         raise
-    return Parts(decoder, encoder, NpyWriter(fsync=config.fsync), "cpu")
+    return Parts(decoder, encoder, _writer(config), "cpu")
 
 
 def cuda_line(
@@ -83,14 +143,14 @@ def cuda_line(
     encoder = _cuda_encoder(config, spec, n, device)  # before DALI: what it allocates must not meet a graph's capture
     # What may be with an encoder and before it: it reads ahead as much as it takes at once.
     pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
-    writer = NpyWriter(fsync=config.fsync)
+    writer = _writer(config)
     if decoder == "cpu":
         return Parts(pool, encoder, writer, str(device))
     from gpupeak.decode.dali import DaliDecoder
     from gpupeak.decode.hybrid import HybridDecoder
 
     try:
-        planner = WorkerPool(cores(), n, spec.size, time_limit=config.time_limit, held=0)
+        planner = WorkerPool(config.workers or cores(), n, spec.size, time_limit=config.time_limit, held=0)
         nvdec = DaliDecoder(n, spec.size, planner, device)
     except BaseException:
         pool.close()
@@ -114,6 +174,11 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
     return GraphEncoder(runner, cuda_patch_rows(device, spec.size, tower.shape.patch), n=n)
 
 
+def _writer(config: ExtractConfig) -> pipeline.Writer:
+    files = NpyWriter(fsync=config.fsync)
+    return files if remote.url_of(config.path(config.output_root)) is None else StoreWriter(files)
+
+
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:
     return WorkerPool(config.workers or cores(), n, spec.size, time_limit=config.time_limit, held=held)
 
@@ -121,6 +186,14 @@ def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> Worker
 def _samples_at_once(n: int) -> int:
     """Samples that make a GPU's largest batch, 256 images."""
     return max(1, 256 // n)
+
+
+def _refuse_memory(config: ExtractConfig, other: str) -> None:
+    """What is in this process's memory is not in that of another process, which runs the line."""
+    places = (config.dataset_root, config.mer_factory_output, config.output_root, config.videos, config.aus)
+    for place in places:
+        if place is not None and (remote.url_of(config.path(place)) or "").startswith("memory:"):
+            raise ConfigError(f"memory:// is this process's own; {other} would not see it: --device cpu runs here")
 
 
 def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `--help` answers without nu
 # No postponed evaluation of annotations here: they are what typer makes the options from.
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -80,7 +81,7 @@ def _spread_datasets(argv: Sequence[str]) -> list[str]:
     if argv[:1] == ["inspect"]:
         argv = _name_show(argv)
         takers: tuple[str, ...] = () if argv[1:2] == [] or argv[1].startswith("-") else ("--datasets",)
-    elif argv[:1] in (["extract"], ["plan"], ["verify"], ["report"], ["doctor"]):
+    elif argv[:1] in (["extract"], ["plan"], ["merge"], ["verify"], ["report"], ["doctor"]):
         takers = ("--datasets", "--show-samples")
     elif argv[:2] == ["config", "check"]:
         takers = ("--dataset", "--datasets", "--options")
@@ -130,6 +131,13 @@ def _option(
     return typer.Option(*names, help=told, show_default=False, rich_help_panel=panel, metavar=metavar, min=min)
 
 
+def _place(text: str | None) -> Path | str | None:
+    """What an option names: the URL of a store as it stands, anything else as a path."""
+    from gpupeak.remote import is_url
+
+    return text if text is None or is_url(text) else Path(text)
+
+
 def _settings(
     datasets: Annotated[
         list[str] | None,
@@ -139,21 +147,21 @@ def _settings(
         list[str] | None, _option(_SOURCE, "Datasets: one name or several.", "--datasets", metavar="NAMES")
     ] = None,
     dataset_root: Annotated[
-        Path | None, _option(_SOURCE, "Holds the datasets.", metavar="DIR", default="the current directory")
+        str | None, _option(_SOURCE, "Holds the datasets.", metavar="DIR_OR_URL", default="the current directory")
     ] = None,
     mer_factory_output: Annotated[
-        Path | None, _option(_SOURCE, "Holds the datasets' action-unit files.", metavar="DIR")
+        str | None, _option(_SOURCE, "Holds the datasets' action-unit files.", metavar="DIR_OR_URL")
     ] = None,
     split: Annotated[str, _option(_SOURCE, "test, train or all.", metavar="SPLIT", default="test")] = "test",
     samples: Annotated[
-        Path | None, _option(_SOURCE, "Take only the samples of this list: .txt, .csv, .json, .npz.", metavar="FILE")
+        str | None, _option(_SOURCE, "Take only the samples of this list: .txt, .csv, .json, .npz.", metavar="FILE")
     ] = None,
     limit: Annotated[int | None, _option(_SOURCE, "At most so many samples a dataset.", metavar="N")] = None,
     videos: Annotated[
-        Path | None, _option(_SOURCE, "A corpus of your own: a directory of videos, or one video.", metavar="PATH")
+        str | None, _option(_SOURCE, "A corpus of your own: a directory of videos, or one video.", metavar="DIR_OR_URL")
     ] = None,
     name: Annotated[str | None, _option(_SOURCE, "What that corpus is called.", metavar="NAME")] = None,
-    aus: Annotated[Path | None, _option(_SOURCE, "Holds that corpus's action-unit files.", metavar="DIR")] = None,
+    aus: Annotated[str | None, _option(_SOURCE, "Holds that corpus's action-unit files.", metavar="DIR_OR_URL")] = None,
     config_file: Annotated[
         Path | None, _option(_SOURCE, "Datasets and settings of your own: .toml, .yaml.", "--config", metavar="FILE")
     ] = None,
@@ -212,7 +220,9 @@ def _settings(
             default="openai, or TAG",
         ),
     ] = None,
-    device: Annotated[str, _option(_RUN, "auto, cpu or cuda:N.", metavar="DEVICE", default="auto")] = "auto",
+    device: Annotated[
+        str, _option(_RUN, "auto, cpu, cuda:N, or several GPUs: cuda:0,cuda:1.", metavar="DEVICE", default="auto")
+    ] = "auto",
     decoder: Annotated[
         str,
         _option(_RUN, "auto, nvdec, cpu, or hybrid for both at once.", metavar="DECODER", default="auto"),
@@ -224,26 +234,65 @@ def _settings(
     time_limit: Annotated[
         float, _option(_RUN, "How long a sample may take to decode.", metavar="SECONDS", default=120)
     ] = 120.0,
+    num_shards: Annotated[
+        int | None,
+        _option(
+            _RUN,
+            "Take one of N parts of all samples; the others may run at the same time, elsewhere.",
+            metavar="N",
+            default="as SLURM's array or srun says, else 1",
+        ),
+    ] = None,
+    shard_index: Annotated[int | None, _option(_RUN, "Which of the N, from 0.", metavar="I")] = None,
+    engine: Annotated[
+        str | None,
+        _option(_RUN, "ray: run as a Ray job, over many machines. Needs the extra ray.", metavar="ENGINE"),
+    ] = None,
+    address: Annotated[
+        str | None,
+        _option(
+            _RUN,
+            "The Ray cluster: auto, HOST, HOST:PORT or ray://HOST:PORT.",
+            metavar="ADDRESS",
+            default="one on this machine, for this run",
+        ),
+    ] = None,
+    actors: Annotated[
+        str | None,
+        _option(_RUN, "Ray actors, each with a line: N or MIN:MAX.", metavar="N", default="one a GPU, else one a node"),
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, _option(_RUN, "What of a GPU each takes, such as 0.5.", metavar="GPUS", default=1)
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        _option(_SOURCE, "Where what is fetched from URLs is kept.", metavar="DIR", default="~/.cache/gpupeak"),
+    ] = None,
+    cache_size: Annotated[
+        str, _option(_SOURCE, "The most that is kept there.", metavar="SIZE", default="20GB")
+    ] = "20GB",
     output_root: Annotated[
-        Path, _option(_OUTPUT, "Where the features go.", metavar="DIR", default="preextracted_features")
-    ] = Path("preextracted_features"),
+        str, _option(_OUTPUT, "Where the features go.", metavar="DIR_OR_URL", default="preextracted_features")
+    ] = "preextracted_features",
     overwrite: Annotated[bool, _option(_OUTPUT, "Extract what is already there, too.", "--overwrite")] = False,
     fsync: Annotated[
         bool, _option(_OUTPUT, "A file counts as saved when it is safe from power loss.", "--fsync")
     ] = False,
 ) -> "ExtractConfig":
     """Every option that is a setting of a run, declared once for all commands."""
-    from gpupeak.config import ExtractConfig
+    from gpupeak.config import ExtractConfig, parse_size
 
     return ExtractConfig(
         datasets=_dataset_names([*(datasets or ()), *(more_datasets or ())]),
-        dataset_root=dataset_root,
-        mer_factory_output=mer_factory_output,
-        output_root=output_root,
-        videos=videos,
+        dataset_root=_place(dataset_root),
+        mer_factory_output=_place(mer_factory_output),
+        output_root=_place(output_root) or Path(),
+        videos=_place(videos),
         name=name,
-        aus=aus,
-        samples=samples,
+        aus=_place(aus),
+        samples=_place(samples),
+        cache=cache,
+        cache_size=parse_size(cache_size),
         encoder=visual_encoder,
         weights=weights,
         n_frms=n_frms,
@@ -257,12 +306,29 @@ def _settings(
         batch_size=batch_size,
         workers=workers,
         time_limit=time_limit,
+        num_shards=num_shards,
+        shard_index=shard_index,
+        engine=engine,
+        address=address,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
         overwrite=overwrite,
         limit=limit,
         split=split,
         fsync=fsync,
         config_file=config_file,
     )
+
+
+def _sharded(config: "ExtractConfig", tell: Callable[[str], None]) -> "ExtractConfig":
+    """The settings of what SLURM has started as one of several, unless they name a shard themselves."""
+    from gpupeak.shards import slurm_shard
+
+    if config.engine is not None or config.num_shards is not None or (found := slurm_shard(os.environ)) is None:
+        return config
+    shard, told = found
+    tell(f"shard {shard}, by {told}; --num-shards 1 takes all samples")
+    return dataclasses.replace(config, num_shards=shard.count, shard_index=shard.index)
 
 
 _Quiet = Annotated[bool, _option(_OUTPUT, "Only notices, warnings and errors: no progress, no table.", "--quiet", "-q")]
@@ -328,6 +394,7 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
         try:
             from gpupeak.run import extract as run
 
+            config = _sharded(config, display.notice)
             with display:
                 report = run(config, display, stop)
         except (Exception, KeyboardInterrupt) as raised:
@@ -345,10 +412,10 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
 @_command()
 def plan(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
-    from gpupeak.display import Output, print_survey
+    from gpupeak.display import Output, clean, print_survey
     from gpupeak.survey import survey
 
-    surveys = survey(config)
+    surveys = survey(_sharded(config, lambda text: Output(stderr=True).say(clean(text))))
     if as_json:
         _print_json({"exit_code": 0, "error": None, "datasets": [found.to_json() for found in surveys]})
     else:
@@ -356,7 +423,30 @@ def plan(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False)
     return 0
 
 
-@_command("overwrite")
+@_command(
+    *("fallback", "peak_source", "seed", "weights", "device", "decoder", "batch_size", "workers", "time_limit"),
+    *("num_shards", "shard_index", "engine", "address", "actors", "gpus_per_actor", "overwrite", "fsync"),
+)
+def merge(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False) -> int:
+    """Make the records of shards one, when all of them have ended: one run.json and one manifest for each dataset.
+
+    Takes the words that extract took. Features are not touched. Exit code 1 if samples failed or are missing.
+    """
+    from gpupeak.display import Output, clean
+    from gpupeak.merge import merge as join
+
+    found = join(config, lambda text: Output(stderr=True).say(clean(text)))
+    code = int(not all(each.complete for each in found))
+    if as_json:
+        _print_json({"exit_code": code, "error": None, "datasets": [each.to_json() for each in found]})
+    elif not quiet:
+        for each in found:
+            counts = f"{each.saved} saved, {each.failed} failed, {each.missing} missing"
+            Output().out(clean(f"{each.dataset}: {each.parts} shards merged: {counts}"))
+    return code
+
+
+@_command("overwrite", "num_shards", "shard_index")
 def verify(
     config: "ExtractConfig",
     deep: Annotated[
@@ -364,7 +454,7 @@ def verify(
         _option(_CHECKS, "Extract K samples of each dataset again, drawn by the seed, and compare.", metavar="K"),
     ] = 0,
     against: Annotated[
-        Path | None, _option(_CHECKS, "Compare with the features in another output root.", metavar="DIR")
+        str | None, _option(_CHECKS, "Compare with the features in another output root.", metavar="DIR")
     ] = None,
     min_cosine: Annotated[
         float | None,
@@ -397,15 +487,16 @@ def verify(
     least = MIN_COSINE if min_cosine is None else min_cosine
     report = None
     with contextlib.redirect_stdout(sys.stderr):
-        found = look(config, deep=deep, against=against, min_cosine=least, tell=tell)
+        other = _place(against)
+        found = look(config, deep=deep, against=other, min_cosine=least, tell=tell)
         if fix and any(each.mendable for each in found):
             display, stop = Display(console, quiet=quiet), threading.Event()
             with _interrupts(stop, display), display:
                 report = repair(config, found, display, stop)
             if not quiet:
                 print_report(console, report)
-            deep, against = (0, None) if report.interrupted else (deep, against)
-            found = look(config, deep=deep, against=against, min_cosine=least, tell=tell)
+            deep, other = (0, None) if report.interrupted else (deep, other)
+            found = look(config, deep=deep, against=other, min_cosine=least, tell=tell)
     code = _INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
     if as_json:
         fixed = None if report is None else report.to_json()
@@ -416,7 +507,7 @@ def verify(
     return code
 
 
-@_command("overwrite")
+@_command("overwrite", "num_shards", "shard_index")
 def report(
     config: "ExtractConfig",
     out: Annotated[
@@ -460,7 +551,7 @@ def report(
     return 0
 
 
-@_command("datasets", "overwrite")
+@_command("datasets", "num_shards", "shard_index", "engine", "address", "actors", "gpus_per_actor", "overwrite")
 def inspect(
     config: "ExtractConfig",
     target: Annotated[
@@ -534,6 +625,12 @@ def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     "batch_size",
     "workers",
     "time_limit",
+    "num_shards",
+    "shard_index",
+    "engine",
+    "address",
+    "actors",
+    "gpus_per_actor",
     "overwrite",
     "fsync",
 )

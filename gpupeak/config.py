@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpupeak import remote
+from gpupeak.encode.cache import cache_file
 from gpupeak.errors import ConfigError
+from gpupeak.shards import Shard
 from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS
 
-__all__ = ["DECODERS", "SPLITS", "ExtractConfig"]
+__all__ = ["DECODERS", "ENGINES", "SPLITS", "ExtractConfig", "parse_size"]
 
 SPLITS = ("test", "train", "all")
 _LONGEST_SECONDS = 86_400  # a day; the system waits no longer than some weeks
 DECODERS = ("auto", "nvdec", "cpu", "hybrid")
+ENGINES = ("ray",)
+_DEVICES = re.compile(r"auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*")
+_ACTORS = re.compile(r"([0-9]{1,6})(?::([0-9]{1,6}))?")
+_ADDRESS = re.compile(r"(?:ray://)?[^\s/]+")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
+_SLASH_LOST = re.compile(r"(s3a?|gs|gcs|az|abfss?|hdfs|sftp|memory|file|https?):/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +31,8 @@ class ExtractConfig:
     """What `gpupeak.extract` is asked to do; the command line's options, one to one.
 
     A setting that is None was not given: a dataset's own entry in `config_file` is asked next, then
-    the default named here.
+    the default named here. Where a path or text is taken, it may be the URL of a store that fsspec knows
+    (`s3://bucket/directory`), as text.
 
     Args:
         datasets: names out of the dataset table; empty means the nine of MER-UniBench, or the one
@@ -42,27 +54,35 @@ class ExtractConfig:
             dataset in which no sample has a usable peak.
         peak_source: one of `types.PEAK_SOURCES`, or `auto`.
         seed: what `headtail` draws from.
-        device: `auto`, `cpu` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda:N`, or several GPUs: `cuda:0,cuda:1`.
         decoder: one of `DECODERS`: `cpu` decodes on the CPU's cores, `nvdec` on the GPU what NVDEC takes,
             `hybrid` on both; `auto` measures where there is a choice.
         batch_size: samples encoded at once; None is the device's own default.
         workers: decoding processes; None is one a core.
         time_limit: seconds one sample may take to decode before its worker is replaced.
+        engine: None for this machine, or one of `ENGINES`: `ray` runs a line in each of many actors.
+        address: of the Ray cluster: `auto`, `HOST`, `HOST:PORT` or `ray://HOST:PORT`; None starts one on this machine.
+        actors: how many, `N` or `MIN:MAX`. Default: one a GPU, else one a node.
+        gpus_per_actor: more than 0 and at most 1, since each runs one line. Default 1 where Ray shows GPUs.
         overwrite: extract what is already there, too.
         limit: at most so many samples a dataset.
         split: one of `SPLITS`.
         fsync: have every file on disk before it counts as saved (against power loss, not only kill -9).
+        cache: a local directory for what is fetched from URLs; None is `~/.cache/gpupeak`.
+        cache_size: the most bytes of it; the least recently used files go first.
         config_file: a TOML or YAML file that adds to the dataset table or overrides it.
+        num_shards, shard_index: take one of so many parts of all samples, balanced by the bytes of their videos;
+            others may be taken at the same time, into the same directories. None or 1 takes all.
     """
 
     datasets: tuple[str, ...] = ()
-    dataset_root: Path | None = None
-    mer_factory_output: Path | None = None
-    output_root: Path = Path("preextracted_features")
-    videos: Path | None = None
+    dataset_root: Path | str | None = None
+    mer_factory_output: Path | str | None = None
+    output_root: Path | str = Path("preextracted_features")
+    videos: Path | str | None = None
     name: str | None = None
-    aus: Path | None = None
-    samples: Path | None = None
+    aus: Path | str | None = None
+    samples: Path | str | None = None
     encoder: str = "CLIP_VIT_LARGE"
     weights: str | None = None
     n_frms: int | None = None
@@ -76,11 +96,19 @@ class ExtractConfig:
     batch_size: int | None = None
     workers: int | None = None
     time_limit: float = 120.0
+    engine: str | None = None
+    address: str | None = None
+    actors: str | None = None
+    gpus_per_actor: float | None = None
     overwrite: bool = False
     limit: int | None = None
     split: str = "test"
     fsync: bool = False
+    cache: Path | None = None
+    cache_size: int = 20_000_000_000
     config_file: Path | None = None
+    num_shards: int | None = None
+    shard_index: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("sampling", self.sampling, SAMPLINGS)
@@ -96,6 +124,7 @@ class ExtractConfig:
             ("batch-size", self.batch_size),
             ("workers", self.workers),
             ("limit", self.limit),
+            ("cache-size", self.cache_size),
         ):
             if value is not None and not (_is_whole(value) and value >= 1):
                 raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
@@ -106,16 +135,92 @@ class ExtractConfig:
             raise ConfigError(f"time-limit is {self.time_limit!r}, expected more than 0 and at most {_LONGEST_SECONDS}")
         if isinstance(self.datasets, str):
             raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
-        if not isinstance(self.device, str):
-            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda:N")
-        if self.device not in ("auto", "cpu") and not (
-            self.device == "cuda" or (self.device.startswith("cuda:") and self.device[5:].isdecimal())
-        ):
-            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda:N")
+        self._check_devices()
+        self._check_engine()
         if (self.videos is None) != (self.name is None):
             raise ConfigError("a corpus of your own takes both --videos and --name")
         if self.videos is not None and self.datasets:
             raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {self.datasets[0]}")
+        for name, value in (("num-shards", self.num_shards), ("shard-index", self.shard_index)):
+            if value is not None and not _is_whole(value):
+                raise ConfigError(f"{name} is {value!r}, expected a whole number")
+        if self.shard_index is not None:
+            Shard(self.shard_index, self.num_shards or 0)
+        elif self.num_shards not in (None, 1):
+            raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
+        places = (self.dataset_root, self.mer_factory_output, self.output_root, self.videos, self.aus, self.samples)
+        for place in places:
+            self.path(place or ".")  # a URL that cannot be is refused now
+
+    def _check_devices(self) -> None:
+        if not isinstance(self.device, str) or not _DEVICES.fullmatch(self.device):
+            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda:N, or several: cuda:0,cuda:1")
+        numbers = [int(each[5:] or 0) for each in self.device.split(",") if each.startswith("cuda")]
+        if len(set(numbers)) < len(numbers):
+            raise ConfigError(f"device is {self.device!r}, expected every GPU once")
+
+    def _check_engine(self) -> None:
+        _one_of("engine", self.engine, ENGINES)
+        if self.engine is None:
+            for name, given in (
+                ("address", self.address),
+                ("actors", self.actors),
+                ("gpus-per-actor", self.gpus_per_actor),
+            ):
+                if given is not None:
+                    raise ConfigError(f"{name} is {given!r}, and there is no engine: it goes with --engine ray")
+            return
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda: Ray gives each actor its GPU")
+        if self.num_shards not in (None, 1):
+            raise ConfigError("--num-shards divides a run without an engine; with --engine ray, Ray divides it")
+        if self.address is not None and not (isinstance(self.address, str) and _ADDRESS.fullmatch(self.address)):
+            raise ConfigError(f"address is {self.address!r}, expected auto, HOST, HOST:PORT or ray://HOST:PORT")
+        if self.actors is not None:
+            bounds = _ACTORS.fullmatch(self.actors) if isinstance(self.actors, str) else None
+            if bounds is None or not 1 <= int(bounds[1]) <= int(bounds[2] or bounds[1]):
+                raise ConfigError(f"actors is {self.actors!r}, expected N or MIN:MAX, of at least 1")
+        share = self.gpus_per_actor
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+            raise ConfigError(f"gpus-per-actor is {share!r}, expected more than 0 and at most 1: an actor uses one GPU")
+        if share is not None and self.device == "cpu":
+            raise ConfigError(f"gpus-per-actor is {share!r}, and device is 'cpu'")
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of all samples that is taken, None for all of them."""
+        if self.num_shards in (None, 1) or self.shard_index is None:
+            return None
+        return Shard(self.shard_index, self.num_shards)
+
+    def path(self, place: Path | str) -> Path:
+        """Where a path of these settings is on this machine: `~` expanded; of a URL, its mirror path in the cache.
+
+        Raises:
+            ConfigError: a URL that holds a password, or names no place, or has been a `Path`.
+        """
+        if isinstance(place, Path) and _SLASH_LOST.match(str(place)):
+            raise ConfigError(f"{str(place)!r} was a URL: give it as text, a Path keeps one slash only")
+        if remote.is_url(place):
+            known = cache_file()
+            base = self.cache or (known.parent if known else Path(tempfile.gettempdir(), "gpupeak"))
+            return remote.mirror_path(base.expanduser(), str(place))
+        try:
+            return Path(place).expanduser()
+        except RuntimeError:  # no such user: then it is a name like any other
+            return Path(place)
+
+
+def parse_size(text: str) -> int:
+    """The bytes that a size such as 20GB, 1.5 TB or 512MiB names.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"size is {text!r}, expected one such as 20GB or 512MiB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 
 def _is_whole(value: object) -> bool:

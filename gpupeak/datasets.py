@@ -19,23 +19,26 @@ What the command line says comes before a dataset's entry, and that before the r
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gpupeak.config import ExtractConfig
-from gpupeak.errors import AuError, ConfigError, LabelError
-from gpupeak.files import expanded, is_directory, read_bounded
+from gpupeak.errors import AuError, ConfigError, LabelError, SampleError
+from gpupeak.fetch import at_hand, fetched, file_at_hand
+from gpupeak.files import expanded, read_bounded
 from gpupeak.labels import read_names
-from gpupeak.peaks import read_peak
-from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, Peak, Sample, SamplingRule
+from gpupeak.peaks import UNREADABLE, places, read_peak
+from gpupeak.remote import Entry, is_directory, is_there, listing, scan, shown, tree, url_of
+from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, Fetch, NoPeak, Peak, Sample, SamplingRule, StoredFile
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,6 +87,7 @@ class Corpus:
         samples: a list of names to restrict it to.
         limit: at most so many samples.
         stream: one of `types.STREAMS`; of faces, `videos` is the directory of their files.
+        cache_size: the most bytes that the cache may hold of what is fetched from stores.
     """
 
     name: str
@@ -99,6 +103,7 @@ class Corpus:
     samples: Path | None = None
     limit: int | None = None
     stream: str = "frame"
+    cache_size: int = 20_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +130,14 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
     settings, table, default = _table(config.config_file)
     if config.videos is not None and config.name is not None:
-        aus = str(expanded(config.aus).absolute()) if config.aus else None
+        aus = str(config.path(config.aus).absolute()) if config.aus else None
         entries = {config.name: _Entry(videos=str(config.videos), aus=aus)}
         root = Path()
         if fault := _name_fault(config.name):
             raise ConfigError(f"name is {config.name!r}: {fault}")
     else:
         entries = {name: table[name] for name in [_canonical(name, table) for name in config.datasets] or default}
-        root = expanded(config.dataset_root or settings.dataset_root or ".")
+        root = config.path(config.dataset_root or settings.dataset_root or ".")
         if not is_directory(root):
             raise ConfigError(f"dataset root {root} is not a directory")
 
@@ -185,15 +190,19 @@ def list_samples(corpus: Corpus, target: Path) -> Listing:
         warnings.append(f"{len(named)} samples listed, expected {corpus.expected}")
 
     directory = corpus.videos if is_directory(corpus.videos) else corpus.videos.parent
-    au_dirs = tuple(filter(is_directory, corpus.au_dirs)) or corpus.au_dirs
+    there = tuple(filter(is_directory, corpus.au_dirs))
+    au_dirs = there or corpus.au_dirs
+    stored = _Stored(corpus, directory, there, named)
     samples: list[Sample | Failed] = []
     for name in itertools.islice(named, corpus.limit):
         if fault := _name_fault(name):
             samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
             continue
         video = directory / files[name] if name in files else None
-        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, target / f"{name}.npy", corpus.stream))
-    return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
+        fetch = stored.files_of(name, files.get(name))
+        path = target / f"{name}.npy"
+        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, path, corpus.stream, fetch))
+    return Listing(samples, [shown(f"{corpus.name}: {warning}") for warning in warnings])
 
 
 def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
@@ -215,13 +224,11 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
         raise AuError(f"{corpus.name}: {missing}; {way_out}")
     reasons: Counter[str] = Counter()
     example = ""
-    for sample in samples:
-        if isinstance(sample, Sample):
-            peak = read_peak(sample.name, sample.au_dirs, sample.rule.peak_source)
-            if isinstance(peak, Peak):
-                return
-            reasons[peak.reason] += 1
-            example = example or f"{sample.name}: {peak.detail}"
+    for sample, peak in _peaks(samples):
+        if isinstance(peak, Peak):
+            return
+        reasons[peak.reason] += 1
+        example = example or f"{sample.name}: {peak.detail}"
     if reasons:
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
         raise AuError(
@@ -232,8 +239,22 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
 
 def count_peaks(samples: Iterable[Sample | Failed]) -> Counter[str]:
     """How many samples have their peak from each source, and how many have none for which reason."""
-    found = (read_peak(s.name, s.au_dirs, s.rule.peak_source) for s in samples if isinstance(s, Sample))
-    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for peak in found)
+    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in _peaks(samples))
+
+
+def _peaks(samples: Iterable[Sample | Failed]) -> Iterator[tuple[Sample, Peak | NoPeak]]:
+    """Each sample's peak, or why it has none; in any order, where files have to be fetched."""
+    with contextlib.closing(fetched((s for s in samples if isinstance(s, Sample)), video=False)) as ready:
+        for sample, error in ready:
+            yield sample, NoPeak(UNREADABLE, error.reason) if error is not None else _peak(sample)
+
+
+def _peak(sample: Sample) -> Peak | NoPeak:
+    try:
+        with at_hand(sample, video=False):
+            return read_peak(sample.name, sample.au_dirs, sample.rule.peak_source)
+    except SampleError as error:
+        return NoPeak(UNREADABLE, error.reason)
 
 
 def au_directories(name: str, consumer_name: str, mer_factory_output: Path) -> tuple[Path, ...]:
@@ -283,14 +304,14 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     au_root = config.mer_factory_output or settings.mer_factory_output
     au_dirs: tuple[Path, ...] = ()
     if entry.aus is not None:
-        au_dirs = ((expanded(au_root) if au_root else root) / expanded(entry.aus),)
+        au_dirs = ((config.path(au_root) if au_root else root) / config.path(entry.aus),)
     elif au_root is not None:
-        au_dirs = au_directories(name, entry.consumer or name, expanded(au_root))
+        au_dirs = au_directories(name, entry.consumer or name, config.path(au_root))
 
-    labels = root / expanded(entry.labels) if entry.labels else None
-    samples = root / expanded(entry.samples) if entry.samples else None
+    labels = root / config.path(entry.labels) if entry.labels else None
+    samples = root / config.path(entry.samples) if entry.samples else None
     if config.samples is not None:
-        samples = expanded(config.samples)
+        samples = config.path(config.samples)
     if labels is None:
         labels, samples = samples, None
     if config.split == "train" and entry.train_key is None:
@@ -298,7 +319,7 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
     whole = config.split == "test" and samples is None and config.limit is None
 
-    videos, default = root / expanded(entry.videos or "."), SamplingRule()
+    videos, default = root / config.path(entry.videos or "."), SamplingRule()
     if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
         videos, default = videos.parent / _FACES, SamplingRule("uniform")
         entry, settings = replace(entry, sampling=None), replace(settings, sampling=None)
@@ -324,6 +345,7 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
         samples=samples,
         limit=config.limit,
         stream=config.stream,
+        cache_size=config.cache_size,
     )
 
 
@@ -331,7 +353,7 @@ def _refuse_missing(corpora: Iterable[Corpus], config: ExtractConfig) -> None:
     missing: dict[str, Path] = {}
     there = []
     for corpus in corpora:
-        lacking = [path for path in (corpus.labels, corpus.videos) if path is not None and not _is_there(path)]
+        lacking = [path for path in (corpus.labels, corpus.videos) if path is not None and not is_there(path)]
         if lacking:
             missing[corpus.name] = lacking[0]
         else:
@@ -456,10 +478,10 @@ def _named(corpus: Corpus, labels: Path, warnings: list[str]) -> dict[str, str |
     """The names of a corpus in the order of its list, each with the very file it means, if it says."""
     named: dict[str, str | None] = {}
     repeated = []
-    wanted = dict(_meant(read_names(corpus.samples))) if corpus.samples else None
+    wanted = dict(_meant(_names(corpus, corpus.samples))) if corpus.samples else None
     unknown = dict.fromkeys(wanted or ())
     for key in corpus.keys:
-        for name, file in _meant(read_names(labels, key)):
+        for name, file in _meant(_names(corpus, labels, key)):
             if not _in_split(name, corpus):
                 continue
             if name in named:
@@ -474,6 +496,11 @@ def _named(corpus: Corpus, labels: Path, warnings: list[str]) -> dict[str, str |
     if not named and wanted is None:
         raise LabelError(f"{labels}: names no sample")
     return named
+
+
+def _names(corpus: Corpus, file: Path, key: str | None = None) -> list[str]:
+    with file_at_hand(file, corpus.cache_size):
+        return read_names(file, key)
 
 
 def _in_split(name: str, corpus: Corpus) -> bool:
@@ -506,7 +533,7 @@ def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[
     best: dict[str, tuple[int, str]] = {}
     left_out = []
     try:
-        with os.scandir(videos) as entries:
+        with scan(videos) as entries:
             for entry in entries:
                 stem, extension = _split(entry.name)
                 looked_for = not stem.startswith(".") if named is None else stem in named
@@ -527,6 +554,14 @@ def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[
 def _face_files(faces: Path, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
     """As `_video_files`, for the files of faces: one in a directory of its own comes after one that is not."""
     found: dict[str, str] = {}
+    if url_of(faces) is not None:
+        for place in sorted(tree(faces, named), key=lambda place: "/" in place):
+            stem, extension = _split(place.rpartition("/")[2])
+            if named is not None and stem not in named:
+                continue
+            if extension == ".npy" and place in (f"{stem}.npy", f"{stem}/{stem}.npy"):
+                found.setdefault(stem, place)
+        return found, []
     try:
         with os.scandir(faces) as entries:
             for entry in entries:
@@ -540,6 +575,28 @@ def _face_files(faces: Path, named: Mapping[str, str | None] | None) -> tuple[di
     except OSError as error:
         raise LabelError(f"{faces}: {error.strerror or error}") from error
     return found, []
+
+
+class _Stored:
+    """Which files of each sample of a corpus lie in stores, from one listing of each directory."""
+
+    def __init__(self, corpus: Corpus, videos: Path, au_dirs: Iterable[Path], named: Collection[str]) -> None:
+        self._limit, self._videos = corpus.cache_size, videos
+        self._listed: Mapping[str, Entry] = {}
+        if url_of(videos) is not None:
+            self._listed = (listing(videos) or {}) if corpus.stream == "frame" else tree(videos, named)
+        self._au_dirs = tuple(directory for directory in au_dirs if url_of(directory) is not None)
+        self._aus = [(directory, tree(directory, named)) for directory in self._au_dirs]
+
+    def files_of(self, name: str, video: str | None) -> Fetch | None:
+        """What has to be fetched for a sample whose video's file is `video`; None if all of it is on this machine."""
+        if url_of(self._videos) is None and not self._au_dirs:
+            return None
+        found = [(self._videos / video, self._listed.get(video))] if video is not None else []
+        for directory, listed in self._aus:
+            found += [(directory / place, listed.get(place)) for place in places(name)]
+        files = [StoredFile(path, entry.size or 0, entry.changed) for path, entry in found if entry is not None]
+        return Fetch(tuple(files), self._au_dirs, self._limit)
 
 
 _RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}
@@ -563,7 +620,7 @@ def _name_fault(name: str) -> str | None:
     return None
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def _is_file(entry: os.DirEntry[str] | Entry) -> bool:
     try:
         return entry.is_file()
     except OSError:  # a link that leads back to itself
@@ -573,11 +630,3 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _few(names: Iterable[str]) -> str:
     shown = [repr(name[:80]) for name in itertools.islice(names, 4)]
     return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True

@@ -25,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gpupeak.remote import is_url, shown
 from gpupeak.report import RunReport, Tally
 from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
 
@@ -78,8 +79,11 @@ class Output(Console):
 
 
 def clean(text: object) -> str:
-    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys."""
-    line = str(text)
+    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys.
+
+    Files in stores go by their URLs.
+    """
+    line = shown(text)
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -227,7 +231,7 @@ def print_report(console: Output, report: RunReport) -> None:
                 console.say(f"  {_failure(failed)}")
             console.say(f"  all of them: {_manifest(tally)}")
     if directories := [tally.directory for tally in tallies if tally.saved or tally.skipped]:
-        console.say(f"features in {clean(os.path.commonpath(directories))}")
+        console.say(f"features in {clean(_common(directories))}")
     print_warnings(console, report)
     if report.interrupted:
         left = sum(tally.not_reached for tally in tallies)
@@ -578,7 +582,13 @@ def _failure(failed: Failed) -> str:
 
 
 def _manifest(tally: Tally) -> str:
-    return clean(tally.directory / "manifest.jsonl")
+    return clean(f"{tally.directory}/manifest.jsonl")
+
+
+def _common(directories: Sequence[Path | str]) -> str:
+    """What the directories have in common; all are in one output root, a path or a URL."""
+    common = os.path.commonpath(directories)
+    return common.replace(":/", "://", 1) if is_url(directories[0]) else common
 
 
 def _peak(plan: FramePlan) -> str | None:

@@ -20,8 +20,10 @@ from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, default_datasets, list_samples, resolve
 from gpupeak.encode.spec import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
-from gpupeak.errors import GpupeakError, UsageError, WeightsError
-from gpupeak.files import expanded
+from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
+from gpupeak.fetch import at_hand
+from gpupeak.remote import is_directory, shown, url_of
+from gpupeak.spool import mounted
 from gpupeak.store import npy_header
 from gpupeak.types import Sample
 
@@ -61,6 +63,11 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     What `config` names has to be there: a device, a decoder, weights, datasets. What it leaves open may
     be missing, with a note, where the job can run without it or still get it.
     """
+    with mounted(config) as settings:
+        return _diagnose(settings)
+
+
+def _diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     corpora, datasets = _datasets(config)
     return (
         _python(),
@@ -105,10 +112,11 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
         yield Finding("device", MISSING, f"cannot be chosen: {_line(error)}", "mend that first")
         return
     try:
-        device, why = choose_device(config.device)
+        chosen = [choose_device(each) for each in config.device.split(",")]
     except GpupeakError as error:
         yield Finding("device", MISSING, _line(error), "--device auto takes the CPU where there is no GPU")
         return
+    device, why = chosen[0][0], ", ".join(told for _, told in chosen)
     on_gpu = device.type == "cuda"
     slow = None if on_gpu or config.device == "cpu" else "it runs, at seconds a sample: gpupeak is made for NVIDIA GPUs"
     yield Finding("device", OK if slow is None else NOTE, f"{why}{_of_device(device.index) if on_gpu else ''}", slow)
@@ -204,8 +212,8 @@ def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], tuple[Finding,
     names = ", ".join(corpus.name for corpus in corpora)
     findings = [Finding("datasets", OK, names)]
     for corpus in corpora:
-        if corpus.rule.method == "emotion_peak" and not any(path.is_dir() for path in corpus.au_dirs):
-            searched = ", ".join(map(str, corpus.au_dirs)) or "--mer-factory-output is not given"
+        if corpus.rule.method == "emotion_peak" and not any(map(is_directory, corpus.au_dirs)):
+            searched = ", ".join(map(shown, corpus.au_dirs)) or "--mer-factory-output is not given"
             findings.append(Finding("action units", NOTE, f"{corpus.name}: none at {searched}", _AUS))
     return corpora, tuple(findings)
 
@@ -233,7 +241,9 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
     """Free space below the output root, against what all samples take; what is written already counts as free."""
-    root = expanded(config.output_root).absolute()
+    root = config.path(config.output_root).absolute()
+    if (url := url_of(root)) is not None:
+        return Finding("output", OK, f"{url}: in a store, where room is not looked for")
     there = next(path for path in (root, *root.parents) if path.exists())
     try:
         dim = encoder_spec(config.encoder).dim
@@ -253,30 +263,31 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
 def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
     """How fast each dataset's first videos are read, past the page cache where the system lets us."""
     for corpus in corpora:
-        files = [sample.video for sample in islice(_samples([corpus]), 200) if sample.video is not None]
+        files = [sample for sample in islice(_samples([corpus]), 200) if sample.video is not None]
         try:
             count, seconds = _read(files)
-        except OSError as error:
-            fault = f"{corpus.name}: {error.filename}: {error.strerror}"
+        except (OSError, SampleError) as error:
+            told = error.reason if isinstance(error, SampleError) else f"{error.filename}: {error.strerror}"
+            fault = f"{corpus.name}: {told}"
             yield Finding("reading", MISSING, fault, "the videos have to be readable")
             continue
         rate = count / seconds
         slow = rate < _SLOW_READING
-        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
+        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {shown(corpus.videos)}"
         if not files:
             advice: str | None = "gpupeak plan names the samples without a video"
-            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
+            found = f"{corpus.name}: no video of its samples below {shown(corpus.videos)}"
         else:
             advice = "slower than a GPU's line takes them: copy the videos to a local disk" if slow else None
         yield Finding("reading", OK if advice is None else NOTE, found, advice)
 
 
-def _read(files: Sequence[Path]) -> tuple[int, float]:
-    """Read the files one after another, as long and as much as is worth it: bytes and seconds."""
+def _read(samples: Sequence[Sample]) -> tuple[int, float]:
+    """Read the videos one after another, as long and as much as is worth it: bytes and seconds."""
     count, began = 0, time.perf_counter()
     buffer = bytearray(_CHUNK)
-    for file in files:
-        with file.open("rb", buffering=0) as stream:
+    for sample in samples:
+        with at_hand(sample, aus=False), open(sample.video or "", "rb", buffering=0) as stream:  # noqa: PTH123
             if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while got := stream.readinto(buffer):

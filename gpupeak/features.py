@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, WriteError
 from gpupeak.files import expanded
+from gpupeak.remote import is_url, mirror_path, url_of
 from gpupeak.store import (
     FeatureDirectory,
     encoder_directory,
@@ -46,7 +47,7 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
     Holds no file open: it can be sent to worker processes, and any number of readers may use it at once.
 
     Args:
-        root: the output root.
+        root: the output root, a local one; `load_features` also takes the URL of a store.
         encoder, sampling, n: which features, as in `frame_<encoder>_<sampling>_<n>frms`.
         stream: "face" for those of faces, `face_<encoder>_<n>frms`.
     """
@@ -59,7 +60,9 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         n: int = 8,
         stream: str = "frame",
     ) -> None:
-        self.root, self.n = expanded(root), n
+        self.root, self.n = mirror_path(Path(), str(root)) if is_url(root) else expanded(root), n
+        if url_of(self.root) is not None:
+            raise ConfigError(f"{root}: features are mapped from a local directory: copy them to one first")
         self._encoder, self._sampling, self._stream = encoder_directory(encoder), sampling, stream
 
     def directory(self, dataset: str) -> Path:

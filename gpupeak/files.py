@@ -8,7 +8,12 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["expanded", "is_directory", "is_file", "open_bounded", "read_bounded"]
+__all__ = ["at_once", "expanded", "is_directory", "is_file", "open_bounded", "read_bounded"]
+
+
+def at_once(path: str | Path, flags: int) -> int:
+    """Open a file as `os.open` does, and a pipe without waiting for somebody to write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_bounded(file: Path, limit: int) -> BinaryIO:

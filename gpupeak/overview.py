@@ -22,8 +22,9 @@ from gpupeak.datasets import Corpus, list_samples, resolve
 from gpupeak.decode.pool import cores
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError
-from gpupeak.files import expanded
+from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.sheet import Sheet, SheetTask, read_sheets
+from gpupeak.spool import mounted, pull
 from gpupeak.store import FeatureDirectory, feature_directory, read_features, read_manifest
 from gpupeak.types import Failed, Sample
 
@@ -100,7 +101,7 @@ class Overview:
     """
 
     dataset: str
-    directory: Path
+    directory: Path | str
     expected: int | None
     rows: list[Row]
     run: dict[str, Any]
@@ -190,6 +191,13 @@ def overview(
         UsageError: unknown datasets or samples, or nothing to report on.
         RunError: the processes that decode cannot be started.
     """
+    with mounted(config) as settings:
+        return _overview(settings, show, show_unusual, show_samples, tell)
+
+
+def _overview(
+    config: ExtractConfig, show: int, show_unusual: int, show_samples: Collection[str], tell: Callable[[str], None]
+) -> tuple[Overview, ...]:
     spec = encoder_spec(config.encoder)
     corpora = resolve(config, absent=True)
     named = bool(config.datasets or config.videos)
@@ -208,14 +216,15 @@ def overview(
 
 
 def _directory(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec) -> Path:
-    root = expanded(config.output_root)
+    root = config.path(config.output_root)
     return feature_directory(root, corpus.name, spec.directory, corpus.rule.method, corpus.rule.n, corpus.stream)
 
 
 def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: bool) -> Overview | None:
     directory = _directory(corpus, config, spec)
-    if not needed and not directory.is_dir():
+    if not needed and not is_directory(directory):
         return None
+    pull(directory)
     remarks: list[str] = []
     run: dict[str, Any] = {}
     try:
@@ -223,7 +232,7 @@ def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: b
         if not run and directory.is_dir():
             remarks.append("there is no run.json: features of unknown origin")
     except ConfigError as error:
-        remarks.append(str(error))
+        remarks.append(shown(error))
     if run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
     there = {path.stem for path in directory.glob("*.npy")}
@@ -233,7 +242,8 @@ def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: b
     except OSError as error:
         remarks.append(f"manifest.jsonl cannot be read: {error.strerror or error}")
     samples = _listed(corpus, directory, there | entries.keys(), remarks)
-    every = Overview(corpus.name, directory, corpus.expected, [], run, remarks)
+    where = directory if url_of(directory) is None else shown(directory)
+    every = Overview(corpus.name, where, corpus.expected, [], run, remarks)
     for listed in samples:
         sample = listed.sample if isinstance(listed, Failed) else listed
         row = _row(sample, entries.get(sample.name), sample.name in there)
@@ -254,12 +264,12 @@ def _listed(corpus: Corpus, directory: Path, named: Collection[str], remarks: li
     try:
         listing = list_samples(corpus, directory)
     except LabelError as error:
-        remarks.append(f"told from the features and the manifest alone: {error}")
+        remarks.append(f"told from the features and the manifest alone: {shown(error)}")
         names = sorted(named)[: corpus.limit]
         return [Sample(corpus.name, n, None, (), corpus.rule, directory / f"{n}.npy", corpus.stream) for n in names]
     remarks += [warning.removeprefix(f"{corpus.name}: ") for warning in listing.warnings]
     if not any(isinstance(entry, Sample) and entry.video is not None for entry in listing.samples):
-        remarks.append(f"no video is at hand in {corpus.videos}")
+        remarks.append(f"no video is at hand in {shown(corpus.videos)}")
     return listing.samples
 
 

@@ -31,7 +31,7 @@ from typing import TextIO, TypeAlias, TypeGuard, TypeVar
 from gpupeak.files import is_directory, open_bounded, read_bounded
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
-__all__ = ["NO_DIRECTORY", "NO_FILE", "NO_USABLE_PEAK", "UNREADABLE", "Curve", "read_curve", "read_peak"]
+__all__ = ["NO_DIRECTORY", "NO_FILE", "NO_USABLE_PEAK", "UNREADABLE", "Curve", "places", "read_curve", "read_peak"]
 
 NO_DIRECTORY = "no AU directory"
 NO_FILE = "no AU file"
@@ -88,6 +88,11 @@ def read_peak(name: str, au_dirs: Sequence[Path], source: str = "auto") -> Peak 
     if not any(map(is_directory, au_dirs)):
         return NoPeak(NO_DIRECTORY, searched)
     return NoPeak(NO_FILE, f"nothing of this sample in {searched}")
+
+
+def places(name: str) -> tuple[str, ...]:
+    """Every place in an action-unit directory at which a file of the sample `name` is looked for."""
+    return tuple(dict.fromkeys(pattern.format(name) for patterns in _PLACES.values() for pattern in patterns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,13 @@ class Tally:
 
     Args:
         dataset: its name.
-        directory: where its features go.
+        directory: where its features go; of a store, the URL.
         listed: samples in the list, after `limit`.
         expected: samples that the consumer asserts, None where no number is known.
     """
 
     dataset: str
-    directory: Path
+    directory: Path | str
     listed: int
     expected: int | None = None
     skipped: int = 0

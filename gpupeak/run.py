@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import random
 import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpupeak import remote
 from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
+from gpupeak.datasets import Corpus, Listing, list_samples, require_peaks, resolve
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify
-from gpupeak.files import expanded
+from gpupeak.fetch import video_bytes
 from gpupeak.report import Observer, RunReport, Silent, Tally
+from gpupeak.shards import MOST_SIZES, assign
+from gpupeak.spool import Spool, mounted
 from gpupeak.store import FeatureDirectory, feature_directory
 from gpupeak.types import Failed, Outcome, Sample
 
 __all__ = ["Job", "extract", "prepare", "settings_of"]
+
+_LOOKING = 16  # threads that ask for the sizes of videos
 
 
 def extract(
@@ -33,7 +40,7 @@ def extract(
     observer: Observer | None = None,
     stop: threading.Event | None = None,
     *,
-    again: Collection[Path] = (),
+    again: Collection[Path | str] = (),
 ) -> RunReport:
     """Extract features as `config` says; samples that are already there are skipped.
 
@@ -46,7 +53,13 @@ def extract(
         UsageError: something about the settings or the input lists is wrong; nothing was decoded.
         RunError: the run could not go on. What was saved stays, and the next run goes on from there.
     """
-    observer, stop = observer or Silent(), stop or threading.Event()
+    with mounted(config) as settings:
+        return _extract(settings, observer or Silent(), stop or threading.Event(), again)
+
+
+def _extract(
+    config: ExtractConfig, observer: Observer, stop: threading.Event, again: Collection[Path | str]
+) -> RunReport:
     began = time.monotonic()
     spec = encoder_spec(config.encoder)
     notices: list[str] = []
@@ -56,12 +69,18 @@ def extract(
         observer.notice(text)
 
     weights = identify(spec, config.weights)
-    jobs = [prepare(corpus, config, spec, weights, again) for corpus in resolve(config)]
+    jobs = prepare(config, spec, weights, again)
     tallies = tuple(job.tally for job in jobs)
+    if config.shard is not None:
+        mine, whole = (sum(counts) for counts in ((t.listed for t in tallies), (len(job.names) for job in jobs)))
+        tell(f"shard {config.shard}: {mine} of {whole} samples")
     device = None
     with contextlib.ExitStack() as directories:
         for job in jobs:
             directories.enter_context(job.directory)
+            directories.enter_context(job.spool)
+            if config.shard is None:
+                job.directory.absorb(job.names, overwrite=config.overwrite)
             for warning in job.warnings:
                 tell(warning)
         observer.started(tallies)
@@ -69,9 +88,9 @@ def extract(
             device = _run(jobs, config, spec, observer, tell, stop)
         for job in jobs:
             job.tally.close()
-            if left := job.directory.finish():
+            if left := job.directory.finish(job.names):
                 job.tally.warnings.append(
-                    f"{job.corpus.name}: {left} files in {job.directory.path} are still those from before --overwrite"
+                    f"{job.corpus.name}: {left} files in {job.tally.directory} are still those from before --overwrite"
                 )
     interrupted = stop.is_set() and any(tally.not_reached for tally in tallies)
     return RunReport(tallies, time.monotonic() - began, device, interrupted, tuple(notices))
@@ -79,44 +98,111 @@ def extract(
 
 @dataclass(slots=True)
 class Job:
-    """One dataset of a run: `pending` samples are to be worked on, `refused` ones have names that are no file names."""
+    """One dataset of a run: `pending` samples are to be worked on, `refused` ones have names that are no file names.
+
+    `names` are those of all its samples in the order of their list; the others are the run's own, which a shard's
+    are not all of. A `pending` sample whose file is there by now needs no work any more, unless they are made `anew`.
+    """
 
     corpus: Corpus
     directory: FeatureDirectory
+    spool: Spool
+    names: list[str]
     samples: list[Sample]
     done: set[str]
     pending: list[Sample]
+    anew: bool
     refused: list[Failed]
     warnings: list[str]
     tally: Tally
 
 
 def prepare(
-    corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, again: Collection[Path] = ()
-) -> Job:
-    """List one dataset and see what is done, writing nothing; `again` as in `extract`.
+    config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, again: Collection[Path | str] = ()
+) -> list[Job]:
+    """List the datasets and see what is done in them, writing nothing; `again` as in `extract`.
 
     Raises:
         UsageError: all that can be refused about a dataset is refused here.
     """
-    rule = corpus.rule
-    root = expanded(config.output_root)
-    path = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
-    listing = list_samples(corpus, path)
-    directory = FeatureDirectory(path, rule.n, spec.dim)
-    if not config.overwrite:
-        directory.refuse_mixing(settings_of(corpus, spec, weights))
-    samples = [entry for entry in listing.samples if isinstance(entry, Sample)]
-    done = set() if config.overwrite else directory.done({s.name for s in samples if s.target not in again})
+    listed: list[tuple[Corpus, Path, Listing]] = []
+    for corpus in resolve(config):
+        rule = corpus.rule
+        root = config.path(config.output_root)
+        path = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
+        listed.append((corpus, path, list_samples(corpus, path)))
+    taken = _taken([listing.samples for _, _, listing in listed], config)
+    return [
+        _prepare(corpus, path, listing, mine, config, spec, weights, again)
+        for (corpus, path, listing), mine in zip(listed, taken, strict=True)
+    ]
+
+
+def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list[list[Sample | Failed]]:
+    """What of each list this run takes: all, or its shard of all datasets together."""
+    shard = config.shard
+    if shard is None:
+        return listings
+    samples = [_sample(entry) for listing in listings for entry in listing]
+    names = [str(sample) for sample in samples]
+    owners = iter(assign(names, _sizes(samples), shard.count))
+    return [[entry for entry in listing if next(owners) == shard.index] for listing in listings]
+
+
+def _sizes(samples: list[Sample]) -> list[int]:
+    if len(samples) > MOST_SIZES:
+        return [0] * len(samples)
+    slices = [samples[start : start + 1000] for start in range(0, len(samples), 1000)]
+    with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
+        return [
+            size for sizes in threads.map(lambda some: [video_bytes(s) or 0 for s in some], slices) for size in sizes
+        ]
+
+
+def _sample(entry: Sample | Failed) -> Sample:
+    return entry.sample if isinstance(entry, Failed) else entry
+
+
+def _prepare(
+    corpus: Corpus,
+    path: Path,
+    listing: Listing,
+    mine: list[Sample | Failed],
+    config: ExtractConfig,
+    spec: EncoderSpec,
+    weights: WeightsId,
+    again: Collection[Path | str],
+) -> Job:
+    rule, shard = corpus.rule, config.shard
+    spool = Spool(path)
+    directory = FeatureDirectory(path, rule.n, spec.dim, None if shard is None else shard.tag)
+    directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
+    samples = [entry for entry in mine if isinstance(entry, Sample)]
+    redone = {remote.shown(target) for target in again}
+    wanted = {sample.name for sample in samples if not redone or remote.shown(sample.target) not in redone}
+    done = set() if config.overwrite else directory.done(wanted)
     pending = [sample for sample in samples if sample.name not in done]
     if pending:
-        require_peaks(corpus, samples)
+        require_peaks(corpus, listing.samples)
     warnings = list(listing.warnings)
     if done and directory.run is None:
-        warnings.append(f"{corpus.name}: {len(done)} files in {path} have no run.json: kept, of unknown origin")
-    tally = Tally(corpus.name, path, listed=len(listing.samples), expected=corpus.expected, skipped=len(done))
-    refused = [entry for entry in listing.samples if isinstance(entry, Failed)]
-    return Job(corpus, directory, samples, done, pending, refused, warnings, tally)
+        where = remote.shown(path)
+        warnings.append(f"{corpus.name}: {len(done)} files in {where} have no run.json: kept, of unknown origin")
+    told = path if remote.url_of(path) is None else remote.shown(path)
+    expected = corpus.expected if shard is None else None
+    return Job(
+        corpus,
+        directory,
+        spool,
+        names=[_sample(entry).name for entry in listing.samples],
+        samples=samples,
+        done=done,
+        pending=pending,
+        anew=config.overwrite or bool(again) or directory.overwriting,
+        refused=[entry for entry in mine if isinstance(entry, Failed)],
+        warnings=warnings,
+        tally=Tally(corpus.name, told, listed=len(mine), expected=expected, skipped=len(done)),
+    )
 
 
 def _run(
@@ -136,6 +222,7 @@ def _run(
     def record(outcome: Outcome) -> None:
         job = by_name[outcome.sample.dataset]
         job.directory.record(outcome)
+        job.spool.keep_in_step()
         job.tally.add(outcome)
         observer.advanced(job.tally, outcome)
 
@@ -145,11 +232,11 @@ def _run(
         for job in jobs:
             if job.pending or job.refused:
                 settings = settings_of(job.corpus, spec, weights)
-                if not config.overwrite:
-                    job.directory.refuse_mixing(settings)
+                job.directory.refuse_mixing(settings, overwrite=config.overwrite)
                 devices = _devices(job, line.device)
                 run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": devices}
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite)
+                job.spool.push()  # a store that takes nothing is noticed before anything is decoded
                 for failed in job.refused:
                     record(failed)
         for outcome in line.run(_feed(jobs), stop):
@@ -160,7 +247,15 @@ def _run(
 def _feed(jobs: list[Job]) -> Iterator[Sample]:
     for job in jobs:
         job.tally.start()
-        yield from job.pending
+        if job.directory.guarded:
+            yield from job.pending
+            continue
+        # No lock keeps another run out. Each goes through the list in an order of its own and leaves out what is there.
+        for sample in random.sample(job.pending, len(job.pending)):
+            if not job.anew and job.directory.has(sample.name):
+                job.tally.skipped += 1
+            else:
+                yield sample
 
 
 def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[str, Any]:
@@ -184,10 +279,7 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
 
 def _devices(job: Job, device: str) -> list[str]:
     """The devices that made what lies here when the run is over: an earlier run's, too, where files of it are kept."""
-    earlier = (job.directory.run or {}) if job.done else {}
-    there = earlier.get("devices")
-    names = there if isinstance(there, list) else [earlier.get("device")]
-    return sorted({device, *(name for name in names if isinstance(name, str))})
+    return sorted({device, *(job.directory.devices if job.done else ())})
 
 
 def _provenance(device: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ from gpupeak.decode.faces import open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
+from gpupeak.fetch import at_hand
 from gpupeak.peaks import Curve, read_curve
 from gpupeak.plan import plan_frames
 from gpupeak.types import Failed, FramePlan, Sample
@@ -93,21 +95,28 @@ def read_sheet(
     Raises:
         SampleError: the video is not there, has no such frame or cannot be decoded.
     """
-    from PIL import Image
-
     if sample.video is None:
         raise SampleError("find", "no video file of this name")
+    with at_hand(sample):
+        return _read_sheet(sample, sample.video, indices, peak, side, remarks)
+
+
+def _read_sheet(
+    sample: Sample, video: Path, indices: Sequence[int], peak: int | None, side: int, remarks: Sequence[str]
+) -> Sheet:
+    from PIL import Image
+
     wanted = sorted(set(indices))
     times: tuple[float, ...] = ()
     if sample.stream == "frame":
-        with open_clip(sample.video) as clip:
+        with open_clip(video) as clip:
             # Squashed to a square while decoding, so that a large video costs no more memory than a small one.
             pixels = decode_clip(clip, wanted, size=side)
             width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
             frames, seconds = clip.frames, clip.times
             times = tuple(seconds[index] for index in indices)
     else:
-        faces = open_faces(sample.video)
+        faces = open_faces(video)
         frames, (height, width) = len(faces), faces.shape[1:3]
         if wanted[-1] >= frames:
             raise SampleError("decode", f"face {wanted[-1]} planned, file has {frames}")

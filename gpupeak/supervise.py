@@ -29,6 +29,7 @@ Tell: TypeAlias = Callable[[str], None]
 Recipe: TypeAlias = "tuple[Callable[..., Line], tuple[Any, ...]]"
 """How the child builds its line: an importable function and its arguments, behind which it is given a `Tell`."""
 
+FETCH_SECONDS = 600.0  # until one sample has come from a slow store, sixteen at a time
 START_SECONDS = 600.0  # weights from a cold network file system, kernels compiled, graphs captured
 MAX_DEATHS = 10  # in a row with nothing done between: no sample's fault any more
 
@@ -44,7 +45,8 @@ class SupervisedLine:
         recipe: an importable function and its arguments; the child calls it to build its line.
         tell: told what the line in the child tells, a line each.
         window: samples in the child at once, at least as many as its decoder looks ahead.
-        time_limit: seconds without any outcome, while samples are open, after which the child hangs.
+        time_limit: seconds without any outcome, while samples are open, after which the child hangs; `FETCH_SECONDS`
+            more where it has to fetch them.
 
     Raises:
         GpupeakError: what building the line raised in the child.
@@ -100,6 +102,7 @@ class SupervisedLine:
         """Send samples through the child there is until it has answered for all of them."""
         self._held = held = dict[Path, Sample]()
         ended = told = False
+        patience = self._time_limit
         while True:
             while not ended and len(held) < self._window:
                 sample = None if stop.is_set() else next(samples, None)
@@ -108,13 +111,15 @@ class SupervisedLine:
                     self._child.send(_END)
                 else:
                     held[sample.target] = sample
+                    if sample.fetch is not None:
+                        patience = self._time_limit + FETCH_SECONDS
                     self._child.send(sample)
             if stop.is_set() and not told:
                 if not ended:
                     self._child.send(_END)
                 ended = told = True
                 self._child.send(_STOP)
-            kind, value = self._receive(self._time_limit)
+            kind, value = self._receive(patience)
             if kind == "done":
                 return
             del held[value.sample.target]

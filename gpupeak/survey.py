@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpupeak import remote
 from gpupeak.config import ExtractConfig
 from gpupeak.container import open_clip
 from gpupeak.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
@@ -16,9 +17,12 @@ from gpupeak.decode.faces import open_faces
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
 from gpupeak.errors import ConfigError, LabelError, RunError, SampleError
-from gpupeak.files import expanded, is_file
+from gpupeak.fetch import at_hand
+from gpupeak.files import is_file
 from gpupeak.plan import plan_frames
+from gpupeak.records import is_record
 from gpupeak.run import Job, prepare, settings_of
+from gpupeak.spool import mounted, pull
 from gpupeak.store import FeatureDirectory, feature_directory, npy_header, read_manifest
 from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
 from gpupeak.verify import read_checked
@@ -38,7 +42,7 @@ class Survey:
     """
 
     dataset: str
-    directory: Path
+    directory: Path | str
     listed: int
     expected: int | None
     done: int
@@ -64,7 +68,8 @@ def survey(config: ExtractConfig) -> tuple[Survey, ...]:
     """
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
-    return tuple(_survey(prepare(corpus, config, spec, weights), spec) for corpus in resolve(config))
+    with mounted(config) as settings:
+        return tuple(_survey(job, spec) for job in prepare(settings, spec, weights))
 
 
 def _survey(job: Job, spec: EncoderSpec) -> Survey:
@@ -139,9 +144,10 @@ class Examination:
     def to_json(self) -> dict[str, Any]:
         """The examination as plain JSON values."""
         plan = self.plan
+        peak = plan.peak and {**dataclasses.asdict(plan.peak), "file": remote.shown(plan.peak.file)}
         return {
             "sample": str(self.sample),
-            "video": str(self.sample.video),
+            "video": remote.shown(self.sample.video),
             "codec": plan.codec,
             "width": self.width,
             "height": self.height,
@@ -150,7 +156,7 @@ class Examination:
             "key_frames": list(self.key_frames),
             "packets": self.packets,
             "packets_needed": self.packets_needed,
-            "peak": None if plan.peak is None else {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
+            "peak": peak,
             "sampling": self.sample.rule.method,
             "indices": list(plan.indices),
             "times": list(self.times),
@@ -164,7 +170,7 @@ def examine(config: ExtractConfig, target: str) -> Examination:
     """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
 
     Args:
-        target: a video's path, or the name of a sample in the datasets of `config` (`name`, or
+        target: a video's path or URL, or the name of a sample in the datasets of `config` (`name`, or
             `dataset/name`). For a path, action units are looked for in `aus` or `mer_factory_output`.
 
     Raises:
@@ -172,20 +178,27 @@ def examine(config: ExtractConfig, target: str) -> Examination:
         RunError: the output root cannot be read.
         SampleError: the video cannot be planned.
     """
+    with mounted(config) as settings:
+        return _examine(settings, target)
+
+
+def _examine(config: ExtractConfig, target: str) -> Examination:
     sample, corpus = _find(config, target)
     if sample.video is None:
         raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
-    if sample.stream == "frame":
-        found = _examined(sample, sample.video)
-    else:
-        faces = open_faces(sample.video)
-        height, width = faces.shape[1:3]
-        plan = plan_frames(sample, len(faces), "faces")
-        found = Examination(sample, plan, width, height, None, (), 0, 0, ())
+    with at_hand(sample):
+        found = _of_video(sample, sample.video) if sample.stream == "frame" else _of_faces(sample, sample.video)
     return found if corpus is None else dataclasses.replace(found, extracted=_extracted(found.plan, corpus, config))
 
 
-def _examined(sample: Sample, video: Path) -> Examination:
+def _of_faces(sample: Sample, file: Path) -> Examination:
+    faces = open_faces(file)
+    height, width = faces.shape[1:3]
+    plan = plan_frames(sample, len(faces), "faces")
+    return Examination(sample, plan, width, height, None, (), 0, 0, ())
+
+
+def _of_video(sample: Sample, video: Path) -> Examination:
     with open_clip(video) as clip:
         plan = plan_frames(sample, clip.frames, clip.codec)
         return Examination(
@@ -203,8 +216,9 @@ def _examined(sample: Sample, video: Path) -> Examination:
 
 def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig) -> Extracted:
     sample, rule, spec = plan.sample, corpus.rule, encoder_spec(config.encoder)
-    root = expanded(config.output_root)
+    root = config.path(config.output_root)
     directory = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
+    pull(directory, lambda name: is_record(name) or name == f"{sample.name}.npy")
     file = directory / f"{sample.name}.npy"
     state = "none"
     if os.path.lexists(file):
@@ -258,8 +272,8 @@ def _made_by(run: dict[str, Any]) -> str:
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
     """The sample that is meant, and its dataset if it is of one."""
     config = dataclasses.replace(config, limit=None)
-    path = expanded(target)
-    own_video = is_file(path)
+    path = config.path(target)
+    own_video = remote.is_there(path) if remote.is_url(target) else is_file(path)
     if own_video and config.stream != "frame":
         rule = SamplingRule("uniform", config.n_frms or SamplingRule().n)
         return Sample(config.name or "video", path.stem, path, (), rule, Path(f"{path.stem}.npy"), config.stream), None
@@ -267,7 +281,7 @@ def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
         own = dataclasses.replace(
             config,
             datasets=(),
-            videos=path,
+            videos=target,
             name=config.name or "video",
             aus=config.aus or config.mer_factory_output,
             samples=None,

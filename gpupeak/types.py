@@ -26,6 +26,7 @@ __all__ = [
     "STREAMS",
     "Failed",
     "FeatureBatch",
+    "Fetch",
     "FrameBatch",
     "FramePlan",
     "NoPeak",
@@ -36,6 +37,7 @@ __all__ = [
     "Saved",
     "Seconds",
     "Span",
+    "StoredFile",
     "VideoFacts",
 ]
 
@@ -86,12 +88,36 @@ class SamplingRule:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in a store, as it was listed: `path` is its mirror path (`remote.mirror_path`), `size` is in bytes,
+    `changed` the time of its last change in ns since 1970, 0 where the store tells none.
+    """
+
+    path: Path
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """What of a sample lies in a store: it is at its mirror paths only while it is at hand (`fetch.at_hand`).
+
+    `files` are its video and its action-unit files, `directories` those of its `au_dirs` that are there, `limit`
+    is the most bytes that the cache may hold.
+    """
+
+    files: tuple[StoredFile, ...]
+    directories: tuple[Path, ...]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One entry of a sample list: what to look for, and where its features go.
 
     `video` is None when no file was found; of a face stream it is the `.npy` file of the faces. `au_dirs`
     are the directories whose action-unit files may belong to this sample, in the order in which they are
-    tried (`peaks.read_peak`).
+    tried (`peaks.read_peak`). `fetch` is None where all of this lies on this machine.
     """
 
     dataset: str
@@ -101,6 +127,7 @@ class Sample:
     rule: SamplingRule
     target: Path
     stream: str = "frame"
+    fetch: Fetch | None = None
 
     def __post_init__(self) -> None:
         if self.stream not in STREAMS:

@@ -36,10 +36,14 @@ from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify
-from gpupeak.errors import ConfigError, RunError, UsageError
-from gpupeak.files import expanded, open_bounded
+from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
+from gpupeak.fetch import at_hand, video_bytes
+from gpupeak.files import open_bounded
+from gpupeak.records import is_record, read_records
+from gpupeak.remote import shown, url_of
 from gpupeak.report import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.run import extract, settings_of
+from gpupeak.spool import mounted, pull
 from gpupeak.store import TEMPORARY, FeatureDirectory, feature_directory, npy_header, read_header, read_manifest
 from gpupeak.types import Failed, Sample
 
@@ -78,7 +82,6 @@ less. All with seeded random weights, ViT-S/32."""
 
 _WORST = 5
 _NAMED = 5
-_OURS = ("run.json", "manifest.jsonl")
 _LONGEST_HEADER = 1 << 16
 _LARGEST = (
     65504.0  # float16's largest, and towers run in float16: beyond it is a flipped bit, and it would drown the mean
@@ -117,7 +120,7 @@ class Verification:
 
     Args:
         dataset: its name.
-        directory: where its features are.
+        directory: where its features are; of a store, the URL.
         listed: samples in the list, after `limit`.
         expected: samples that the consumer asserts, None where no number is known.
         whole: samples whose file is of the right form and whose values can be features.
@@ -134,7 +137,7 @@ class Verification:
     """
 
     dataset: str
-    directory: Path
+    directory: Path | str
     listed: int
     expected: int | None
     whole: int = 0
@@ -184,7 +187,7 @@ def verify(
     config: ExtractConfig,
     *,
     deep: int = 0,
-    against: Path | None = None,
+    against: Path | str | None = None,
     min_cosine: float = MIN_COSINE,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Verification, ...]:
@@ -220,10 +223,19 @@ def verify(
         raise ConfigError(f"deep is {deep}, expected a number of samples")
     if not -1 <= min_cosine <= 1:
         raise ConfigError(f"min-cosine is {min_cosine}, expected a number from -1 to 1")
+    if against is not None and url_of(config.path(against)) is not None:
+        raise ConfigError(f"against {against}: a local directory is expected")
+    with mounted(config) as settings:
+        return _verify(settings, deep, against, min_cosine, tell)
+
+
+def _verify(
+    config: ExtractConfig, deep: int, against: Path | str | None, min_cosine: float, tell: Callable[[str], None]
+) -> tuple[Verification, ...]:
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     corpora = resolve(config)
-    others = None if against is None else _others(expanded(against), corpora, config, spec)
+    others = None if against is None else _others(config.path(against), corpora, config, spec)
     looked = [_look(corpus, config, spec, weights) for corpus in corpora]
     if others is not None:
         for look, other in zip(looked, others, strict=True):
@@ -249,7 +261,7 @@ def repair(
     Raises:
         UsageError, RunError: as `extract`; features of other settings are not replaced one by one.
     """
-    again = {each.directory / f"{name}.npy" for each in found for name in each.mendable}
+    again = {f"{each.directory}/{name}.npy" for each in found for name in each.mendable}
     return extract(dataclasses.replace(config, overwrite=False), observer, stop, again=again)
 
 
@@ -274,6 +286,7 @@ class _Look:
     """
 
     corpus: Corpus
+    path: Path
     found: Verification
     lines: dict[str, _Line]
     samples: list[Sample]
@@ -284,15 +297,17 @@ class _Look:
 
 
 def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId) -> _Look:
-    path = _directory(expanded(config.output_root), corpus, spec)
+    path = _directory(config.path(config.output_root), corpus, spec)
     listing = list_samples(corpus, path)
-    found = Verification(corpus.name, path, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
+    pull(path)
+    where = path if url_of(path) is None else shown(path)
+    found = Verification(corpus.name, where, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
     there = _entries(path)
     found.temporaries = sorted(there.temporaries)
-    overwriting = _check_run(found, corpus, spec, weights)
+    overwriting = _check_run(found, path, corpus, spec, weights)
     lines = dict(_lines(path))
     samples = [entry for entry in listing.samples if isinstance(entry, Sample)]
-    look = _Look(corpus, found, lines, samples, np.zeros(spec.dim))
+    look = _Look(corpus, path, found, lines, samples, np.zeros(spec.dim))
     rows, firsts, alike = 0, dict[bytes, Sample](), dict[bytes, list[Sample]]()
     for entry in listing.samples:
         if isinstance(entry, Failed):
@@ -341,7 +356,7 @@ def _entries(path: Path) -> _Entries:
                     there.samples.add(entry.name[:-4])
                 elif TEMPORARY.match(entry.name):
                     there.temporaries.append(entry.name)
-                elif entry.name not in _OURS:
+                elif not is_record(entry.name):
                     there.others.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         pass
@@ -404,13 +419,13 @@ def _why_missing(sample: Sample, line: _Line | None) -> str:
 # What is true of a dataset as a whole
 
 
-def _check_run(found: Verification, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
+def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
     """Hold `run.json` against what is asked for; return whether an overwrite was cut short."""
     try:
-        directory = FeatureDirectory(found.directory, corpus.rule.n, spec.dim)
+        directory = FeatureDirectory(path, corpus.rule.n, spec.dim)
         directory.refuse_mixing(settings_of(corpus, spec, weights))
     except ConfigError as error:
-        found.problems.append(str(error))
+        found.problems.append(shown(error))
         return False
     run = directory.run or {}
     devices = run.get("devices")
@@ -429,8 +444,8 @@ def _check_manifest(look: _Look) -> None:
         elif line.fallback is not None:
             found.fallbacks[line.fallback] += 1
     if found.unknown:
-        run = found.directory / "run.json"
-        why = "manifest.jsonl does not tell of them" if run.exists() else "there is no run.json"
+        run = read_records(look.path, strict=False).run
+        why = "there is no run.json" if run is None else "manifest.jsonl does not tell of them"
         found.warnings.append(f"{found.dataset}: {found.unknown} of {found.whole} files are of unknown origin: {why}")
     fell_back = found.fallbacks.total()
     if fell_back > FALLBACK_WARNING * (found.whole - found.unknown):
@@ -481,7 +496,7 @@ def _check_alike(look: _Look, group: Sequence[Sample]) -> None:
 
 def _videos(samples: Sequence[Sample]) -> Iterator[object]:
     """What is the same for samples whose videos are, byte for byte. A video whose size is its own is not read."""
-    sizes = [_size(sample.video) for sample in samples]
+    sizes = [video_bytes(sample) for sample in samples]
     count = Counter(sizes)
     for sample, size in zip(samples, sizes, strict=True):
         if size is None or sample.video is None:
@@ -489,23 +504,16 @@ def _videos(samples: Sequence[Sample]) -> Iterator[object]:
         elif count[size] == 1:
             yield size
         else:
-            yield size, _sha256(sample.video) or sample.name
+            yield size, _sha256(sample, sample.video) or sample.name
 
 
-def _size(video: Path | None) -> int | None:
-    try:
-        return None if video is None else video.stat().st_size
-    except OSError:
-        return None
-
-
-def _sha256(video: Path) -> bytes | None:
+def _sha256(sample: Sample, video: Path) -> bytes | None:
     digest = hashlib.sha256()
     try:
-        with open_bounded(video, sys.maxsize) as file:
+        with at_hand(sample, aus=False), open_bounded(video, sys.maxsize) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
-    except OSError:
+    except (OSError, SampleError):
         return None
     return digest.digest()
 
@@ -544,7 +552,7 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
     if not any(other.is_dir() for other in others):
         raise ConfigError(f"against {against}: there is no {others[0]}")
     for corpus, other in zip(corpora, others, strict=True):
-        here = _directory(expanded(config.output_root), corpus, spec)
+        here = _directory(config.path(config.output_root), corpus, spec)
         if other.is_dir() and here.is_dir() and other.samefile(here):
             raise ConfigError(f"against {against}: these are the features to be verified, compared with themselves")
     return others
@@ -647,7 +655,7 @@ def _acquit(look: _Look, sample: Sample) -> None:
 def _frames(look: _Look, sample: Sample, indices: tuple[int, ...]) -> str:
     """Which other frames the features were made of, where the manifest tells."""
     then: object = None
-    for entry in read_manifest(look.found.directory):
+    for entry in read_manifest(look.path):
         if entry["sample"] == sample.name:
             then = entry.get("indices")
     if then in (None, list(indices)):

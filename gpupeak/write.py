@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import time
 from collections.abc import Generator, Iterable
@@ -14,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import WriteError
-from gpupeak.store import npy_header
+from gpupeak.store import npy_header, temporary_name
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
 
 __all__ = ["NpyWriter"]
 
 _header = lru_cache(maxsize=16)(npy_header)
 _NAME_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # this sample's name, not the disk
-_serial = itertools.count()  # next() on it is atomic under the GIL: every temporary has a name of its own
 
 
 class NpyWriter:
@@ -62,7 +60,7 @@ class NpyWriter:
 
     def _save(self, plan: FramePlan, rows: npt.NDArray[np.float32]) -> None:
         target = plan.sample.target
-        temporary = f"{target.parent}/.gpupeak-{os.getpid()}-{next(_serial)}.tmp"
+        temporary = f"{target.parent}/{temporary_name()}"
         header = _header((rows.shape[0], rows.shape[1]))
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:

@@ -50,6 +50,8 @@ ALL_OPTIONS = [
         "--fsync",
     ],
     *["--config", "own.toml", "--stream", "face", "--sampling", "uniform"],
+    *["--cache", "kept", "--cache-size", "1.5GB"],
+    *["--num-shards", "8", "--shard-index", "3"],
 ]
 ALL_SETTINGS = ExtractConfig(
     dataset_root=Path("root"),
@@ -74,6 +76,10 @@ ALL_SETTINGS = ExtractConfig(
     split="all",
     fsync=True,
     config_file=Path("own.toml"),
+    cache=Path("kept"),
+    cache_size=1_500_000_000,
+    num_shards=8,
+    shard_index=3,
 )
 
 
@@ -195,7 +201,7 @@ def test_plan_takes_the_same_options_as_extract(capsys: pytest.CaptureFixture[st
 
     assert options("plan") == options("extract")
     assert options("inspect") - {"--show"} < options("extract")
-    assert options("report") > options("extract") - {"--overwrite"}
+    assert options("report") > options("extract") - {"--overwrite", "--num-shards", "--shard-index"}
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -21,7 +21,8 @@ from gpupeak.channel import Cancelled
 from gpupeak.decode.merge import merged
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.worker import Planned
-from gpupeak.errors import DeviceError
+from gpupeak.errors import DeviceError, SampleError
+from gpupeak.fetch import at_hand
 from gpupeak.types import Failed, FrameBatch, Sample, VideoFacts
 
 __all__ = ["DaliDecoder", "Encoded", "Planner", "Window", "as_swscale", "encoded", "frames_pipeline", "native_bytes"]
@@ -183,7 +184,9 @@ class DaliDecoder:
         """Read the files of a batch, several at a time: the planner has just read them, so they are in memory."""
         flight, failed = _Flight([], [], time.perf_counter()), []
         for planned, given in zip(batch, self._readers.map(_encoded, batch), strict=True):
-            if isinstance(given, OSError):
+            if isinstance(given, SampleError):
+                failed.append(Failed(planned.plan.sample, given.stage, given.reason, planned.plan))
+            elif isinstance(given, OSError):
                 reason = f"cannot be read: {given.strerror or given}"
                 failed.append(Failed(planned.plan.sample, "decode", reason, planned.plan))
             else:
@@ -408,14 +411,15 @@ class Encoded(NamedTuple):
 
 
 def encoded(planned: Planned) -> Encoded:
-    """A sample's video as it lies on disk. Raises OSError."""
-    return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
+    """A sample's video as it lies on disk. Raises OSError; SampleError if it cannot be fetched to there any more."""
+    with at_hand(planned.plan.sample, aus=False):
+        return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
 
 
-def _encoded(planned: Planned) -> Encoded | OSError:
+def _encoded(planned: Planned) -> Encoded | OSError | SampleError:
     try:
         return encoded(planned)
-    except OSError as error:
+    except (OSError, SampleError) as error:
         return error
 
 

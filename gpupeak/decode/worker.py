@@ -24,8 +24,10 @@ from gpupeak.container import open_clip
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
-from gpupeak.errors import SampleError
+from gpupeak.errors import RunError, SampleError
+from gpupeak.fetch import at_hand
 from gpupeak.plan import plan_frames
+from gpupeak.remote import shown
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 
 __all__ = ["NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
@@ -80,27 +82,30 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
         if sample.video is None:
             what = "video file" if sample.stream == "frame" else ".npy file of faces"
             raise SampleError("find", f"no {what} of this name")
-        if sample.stream != "frame":
-            faces = open_faces(sample.video)
-            plan = plan_frames(sample, len(faces), "faces")
-            if out is None:
-                height, width = faces.shape[1:3]
-                facts = VideoFacts(width, height, False, 0, None, None, bytes=faces.nbytes)
-                seconds = {"plan": time.perf_counter() - began}
-                return Planned(replace(plan, video=facts), seconds, "faces are no video")
-            planned = time.perf_counter()
-            face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
+        with at_hand(sample, aus=sample.rule.method == "emotion_peak"):
+            if sample.stream != "frame":
+                faces = open_faces(sample.video)
+                plan = plan_frames(sample, len(faces), "faces")
+                if out is None:
+                    height, width = faces.shape[1:3]
+                    facts = VideoFacts(width, height, False, 0, None, None, bytes=faces.nbytes)
+                    seconds = {"plan": time.perf_counter() - began}
+                    return Planned(replace(plan, video=facts), seconds, "faces are no video")
+                planned = time.perf_counter()
+                face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
+                return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
+            with open_clip(sample.video) as clip:
+                plan = plan_frames(sample, clip.frames, clip.codec)
+                if out is None:
+                    video, unfit = examine(clip)
+                    return Planned(replace(plan, video=video), {"plan": time.perf_counter() - began}, unfit)
+                planned = time.perf_counter()
+                decode_clip(clip, plan.indices, size=out.shape[1], out=out)
             return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
-        with open_clip(sample.video) as clip:
-            plan = plan_frames(sample, clip.frames, clip.codec)
-            if out is None:
-                video, unfit = examine(clip)
-                return Planned(replace(plan, video=video), {"plan": time.perf_counter() - began}, unfit)
-            planned = time.perf_counter()
-            decode_clip(clip, plan.indices, size=out.shape[1], out=out)
-        return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
     except SampleError as error:
-        return Failed(sample, error.stage, error.reason, plan)
+        return Failed(sample, error.stage, shown(error.reason), plan)
+    except RunError as error:  # of the cache: whoever fetches ahead meets it, too, and ends the run
+        return Failed(sample, "find", str(error), plan)
     except Exception as error:  # a bad video is data, whatever it provokes
         stage = "plan" if plan is None else "decode"
         return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)

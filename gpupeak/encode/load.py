@@ -9,9 +9,23 @@ from gpupeak.encode.checkpoint import read_state
 from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.spec import EncoderSpec
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights import locate
+from gpupeak.encode.weights import WeightsId, locate
 
-__all__ = ["load_tower"]
+__all__ = ["fetched", "load_tower"]
+
+
+def fetched(spec: EncoderSpec, weights: str | None) -> WeightsId:
+    """`locate`, after open_clip has fetched what it has to fetch.
+
+    Raises:
+        WeightsError: the weights are not there, or cannot be fetched.
+    """
+    found = locate(spec, weights)
+    if found.seed is None and not found.files:
+        from gpupeak.encode.openclip import fetch
+
+        found = fetch(spec, found)
+    return found
 
 
 def load_tower(
@@ -29,11 +43,7 @@ def load_tower(
     Raises:
         WeightsError: the weights are not there, cannot be fetched or do not fit.
     """
-    found = locate(spec, weights)
-    if found.seed is None and not found.files:
-        from gpupeak.encode.openclip import fetch
-
-        found = fetch(spec, found)
+    found = fetched(spec, weights)
     if spec.tower is None:
         from gpupeak.encode.openclip import load_open_clip
 

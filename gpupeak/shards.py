@@ -1,0 +1,96 @@
+"""Which samples are one shard's, of several that divide a run without speaking to each other?"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpupeak.errors import ConfigError
+
+__all__ = ["MOST_SHARDS", "MOST_SIZES", "Shard", "assign", "slurm_shard"]
+
+MOST_SHARDS = 99_999
+MOST_SIZES = 200_000
+"""Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
+them, and of that many, taking turns is as even as weighing."""
+_PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as long as decoding so much of a video
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Shard `index`, from 0, of `count`."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MOST_SHARDS:
+            raise ConfigError(f"num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
+        if not 0 <= self.index < self.count:
+            raise ConfigError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
+
+    def __str__(self) -> str:
+        return f"{self.index} of {self.count}"
+
+    @property
+    def tag(self) -> str:
+        """What its files have in their names, `00003-of-00008`."""
+        return f"{self.index:05}-of-{self.count:05}"
+
+
+def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
+    """The shard of each sample, by its name and the bytes of its video.
+
+    Largest first onto the shard that has the least: no shard has more than another by more than one sample.
+    Depends on all names and sizes and on nothing else, neither their order nor what is finished, so that
+    processes which see the same files agree. Names must differ.
+    """
+    largest_first = sorted(range(len(names)), key=lambda i: (-sizes[i], names[i]))
+    loads = [(0, shard) for shard in range(count)]
+    owners = [0] * len(names)
+    for i in largest_first:
+        load, owners[i] = loads[0]
+        heapq.heapreplace(loads, (load + sizes[i] + _PER_SAMPLE, owners[i]))
+    return owners
+
+
+def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
+    """The shard that SLURM's environment makes of this process, and the variables that say so; None if it is all.
+
+    A task of an array is a shard by `SLURM_ARRAY_TASK_ID`, less `_MIN`, in steps of `_STEP`, of `_COUNT`; a
+    task of a job step is one by `SLURM_PROCID` of `SLURM_STEP_NUM_TASKS`, which srun sets. `SLURM_NTASKS` does
+    not count: a batch script has it, and task number 0, also where it runs a program once. A step within an
+    array divides each of the array's shards.
+
+    Raises:
+        ConfigError: a variable is no number, or the array's numbers have gaps.
+    """
+    index, count, told = 0, 1, []
+    array, step = "SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS"
+    if array in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
+        here = _number(environment, array)
+        count = _number(environment, "SLURM_ARRAY_TASK_COUNT")
+        offset = here - _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+        index, rest = divmod(offset, max(1, _number(environment, "SLURM_ARRAY_TASK_STEP", 1)))
+        if rest or not 0 <= index < count:
+            raise ConfigError(
+                f"{array}={here} of {count} tasks: the array's numbers have gaps; "
+                "give --num-shards and --shard-index, or --num-shards 1"
+            )
+        if count > 1:
+            told.append(f"{array}={here}")
+    if "SLURM_PROCID" in environment and (tasks := _number(environment, step, 1)) > 1:
+        process = _number(environment, "SLURM_PROCID")
+        index, count = index * tasks + process, count * tasks
+        told.append(f"SLURM_PROCID={process}")
+    return (Shard(index, count), " and ".join(told)) if count > 1 else None
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isascii() or not text.isdecimal():
+        raise ConfigError(f"{name} is {text!r}, expected a number; --num-shards 1 does without")
+    return int(text)

@@ -1,0 +1,82 @@
+"""Lines that need no torch and do what a sample's name says, for the tests that run them in other processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+
+from gpupeak import pipeline
+from gpupeak.decode.synthetic import SyntheticDecoder
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.errors import DeviceError
+from gpupeak.types import FrameBatch, Outcome, Sample, Saved
+from gpupeak.write import NpyWriter
+
+Tell = Callable[[str], None]
+
+
+class NamedDecoder(SyntheticDecoder):
+    """A sample called deadly... ends the process; each takes `seconds`. Process ids are left in `pids`."""
+
+    def __init__(self, seconds: float = 0.0, pids: Path | None = None) -> None:
+        super().__init__(4)
+        self.seconds, self.pids = seconds, pids
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch]:
+        for one in samples:
+            if self.pids is not None:
+                (self.pids / str(os.getpid())).touch()
+            if one.name.startswith("deadly"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.seconds)
+            yield from super().decode([one])
+
+
+class SyntheticLine:
+    """A line of synthetic stages in this process; features depend on the sample alone."""
+
+    def __init__(self, device: str = "synthetic", seconds: float = 0.0, pids: Path | None = None) -> None:
+        self.device = device
+        self._seconds, self._pids = seconds, pids
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        decoder = NamedDecoder(self._seconds, self._pids)
+        return pipeline.run(samples, decoder, SyntheticEncoder(6, 4), NpyWriter(), stop=stop)
+
+    def close(self) -> None:
+        pass
+
+
+def make_line(device: str, seconds: float, pids: Path | None, tell: Tell) -> SyntheticLine:
+    tell("a synthetic line")
+    return SyntheticLine(device, seconds, pids)
+
+
+def make_line_once(device: str, mark: Path, tell: Tell) -> SyntheticLine:
+    """The second time, the device is gone."""
+    if mark.exists():
+        raise DeviceError(f"{device} has fallen off the bus")
+    mark.touch()
+    return SyntheticLine(device)
+
+
+def make_no_line(tell: Tell) -> SyntheticLine:
+    raise DeviceError("there is no such GPU")
+
+
+def make_liar(tell: Tell) -> SyntheticLine:
+    return Liar()
+
+
+class Liar(SyntheticLine):
+    """Says that it has saved what it has put elsewhere."""
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        for outcome in super().run(samples, stop):
+            if isinstance(outcome, Saved):
+                outcome.sample.target.unlink()
+            yield outcome

@@ -1,0 +1,170 @@
+"""Several lines as one: nothing is lost or doubled, whoever is slow, dies or cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from lines import SyntheticLine, make_line, make_line_once, make_no_line
+from samples import sample
+
+from gpupeak import supervise
+from gpupeak.errors import DeviceError, RunError, WriteError
+from gpupeak.many import ManyLines
+from gpupeak.pipeline import Line
+from gpupeak.supervise import Recipe, SupervisedLine
+from gpupeak.types import Failed, Outcome, Sample, Saved
+
+
+@pytest.fixture(autouse=True)
+def _children_import_these_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def children(*recipes: Recipe, tell: Callable[[str], None] = print, window: int = 8) -> ManyLines:
+    """Several lines, each in a child process of its own."""
+    return ManyLines([partial(SupervisedLine, recipe, tell, window=window) for recipe in recipes], tell)
+
+
+def two(seconds: float = 0.0) -> tuple[Recipe, Recipe]:
+    return (make_line, ("cuda:0", seconds, None)), (make_line, ("cuda:1", seconds, None))
+
+
+def pids(many: ManyLines) -> list[int]:
+    return [line.pid for line in many._lines if isinstance(line, SupervisedLine)]
+
+
+def names(outcomes: Iterable[Outcome]) -> list[str]:
+    return sorted(outcome.sample.name for outcome in outcomes)
+
+
+def test_two_children_make_the_files_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "many").mkdir()
+    plain = [sample(tmp_path / "plain", f"clip {i}") for i in range(100)]
+    assert all(isinstance(outcome, Saved) for outcome in SyntheticLine().run(plain))
+    many = children(*two())
+    assert many.device == "cuda:0,cuda:1"
+    running = pids(many)
+    for part in (slice(0, 60), slice(60, 100)):  # a line serves more than one run
+        mine = [sample(tmp_path / "many", one.name) for one in plain[part]]
+        assert names(many.run(mine)) == sorted(one.name for one in mine)
+    for one in plain:
+        assert (tmp_path / "many" / one.target.name).read_bytes() == one.target.read_bytes()
+    assert list(many.run([])) == []
+    many.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in running)
+
+
+def test_a_slow_line_is_given_less(tmp_path: Path) -> None:
+    slow, fast = Counting("slow", 0.02), Counting("fast", 0.0)
+    many = ManyLines([lambda: slow, lambda: fast], print)
+    assert len(list(many.run(sample(tmp_path, str(i)) for i in range(300)))) == 300
+    assert slow.outcomes + fast.outcomes == 300
+    assert 0 < slow.outcomes < fast.outcomes
+
+
+def test_a_child_killed_in_the_middle_costs_nothing(tmp_path: Path) -> None:
+    many = children(*two(0.002))
+    samples = [sample(tmp_path, str(i)) for i in range(120)]
+    outcomes = many.run(iter(samples))
+    seen = [next(outcomes)]
+    os.kill(pids(many)[1], signal.SIGKILL)
+    seen += outcomes
+    many.close()
+    assert all(isinstance(outcome, Saved) for outcome in seen)
+    assert names(seen) == sorted(one.name for one in samples)
+
+
+def test_a_sample_that_kills_its_child_is_set_aside_alone(tmp_path: Path) -> None:
+    many = children(*two())
+    samples = [sample(tmp_path, "deadly" if i == 20 else str(i)) for i in range(60)]
+    outcomes = list(many.run(samples))
+    many.close()
+    assert names(outcomes) == sorted(one.name for one in samples)
+    assert [outcome.sample.name for outcome in outcomes if isinstance(outcome, Failed)] == ["deadly"]
+
+
+def test_what_a_lost_line_held_goes_to_the_others_and_that_is_said(tmp_path: Path) -> None:
+    told: list[str] = []
+    once: Recipe = (make_line_once, ("cuda:1", tmp_path / "mark"))
+    many = children(two()[0], once, tell=told.append)
+    samples = [sample(tmp_path, str(i)) for i in range(200)]
+    outcomes = many.run(iter(samples))
+    seen = [next(outcomes)]
+    os.kill(pids(many)[1], signal.SIGKILL)
+    seen += outcomes
+    assert names(seen) == sorted(one.name for one in samples)
+    assert all(isinstance(outcome, Saved) for outcome in seen)
+    (notice,) = (text for text in told if "lost" in text)
+    assert notice.startswith("cuda:1 is lost: cuda:1 has fallen off the bus")
+    assert len(list(many.run([sample(tmp_path, "more")]))) == 1, "the one that is left goes on"
+    many.close()
+
+
+def test_when_the_last_line_is_lost_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "MAX_DEATHS", 2)
+    told: list[str] = []
+    many = children(*two(), tell=told.append)
+    with pytest.raises(RunError, match="the GPU line failed 2 times in a row"):
+        list(many.run(sample(tmp_path, f"deadly {i}") for i in range(60)))
+    assert len([text for text in told if "is lost" in text]) == 1
+    many.close()
+
+
+def test_an_output_that_cannot_be_written_ends_all_lines(tmp_path: Path) -> None:
+    many = children(*two())
+    with pytest.raises(WriteError, match="cannot be written: No such file"):
+        list(many.run(sample(tmp_path / "gone", str(i)) for i in range(1000)))
+    many.close()
+
+
+def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
+    many, stop = children(*two()), threading.Event()
+    outcomes = []
+    for outcome in many.run((sample(tmp_path, str(i)) for i in range(100_000)), stop):
+        outcomes.append(outcome)
+        stop.set()
+    many.close()
+    assert 1 <= len(outcomes) < 3000
+    assert {outcome.sample.name for outcome in outcomes} == {path.stem for path in tmp_path.iterdir()}
+
+
+def test_a_caller_that_leaves_early_ends_every_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    many = ManyLines([SyntheticLine, SyntheticLine], print)
+    outcomes = many.run(sample(tmp_path, str(i)) for i in range(100_000))
+    next(outcomes)
+    outcomes.close()
+    assert threading.active_count() == before
+
+
+def test_a_line_that_cannot_be_made_closes_the_others() -> None:
+    made = []
+
+    def make() -> Line:
+        made.append(Counting("good", 0.0))
+        return made[0]
+
+    with pytest.raises(DeviceError, match="there is no such GPU"):
+        ManyLines([make, partial(make_no_line, print)], print)
+    assert made[0].closed
+
+
+class Counting(SyntheticLine):
+    """Remembers how many outcomes it had, and whether it was closed."""
+
+    outcomes, closed = 0, False
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        for outcome in super().run(samples, stop):
+            self.outcomes += 1
+            yield outcome
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,273 @@
+"""A Ray job: the bytes of a plain run, one outcome a sample whatever ends an actor, one line for what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from lines import SyntheticLine, make_liar, make_line, make_no_line
+from ray.cluster_utils import Cluster
+from samples import sample
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.demo_corpus import Corpus, make_corpus
+from gpupeak.errors import ConfigError, DeviceError, RunError
+from gpupeak.rayline import Actors, RayLine, Recipe
+from gpupeak.store import read_manifest
+from gpupeak.types import Failed, Outcome, Saved
+
+ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head without CPUs, where the driver is, and two workers of one CPU each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(gpupeak.__file__).parents[1])])
+        )
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def settings(corpus: Corpus, out: Path) -> ExtractConfig:
+    return ExtractConfig(
+        datasets=corpus.datasets,
+        dataset_root=corpus.dataset_root,
+        mer_factory_output=corpus.mer_factory_output,
+        config_file=corpus.config_file,
+        output_root=out,
+        encoder=ENCODER,
+        weights="random:0",
+        device="cpu",
+    )
+
+
+def run(recipe: Recipe, samples: Iterable[Any], tell: Callable[[str], None] = print, **options: Any) -> list[Outcome]:
+    line = RayLine(recipe, tell, **options)
+    try:
+        return list(line.run(samples))
+    finally:
+        line.close()
+
+
+def names(outcomes: Iterable[Outcome]) -> list[str]:
+    return sorted(outcome.sample.name for outcome in outcomes)
+
+
+def test_two_workers_make_the_bytes_of_a_plain_run(cluster: Cluster, corpus: Corpus, tmp_path: Path) -> None:
+    plain, by_ray = settings(corpus, tmp_path / "plain"), settings(corpus, tmp_path / "ray")
+    assert gpupeak.extract(plain).exit_code == 0
+    report = gpupeak.extract(dataclasses.replace(by_ray, engine="ray", device="auto"))
+    assert (report.exit_code, report.device) == (0, "cpu")
+    assert report.notices[0] == "on the CPU: Ray shows no GPU; by Ray, in 2 actors with 1 CPU, over 3 nodes"
+    files = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.npy"))
+    assert len(files) == 5
+    for file in files:
+        assert (tmp_path / "ray" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+
+    def lines(root: Path) -> list[dict[str, Any]]:
+        return [{**line, "seconds": None} for line in read_manifest((root / files[0]).parent)]
+
+    assert lines(tmp_path / "ray") == lines(tmp_path / "plain")
+    again = gpupeak.extract(dataclasses.replace(by_ray, engine="ray"))
+    assert (again.device, sum(tally.skipped for tally in again.datasets)) == (None, 5), "nothing to do, no actor"
+
+
+def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "plain").mkdir()
+    samples = [sample(tmp_path, f"clip {i}") for i in range(80)]
+    line = RayLine((make_line, ("cpu", 0.02, tmp_path / "pids")), print)
+    outcomes = line.run(samples)
+    seen = [next(outcomes)]
+    before = {int(path.name) for path in (tmp_path / "pids").iterdir()}
+    os.kill(min(before), signal.SIGKILL)
+    seen += outcomes
+    line.close()
+    assert ray.is_initialized(), "somebody else's connection is left as it was"
+    assert names(seen) == sorted(one.name for one in samples)
+    assert all(isinstance(outcome, Saved) for outcome in seen)
+    assert len(list((tmp_path / "pids").iterdir())) > len(before), "another process went on"
+    for outcome in SyntheticLine().run([sample(tmp_path / "plain", one.name) for one in samples]):
+        assert outcome.sample.target.read_bytes() == (tmp_path / outcome.sample.target.name).read_bytes()
+
+
+def test_a_sample_that_kills_its_actor_fails_and_nothing_else_does(cluster: Cluster, tmp_path: Path) -> None:
+    samples = [sample(tmp_path, "deadly" if i == 17 else f"clip {i}") for i in range(40)]
+    outcomes = run((make_line, ("cpu", 0.0, None)), samples)
+    assert names(outcomes) == sorted(one.name for one in samples)
+    (failed,) = (outcome for outcome in outcomes if isinstance(outcome, Failed))
+    assert (failed.sample.name, failed.stage) == ("deadly", "decode")
+    assert "twice on this sample" in failed.reason
+
+
+def test_a_node_that_goes_takes_no_sample_with_it(cluster: Cluster, tmp_path: Path) -> None:
+    extra = cluster.add_node(num_cpus=1)
+    samples = [sample(tmp_path, str(i)) for i in range(120)]
+    outcomes = RayLine((make_line, ("cpu", 0.02, None)), print, actors="3").run(samples)
+    seen = [next(outcomes) for _ in range(30)]
+    cluster.remove_node(extra, allow_graceful=False)
+    seen += outcomes
+    assert names(seen) == sorted(one.name for one in samples)
+    assert all(isinstance(outcome, Saved) for outcome in seen)
+
+
+def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path: Path) -> None:
+    stop = threading.Event()
+    outcomes = []
+    for outcome in RayLine((make_line, ("cpu", 0.01, None)), print).run(
+        [sample(tmp_path, str(i)) for i in range(3000)], stop
+    ):
+        outcomes.append(outcome)
+        stop.set()
+    assert 1 <= len(outcomes) < 1000
+    assert {outcome.sample.name for outcome in outcomes} == {path.stem for path in tmp_path.iterdir()}
+    assert len(names(outcomes)) == len(set(names(outcomes)))
+
+
+def test_what_the_lines_tell_is_told_once(cluster: Cluster, tmp_path: Path) -> None:
+    told: list[str] = []
+    run((make_line, ("cpu", 0.0, None)), [sample(tmp_path, str(i)) for i in range(40)], told.append, actors="1:2")
+    assert told == [
+        "on the CPU: Ray shows no GPU; by Ray, in 1 to 2 actors with 1 CPU, over 3 nodes",
+        "a synthetic line",
+    ]
+
+
+def test_a_line_that_cannot_be_built_ends_the_job_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(DeviceError, match=r"^node \S+: there is no such GPU$"):
+        run((make_no_line, ()), [sample(tmp_path, str(i)) for i in range(5000)])
+    assert time.monotonic() - began < 60
+
+
+def test_directories_that_a_node_does_not_see_are_one_error(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=rf"^node \S+: {tmp_path}/gone is not there, and the driver sees it: .* share"):
+        run((make_line, ("cpu", 0.0, None)), [sample(tmp_path / "gone", str(i)) for i in range(100)])
+    with pytest.raises(RunError, match=rf"has saved {tmp_path}/\d+.npy, and here it is not: the output has to be"):
+        run((make_liar, ()), [sample(tmp_path, str(i)) for i in range(100)])
+
+
+def test_gpus_that_ray_does_not_show_are_one_line(cluster: Cluster) -> None:
+    for options in ({"device": "cuda"}, {"gpus_per_actor": 0.5}):
+        with pytest.raises(DeviceError, match="Ray shows no GPU"):
+            run((make_line, ("cpu", 0.0, None)), [], **options)
+
+
+def command(corpus: Corpus, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """gpupeak extract in a process of its own, which is connected to no cluster."""
+    words = ["extract", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(out)]
+    words += ["--mer-factory-output", str(corpus.mer_factory_output), "--config", str(corpus.config_file)]
+    words += ["--visual-encoder", ENCODER, "--engine", "ray", *options]
+    return subprocess.run(
+        [sys.executable, "-m", "gpupeak", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(gpupeak.__file__).parents[1])},
+        cwd=out.parent,
+    )
+
+
+def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: Corpus, tmp_path: Path) -> None:
+    ended = command(corpus, tmp_path / "out", "--weights", "random:0", "--json", "--quiet")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert (told["saved"], told["failed"], told["device"]) == (5, 0, "cpu")
+    assert all(line.startswith(("on the CPU: Ray shows no GPU", "warning: ")) for line in ended.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--weights", "random:0", "--address", "127.0.0.1:1"), 3, "no Ray cluster answers at 127.0.0.1:1: Connection"),
+        (("--weights", "/no/such/weights"), 2, "weights '/no/such/weights': no such file or directory"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(
+    corpus: Corpus, tmp_path: Path, options: tuple[str, ...], code: int, told: str
+) -> None:
+    ended = command(corpus, tmp_path / "out", "--quiet", *options)
+    assert ended.returncode == code
+    (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("warning: "))
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "chosen"),
+    [
+        ([(8, 0)], {}, (1, 1, 8, 0)),
+        ([(8, 0), (8, 0)], {}, (2, 2, 8, 0)),
+        ([(0, 0), (4, 0), (8, 0)], {}, (3, 3, 4, 0)),
+        ([(8, 0)], {"actors": "3"}, (3, 3, 2, 0)),
+        ([(8, 0), (8, 0)], {"actors": "2:4"}, (2, 4, 4, 0)),
+        ([(2, 0)], {"actors": "5"}, (5, 5, 1, 0)),
+        ([(8, 0)], {"workers": 3}, (2, 2, 3, 0)),
+        ([(64, 8), (32, 4)], {}, (12, 12, 8, 1.0)),
+        ([(64, 8)], {"gpus_per_actor": 0.5}, (16, 16, 4, 0.5)),
+        ([(64, 8), (16, 0)], {"device": "cpu"}, (5, 5, 16, 0)),
+        ([(64, 8)], {"device": "cuda", "actors": "1:8"}, (1, 8, 8, 1.0)),
+    ],
+)
+def test_actors_fill_the_nodes(
+    nodes: list[tuple[float, float]], asked: dict[str, Any], chosen: tuple[int, int, int, float]
+) -> None:
+    options = {"device": "auto", "actors": None, "gpus_per_actor": None, "workers": None, **asked}
+    actors, _ = Actors.choose(nodes, **options)
+    assert actors == Actors(*chosen)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"engine": "dask"}, "engine is 'dask', expected one of ray"),
+        ({"address": "auto"}, "address is 'auto', and there is no engine: it goes with --engine ray"),
+        ({"actors": "2"}, "actors is '2', and there is no engine"),
+        ({"gpus_per_actor": 1.0}, "gpus-per-actor is 1.0, and there is no engine"),
+        ({"engine": "ray", "device": "cuda:1"}, "device is 'cuda:1', expected auto, cpu or cuda: Ray gives each actor"),
+        ({"engine": "ray", "num_shards": 2, "shard_index": 0}, "--num-shards divides a run without an engine"),
+        ({"engine": "ray", "address": "two words"}, "address is 'two words', expected auto, HOST"),
+        ({"engine": "ray", "actors": "0"}, "actors is '0', expected N or MIN:MAX, of at least 1"),
+        ({"engine": "ray", "actors": "4:2"}, "actors is '4:2', expected N or MIN:MAX"),
+        ({"engine": "ray", "gpus_per_actor": 2.0}, "gpus-per-actor is 2.0, expected more than 0 and at most 1"),
+        ({"engine": "ray", "gpus_per_actor": 1.0, "device": "cpu"}, "gpus-per-actor is 1.0, and device is 'cpu'"),
+        ({"device": "cuda:0,cuda:0"}, "device is 'cuda:0,cuda:0', expected every GPU once"),
+        ({"device": "cuda:0,cuda:00"}, "expected every GPU once"),
+        ({"device": "cpu,cuda:0"}, "device is 'cpu,cuda:0', expected auto, cpu or cuda:N, or several: cuda:0,cuda:1"),
+        ({"device": "cuda:0,"}, "device is 'cuda:0,'"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_one_line(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ExtractConfig(**given)
+    assert told in str(caught.value)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(ConfigError, match=r"--engine ray needs Ray .*: pip install 'gpupeak\[ray\]'"):
+        RayLine((make_line, ("cpu", 0.0, None)), print)

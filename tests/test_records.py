@@ -1,0 +1,405 @@
+"""Records of a directory: parts of shards beside run.json, merged whatever happens, overwriting never mixed up."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import sample
+from test_store import SETTINGS, save
+
+from gpupeak import store
+from gpupeak.errors import ConfigError, RunError
+from gpupeak.records import is_record, read_records
+from gpupeak.store import FeatureDirectory, finished, read_manifest, temporary_name
+from gpupeak.types import Failed
+
+OTHER = {**SETTINGS, "weights_sha256": "bb"}
+THIRD = {**SETTINGS, "weights_sha256": "cc"}
+NAMES = ("a", "b", "c", "d")
+
+
+def opened(path: Path, part: str | None = None) -> FeatureDirectory:
+    return FeatureDirectory(path, 8, 4, part)
+
+
+def run(
+    path: Path, *names: str, part: str | None = None, settings: dict[str, Any] = SETTINGS, overwrite: bool = False
+) -> None:
+    """One run, or shard, that saves `names`."""
+    directory = opened(path, part)
+    directory.refuse_mixing(settings, overwrite=overwrite)
+    with directory:
+        if part is None:
+            directory.absorb(NAMES, overwrite=overwrite)
+        done = set() if overwrite else directory.done(set(NAMES)) - set(names)
+        directory.begin({"settings": settings, "device": part or "cpu"}, done=done, overwrite=overwrite)
+        save(directory, *names)
+        directory.finish(NAMES)
+
+
+def left_by_kill(path: Path, part: str) -> None:
+    """What a killed shard leaves besides."""
+    (path / f".gpupeak-{part}.lock").touch()
+    (path / temporary_name()).touch()
+
+
+def outcomes(path: Path) -> dict[str, str]:
+    return {entry["sample"]: entry["outcome"] for entry in read_manifest(path)}
+
+
+def done(path: Path) -> set[str]:
+    return finished(path, set(NAMES), 8, 4)
+
+
+ZERO, ONE, OF_THREE = "00000-of-00002", "00001-of-00002", "00001-of-00003"
+
+
+def test_parts_count_before_they_are_merged_and_after(tmp_path: Path) -> None:
+    run(tmp_path, "a")
+    run(tmp_path, "d", "b", part=ONE)
+    run(tmp_path, "c", part=ZERO)
+    assert done(tmp_path) == set(NAMES)
+    assert outcomes(tmp_path) == dict.fromkeys(NAMES, "saved")
+    record = opened(tmp_path).run
+    assert record is not None
+    assert (record["devices"], record["overwriting"]) == (["00000-of-00002", "00001-of-00002", "cpu"], False)
+    with opened(tmp_path) as directory:
+        assert directory.absorb(NAMES) == 2
+        assert directory.absorb(NAMES) == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "b.npy", "c.npy", "d.npy", "manifest.jsonl", "run.json"]
+    assert [entry["sample"] for entry in read_manifest(tmp_path)] == list(NAMES)
+    merged = json.loads((tmp_path / "run.json").read_text())
+    assert merged["devices"] == record["devices"]
+    assert [part.get("shard") for part in merged["parts"]] == [None, ZERO, ONE]
+
+
+def test_a_shard_notes_only_files_that_nobody_else_tells_of(tmp_path: Path) -> None:
+    run(tmp_path, "a")
+    np.save(tmp_path / "b.npy", np.zeros((8, 4), np.float32))
+    run(tmp_path, "c", part=ZERO)
+    text = (tmp_path / f"manifest.{ZERO}.jsonl").read_text()
+    assert [json.loads(line)["sample"] for line in text.splitlines()] == ["b", "c"]
+
+
+def test_a_saved_line_wins_over_a_failed_one_while_its_file_is_whole(tmp_path: Path) -> None:
+    run(tmp_path, "a", "b", part=ZERO)
+    with opened(tmp_path, OF_THREE) as directory:
+        directory.begin({"settings": SETTINGS, "started": "9"}, done=set(), overwrite=False)
+        for name in ("a", "b"):
+            directory.record(Failed(sample(tmp_path, name), "decode", "took too long"))
+    (tmp_path / "b.npy").unlink()
+    with opened(tmp_path) as directory:
+        directory.absorb(NAMES)
+    assert outcomes(tmp_path) == {"a": "saved", "b": "failed"}
+
+
+# Overwriting
+
+
+def test_overwriting_by_shards_counts_for_the_whole_directory(tmp_path: Path) -> None:
+    run(tmp_path, *NAMES)
+    run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
+    assert done(tmp_path) == {"a"}
+    assert outcomes(tmp_path) == {"a": "saved"}
+    with pytest.raises(ConfigError, match="this run has 'aa'; give --overwrite"):
+        opened(tmp_path, ONE).refuse_mixing(SETTINGS)
+    run(tmp_path, "b", part=ONE, settings=OTHER)  # joins in
+    assert done(tmp_path) == {"a", "b"}
+    with opened(tmp_path) as directory:
+        directory.absorb(NAMES)
+        assert directory.overwriting
+    assert done(tmp_path) == {"a", "b"}
+    run(tmp_path, "c", part=ZERO, settings=OTHER)  # a shard goes on where a plain run would
+    assert done(tmp_path) == {"a", "b", "c"}
+    run(tmp_path, "d", settings=OTHER)
+    assert done(tmp_path) == set(NAMES)
+    assert json.loads((tmp_path / "run.json").read_text())["overwriting"] is False
+
+
+def test_parts_of_before_an_overwrite_do_not_come_back(tmp_path: Path) -> None:
+    run(tmp_path, "a", "b", part=ZERO)
+    run(tmp_path, "c", "d", part=ONE)
+    run(tmp_path, "c", "d", part=ONE, settings=OTHER, overwrite=True)
+    assert done(tmp_path) == {"c", "d"}
+    with opened(tmp_path) as directory:
+        directory.absorb(NAMES)
+    assert done(tmp_path) == {"c", "d"}
+    assert outcomes(tmp_path) == {"c": "saved", "d": "saved"}
+
+
+def test_an_overwrite_by_other_settings_waits_for_those_shards(tmp_path: Path) -> None:
+    run(tmp_path, *NAMES)
+    run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
+    with pytest.raises(ConfigError, match="gpupeak merge them first"):
+        run(tmp_path, "b", part=ONE, settings=THIRD, overwrite=True)
+    with opened(tmp_path) as directory:
+        directory.absorb()
+    run(tmp_path, "b", part=ONE, settings=THIRD, overwrite=True)
+    assert done(tmp_path) == {"b"}
+
+
+def test_a_plain_overwrite_ends_whatever_shards_have_begun(tmp_path: Path) -> None:
+    run(tmp_path, "a", "b", part=ZERO)
+    part = tmp_path / f"run.{ZERO}.json"
+    (tmp_path / f"run.{ONE}.json").write_text(part.read_text().replace('"aa"', '"bb"'))
+    (tmp_path / f"manifest.{ONE}.jsonl").write_text((tmp_path / f"manifest.{ZERO}.jsonl").read_text())
+    with pytest.raises(ConfigError, match=r"two kinds: run\.00000-of-00002\.json says weights_sha256"):
+        run(tmp_path, "a")
+    with opened(tmp_path) as directory, pytest.raises(ConfigError, match="two kinds"):
+        directory.absorb()
+    run(tmp_path, "a", settings=THIRD, overwrite=True)
+    assert done(tmp_path) == {"a"}
+    assert {name for name in os.listdir(tmp_path) if not name.endswith(".npy")} == {"run.json", "manifest.jsonl"}
+
+
+# At the same time
+
+
+def test_shards_of_other_settings_cannot_begin_together_though_nothing_is_saved_yet(tmp_path: Path) -> None:
+    with opened(tmp_path, ZERO) as first, opened(tmp_path, ONE) as second:
+        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        with pytest.raises(ConfigError, match="this run has 'bb'"):
+            second.begin({"settings": OTHER}, done=set(), overwrite=False)
+        assert [part.part for part in read_records(tmp_path).parts] == [ZERO]
+        with pytest.raises(ConfigError, match="let those shards end"):
+            second.begin({"settings": OTHER}, done=set(), overwrite=True)
+        second.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+
+
+def test_a_shard_that_could_not_begin_leaves_its_records_as_they_were(tmp_path: Path) -> None:
+    run(tmp_path, "b", part=ONE)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.json*")}
+    with opened(tmp_path, ZERO) as first, opened(tmp_path, ONE) as second:
+        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        with pytest.raises(ConfigError, match="let those shards end"):
+            second.begin({"settings": OTHER}, done=set(), overwrite=True)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_shard_that_ended_with_nothing_saved_is_in_nobodys_way(tmp_path: Path) -> None:
+    run(tmp_path, part=ZERO)
+    run(tmp_path, "b", part=ONE, settings=OTHER)
+    run(tmp_path, "a", part=OF_THREE, settings=OTHER)
+    np.save(tmp_path / "c.npy", np.zeros((8, 4), np.float32))  # whose? its run was killed before the line
+    with pytest.raises(ConfigError, match="two kinds"):
+        run(tmp_path, "d", part=OF_THREE, settings=OTHER)
+    (tmp_path / "c.npy").unlink()
+    with opened(tmp_path) as directory:
+        assert directory.absorb(NAMES) == 3
+    assert done(tmp_path) == {"a", "b"}
+    assert json.loads((tmp_path / "run.json").read_text())["settings"] == OTHER
+
+
+def test_locks_keep_apart_what_must_not_meet(tmp_path: Path) -> None:
+    with opened(tmp_path, ZERO), opened(tmp_path, ONE):
+        with pytest.raises(RunError, match="shard 00000-of-00002 is being run already"), opened(tmp_path, ZERO):
+            pass
+        with pytest.raises(RunError, match="another gpupeak run"), opened(tmp_path):
+            pass
+    with opened(tmp_path), pytest.raises(RunError, match="another gpupeak run"), opened(tmp_path, ZERO):
+        pass
+    with opened(tmp_path, ZERO):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_merge_is_kept_out_by_a_shards_own_lock_where_directories_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store._lock
+    monkeypatch.setattr(store, "_lock", lambda path, *more: None if path.is_dir() else real(path, *more))
+    with opened(tmp_path, ZERO) as shard:
+        shard.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        with opened(tmp_path) as directory, pytest.raises(RunError, match="shard 00000-of-00002 is still running"):
+            directory.absorb()
+    with opened(tmp_path) as directory:
+        assert directory.absorb() == 1
+
+
+def test_directories_made_for_nothing_are_removed_unless_another_shard_is_there(tmp_path: Path) -> None:
+    place = tmp_path / "out/mine"
+    with opened(place, ZERO):
+        with opened(place, ONE):
+            pass
+        assert place.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    first = opened(place, ZERO)
+    with first, opened(place, ONE):
+        first.__exit__(None, None, None)
+        assert place.is_dir()
+
+
+def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = temporary_name()
+    killed = here.replace(str(os.getpid()), str(dead.pid), 1)
+    elsewhere, old = ".gpupeak-7@elsewhere.1-0.tmp", ".gpupeak-7@elsewhere.1-1.tmp"
+    unknown = ".gpupeak-12-3.tmp"  # of an earlier version
+    for name in (here, killed, elsewhere, old, unknown, "a.npy"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / old, (0, 0))
+    with opened(tmp_path, ZERO):
+        there = {name for name in os.listdir(tmp_path) if not is_record(name)}
+        assert there == {here, elsewhere, unknown, "a.npy"}
+    with opened(tmp_path):
+        assert os.listdir(tmp_path) == ["a.npy"]
+
+
+# Without locks
+
+
+@pytest.fixture
+def lockless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_lock", lambda *_: None)
+
+
+@pytest.mark.usefixtures("lockless")
+@pytest.mark.parametrize("last", [0, 1])
+def test_two_runs_without_locks_lose_no_line_and_no_temporary(tmp_path: Path, last: int) -> None:
+    with opened(tmp_path) as first:
+        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(first, "a")
+        (tmp_path / temporary_name()).touch()
+        with opened(tmp_path) as second:
+            assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+            second.begin({"settings": SETTINGS}, done={"a"}, overwrite=False)
+            save(first, "b")
+            save(second, "c")
+            for directory in (first, second) if last else (second, first):
+                directory.finish(NAMES)
+    entries = [(entry["sample"], entry["outcome"]) for entry in read_manifest(tmp_path)]
+    assert entries == [("a", "saved"), ("b", "saved"), ("c", "saved")]
+    assert done(tmp_path) == {"a", "b", "c"}
+
+
+@pytest.mark.usefixtures("lockless")
+def test_a_shard_merged_too_early_puts_itself_back(tmp_path: Path) -> None:
+    with opened(tmp_path, ZERO) as shard:
+        shard.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(shard, "a")
+        with opened(tmp_path) as directory:
+            directory.absorb(NAMES)
+        save(shard, "b")
+        shard.finish(NAMES)
+    with opened(tmp_path) as directory:
+        assert directory.absorb(NAMES) == 1
+    assert outcomes(tmp_path) == {"a": "saved", "b": "saved"}
+
+
+@pytest.mark.usefixtures("lockless")
+def test_two_runs_of_other_settings_without_locks_are_told(tmp_path: Path) -> None:
+    with opened(tmp_path) as first, opened(tmp_path) as second:
+        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        second.begin({"settings": OTHER}, done=set(), overwrite=False)
+        save(first, "a")
+        save(second, "b")
+        with pytest.raises(ConfigError, match="this run has 'aa'"):
+            first.finish(NAMES)
+
+
+# Killed while merging
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def plain_parts(path: Path) -> None:
+    run(path, "a")
+    run(path, "b", part=ZERO)
+    run(path, "c", part=ONE)
+
+
+def overwriting(path: Path) -> None:
+    run(path, *NAMES)
+    run(path, "a", part=ZERO, settings=OTHER, overwrite=True)
+    run(path, "b", part=ONE, settings=OTHER)
+
+
+def overwritten(path: Path) -> None:
+    run(path, *NAMES)
+    run(path, "a", "b", part=ZERO, settings=OTHER, overwrite=True)
+    run(path, "c", "d", part=ONE, settings=OTHER, overwrite=True)
+
+
+def over_parts(path: Path) -> None:
+    run(path, "a", "b", part=ZERO)
+    run(path, "c", "d", part=ONE)
+    run(path, "c", "d", part=OF_THREE, settings=OTHER, overwrite=True)
+
+
+def going_on(path: Path) -> None:
+    run(path, *NAMES)
+    run(path, "a", settings=OTHER, overwrite=True)
+    run(path, "b", part=ZERO, settings=OTHER)
+    run(path, "c", part=ONE, settings=OTHER)
+
+
+@pytest.mark.parametrize("made", [plain_parts, overwriting, overwritten, over_parts, going_on])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_merge_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
+    made: Callable[[Path], None], when: str, tmp_path: Path
+) -> None:
+    made(tmp_path / "whole")
+    finished_then, told_then = done(tmp_path / "whole"), outcomes(tmp_path / "whole")
+    with opened(tmp_path / "whole") as directory:
+        directory.absorb(NAMES)
+        overwriting_then = directory.overwriting
+    assert (done(tmp_path / "whole"), outcomes(tmp_path / "whole")) == (finished_then, told_then)
+    for step in itertools.count():
+        path = tmp_path / f"{step}"
+        made(path)
+        left_by_kill(path, ZERO)
+        if not killed(path, step, when):
+            break
+        assert done(path) == finished_then, f"step {step}"
+        assert outcomes(path) == told_then, f"step {step}"
+        with opened(path) as directory:
+            directory.absorb(NAMES)
+            assert directory.overwriting == overwriting_then or directory.run is None
+        assert done(path) == finished_then
+        assert outcomes(path) == told_then
+        assert [entry["sample"] for entry in read_manifest(path)] == sorted(told_then)
+        assert json.loads((path / "run.json").read_text())["overwriting"] == overwriting_then
+        assert {name for name in os.listdir(path) if not name.endswith(".npy")} == {"run.json", "manifest.jsonl"}
+    assert step >= 7
+
+
+def killed(path: Path, step: int, when: str) -> bool:
+    """Merge, and be killed before or after the given one of its changes; False if it has fewer."""
+    count = itertools.count()
+    dead = False
+
+    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*arguments: Any, **named: Any) -> Any:
+            nonlocal dead
+            if dead:
+                raise Killed
+            dead = next(count) == step
+            if dead and when == "before":
+                raise Killed
+            done = change(*arguments, **named)
+            if dead:
+                raise Killed
+            return done
+
+        return act
+
+    with opened(path) as directory, pytest.MonkeyPatch.context() as patched:
+        for name in ("replace", "unlink"):
+            patched.setattr(Path, name, dying(getattr(Path, name)))
+        try:
+            directory.absorb(NAMES)
+        except Killed:
+            return True
+    return False

@@ -1,0 +1,361 @@
+"""Shards: even, disjoint, agreed on without a word; at once in one directory, killed, and merged to one run's bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clips import write_clip
+from hypothesis import given
+from hypothesis import strategies as st
+from test_run import ENCODER, changed
+
+import gpupeak
+import gpupeak.run
+from gpupeak import ExtractConfig, store
+from gpupeak.cli import main
+from gpupeak.errors import ConfigError, RunError
+from gpupeak.merge import merge
+from gpupeak.report import RunReport, Silent, Tally
+from gpupeak.shards import MOST_SIZES, Shard, assign, slurm_shard
+from gpupeak.store import read_manifest
+from gpupeak.survey import survey
+from gpupeak.types import Outcome, Sample
+from gpupeak.verify import verify
+
+PER_SAMPLE = 256 << 10
+SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 1 << 40), max_size=60)
+HOME = f"mine/frame_{ENCODER.replace(':', '_')}_uniform_8frms"
+
+
+# Who takes what
+
+
+@given(SIZES, st.integers(1, 12))
+def test_every_sample_has_one_shard_and_none_has_more_than_another_by_more_than_a_sample(
+    sizes: dict[str, int], count: int
+) -> None:
+    owners = assign(list(sizes), list(sizes.values()), count)
+    assert len(owners) == len(sizes)
+    assert set(owners) <= set(range(count))
+    loads = [0] * count
+    for size, owner in zip(sizes.values(), owners, strict=True):
+        loads[owner] += size + PER_SAMPLE
+    assert max(loads) - min(loads) <= max(sizes.values(), default=0) + PER_SAMPLE
+
+
+@given(SIZES, st.integers(1, 12), st.randoms())
+def test_the_order_of_the_list_changes_nothing(sizes: dict[str, int], count: int, random: Any) -> None:
+    items = list(sizes.items())
+    owners = dict(zip(sizes, assign(list(sizes), list(sizes.values()), count), strict=True))
+    random.shuffle(items)
+    again = assign([name for name, _ in items], [size for _, size in items], count)
+    assert dict(zip((name for name, _ in items), again, strict=True)) == owners
+
+
+def test_without_sizes_shards_take_turns() -> None:
+    names = [f"clip{number:05}" for number in range(1000)]
+    counts = Counter(assign(names, [0] * len(names), 7))
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"num_shards": 4}, "shard-index says which of them"),
+        ({"num_shards": 4, "shard_index": 4}, "shard-index is 4, expected 0 to 3"),
+        ({"num_shards": 4, "shard_index": -1}, "shard-index is -1, expected 0 to 3"),
+        ({"num_shards": 0}, "num-shards is 0"),
+        ({"shard_index": 1}, "num-shards is 0"),
+        ({"num_shards": 2.0, "shard_index": 0}, "num-shards is 2.0, expected a whole number"),
+    ],
+)
+def test_a_shard_that_cannot_be_is_refused(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ExtractConfig(**words)
+
+
+def test_one_shard_is_a_plain_run() -> None:
+    assert ExtractConfig(num_shards=1).shard is None
+    assert ExtractConfig(num_shards=1, shard_index=0).shard is None
+    assert ExtractConfig(num_shards=8, shard_index=3).shard == Shard(3, 8)
+
+
+# What SLURM says
+
+ARRAY = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0"}
+STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "shard"),
+    [
+        ({}, None),
+        (ARRAY, Shard(3, 8)),
+        ({**ARRAY, "SLURM_ARRAY_TASK_MIN": "1"}, Shard(2, 8)),
+        (
+            {**ARRAY, "SLURM_ARRAY_TASK_ID": "25", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_STEP": "10"},
+            Shard(2, 8),
+        ),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}, None),
+        (STEP, Shard(1, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script that runs a program once, without srun
+        ({**ARRAY, **STEP}, Shard(13, 32)),
+    ],
+)
+def test_slurm_tells_the_shard(environment: dict[str, str], shard: Shard | None) -> None:
+    found = slurm_shard(environment)
+    assert (found and found[0]) == shard
+    for name in environment:
+        assert found is None or (name in found[1]) == (name in ("SLURM_ARRAY_TASK_ID", "SLURM_PROCID"))
+
+
+def test_the_tasks_of_arrays_and_steps_are_all_of_the_shards() -> None:
+    found = [
+        slurm_shard({**ARRAY, **STEP, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_PROCID": str(process)})
+        for task in range(8)
+        for process in range(4)
+    ]
+    assert [each and each[0].index for each in found] == list(range(32))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "12"}, "the array's numbers have gaps"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_STEP": "2"}, "the array's numbers have gaps"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "x"}, "SLURM_ARRAY_TASK_COUNT is 'x', expected a number"),
+    ],
+)
+def test_what_slurm_cannot_mean_is_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        slurm_shard(environment)
+
+
+def test_the_command_takes_its_shard_from_slurm_says_so_and_can_be_told_not_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[ExtractConfig] = []
+
+    def run(config: ExtractConfig, *_: object) -> RunReport:
+        asked.append(config)
+        return RunReport((), 1.0, "cpu", False, ())
+
+    monkeypatch.setattr(gpupeak.run, "extract", run)
+    for name, value in ARRAY.items():
+        monkeypatch.setenv(name, value)
+    assert main(["extract"]) == 0
+    assert "shard 3 of 8, by SLURM_ARRAY_TASK_ID=3; --num-shards 1 takes all samples" in capsys.readouterr().err
+    assert main(["extract", "--num-shards", "1"]) == 0
+    assert main(["extract", "--num-shards", "2", "--shard-index", "0"]) == 0
+    assert "by SLURM" not in capsys.readouterr().err
+    assert [config.shard for config in asked] == [Shard(3, 8), None, Shard(0, 2)]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "99")
+    assert main(["extract"]) == 2
+    assert len(asked) == 3
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("videos")
+    for index in range(12):
+        write_clip(directory / f"clip{index:02}.mp4", frames=20 + 15 * index)
+    (directory / "clip05.mp4").write_text("no video")
+    return directory
+
+
+@pytest.fixture
+def config(videos: Path, tmp_path: Path) -> ExtractConfig:
+    return ExtractConfig(
+        videos=videos,
+        name="mine",
+        output_root=tmp_path / "out",
+        sampling="uniform",
+        encoder=ENCODER,
+        weights="random:0",
+        device="cpu",
+        workers=1,
+    )
+
+
+def shard(config: ExtractConfig, index: int, count: int = 2, **changes: object) -> ExtractConfig:
+    return changed(config, num_shards=count, shard_index=index, **changes)
+
+
+def start(config: ExtractConfig, *more: str) -> subprocess.Popen[str]:
+    """Another process that runs these settings' command."""
+    words = ["--videos", str(config.videos), "--name", "mine", "--output-root", str(config.output_root)]
+    words += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--weights", "random:0", "--device", "cpu"]
+    words += ["--workers", "1"]
+    if config.shard is not None:
+        words += ["--num-shards", str(config.shard.count), "--shard-index", str(config.shard.index)]
+    command = [sys.executable, "-m", "gpupeak", "extract", *words, *more]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def home(config: ExtractConfig) -> Path:
+    return Path(config.output_root) / HOME
+
+
+def features(config: ExtractConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in home(config).glob("*.npy")}
+
+
+def lines(config: ExtractConfig) -> list[dict[str, Any]]:
+    """The manifest, as it stands, less what two runs never have in common."""
+    text = (home(config) / "manifest.jsonl").read_text()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
+
+
+def records(config: ExtractConfig) -> set[str]:
+    return {path.name for path in home(config).iterdir() if path.suffix != ".npy"}
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def test_shards_at_the_same_time_and_merged_are_one_run_to_the_byte(config: ExtractConfig, tmp_path: Path) -> None:
+    plain = changed(config, output_root=tmp_path / "plain")
+    processes = [start(shard(config, 0)), start(shard(config, 1)), start(plain)]
+    printed = [process.communicate()[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1, 1], printed
+    assert sum("shard 0 of 2" in text for text in printed) == 1
+    assert features(config) == features(plain)
+    parts = {f"{kind}.0000{i}-of-00002.{end}" for kind, end in (("run", "json"), ("manifest", "jsonl")) for i in (0, 1)}
+    assert records(config) == parts
+    told = [{entry["sample"] for entry in read(part)} for part in sorted(home(config).glob("manifest.*"))]
+    assert not told[0] & told[1]
+    assert len(told[0] | told[1]) == 12
+    assert not verify(config)[0].unknown, "verify reads the parts"
+    assert verify(config)[0].strays == []
+    assert [survey_.done for survey_ in survey(config)] == [11]
+
+    (merged,) = merge(config)
+    assert (merged.parts, merged.listed, merged.saved, merged.failed, merged.missing) == (2, 12, 11, 1, 0)
+    assert records(config) == records(plain) == {"run.json", "manifest.jsonl"}
+    assert lines(config) == lines(plain)
+    assert [entry["sample"] for entry in lines(plain)] == [f"clip{index:02}" for index in range(12)]
+    one, other = (json.loads((home(each) / "run.json").read_text()) for each in (config, plain))
+    assert len(one.pop("parts")) == 2
+    for key in ("settings", "devices", "versions", "overwriting", "dataset", "device"):
+        assert one[key] == other[key]
+    assert one.keys() == other.keys()
+    assert merge(config)[0].parts == 0, "a second merge finds nothing to do"
+
+
+def read(manifest: Path) -> Iterator[dict[str, Any]]:
+    return map(json.loads, manifest.read_text().splitlines())
+
+
+def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config: ExtractConfig) -> None:
+    first = shard(config, 0)
+    manifest = home(config) / "manifest.00000-of-00002.jsonl"
+    process = start(first)
+    until(lambda: manifest.exists() and b"saved" in manifest.read_bytes(), process)
+    os.kill(process.pid, signal.SIGSTOP)  # it goes on holding its locks, and does not end before we have looked
+    with pytest.raises(RunError, match="shard 00000-of-00002 is being run already"):
+        gpupeak.extract(first)
+    with pytest.raises(RunError, match="another gpupeak run is writing here"):
+        gpupeak.extract(config)
+    with pytest.raises(RunError, match="another gpupeak run is writing here"):
+        merge(config)
+    with pytest.raises(ConfigError, match="this run has 'random:1'"):
+        gpupeak.extract(shard(config, 1, weights="random:1"))
+    gpupeak.extract(shard(config, 1))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    saved = {entry["sample"] for entry in read_manifest(home(config)) if entry["outcome"] == "saved"}
+    assert saved < {path.stem for path in Path(str(config.videos)).glob("*.mp4")}
+    before = {path: path.stat().st_mtime_ns for path in home(config).glob("*.npy")}
+
+    (tally,) = gpupeak.extract(first).datasets
+    assert tally.skipped + tally.saved + tally.failed == tally.listed
+    assert tally.saved > 0, "it was killed before its end"
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    (merged,) = merge(config)
+    assert (merged.saved, merged.failed, merged.missing) == (11, 1, 0)
+    assert not [path for path in home(config).iterdir() if path.name.startswith(".")]
+
+
+def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> None:
+    (first,) = gpupeak.extract(shard(config, 0, 3)).datasets
+    (tally,) = gpupeak.extract(config).datasets
+    assert (tally.listed, tally.skipped, tally.saved, tally.failed) == (12, first.saved, 11 - first.saved, 1)
+    assert records(config) == {"run.json", "manifest.jsonl"}
+    assert [entry["sample"] for entry in lines(config)] == [f"clip{index:02}" for index in range(12)]
+    with pytest.raises(ConfigError, match="give --overwrite"):
+        gpupeak.extract(shard(config, 0, 3, weights="random:1"))
+
+
+def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: ExtractConfig) -> None:
+    other = changed(config, weights="random:1")
+    gpupeak.extract(config)
+    (tally,) = gpupeak.extract(shard(other, 0, overwrite=True)).datasets
+    assert survey(other)[0].done == tally.saved
+    assert {fault.kind for fault in verify(other)[0].faults} == {"missing", "stale"}
+    with pytest.raises(ConfigError, match="give --overwrite"):
+        gpupeak.extract(shard(config, 1))
+    with pytest.raises(ConfigError, match="gpupeak merge them first"):
+        gpupeak.extract(shard(config, 1, overwrite=True))
+    merged = merge(other)[0]
+    assert (merged.saved, merged.missing) == (tally.saved, 12 - tally.saved - tally.failed)
+    gpupeak.extract(shard(other, 1))  # goes on without the option
+    merged = merge(other)[0]
+    assert (merged.saved, merged.failed, merged.missing) == (11, 1, 0)
+    assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
+    assert {fault.kind for fault in verify(other)[0].faults} == {"missing"}
+
+
+def test_the_merge_command_ends_in_counts(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    gpupeak.extract(shard(config, 0, limit=3))
+    words = ["merge", "--videos", str(config.videos), "--name", "mine", "--output-root", str(config.output_root)]
+    words += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--limit", "3"]
+    assert main([*words, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["datasets"][0]
+    assert (found["parts"], found["listed"], found["complete"]) == (1, 3, False)
+    gpupeak.extract(changed(config, limit=3))
+    assert main(words) == 0
+    assert capsys.readouterr().out == "mine: 0 shards merged: 3 saved, 0 failed, 0 missing\n"
+    assert main(["merge", "mer2023", "--output-root", str(config.output_root)]) == 2
+    assert "nothing to merge" in capsys.readouterr().err
+
+
+def test_two_plain_runs_without_locks_share_the_work(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_lock", lambda *_: None)
+    inner: list[Tally] = []
+
+    class Accident(Silent):
+        def advanced(self, tally: Tally, outcome: Outcome) -> None:
+            if not inner:
+                inner.extend(gpupeak.extract(config).datasets)
+
+    (outer,) = gpupeak.extract(config, Accident()).datasets
+    assert outer.skipped + inner[0].skipped >= 4, "what the other has finished is left out"
+    assert outer.not_reached == inner[0].not_reached == 0
+    assert [entry["sample"] for entry in lines(config)] == [f"clip{index:02}" for index in range(12)]
+    assert Counter(entry["outcome"] for entry in lines(config)) == {"saved": 11, "failed": 1}
+    assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
+    assert records(config) == {"run.json", "manifest.jsonl"}
+
+
+def test_sizes_are_not_asked_of_very_many(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = Sample("mine", "a", Path("a.mp4"), (), gpupeak.types.SamplingRule(), Path("a.npy"))
+    monkeypatch.setattr(gpupeak.run, "video_bytes", lambda sample: 7)
+    assert gpupeak.run._sizes([sample] * 2500) == [7] * 2500
+    assert gpupeak.run._sizes([sample] * (MOST_SIZES + 1)) == [0] * (MOST_SIZES + 1)
