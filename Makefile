@@ -25,7 +25,7 @@ DIR ?= wheelhouse
 PIECES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser check bench bench-quick wheelhouse clean
+.PHONY: help setup demo test test-browser check faults compat bench bench-quick wheelhouse clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ check: setup ## Check formatting (ruff format), style (ruff) and types (mypy)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+faults: setup ## Cause faults, hours of them, and count what is lost: tests/faults/run.py
+	@$(BIN)/python tests/faults/run.py
+
+compat: setup ## Try the lowest and the newest supported versions, in fresh environments
+	@$(BIN)/python tests/compat.py --out bench/results/compat.json
 
 bench: setup $(PEERS)/.ready ## Measure gpupeak beside what its users would run instead, in 15 minutes (PROFILE=1: with a trace)
 	@$(SUITE)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gpupeak
+from gpupeak.errors import RunError
 
 __all__ = ["Child", "Ended", "connect"]
 
@@ -31,6 +32,9 @@ class Child:
     """A process that runs `entry`, "module:function", in a session of its own: Ctrl-C is for the parent to act on.
 
     `arguments` and the numbers of `descriptors`, which it inherits, reach it through `connect`.
+
+    Raises:
+        RunError: the system gives no process, or no descriptors for it.
     """
 
     def __init__(self, entry: str, *arguments: int, descriptors: tuple[int, ...] = ()) -> None:
@@ -38,18 +42,21 @@ class Child:
         root = str(Path(gpupeak.__file__).parent.parent)
         # The package's own directory instead of the current one, which python -c would search first.
         code = f"import sys; sys.path[0] = {root!r}; from {module} import {function}; {function}()"
-        ours, theirs = socket.socketpair()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        with theirs:
-            inherited = (theirs.fileno(), *descriptors)
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, *map(str, (*inherited, *arguments))],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                start_new_session=True,
-            )
+        try:
+            ours, theirs = socket.socketpair()
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+            with theirs:
+                inherited = (theirs.fileno(), *descriptors)
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", code, *map(str, (*inherited, *arguments))],
+                    pass_fds=inherited,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise RunError(f"a process cannot be started: {error.strerror or error}") from error
         self.connection = Connection(ours.detach())
 
     def send(self, message: Any) -> None:

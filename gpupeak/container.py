@@ -26,7 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from gpupeak.bitstream import Picture, Syntax
-from gpupeak.errors import SampleError
+from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.h264 import Sequence
 from gpupeak.upright import certainly_upright
 
@@ -53,14 +53,17 @@ def open_clip(path: str | PathLike[str]) -> Clip:
 
     Raises:
         SampleError: at stage "plan": no such file, not a video, no frames, or a declared size or
-            number of packets beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`.
+            number of packets beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`, more memory than there is.
     """
-    container = _open(Path(path), quick=True)
     try:
-        return Clip(Path(path), container)
-    except BaseException:
-        container.close()
-        raise
+        container = _open(Path(path), quick=True)
+        try:
+            return Clip(Path(path), container)
+        except BaseException:
+            container.close()
+            raise
+    except MemoryError as error:  # PyAV's own, too
+        raise SampleError("plan", OUT_OF_MEMORY) from error
 
 
 class Clip:
@@ -98,6 +101,9 @@ class Clip:
         self._container = container
         self._format = container.format.name
         self._oriented = False
+        # An MP4 tells, and libavformat has made an index of them all, or run out of memory and made none.
+        if stream.frames > MAX_PACKETS and self._format.startswith("mov"):
+            raise SampleError("plan", f"declares {stream.frames} video packets, expected at most {MAX_PACKETS}")
         self._time_base = stream.time_base or Fraction(0)
         self._kept: list[Packet[VideoStream]] | None = []
         self._pts: list[int] = []
@@ -237,6 +243,8 @@ class Clip:
                 for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
                     syntax.standalone &= not pictures or side.data_type != "new_extradata"
                 pictures.append(picture)
+        except MemoryError:
+            raise
         except av.FFmpegError as error:
             if not pictures:
                 raise SampleError("plan", f"cannot be demuxed: {error.strerror}") from error
@@ -296,8 +304,8 @@ def decoded(
     for packet in chain(packets, (None,)):
         try:
             frames = decoder.decode(packet)
-        except av.FFmpegError:
-            if not tolerant:
+        except av.FFmpegError as error:
+            if not tolerant or isinstance(error, MemoryError):
                 raise
             continue
         yield from frames
@@ -330,6 +338,8 @@ def _open(path: Path, quick: bool) -> InputContainer:
                     return container
                 container.close()
         return _av_open(path, {}, {})
+    except MemoryError:
+        raise
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SampleError("plan", f"cannot be opened, is no video or is cut short: {reason}") from error

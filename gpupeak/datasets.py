@@ -24,6 +24,7 @@ import difflib
 import itertools
 import os
 import re
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -68,6 +69,8 @@ _TABLE = Path(__file__).with_name("datasets.toml")
 _LONGEST_NAME = 255  # bytes, on every common file system
 _FACES = "openface_face"  # beside the directory of the videos
 _LARGEST_CONFIG = 16 << 20
+_MOST_VALUES = 1 << 20
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +397,7 @@ def _table(file: Path | None) -> tuple[_Settings, dict[str, _Entry], list[str]]:
     content = _content(expanded(file))
     entries = content.pop("datasets", {})
     if not isinstance(entries, dict):
-        raise ConfigError(f"{file}: datasets is {entries!r}, expected a section for each dataset")
+        raise ConfigError(f"{file}: datasets is {reprlib.repr(entries)}, expected a section for each dataset")
     settings = _section(_Settings, content, str(file), also=("datasets",))
     aliases = _aliases(table)
     for given_name, given in entries.items():
@@ -442,25 +445,45 @@ def _yaml(text: str) -> object:
     import yaml  # on demand: most runs have no YAML to read
 
     try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(error) from error
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if _written_out(node, {}) > _MOST_VALUES:
+            raise ValueError(f"holds more than {_MOST_VALUES:,} values once its aliases are written out")
+        return loader.construct_document(node) or {} if node else {}
+    except (ValueError, RecursionError):
+        raise
+    except Exception as error:  # YAMLError, and what PyYAML's constructors trip over: !!bool x is a KeyError
+        raise ValueError(error if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}") from error
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node has once its aliases are written out: a few lines can have billions."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1  # what refers to itself has no end
+        inside = node.value if node is not None and not isinstance(node.value, str) else ()
+        parts = itertools.chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in inside)
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:
     """`given` as a `kind`, every key and value checked."""
     if not isinstance(given, dict):
-        raise ConfigError(f"{where}: {given!r} found where settings belong")
+        raise ConfigError(f"{where}: {reprlib.repr(given)} found where settings belong")
     keys: list[str] = [f.name for f in fields(kind)]
     for key, value in given.items():
         if key not in keys:
             allowed = [*keys, *also]
-            raise ConfigError(f"{where}: unknown key {key!r}{_guess(key, allowed)}; allowed: {', '.join(allowed)}")
+            raise ConfigError(
+                f"{where}: unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
+            )
         if key in _WHOLE_NUMBERS:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{where}: {key} is {value!r}, expected a whole number of at least 1")
+                raise ConfigError(f"{where}: {key} is {reprlib.repr(value)}, expected a whole number of at least 1")
         elif not isinstance(value, str) or not value or "\0" in value:
-            raise ConfigError(f"{where}: {key} is {value!r}, expected text")
+            raise ConfigError(f"{where}: {key} is {reprlib.repr(value)}, expected text")
+        elif len(value) > _LONGEST_PATH:
+            raise ConfigError(f"{where}: {key} takes {len(value):,} characters, expected at most {_LONGEST_PATH:,}")
         elif key in _CHOICES and value not in _CHOICES[key]:
             raise ConfigError(f"{where}: {key} is {value!r}, expected one of {', '.join(_CHOICES[key])}")
     return kind(**given)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "OUT_OF_MEMORY",
     "AuError",
     "ConfigError",
     "DeviceError",
@@ -31,6 +32,10 @@ __all__ = [
     "WeightsError",
     "WriteError",
 ]
+
+
+OUT_OF_MEMORY = "asks for more memory than it may have"
+"""The reason of a sample whose file made the decoder ask for too much; the process that decoded it is replaced."""
 
 
 class GpupeakError(Exception):

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.files import expanded
+from gpupeak.files import expanded, open_bounded
 from gpupeak.remote import is_url, mirror_path, url_of
 from gpupeak.store import (
     FeatureDirectory,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["DatasetFeatures", "FeatureStore", "TorchFeatures", "pack", "packed_file", "unpack"]
 
 _TENSOR, _SAMPLES = "features", "samples"
+_LONGEST_NAME = 255  # bytes, on every common file system
+_LARGEST_PACK = 1 << 44
 _LONGEST_HEADER = 1 << 28  # bytes: a million names take some 40 MB
 
 
@@ -246,8 +248,8 @@ def _read_pack(file: Path, n: int) -> _Pack:
     Raises:
         ValueError: it is not a packed file of `n` frames a sample.
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with open_bounded(file, _LARGEST_PACK) as stream:
+        size = os.fstat(stream.fileno()).st_size
         (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\xff"))
         if length > min(size, _LONGEST_HEADER):
             raise ValueError(f"{file}: not a packed file: a header of {length} bytes in {size}")
@@ -268,7 +270,12 @@ def _read_pack(file: Path, n: int) -> _Pack:
 
 def _is_name(name: object) -> bool:
     """Whether a name can be a file's: what is unpacked must land in the directory."""
-    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+        return False
+    try:
+        return len(os.fsencode(f"{name}.npy")) <= _LONGEST_NAME
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:

@@ -9,13 +9,16 @@ Parts are begun after what is in `run.json` has ended: a run that is no shard wa
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpupeak.errors import ConfigError
 from gpupeak.files import at_once
@@ -36,6 +39,8 @@ __all__ = [
 
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
+_LONGEST_LINE = 16 << 20  # bytes of a manifest's line: a million frames' numbers
+_LARGEST_RUN = 16 << 20
 _RANKS = {"saved": 2, "kept": 1}
 _PROVENANCE = ("id", "shard", "command", "started", "device", "versions")
 
@@ -200,8 +205,8 @@ def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
 
 def read_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """A manifest's lines, read and as they stand, each with its line feed; none if there is no such file."""
-    with contextlib.suppress(FileNotFoundError), open(file, "rb", opener=at_once) as opened:
-        yield from whole_lines(opened)
+    with contextlib.suppress(FileNotFoundError), _opened(file) as opened:
+        yield from whole_lines(iter(partial(opened.readline, _LONGEST_LINE), b""))
 
 
 def whole_lines(opened: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -268,10 +273,18 @@ def _parts(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
+def _opened(file: Path) -> BinaryIO:
+    opened = open(file, "rb", opener=at_once)  # noqa: SIM115 - closed by who asked
+    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        opened.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
+    return opened
+
+
 def _read_run(file: Path, strict: bool) -> dict[str, Any] | None:
     try:
-        with open(file, "rb", opener=at_once) as opened:
-            run = json.load(opened)
+        with _opened(file) as opened:
+            run = json.loads(opened.read(_LARGEST_RUN))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

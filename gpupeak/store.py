@@ -464,7 +464,9 @@ class FeatureDirectory:
         if self._manifest is None:
             raise GpupeakError(f"{self.path}: record before begin")
         try:
-            os.write(self._manifest, _line(manifest_entry(outcome)))
+            line = _line(manifest_entry(outcome))
+            if os.write(self._manifest, line) != len(line):  # a disk that fills up takes a part and says nothing
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise WriteError(f"{self.path}/manifest.jsonl: cannot be written: {error.strerror}") from error
 
@@ -583,7 +585,8 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(temporary_name())
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that somebody has put there
             file.writelines(chunks)
         temporary.replace(path)
     except BaseException:
@@ -691,7 +694,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{file}: cannot be read: {error.strerror}") from error
+        raise WriteError(f"{file}: cannot be read: {error.strerror or error}") from error
 
 
 def _remove(part: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections import Counter
@@ -14,6 +15,8 @@ from gpupeak.config import ExtractConfig
 from gpupeak.container import open_clip
 from gpupeak.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
 from gpupeak.decode.faces import open_faces
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.worker import Done
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
 from gpupeak.errors import ConfigError, LabelError, RunError, SampleError
@@ -27,7 +30,7 @@ from gpupeak.store import FeatureDirectory, feature_directory, npy_header, read_
 from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
 from gpupeak.verify import read_checked
 
-__all__ = ["Examination", "Extracted", "Survey", "examine", "survey"]
+__all__ = ["Examination", "ExamineTask", "Extracted", "Survey", "examine", "survey"]
 
 _NAMED = 5
 
@@ -169,6 +172,8 @@ class Examination:
 def examine(config: ExtractConfig, target: str) -> Examination:
     """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
 
+    Its video is opened in a process that decodes for `extract`: what it does to libav it does there.
+
     Args:
         target: a video's path or URL, or the name of a sample in the datasets of `config` (`name`, or
             `dataset/name`). For a path, action units are looked for in `aus` or `mer_factory_output`.
@@ -184,11 +189,27 @@ def examine(config: ExtractConfig, target: str) -> Examination:
 
 def _examine(config: ExtractConfig, target: str) -> Examination:
     sample, corpus = _find(config, target)
-    if sample.video is None:
-        raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
-    with at_hand(sample):
-        found = _of_video(sample, sample.video) if sample.stream == "frame" else _of_faces(sample, sample.video)
+    pool = WorkerPool(1, n=1, size=1, time_limit=config.time_limit, held=0)
+    with contextlib.closing(pool):
+        (done,) = pool.perform([ExamineTask(sample)])
+    if not isinstance(done, Done):
+        raise SampleError(done.stage, done.reason)
+    found: Examination = done.value
     return found if corpus is None else dataclasses.replace(found, extracted=_extracted(found.plan, corpus, config))
+
+
+@dataclass(frozen=True, slots=True)
+class ExamineTask:
+    """The examination of a sample, for a worker to make."""
+
+    sample: Sample
+
+    def __call__(self) -> Examination:
+        sample = self.sample
+        if sample.video is None:
+            raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
+        with at_hand(sample):
+            return _of_video(sample, sample.video) if sample.stream == "frame" else _of_faces(sample, sample.video)
 
 
 def _of_faces(sample: Sample, file: Path) -> Examination:

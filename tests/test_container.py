@@ -403,7 +403,8 @@ def test_text_that_is_no_utf_8(clip_of: ClipOf, tmp_path: Path) -> None:
 
 def test_more_packets_than_reason(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "MAX_PACKETS", 47)
-    assert refused(clip_of("h264")) == "has more than 47 video packets"
+    assert refused(clip_of("h264")) == "declares 48 video packets, expected at most 47"
+    assert refused(clip_of("h264_mkv")) == "has more than 47 video packets"
 
 
 def test_timestamps_that_cannot_be_believed(clip_of: ClipOf, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from gpupeak.container import Clip, decoded, open_clip, quarter_turns
-from gpupeak.errors import SampleError
+from gpupeak.errors import OUT_OF_MEMORY, SampleError
 
 __all__ = ["decode_clip", "decode_frames"]
 
@@ -56,6 +56,8 @@ def decode_clip(
     try:
         if not (clip.timed and _decode_needed(clip, canvas)):
             _decode_all(clip, canvas)
+    except MemoryError as error:  # PyAV's own, too
+        raise SampleError("decode", OUT_OF_MEMORY) from error
     except av.FFmpegError as error:
         raise SampleError("decode", f"cannot be decoded: {error.strerror}") from error
     if canvas.missing:

@@ -21,12 +21,13 @@ import numpy as np
 
 from gpupeak.child import Child, Ended
 from gpupeak.decode.worker import NO_SLOT, READY, Answer, Done, Planned, Task
-from gpupeak.errors import RunError
+from gpupeak.errors import OUT_OF_MEMORY, RunError
 from gpupeak.types import Failed, FrameBatch, Sample
 
 __all__ = ["WorkerPool", "cores"]
 
 _START_SECONDS = 120.0  # imports from a cold network file system are slow
+_STARTS = 3  # of a process that is killed before it is ready
 
 
 class WorkerPool:
@@ -36,7 +37,8 @@ class WorkerPool:
     answered; then whoever holds the `FrameBatch`, until `release`; then it is free again.
 
     A sample whose worker dies or does not answer within `time_limit` is tried once more, alone in a
-    new worker, then recorded as failed. Results do not depend on the number of workers.
+    new worker, then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
+    Results do not depend on the number of workers.
 
     Args:
         workers: processes.
@@ -126,8 +128,7 @@ class WorkerPool:
             answer = worker.answer()
         except Ended as ended:
             self._release(slot)
-            worker.child.end()
-            self._workers[self._workers.index(worker)] = _Worker(self._memory, self._shape)
+            self._replace(worker)
             if second:
                 sample = work if isinstance(work, Sample) else work.sample
                 yield Failed(sample, "decode", f"the decoding process {ended}, twice")
@@ -136,12 +137,18 @@ class WorkerPool:
             return
         if isinstance(answer, Planned | Done | Failed):
             self._release(slot)
+            if isinstance(answer, Failed) and answer.reason == OUT_OF_MEMORY:
+                self._replace(worker)  # what libav leaves behind where allocating failed is not relied upon
             yield answer
         else:
             plan, seconds = answer
             n = plan.sample.rule.n
             release = partial(self._release, slot)
             yield FrameBatch((plan,), self._slots[slot, :n], ((0, n),), (seconds,), release)
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.child.end()
+        self._workers[self._workers.index(worker)] = _Worker(self._memory, self._shape)
 
     def _release(self, slot: int) -> None:
         if slot != NO_SLOT:
@@ -152,7 +159,8 @@ class _Worker:
     """One process, the sample it is at, and when its answer is due."""
 
     def __init__(self, memory: int, shape: tuple[int, ...]) -> None:
-        self.child = Child("gpupeak.decode.worker:main", *shape, descriptors=(memory,))
+        self._start = partial(Child, "gpupeak.decode.worker:main", *shape, descriptors=(memory,))
+        self.child = self._start()
         self.work: Sample | Task | None = None
         self.slot = -1
         self.second = False
@@ -173,11 +181,16 @@ class _Worker:
         answer: Answer = self.child.receive(0)
         return answer
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, starts: int = _STARTS) -> None:
         try:
             self._ready = self.child.receive(_START_SECONDS) == READY
         except Ended as ended:
-            raise RunError(f"a decoding process cannot start: it {ended}{self.child.last_words()}") from ended
+            if starts == 1 or (self.child.process.returncode or 0) >= 0:
+                raise RunError(f"a decoding process cannot start: it {ended}{self.child.last_words()}") from ended
+            # Somebody's signal, that of a system short of memory say, is no fault of what it runs.
+            self.child.end()
+            self.child = self._start()
+            self._await_ready(starts - 1)
 
 
 def cores() -> int:
@@ -195,5 +208,9 @@ def _shared_memory(size: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError as error:
+        os.close(descriptor)
+        raise RunError(f"{size:,} bytes of shared memory cannot be had: {error.strerror}") from error
     return descriptor

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import resource
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,19 +25,23 @@ from gpupeak.container import open_clip
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
-from gpupeak.errors import RunError, SampleError
+from gpupeak.errors import OUT_OF_MEMORY, RunError, SampleError
 from gpupeak.fetch import at_hand
 from gpupeak.plan import plan_frames
 from gpupeak.remote import shown
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 
-__all__ = ["NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
+__all__ = ["MEMORY", "NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
 
 READY = "ready"
 """The first message of a worker: its imports went well."""
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+MEMORY = 4 << 30
+"""Bytes that a worker may have allocated. One that decodes 8K in 10 bits takes 750 MB, one that decodes twice that
+1.1 GB; an MP4 of a few KB that declares millions of samples makes libavformat take as much as it gets."""
 
 NO_SLOT = -1
 """Sent for a slot: the sample is only to be planned."""
@@ -106,6 +111,8 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
         return Failed(sample, error.stage, shown(error.reason), plan)
     except RunError as error:  # of the cache: whoever fetches ahead meets it, too, and ends the run
         return Failed(sample, "find", str(error), plan)
+    except MemoryError:
+        return Failed(sample, "plan" if plan is None else "decode", OUT_OF_MEMORY, plan)
     except Exception as error:  # a bad video is data, whatever it provokes
         stage = "plan" if plan is None else "decode"
         return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)
@@ -116,6 +123,8 @@ def _perform(task: Task) -> Done | Failed:
         return Done(task.sample, task())
     except SampleError as error:
         return Failed(task.sample, error.stage, error.reason)
+    except MemoryError:
+        return Failed(task.sample, "decode", OUT_OF_MEMORY)
     except Exception as error:  # as in `prepare`
         return Failed(task.sample, "decode", f"unexpected {type(error).__name__}: {error}".splitlines()[0])
 
@@ -147,8 +156,15 @@ def keep_freed_memory() -> None:
         adjust(_M_TRIM_THRESHOLD, 256 << 20)
 
 
+def _limit_memory() -> None:
+    """Have allocating fail beyond `MEMORY`; Linux counts what is private and writable, the slots are neither."""
+    with suppress(OSError, ValueError):  # a system without such a limit, or one that is lower already
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
 def main() -> None:
     """What the process runs: its arguments are the memory's descriptor and the shape of the slots."""
+    _limit_memory()
     keep_freed_memory()
     connection, (memory, *shape) = connect()
     serve(connection, memory, tuple(shape))

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -31,8 +32,17 @@ from gpupeak.page import write_page
 from gpupeak.store import npy_header
 from gpupeak.types import Sample, SamplingRule
 
-HOSTILE = ("<img src=x onerror=alert(1)>", "'\"><svg onload=alert(2)>", "样本 1", "plain")
+HOSTILE = (
+    *("<img src=x onerror=alert(1)>", "'\"><svg onload=alert(2)>", "样本 1", "plain", "<script>alert(4)<!--"),
+    "&lt;b&gt;&amp;",
+    *("{{7*7}}${7*7}", "javascript:alert(5)", "--><style>*{display:none}", "\u202egpj.exe", "`'"),
+)
+REFUSED = "<marquee>"
+SAMPLES, PICTURES = len(HOSTILE) + 1, 8 * len(HOSTILE)
+NAME = "mi<b>ne\"'"
+DIRECTORY = """o"u't<script>alert(6)<"""
 SCRIPT = "</script><script>alert(3)</script>"
+QUOTED = "\"'><img src=x onerror=alert(7)>/a\"b'c/<!--]]>"
 NINE = {
     "mer2023": 411,
     "mer2024": 1169,
@@ -128,19 +138,22 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on samples with hostile names; a manifest that is no friendlier."""
     root = tmp_path_factory.mktemp("hostile")
     (root / "videos").mkdir()
-    features = root / "out/mi<b>ne/frame_CLIP_VIT_LARGE_uniform_8frms"
+    features = root / DIRECTORY / NAME / "frame_CLIP_VIT_LARGE_uniform_8frms"
     features.mkdir(parents=True)
-    entries = []
+    (root / "videos" / f"{REFUSED}.mp4").write_bytes(b"no video")
+    entries: list[dict[str, Any]] = [{"sample": REFUSED, "outcome": "failed", "stage": SCRIPT, "reason": QUOTED}]
     for number, name in enumerate(HOSTILE):
         write_clip(root / "videos" / f"{name}.mp4", frames=40, seed=number)
         rows = np.random.default_rng(number).normal(1, 1, (8, 768)).astype(np.float32)
         (features / f"{name}.npy").write_bytes(npy_header((8, 768)) + rows.tobytes())
         entry = {"sample": name, "outcome": "saved", "indices": list(range(0, 40, 5)), "frames": 40, "codec": SCRIPT}
-        entries.append({**entry, "fallback": {"reason": SCRIPT}, "clamp": SCRIPT})
+        entries.append({**entry, "fallback": {"reason": SCRIPT, "detail": QUOTED}, "clamp": QUOTED})
     (features / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    (features / "run.json").write_text(json.dumps({"settings": {SCRIPT: SCRIPT}}))
-    config = ExtractConfig(videos=root / "videos", name="mi<b>ne", sampling="uniform", output_root=root / "out")
-    write_page(overview(config), root / "report.html")
+    (features / "run.json").write_text(
+        json.dumps({"settings": {SCRIPT: SCRIPT, QUOTED: [SCRIPT]}, "device": QUOTED, QUOTED: SCRIPT})
+    )
+    config = ExtractConfig(videos=root / "videos", name=NAME, sampling="uniform", output_root=root / DIRECTORY)
+    write_page(overview(config, show=len(HOSTILE)), root / "report.html")
     return root / "report.html"
 
 
@@ -169,9 +182,9 @@ def test_hostile_names_are_text_and_nothing_complains(browser: Browser, hostile:
     page, console = browser.open(hostile)
     assert console == []
     assert page.foreign == []
-    assert page.names == sorted(HOSTILE)
-    assert page.status == "4 of 4 samples, 4 shown as contact sheets"
-    assert page.root["data-pictures"] == "32 of 32"
+    assert page.names == sorted((*HOSTILE, REFUSED))
+    assert page.status == f"{SAMPLES} of {SAMPLES} samples, {len(HOSTILE)} shown as contact sheets"
+    assert page.root["data-pictures"] == f"{PICTURES} of {PICTURES}"
 
 
 def test_the_console_is_heard(browser: Browser, hostile: Path, tmp_path: Path) -> None:
@@ -182,7 +195,7 @@ def test_the_console_is_heard(browser: Browser, hostile: Path, tmp_path: Path) -
     page, console = browser.open(broken)
     assert any("Content Security Policy" in line for line in console)
     assert len(page.foreign) == 1
-    assert page.root["data-pictures"] == "32 of 33"
+    assert page.root["data-pictures"] == f"{PICTURES} of {PICTURES + 1}"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -195,7 +208,7 @@ def test_a_phone_and_the_dark_are_no_error(browser: Browser, hostile: Path) -> N
     options = ("--window-size=390,844", "--blink-settings=preferredColorScheme=0")
     page, console = browser.open(hostile, options, q="nothing is called so")
     assert (page.names, page.sheets, console) == ([], 0, [])
-    assert page.status.startswith("0 of 4 samples")
+    assert page.status.startswith(f"0 of {SAMPLES} samples")
 
 
 @pytest.mark.parametrize(

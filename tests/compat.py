@@ -1,0 +1,226 @@
+"""With which versions of what it needs does gpupeak work? Its tests in fresh environments, one row each.
+
+    python tests/compat.py [--only ROW ...] [--quick] [--keep DIR] [--out RECORD.json] [--list]
+
+A row is a Python and versions to pin: the lowest that pyproject.toml allows of all packages together, the lowest of
+each of torch, open_clip, DALI and av alone among the newest of the rest, the newest of everything, for each Python from
+3.10 to 3.12 that is found. What is not found is a row that says so. Prints a table, writes a record in JSON; the exit
+code is 1 if a row's tests fail. Takes gigabytes and minutes a row: --quick tries one row's line only, not its tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHONS = ("3.10", "3.11", "3.12")
+IN_TURN = {"torch": "torch", "open_clip_torch": "open_clip", "nvidia-dali-cuda130": "DALI", "av": "av"}
+"""The packages whose lowest version is tried alone, too, and what they are called."""
+TESTS = ("test_journey.py", "test_libav.py", "test_container.py", "test_vit.py", "test_openclip.py", "test_run.py")
+"""What a row has to pass: from a list to files on the disk, every codec, both ways to build an encoder."""
+GPU_TESTS = ("test_dali.py", "test_nvdec.py")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One environment: `pins` are requirements, exact where a version is tried."""
+
+    name: str
+    python: str
+    pins: tuple[str, ...] = ()
+    gpu: bool = False
+    newest: bool = True
+
+
+@dataclass
+class Result:
+    """What came of a row: "passed", "failed", "not installed" or "no such Python"."""
+
+    row: Row
+    outcome: str
+    detail: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def lowest(requirements: Sequence[str]) -> dict[str, str]:
+    """The lowest version of each requirement that names one with >=; markers and extras are left out."""
+    found = {}
+    for requirement in requirements:
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement.partition(";")[0])
+        least = re.search(r">=\s*([0-9][^,;\s]*)", requirement)
+        if name and least:
+            found[name[0]] = least[1]
+    return found
+
+
+def rows(project: dict[str, Any]) -> Iterator[Row]:
+    """Every row, the cheapest to understand first."""
+    needed = lowest(project["dependencies"])
+    gpu = lowest(project["optional-dependencies"]["gpu"])
+    report = lowest(project["optional-dependencies"]["report"])
+    pins = tuple(f"{name}=={version}" for name, version in (needed | report).items() if name != "tomli")
+    yield Row("all at their lowest", PYTHONS[0], pins, newest=False)
+    for name, called in IN_TURN.items():
+        version = {**needed, **gpu}[name]
+        yield Row(f"{called} {version}", "3.11", (f"{name}=={version}",), gpu=name in gpu)
+    for python in PYTHONS:
+        yield Row(f"newest on {python}", python)
+
+
+def find_python(version: str) -> Path | None:
+    """An interpreter of that version: on the PATH, or one of pyenv's."""
+    candidates = [
+        shutil.which(f"python{version}"),
+        *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")),
+    ]
+    for candidate in filter(None, candidates):
+        ask = [str(candidate), "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
+        told = subprocess.run(ask, capture_output=True, text=True, check=False)
+        if told.returncode == 0 and told.stdout.strip() == version:
+            return Path(candidate)
+    return None
+
+
+def attempt(row: Row, work: Path, quick: bool) -> Result:
+    """Make the row's environment, and run its tests there."""
+    began = time.monotonic()
+    python = find_python(row.python)
+    if python is None:
+        return Result(row, "no such Python", f"no python{row.python} on the PATH or among pyenv's")
+    home = work / re.sub(r"\W+", "-", row.name)
+    subprocess.run([str(python), "-m", "venv", str(home)], check=True)
+    inside = home / "bin/python"
+    extras = "report" + (",gpu" if row.gpu else "")
+    needed = ["pytest", "pytest-timeout", "psutil", "scikit-video"]
+    command = (
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *row.pins,
+        *needed,
+        f"{ROOT}[{extras}]",
+    )
+    done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return Result(row, "not installed", _conflict(done.stdout) or _last(done), seconds=time.monotonic() - began)
+    checked = subprocess.run([str(inside), "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    if checked.returncode:
+        return Result(row, "failed", f"pip check: {_last(checked)}", _versions(inside), time.monotonic() - began)
+    names = TESTS[:1] if quick else TESTS + (GPU_TESTS if row.gpu else ())
+    tests = [str(ROOT / "tests" / name) for name in names]
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests)
+    done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False, cwd=home)
+    outcome = "failed" if done.returncode else "passed"
+    return Result(row, outcome, _last(done), _versions(inside), time.monotonic() - began)
+
+
+def _conflict(told: str) -> str:
+    """Which requirements pip says do not go together."""
+    _, caused, rest = told.partition("The conflict is caused by:")
+    return "; ".join(map(str.strip, rest.strip().partition("\n\n")[0].splitlines())) if caused else ""
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[-1][:300] if lines else f"exit code {done.returncode}"
+
+
+def _versions(inside: Path) -> dict[str, str]:
+    ask = (
+        "import json; from importlib.metadata import distributions as d; "
+        "print(json.dumps({x.metadata['Name']: x.version for x in d()}))"
+    )
+    told = subprocess.run([str(inside), "-c", ask], capture_output=True, text=True, check=True)
+    there = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in json.loads(told.stdout).items()}
+    names = (
+        "torch",
+        "open_clip_torch",
+        "nvidia-dali-cuda130",
+        "av",
+        "numpy",
+        "safetensors",
+        "huggingface_hub",
+        "pillow",
+    )
+    return {name: there[key] for name in names if (key := name.replace("_", "-")) in there}
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as a table in Markdown."""
+    lines = [
+        "| Row | Python | torch | open_clip | av | DALI | Outcome |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        there = [result.versions.get(name, "") for name in ("torch", "open_clip_torch", "av", "nvidia-dali-cuda130")]
+        cells = (result.row.name, result.row.python, *there, f"{result.outcome}: {result.detail}".replace("|", "/"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="rows whose name holds one of these words")
+    parser.add_argument("--quick", action="store_true", help="one test file a row")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="make the environments there, and leave them")
+    parser.add_argument("--out", type=Path, metavar="FILE")
+    parser.add_argument("--list", action="store_true", help="show the rows and end")
+    given = parser.parse_args()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [row for row in rows(project) if not given.only or any(word in row.name for word in given.only)]
+    if given.list:
+        print("\n".join(f"{row.name}, Python {row.python}: {' '.join(row.pins) or 'nothing pinned'}" for row in wanted))
+        return 0
+    results = []
+    for row in wanted:
+        print(f"{row.name}, Python {row.python} ...", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="gpupeak-compat-") as temporary:
+            try:
+                results.append(attempt(row, given.keep or Path(temporary), given.quick))
+            except (OSError, subprocess.CalledProcessError) as error:
+                results.append(Result(row, "failed", str(error)[:300]))
+        print(f"  {results[-1].outcome}: {results[-1].detail}", file=sys.stderr, flush=True)
+    print(table(results))
+    if given.out is not None:
+        record = {
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "machine": platform.platform(),
+            "rows": [
+                {
+                    "name": each.row.name,
+                    "python": each.row.python,
+                    "pins": each.row.pins,
+                    "outcome": each.outcome,
+                    "detail": each.detail,
+                    "versions": each.versions,
+                    "seconds": round(each.seconds, 1),
+                }
+                for each in results
+            ],
+        }
+        given.out.write_text(json.dumps(record, indent=1) + "\n")
+    return int(any(result.outcome in ("failed", "not installed") for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""What is extracted while faults happen: thousands of small clips with action units, links to a few that are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clips import write_clip
+
+import gpupeak
+from gpupeak.demo_corpus import au_info
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["FULL", "SMALL", "Corpus", "Scale", "make_benchmark", "make_corpus"]
+
+_KINDS = 12
+"""Distinct clips. Each sample's peak is its own, too: two samples that are mixed up differ in most cases."""
+_MOST_LINKS = 20_000  # a file system allows some 65,000
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything.
+
+    Args:
+        clips, kills: of the part `kills`.
+        few: clips where a run is made again for every fault.
+        rounds: how often each fault of `disk` and `signals` happens.
+        divisor: the datasets of `load` have their own numbers of samples, divided by this.
+        listed: samples in the list that is planned.
+        minutes: how long the soak goes on.
+    """
+
+    name: str
+    clips: int
+    kills: int
+    few: int
+    rounds: int
+    divisor: int
+    listed: int
+    minutes: float
+
+
+SMALL = Scale("small", clips=60, kills=6, few=24, rounds=1, divisor=100, listed=5_000, minutes=0.25)
+FULL = Scale("full", clips=2_000, kills=100, few=120, rounds=3, divisor=1, listed=200_000, minutes=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A corpus of one's own: what `--videos` and `--aus` are given."""
+
+    videos: Path
+    aus: Path
+    names: tuple[str, ...]
+
+
+def make_corpus(directory: Path, count: int) -> Corpus:
+    """`count` clips under names of their own, each with a MER-Factory file that names a peak."""
+    videos, aus = directory / "videos", directory / "aus"
+    pool = _Pool(directory / "pool", ".mp4")
+    for place in (videos, aus):
+        place.mkdir(parents=True)
+    names = tuple(f"-clip {number:05d}" if number % 97 == 0 else f"clip_{number:05d}" for number in range(count))
+    for number, name in enumerate(names):
+        pool.put(number, videos, aus, name)
+    return Corpus(videos, aus, names)
+
+
+def make_benchmark(directory: Path, divisor: int) -> dict[str, int]:
+    """The nine datasets of MER-UniBench in their own layout below `data` and `aus`; their numbers of samples."""
+    table = tomllib.loads(Path(gpupeak.__file__).with_name("datasets.toml").read_text(encoding="utf-8"))
+    pools = {suffix: _Pool(directory / f"pool{suffix}", suffix) for suffix in (".mp4", ".avi")}
+    counts = {}
+    for dataset in table["benchmark"]:
+        entry = table["datasets"][dataset]
+        count = counts[dataset] = max(2, entry["expected"] // divisor)
+        suffix = ".avi" if dataset == "iemocap" else ".mp4"
+        names = [f"{entry.get('test_prefix', dataset)}_{number:06d}" for number in range(count)]
+        videos, aus = directory / "data" / entry["videos"], directory / "aus" / entry["consumer"]
+        for place in (videos, aus):
+            place.mkdir(parents=True)
+        _write_list(directory / "data" / entry["labels"], entry, names)
+        for number, name in enumerate(names):
+            pools[suffix].put(number, videos, aus, name)
+    return counts
+
+
+def _write_list(path: Path, entry: Mapping[str, Any], names: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        path.write_text("\n".join([entry["key"], *names]) + "\n")
+        return
+    others = ["Ses01F_impro01_F000"] if "test_prefix" in entry else []
+    listed = np.array({name: {"emo": "happy", "val": -10} for name in [*others, *names]}, dtype=object)
+    np.savez(path, **{entry["key"]: listed})
+
+
+class _Pool:
+    """The clips and action-unit files that there are, linked under the names of samples."""
+
+    def __init__(self, directory: Path, suffix: str) -> None:
+        self._directory, self._suffix = directory, suffix
+        directory.mkdir(parents=True)
+        self._made: dict[str, int] = {}
+
+    def put(self, number: int, videos: Path, aus: Path, name: str) -> None:
+        kind = number % _KINDS
+        frames = 12 + kind
+        peak = number // _KINDS % frames
+        os.link(self._file(f"clip {kind}{self._suffix}"), videos / f"{name}{self._suffix}")
+        (aus / name).mkdir()
+        os.link(self._file(f"peak {frames} {peak}.json"), aus / name / f"{name}_au_analysis.json")
+
+    def _file(self, name: str) -> Path:
+        """The file of this content, another copy after so many links."""
+        links = self._made[name] = self._made.get(name, -1) + 1
+        path = self._directory / f"{links // _MOST_LINKS} {name}"
+        if links % _MOST_LINKS == 0:
+            words = path.stem.split()
+            if path.suffix == ".json":
+                path.write_text(json.dumps(au_info(int(words[2]), int(words[3]))))
+            else:
+                kind = int(words[2])
+                codec = "mpeg4" if path.suffix == ".avi" or kind % 3 == 2 else "libx264"
+                write_clip(path, frames=12 + kind, codec=codec, options={"g": "6"}, seed=kind)
+        return path

@@ -1,0 +1,743 @@
+"""What do data files from strangers do? Thousands of each kind, drawn and mutated from a seed, through what reads them.
+
+A reader may give a value or raise what its documentation promises, within a second or so; while it reads, nothing is
+run, imported or written elsewhere: an audit hook listens to the interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import pickletools
+import random
+import signal
+import struct
+import sys
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from safetensors.torch import save_file
+from tiny import SHAPE, SPEC, state
+
+from gpupeak.config import ExtractConfig
+from gpupeak.consumer_yaml import read_document
+from gpupeak.datasets import list_samples, resolve
+from gpupeak.decode.faces import open_faces
+from gpupeak.decode.synthetic import SyntheticDecoder
+from gpupeak.encode.checkpoint import read_state
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.encode.vit import expected_state
+from gpupeak.encode.weights import locate
+from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
+from gpupeak.features import pack, unpack
+from gpupeak.labels import read_names
+from gpupeak.overview import overview
+from gpupeak.page import render
+from gpupeak.peaks import read_curve, read_peak
+from gpupeak.pipeline import run as line
+from gpupeak.store import FeatureDirectory, npy_header
+from gpupeak.types import Failed, Sample
+from gpupeak.verify import verify
+from gpupeak.write import NpyWriter
+
+__all__ = ["KINDS", "NAMES", "Guard", "attacks", "run"]
+
+COUNT = {"small": 60, "full": 3000}
+SLOW = {"configuration of AffectGPT": 20, "manifest, run.json": 6, "weights": 2}
+"""Kinds whose files take longer to read: so many times fewer of them."""
+SECONDS = 10.0
+"""What reading one file may take on a busy machine; all that were seen took less than one."""
+
+Draw = random.Random
+
+
+# What the interpreter is heard doing
+
+
+class Guard:
+    """Hears what the interpreter is asked to do while it is on: `heard` is what no reader of data has a use for."""
+
+    _IMPORTED = ("gpupeak", "numpy", "torch", "safetensors", "yaml", "omegaconf", "encodings", "antlr4", "_pickle")
+    _RUN = (
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.startfile",
+        "pty.spawn",
+        "socket.connect",
+        "ctypes",
+    )
+    _FOUND = ("numpy", "torch", "collections", "_codecs", "gpupeak")  # gpupeak: what a process of its own answers
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.children = False
+        self._on = False
+        sys.addaudithook(self._hear)
+
+    @contextlib.contextmanager
+    def on(self, children: bool = False) -> Iterator[None]:
+        """Listen; with `children`, a process of gpupeak's own may be started."""
+        self._on, self.children = True, children
+        try:
+            yield
+        finally:
+            self._on = False
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._on:
+            return
+        if event == "import":
+            name = str(arguments[0])
+            strange = (
+                name not in sys.modules and not name.startswith(self._IMPORTED) and name not in sys.stdlib_module_names
+            )
+            if strange or name.startswith(("payload", "antigravity", "this")):
+                self.heard.append(f"import {name}")
+        elif event == "pickle.find_class" and not str(arguments[0]).startswith(self._FOUND):
+            self.heard.append(f"pickle asks for {arguments}")
+        elif event.startswith(self._RUN) or (event == "subprocess.Popen" and not self.children):
+            self.heard.append(f"{event} {arguments}"[:200])
+
+
+# Bytes, numbers and documents
+
+
+def mutated(data: bytes, draw: Draw) -> bytes:
+    """Flipped bits, ranges zeroed, removed, repeated and cut off; tokens that parsers trip over."""
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        at, length = draw.randrange(len(changed) + 1), draw.randint(1, 64)
+        match draw.randrange(7):
+            case 0 if changed:
+                changed[min(at, len(changed) - 1)] ^= 1 << draw.randrange(8)
+            case 1:
+                changed = changed[:at]
+            case 2:
+                changed[at : at + length] = bytes(length)
+            case 3:
+                del changed[at : at + length]
+            case 4:
+                changed[at:at] = changed[at : at + length] * draw.choice((1, 2, 100))
+            case 5:
+                changed[at : at + draw.choice((0, length))] = draw.choice(_TOKENS)
+            case _:
+                changed[at:at] = draw.randbytes(length)
+    return bytes(changed)
+
+
+_TOKENS = (
+    *(
+        b'"',
+        b"'",
+        b",",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\xed\xa0\x80",
+        b"\\ud800",
+        b"NaN",
+        b"1e999",
+    ),
+    *(
+        b"-0",
+        b"9" * 5000,
+        b"[" * 5000,
+        b'{"a":' * 5000,
+        b"null",
+        b"true",
+        b"- " * 3000,
+        b"*a",
+        b"&a",
+        b"!!python/name:os.system ",
+    ),
+    *(
+        b"!!bool x",
+        b"!!int ''",
+        b"!!float ''",
+        b"!!timestamp x",
+        b"!!binary x",
+        b"<<: *a",
+        b"? [a]: b",
+        b"${oc.env:HOME}",
+    ),
+    *(b"${", b"%YAML 9.9", b"../" * 20, b"x" * 4000, b"\xe2\x80\xa8", b"=", b"{0.__class__}", b"%s%n"),
+)
+
+
+def anything(draw: Draw, depth: int = 3) -> Any:
+    """A JSON value that nobody expects."""
+    kind = draw.randrange(9 if depth else 7)
+    if kind == 7:
+        return [anything(draw, depth - 1) for _ in range(draw.choice((0, 1, 3)))]
+    if kind == 8:
+        return {draw.choice(_WORDS): anything(draw, depth - 1) for _ in range(draw.choice((0, 1, 3)))}
+    return draw.choice((*_NUMBERS, *_WORDS, None, True, False))
+
+
+_NUMBERS = (
+    0,
+    1,
+    -1,
+    34,
+    34.0,
+    34.5,
+    1e308,
+    -1e308,
+    float("nan"),
+    float("inf"),
+    2**31,
+    2**63,
+    10**40,
+    -(10**40),
+    1e-320,
+)
+_WORDS = (
+    "",
+    "34",
+    "frame",
+    "index",
+    "sample",
+    "name",
+    "x" * 300,
+    "\ud800",
+    "a\nb",
+    "</script>",
+    "../x",
+    "AU12_r",
+    "样本",
+)
+
+
+def disturbed(document: Any, draw: Draw) -> Any:
+    """The document with some of its values replaced, keys dropped and added."""
+    if draw.random() < 0.07:
+        return anything(draw)
+    if isinstance(document, dict):
+        changed = {key: disturbed(value, draw) for key, value in document.items() if draw.random() > 0.04}
+        if draw.random() < 0.05:
+            changed[draw.choice(_WORDS)] = anything(draw)
+        return changed
+    if isinstance(document, list):
+        return [disturbed(value, draw) for value in document for _ in range(draw.choice((1, 1, 1, 1, 1, 0, 2)))]
+    return document
+
+
+def as_json(document: Any, draw: Draw) -> bytes:
+    """The document disturbed, as text, and the text mutated as well, sometimes."""
+    data = json.dumps(disturbed(document, draw)).encode()
+    return mutated(data, draw) if draw.random() < 0.4 else data
+
+
+# The kinds: each writes one file, and gives what reads it
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of file is made and read, and what reading it may raise."""
+
+    make: Callable[[Draw, Path], Path]
+    read: Callable[[Path], object]
+    promised: tuple[type[Exception], ...] = (UsageError,)
+    children: bool = False
+
+
+AU_DOCUMENT = {
+    "au_info": {
+        "peak_frames": [{"peak_index": 34, "frames_before_peak": 34, "frames_after_peak": 65}],
+        "total_frames": 100,
+    },
+    "per_frame_au_descriptions": [
+        {"frame": i + 1, "active_aus": {"AU12_r": i / 10, "AU06_r": 1.5}, "is_peak_frame": i == 7} for i in range(12)
+    ],
+    "overall_peak_frame_info": {"frame_number": 35, "total_au_intensity": 12.5},
+}
+
+
+def _au_json(draw: Draw, directory: Path) -> Path:
+    name = draw.choice(("s_au_analysis.json", "s_merr_data.json"))
+    for old in directory.glob("s_*.json"):
+        old.unlink()
+    return _put(directory / name, as_json(AU_DOCUMENT, draw))
+
+
+def _au_csv(draw: Draw, directory: Path) -> Path:
+    columns = [
+        "frame",
+        " face_id",
+        " timestamp",
+        " confidence",
+        " success",
+        *(f" AU{n:02}_r" for n in (1, 2, 4, 12, 45)),
+    ]
+    rows = [[str(i + 1), "0", "0.1", "0.9", "1", *(f"{draw.random() * 5:.2f}" for _ in range(5))] for i in range(20)]
+    for row in rows:
+        if draw.random() < 0.2:
+            row[draw.randrange(len(row))] = str(anything(draw, 0))
+    text = "\n".join([",".join(columns), *(", ".join(row) for row in rows)])
+    return _put(directory / "s.csv", mutated(text.encode("utf-8", "replace"), draw))
+
+
+def _read_au(file: Path) -> object:
+    for source in ("auto", "per_frame", "openface"):
+        read_peak("s", (file.parent,), source)
+    return read_curve("s", (file.parent,))
+
+
+LABELS = {f"sample_{i:08}": {"emo": np.str_("happy"), "val": np.float64(0.5), "n": i} for i in range(5)}
+
+
+def _labels(draw: Draw, directory: Path) -> Path:
+    """An .npz whose object array is a mutated pickle, a drawn one, or an attack."""
+    kind = draw.randrange(4)
+    if kind == 0:
+        body = draw.choice(attacks())
+    elif kind == 1:
+        body = opcodes(draw)
+    else:
+        body = pickle.dumps(np.array(LABELS, dtype=object), protocol=draw.choice((2, 3, 4, 5)))
+        body = (
+            mutated(body, draw) if kind == 2 else body[: (at := draw.randrange(len(body)))] + opcodes(draw) + body[at:]
+        )
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    npy = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
+    file = directory / "label.npz"
+    with zipfile.ZipFile(file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        archive.writestr("test_corpus.npy", npy)
+        archive.writestr("train_corpus.npy", npy)
+    if draw.random() < 0.25:
+        file.write_bytes(mutated(file.read_bytes(), draw))
+    return file
+
+
+def attacks() -> list[bytes]:
+    """Pickles that run something when they are unpickled the usual way."""
+    called = [
+        ("os", "system", ("touch payload",)),
+        ("builtins", "eval", ("__import__('payload')",)),
+        ("payload", "x", ()),
+    ]
+    called += [("posix", "system", ("touch payload",)), ("subprocess", "Popen", (["touch", "payload"],))]
+    called += [
+        ("builtins", "getattr", ("os", "system")),
+        ("numpy", "load", ("payload.npy",)),
+        ("runpy", "run_path", ("x",)),
+    ]
+    called += [("importlib", "import_module", ("payload",)), ("numpy.f2py.crackfortran", "myeval", ("1",))]
+    called += [
+        ("torch.hub", "load", ("x/y", "z")),
+        ("shutil", "rmtree", ("/nonexistent",)),
+        ("numpy.core", "payload.x", ()),
+    ]
+    made = []
+    for module, name, arguments in called:
+        given = pickle.dumps(arguments, 2)[2:-1]
+        made.append(b"\x80\x02c" + f"{module}\n{name}\n".encode() + given + b"R.")  # GLOBAL, REDUCE
+        names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))
+        made.append(b"\x80\x04" + names + b"\x93" + given + b"R.")  # STACK_GLOBAL
+        made.append(b"\x80\x04" + names + b"\x93" + given + b"\x81.")  # NEWOBJ
+        made.append(b"(i" + f"{module}\n{name}\n".encode() + b".")  # INST
+        made.append(b"(c" + f"{module}\n{name}\n".encode() + b"o.")  # OBJ
+    made += [b"\x80\x02\x82\x01.", b"Ppayload\n.", b"\x80\x02X\x01\0\0\0aQ."]  # extension registry, persistent ids
+    return made
+
+
+def opcodes(draw: Draw) -> bytes:
+    """A pickle of opcodes drawn by lot, with arguments that could be theirs."""
+    out = io.BytesIO()
+    out.write(b"\x80" + bytes([draw.choice((2, 4, 5))]))
+    for _ in range(draw.randint(1, 40)):
+        opcode = draw.choice(pickletools.opcodes)
+        out.write(opcode.code.encode("latin-1"))
+        if opcode.arg is None:
+            continue
+        if opcode.arg.n > 0:
+            out.write(draw.choice((bytes(opcode.arg.n), b"\xff" * opcode.arg.n, b"\1" + bytes(opcode.arg.n - 1))))
+        elif opcode.arg.n == pickletools.UP_TO_NEWLINE:
+            out.write(draw.choice((b"1\n", b"'x'\n", b"os\nsystem\n", b"numpy\nndarray\n", b"9" * 5000 + b"\n", b"\n")))
+        else:
+            width = {-2: 1, -3: 4, -4: 4, -5: 8}[opcode.arg.n]
+            length = draw.choice((0, 1, 5, 2**31 - 1, 2 ** (8 * width - 1) - 1)) & (256**width - 1)
+            out.write(length.to_bytes(width, "little") + draw.randbytes(min(length, 5)))
+    out.write(draw.choice((b".", b"")))
+    return out.getvalue()
+
+
+def _list(draw: Draw, directory: Path) -> Path:
+    names = [draw.choice(_WORDS + NAMES) for _ in range(8)]
+    suffix = draw.choice((".txt", ".csv", ".json"))
+    if suffix == ".json":
+        document = draw.choice((names, [{"name": name} for name in names], dict.fromkeys(names, 1)))
+        return _put(directory / "list.json", as_json(document, draw))
+    rows = [f'{name},"{anything(draw, 0)}"' for name in names] if suffix == ".csv" else names
+    text = "\n".join(["name,sentence", *rows] if suffix == ".csv" else rows)
+    return _put(directory / f"list{suffix}", mutated(text.encode("utf-8", "replace"), draw))
+
+
+CONFIG = """\
+dataset_root: &a {0}
+sampling: uniform
+datasets:
+  mycorpus: &b
+    videos: {0}
+    n_frms: 16
+  mer2024: &c {{sampling: uniform, fallback: middle}}
+"""
+
+
+def _settings(draw: Draw, directory: Path) -> Path:
+    if draw.random() < 0.1:
+        return _put(directory / "config.yaml", draw.choice(_bombs()))
+    if draw.random() < 0.3:
+        text = f'dataset_root = "{directory}"\n[datasets.mycorpus]\nvideos = "x"\nn_frms = 3\n[datasets.mer2024]\n'
+        return _put(directory / "config.toml", mutated(text.encode(), draw))
+    text = CONFIG.format(directory)
+    if draw.random() < 0.5:
+        lines = text.splitlines()
+        at = draw.randrange(1, len(lines))
+        lines[at] = lines[at].partition(":")[0] + ": " + json.dumps(anything(draw))
+        text = "\n".join(lines)
+    return _put(directory / "config.yaml", mutated(text.encode(), draw))
+
+
+def _bombs() -> list[bytes]:
+    """YAML of a few hundred bytes that is gigabytes once somebody walks through it."""
+    lists = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lists += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    merged = ["m0: &m0 {x: 1}", *(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}]}}" for i in range(1, 8))]
+    return [
+        "\n".join([*lists, "datasets: *a11"]).encode(),
+        "\n".join([*lists, "datasets: {mycorpus: *a11}"]).encode(),
+        "\n".join([*lists, "datasets: {mycorpus: {videos: *a11}}"]).encode(),
+        "\n".join([*lists, "sampling: *a11"]).encode(),
+        "\n".join(merged).encode(),
+        b"datasets: &a {mycorpus: *a}",
+        b"? &a [*a]\n: 1",
+    ]
+
+
+def _resolve(file: Path) -> object:
+    return resolve(ExtractConfig(config_file=file, datasets=("mycorpus",)))
+
+
+CONSUMER = """\
+model:
+  vis_processor: {train: {n_frms: 8}}
+datasets:
+  mercaptionplus: {face_or_frame: multiface_audio_face_frame_text, use_preextracted_frame: True}
+inference:
+  frame_sampling: emotion_peak
+  frame_n_frms: ${model.vis_processor.train.n_frms}
+  preextracted_root: ./preextracted_features
+"""
+
+
+def _consumer(draw: Draw, directory: Path) -> Path:
+    data = draw.choice(_bombs()) + b"\ninference: *a11\n" if draw.random() < 0.1 else mutated(CONSUMER.encode(), draw)
+    return _put(directory / "eval.yaml", data)
+
+
+def _weights(draw: Draw, directory: Path) -> Path:
+    for old in directory.glob("clip.*"):
+        old.unlink()
+    kind = draw.randrange(4)
+    if kind == 0:  # safetensors with a header that lies
+        tensors = {"visual.x": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"a": "b"}}
+        header = json.dumps(disturbed(tensors, draw)).encode()
+        header = mutated(header, draw) if draw.random() < 0.3 else header
+        length = draw.choice((len(header), len(header), 0, 1, 2**31, 2**63, 2**64 - 1, len(header) + 8))
+        return _put(
+            directory / "clip.safetensors", struct.pack("<Q", length) + header + bytes(draw.choice((24, 0, 23, 10**6)))
+        )
+    if kind == 1:
+        save_file(state(), directory / "clip.safetensors")
+        return _put(directory / "clip.safetensors", mutated_head((directory / "clip.safetensors").read_bytes(), draw))
+    file = directory / "clip.bin"
+    if kind == 2:  # code where the tensors' names should be
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", draw.choice((*attacks(), opcodes(draw))))
+            archive.writestr("archive/version", "3\n")
+            archive.writestr("archive/byteorder", "little")
+        return file
+    torch.save(state(), file, _use_new_zipfile_serialization=draw.random() < 0.7)
+    return _put(file, mutated_head(file.read_bytes(), draw))
+
+
+def mutated_head(data: bytes, draw: Draw) -> bytes:
+    """Mutated where the structure is: at the start, or at the end, where a zip archive has its directory."""
+    at = draw.choice((4096, len(data) - 4096, 0))
+    return mutated(data[:at], draw) + data[at:] if draw.random() < 0.6 else data[:at] + mutated(data[at:], draw)
+
+
+def _read_weights(file: Path) -> object:
+    return read_state(SPEC, locate(SPEC, str(file)), expected_state(SHAPE), quick_gelu=True)
+
+
+RUN = {
+    "dataset": "mine",
+    "settings": {"encoder": "CLIP_VIT_LARGE", "weights": "random:0", "sampling": "uniform", "n_frms": 8},
+    "command": "gpupeak extract",
+    "started": "2026-01-01T00:00:00+00:00",
+    "devices": ["cpu"],
+    "versions": {"gpupeak": "0.1.0", "python": "3.11.7"},
+    "overwriting": False,
+}
+ENTRY = {
+    "sample": "a",
+    "outcome": "saved",
+    "indices": [0, 1, 2, 3, 4, 5, 6, 7],
+    "frames": 8,
+    "codec": "h264",
+    "peak": {"index": 3, "before": 3, "after": 4, "total": 8, "source": "au_info", "file": "/x/y.json"},
+    "fallback": {"reason": "no AU file", "detail": "nothing"},
+    "clamp": None,
+    "seconds": {"plan": 0.1, "decode": 0.2},
+}
+
+
+def _record(draw: Draw, directory: Path) -> Path:
+    home = directory / "out/mine/frame_CLIP_VIT_LARGE_uniform_8frms"
+    home.mkdir(parents=True, exist_ok=True)
+    (directory / "videos").mkdir(exist_ok=True)
+    for name in "abc":
+        (directory / f"videos/{name}.mp4").write_bytes(b"no video")
+        rows = np.random.default_rng(ord(name)).normal(1, 1, (8, 768)).astype(np.float32)
+        (home / f"{name}.npy").write_bytes(npy_header((8, 768)) + rows.tobytes())
+    lines = [
+        as_json({**ENTRY, "sample": name, "outcome": draw.choice(("saved", "failed", "kept"))}, draw) for name in "abc"
+    ]
+    (home / "manifest.jsonl").write_bytes(b"\n".join(lines))
+    return _put(home / "run.json", as_json(RUN, draw) if draw.random() < 0.5 else json.dumps(RUN).encode())
+
+
+def _read_record(file: Path) -> object:
+    root = file.parents[3]
+    config = ExtractConfig(
+        videos=root / "videos", name="mine", sampling="uniform", output_root=root / "out", weights="random:0"
+    )
+    render(overview(config, show=0, show_unusual=0))
+    verify(config)
+    with FeatureDirectory(file.parent, 8, 768) as directory:
+        directory.refuse_mixing(RUN["settings"])  # type: ignore[arg-type]
+        directory.begin(RUN, done=directory.done({"a", "b"}), overwrite=False)
+        return directory.finish()
+
+
+def _packed(draw: Draw, directory: Path) -> Path:
+    home = directory / "packed/frame_X_uniform_2frms"
+    if home.is_dir():
+        for old in home.iterdir():
+            old.unlink()
+    home.mkdir(parents=True, exist_ok=True)
+    for name in ("a", "b"):
+        (home / f"{name}.npy").write_bytes(npy_header((2, 4)) + bytes(32))
+    file, _ = pack(home, 2)
+    for name in ("a", "b"):
+        (home / f"{name}.npy").unlink()
+    data = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    names = json.loads(header["__metadata__"]["samples"]) if "samples" in header["__metadata__"] else []
+    if draw.random() < 0.6 and names:
+        names[draw.randrange(len(names))] = draw.choice(NAMES + _WORDS)
+        header["__metadata__"]["samples"] = json.dumps(names)
+    text = json.dumps(header if draw.random() < 0.4 else disturbed(header, draw)).encode()
+    return _put(file, struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def _unpack(file: Path) -> object:
+    return unpack(file.with_suffix(""), 2)
+
+
+def _faces(draw: Draw, directory: Path) -> Path:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((3, 4, 5, 3), np.uint8))
+    return _put(directory / "faces.npy", mutated_head(stream.getvalue(), draw))
+
+
+def _read_faces(file: Path) -> object:
+    return open_faces(file).shape
+
+
+def _put(file: Path, data: bytes) -> Path:
+    file.write_bytes(data)
+    return file
+
+
+KINDS = {
+    "action units, JSON": Kind(_au_json, _read_au, ()),
+    "action units, CSV": Kind(_au_csv, _read_au, ()),
+    "labels, npz": Kind(_labels, lambda file: read_names(file, "test_corpus")),
+    "lists of samples": Kind(_list, read_names),
+    "settings, YAML and TOML": Kind(_settings, _resolve),
+    "configuration of AffectGPT": Kind(_consumer, read_document, children=True),
+    "weights": Kind(_weights, _read_weights, (WeightsError,)),
+    "manifest, run.json": Kind(_record, _read_record, (GpupeakError,)),
+    "packed features": Kind(_packed, _unpack, (GpupeakError,)),
+    "faces, npy": Kind(_faces, _read_faces, (SampleError,)),
+}
+
+
+def fuzz(kind: Kind, count: int, seed: str, work: Path, guard: Guard) -> dict[str, Any]:
+    """So many files of a kind: how many were read, refused, and what should not have been."""
+    work.mkdir(parents=True)
+    inside = work / "inside"
+    inside.mkdir()
+    told: Counter[str] = Counter()
+    faults: list[str] = []
+    longest = 0.0
+    before = psutil.Process().memory_info().rss
+    for number in range(count):
+        file = kind.make(random.Random(f"{seed}/{number}"), inside)
+        began = time.monotonic()
+        guard.heard.clear()
+        try:
+            with guard.on(kind.children), _alarm():
+                kind.read(file)
+            told["read"] += 1
+        except kind.promised as error:
+            told["refused"] += 1
+            if "\n" in str(error) or len(str(error)) > 8000:
+                faults.append(f"{number}: says {str(error)[:100]!r}")
+        except Exception as error:
+            faults.append(f"{number}: {type(error).__name__}: {str(error)[:200]}")
+        longest = max(longest, time.monotonic() - began)
+        faults += [f"{number}: {event}" for event in guard.heard]
+        outside = [path.name for path in work.iterdir() if path != inside]
+        if outside or "payload" in sys.modules or Path("payload").exists():
+            faults.append(f"{number}: left {outside or 'its mark'}")
+            break
+    grew = (psutil.Process().memory_info().rss - before) >> 20
+    return {"tried": count, **told, "longest_s": round(longest, 3), "grew_mib": grew, "faults": faults}
+
+
+@contextlib.contextmanager
+def _alarm() -> Iterator[None]:
+    """Have what takes far too long end with an exception, so that the rest is tried as well; on the main thread."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise TimeoutError(f"no end after {2 * SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# Names
+
+
+NAMES = (
+    *(
+        "../x",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a/../../x",
+        "..",
+        ".",
+        "a/b",
+        "a\\b",
+        "..\\x",
+        "C:\\x",
+        "CON",
+        "nul.txt",
+    ),
+    *(
+        "x" * 300,
+        "é" * 150,
+        "a\nb",
+        "a\rb",
+        "a\0b",
+        "\x1b[2J",
+        "\u2028",
+        "\ud800",
+        ".gpupeak-1-1.tmp",
+        "run.json",
+        "manifest.jsonl",
+    ),
+    *(
+        "-rf",
+        "~root",
+        "$HOME",
+        " lead",
+        "trail ",
+        "Same",
+        "same",
+        "SAME",
+        "a:b",
+        "*",
+        "?",
+        "{0}",
+        "%s",
+        "#x",
+        "<img src=x onerror=alert(1)>",
+    ),
+    *("'; drop", '"', "`id`", "$(id)", "|", "&", "样本", "e\u0301", "\xe9", "\u202egpj", "a" * 251, "a" * 250),
+)
+
+
+def names(work: Path) -> dict[str, Any]:
+    """Every name in a list, taken through the line: what is there afterwards lies in the one directory it should."""
+    work.mkdir(parents=True)
+    (work / "videos").mkdir()
+    (work / "list.json").write_text(json.dumps(list(NAMES)))
+    config = ExtractConfig(videos=work / "videos", name="mine", samples=work / "list.json", output_root=work / "out")
+    (corpus,) = resolve(config)
+    home = work / "out/mine/features"
+    home.mkdir(parents=True)
+    (work / "elsewhere.npy").write_bytes(b"precious")
+    (home / "same.npy").symlink_to(work / "elsewhere.npy")
+    (home / f".gpupeak-{os.getpid()}-run.json.tmp").symlink_to(work / "elsewhere.npy")
+    (home / f".gpupeak-{os.getpid()}-manifest.jsonl.tmp").symlink_to(work / "elsewhere.npy")
+    before = {path for path in work.rglob("*") if home not in path.parents}
+    listing = list_samples(corpus, home)
+    samples = [entry for entry in listing.samples if isinstance(entry, Sample)]
+    refused = [entry for entry in listing.samples if isinstance(entry, Failed)]
+    with FeatureDirectory(home, 8, 16) as directory:
+        directory.begin({"settings": {}}, done=set(), overwrite=False)
+        for outcome in [*refused, *line(samples, SyntheticDecoder(16), SyntheticEncoder(16, 16), NpyWriter())]:
+            directory.record(outcome)
+    after = {path for path in work.rglob("*") if home not in path.parents}
+    there = {path.name for path in home.iterdir()}
+    wanted = {f"{sample.name}.npy" for sample in samples} | {"run.json", "manifest.jsonl"}
+    faults = [f"outside: {path}" for path in sorted(after - before)]
+    faults += [f"not as expected: {name!r}" for name in sorted(there ^ wanted)]
+    faults += ["a link was followed"] if (work / "elsewhere.npy").read_bytes() != b"precious" else []
+    return {"tried": len(NAMES), "saved": len(samples), "refused": len(refused), "faults": faults}
+
+
+def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
+    """Every kind, and the names; `ok` if there is no fault among them."""
+    size = getattr(scale, "name", scale)
+    guard = Guard()
+    found: dict[str, Any] = {}
+    for name, kind in KINDS.items():
+        count = max(5, COUNT[size] // SLOW.get(name, 1))
+        found[name] = fuzz(kind, count, f"{seed}/{name}", work / name.replace(" ", "_"), guard)
+    found["names"] = names(work / "names")
+    return {
+        "seed": seed,
+        "kinds": found,
+        "files": sum(each["tried"] for each in found.values()),
+        "faults": [f"{name}: {fault}" for name, each in found.items() for fault in each["faults"]],
+        "longest_s": max(each.get("longest_s", 0) for each in found.values()),
+        "ok": not any(each["faults"] or each.get("longest_s", 0) > SECONDS for each in found.values()),
+    }

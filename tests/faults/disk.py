@@ -1,0 +1,313 @@
+"""What does a run do when its disk, its files or its descriptors fail it, and does the next one go on from there?
+
+A disk that fills up, a directory that vanishes or may not be written any more, files that may not be read, a process
+that may open few files, a file whose server does not answer or is slow. A run that cannot go on ends with exit code 3
+and one line; a sample that cannot be used fails alone. Where the fault is gone, the next run makes the same features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from corpus import Corpus, Scale, make_corpus
+from harness import (
+    NPY_BYTES,
+    Extraction,
+    Tree,
+    Watcher,
+    after,
+    differences,
+    extracted,
+    home,
+    kept,
+    look,
+    small_disk,
+    undisturbed,
+    without_privileges,
+    words,
+)
+
+__all__ = ["FAULTS", "run"]
+
+HUNG_LIMIT = 4.0
+"""Seconds that a sample may take here: far more than one takes on a busy machine."""
+
+
+@dataclass(slots=True)
+class Trials:
+    """What the trials have in common, and what they found."""
+
+    corpus: Corpus
+    expected: Tree
+    draw: random.Random
+    work: Path
+    happened: Counter[str] = field(default_factory=Counter)
+    left_out: set[str] = field(default_factory=set)
+    found: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    number: int = 0
+
+    def place(self) -> Path:
+        self.number += 1
+        return self.work / f"trial{self.number}"
+
+    def demand(self, what: str, holds: bool, run: Extraction | None = None) -> None:
+        if not holds:
+            self.wrong.append(what + (f": {run.errors.strip()[-300:]}" if run is not None else ""))
+
+    def stopped(self, name: str, run: Extraction, out: Path, codes: tuple[int, ...] = (3,)) -> None:
+        """After a fault: the run has ended as it should, and what it left is whole."""
+        code = run.wait()
+        self.happened[name] += 1
+        self.demand(f"{name}: ended with {code}", code in codes, run)
+        self.demand(f"{name}: told badly", not run.told_badly, run)
+        self.found["orphans"] += run.orphans()
+        tree = look(home(out))
+        torn = [each for each, data in tree.features.items() if data != self.expected.features.get(each)]
+        self.found["torn_files"] += len(torn)
+        self.demand(f"{name}: torn {torn[:3]}", not torn)
+
+    def goes_on(self, name: str, out: Path, prefix: list[str] | None = None) -> None:
+        """Without the fault: the next run makes what an undisturbed one makes."""
+        code, run = extracted(self.corpus, out, prefix=prefix or [])
+        tree = look(home(out))
+        self.found["kept_lines"] += kept(tree)
+        self.found["lost_samples"] += len(self.expected.features.keys() - tree.features.keys())
+        self.demand(f"{name}: went on to {code}", code == 0, run)
+        self.wrong += [f"{name}: {each}" for each in differences(tree, self.expected)]
+
+
+def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
+    """Every fault as often as the scale says; `ok` if each run ended as promised and the next one made it good."""
+    corpus = make_corpus(work / "corpus", scale.few)
+    trials = Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
+    for _ in range(scale.rounds):
+        for fault in FAULTS.values():
+            fault(trials)
+    return {
+        "seed": seed,
+        "clips": scale.few,
+        "faults_met": trials.happened.total(),
+        "of": dict(trials.happened),
+        "left_out": sorted(trials.left_out),
+        **{name: trials.found[name] for name in ("torn_files", "lost_samples", "orphans", "kept_lines")},
+        "faults": trials.wrong[:20],
+        "ok": not trials.wrong and not trials.found["orphans"],
+    }
+
+
+def disk_full(trials: Trials) -> None:
+    """A disk that holds a part of the features, at first."""
+    out = trials.place()
+    whole = sum(map(len, trials.expected.features.values()))
+    size = int(whole * trials.draw.uniform(0.05, 0.9)) // 4096 * 4096
+    with small_disk(out, size) as resize:
+        if resize is None:
+            trials.left_out.add("disk full")
+            return
+        full = Extraction(words(trials.corpus, out))
+        trials.stopped("disk full", full, out)
+        trials.demand("disk full: not said", "No space left on device" in full.errors, full)
+        left = [name for name in look(home(out)).hidden if name.endswith(".tmp")]
+        trials.demand(f"disk full: {left[:3]} left behind", not left)
+        resize(4 * whole)
+        trials.goes_on("disk full", out)
+
+
+def file_too_large(trials: Trials) -> None:
+    """A manifest that may not grow any further: as on a full disk, a part of a line is taken."""
+    out = trials.place()
+    largest = trials.work / "undisturbed" / "mine"
+    manifest = next(largest.glob("*/manifest.jsonl")).stat().st_size
+    limit = trials.draw.randrange(NPY_BYTES + 1, max(NPY_BYTES + 2, manifest))
+    limited = Extraction(words(trials.corpus, out), fsize=limit)
+    trials.stopped("file size limit", limited, out, (3,) if limit < manifest - 1024 else (0, 3))
+    trials.goes_on("file size limit", out)
+
+
+def removed(trials: Trials) -> None:
+    """The output directory is removed, or moved away, in the middle."""
+    out = trials.place()
+    process, _ = _in_the_middle(trials, out)
+    if trials.draw.random() < 0.5:
+        home(out).rename(trials.place())
+        shutil.rmtree(out, ignore_errors=True)
+    else:
+        while home(out).exists():  # what is written meanwhile is in the way
+            shutil.rmtree(home(out), ignore_errors=True)
+    trials.stopped("directory removed", process, out)
+    trials.goes_on("directory removed", out)
+
+
+def read_only(trials: Trials) -> None:
+    """The output directory may not be written any more, in the middle."""
+    prefix = without_privileges()
+    if prefix is None:
+        trials.left_out.add("directory read-only")
+        return
+    out = trials.place()
+    process, _ = _in_the_middle(trials, out, prefix=prefix)
+    home(out).chmod(0o555)
+    trials.stopped("directory read-only", process, out)
+    trials.demand("directory read-only: not said", "Permission denied" in process.errors, process)
+    again = Extraction(words(trials.corpus, out), prefix)
+    trials.stopped("directory read-only", again, out, codes=(3,))
+    home(out).chmod(0)
+    again = Extraction(words(trials.corpus, out), prefix)
+    code = again.wait()
+    trials.demand(f"directory unreadable: ended with {code}", code in (2, 3) and not again.told_badly, again)
+    trials.happened["directory unreadable"] += 1
+    home(out).chmod(0o755)
+    trials.goes_on("directory read-only", out)
+
+
+def not_permitted(trials: Trials) -> None:
+    """Some videos and action-unit files may not be read."""
+    prefix = without_privileges()
+    if prefix is None:
+        trials.left_out.add("files not permitted")
+        return
+    corpus = _copied(trials)
+    videos = trials.draw.sample(corpus.names, 3)
+    others = trials.draw.sample(sorted(set(corpus.names) - set(videos)), 3)
+    closed = [corpus.videos / f"{name}.mp4" for name in videos]
+    closed += [corpus.aus / name / f"{name}_au_analysis.json" for name in others]
+    for path in closed:
+        path.chmod(0)
+    out = trials.place()
+    code, run = extracted(corpus, out, prefix=prefix)
+    trials.happened["file not permitted"] += len(closed)
+    lines = look(home(out)).lines
+    trials.demand(f"files not permitted: ended with {code}", code == 1 and not run.told_badly, run)
+    failed = {name: line.get("reason", "") for name, line in lines.items() if line["outcome"] == "failed"}
+    trials.demand(
+        f"files not permitted: failed {failed}",
+        failed.keys() == set(videos) and all("Permission denied" in reason for reason in failed.values()),
+    )
+    fell_back = {name for name, line in lines.items() if line.get("fallback")}
+    trials.demand(f"files not permitted: {fell_back} fell back, expected {others}", fell_back == set(others))
+    for path in closed:
+        path.chmod(0o644)
+    code, run = extracted(corpus, out)
+    trials.demand(f"files permitted again: {code}", code == 0 and run.summary.get("saved") == len(videos), run)
+
+
+def few_descriptors(trials: Trials) -> None:
+    """The processes may open only so many files."""
+    for limit in trials.draw.sample(range(5, 40), 3):
+        out = trials.place()
+        few = Extraction(words(trials.corpus, out), nofile=limit)
+        trials.stopped("few descriptors", few, out, codes=(0, 1, 3))
+        trials.goes_on("few descriptors", out)
+
+
+def hung(trials: Trials) -> None:
+    """Files whose server does not answer, pipes behind their names, and files that are slow to open."""
+    corpus = _copied(trials)
+    names = trials.draw.sample(corpus.names, 6)
+    stuck = [corpus.videos / f"{name}.mp4" for name in names[:1]]
+    silent = [corpus.aus / names[1] / f"{names[1]}_au_analysis.json"]
+    slow = [corpus.videos / f"{name}.mp4" for name in names[2:4]]
+    pipes = (corpus.videos / f"{names[4]}.mp4", corpus.aus / names[5] / f"{names[5]}_au_analysis.json")
+    for number, path in enumerate(pipes):
+        path.unlink()
+        os.mkfifo(trials.work / f"pipe {trials.number} {number}")
+        path.symlink_to(trials.work / f"pipe {trials.number} {number}")
+    out = trials.place()
+    listing = out.with_suffix(".txt")
+    listing.write_text("\n".join(corpus.names))
+    with contextlib.ExitStack() as servers:
+        try:
+            servers.enter_context(_server([*stuck, *silent], answers_after=None))
+            servers.enter_context(_server(slow, answers_after=0.3))
+        except OSError:
+            trials.left_out.add("file that hangs")
+            return
+        arguments = [*words(corpus, out), "--samples", str(listing), "--time-limit", str(HUNG_LIMIT)]
+        process = Extraction(arguments)
+        code = process.wait()
+    trials.happened["file that hangs, is slow or a pipe"] += len(names)
+    lines = look(home(out)).lines
+    trials.demand(f"hung files: ended with {code}", code == 1 and not process.told_badly, process)
+    failed = {name: line.get("reason", "") for name, line in lines.items() if line["outcome"] == "failed"}
+    trials.demand(f"hung files: failed {failed}", failed.keys() == {names[0], names[4]})
+    trials.demand(f"hung files: {failed.get(names[0])}", "within the time limit" in failed.get(names[0], ""))
+    fell_back = {name for name, line in lines.items() if line.get("fallback")}
+    trials.demand(f"hung files: {fell_back} fell back", fell_back == {names[1], names[5]})
+    trials.found["orphans"] += process.orphans()
+
+
+def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> tuple[Extraction, int]:
+    """A run of which some samples are done, and how many."""
+    with Watcher(home(out), trials.expected.features) as watcher:
+        process = Extraction(words(trials.corpus, out), prefix or [], pause=3 / len(trials.corpus.names))
+        after(1 + trials.draw.randrange(len(trials.corpus.names) // 2), watcher, process)
+        trials.wrong += watcher.torn
+        return process, watcher.appeared
+
+
+def _copied(trials: Trials) -> Corpus:
+    """The corpus once more, in files of its own."""
+    place = trials.place()
+    given = trials.corpus
+    copied = Corpus(place / "videos", place / "aus", given.names[:20])
+    copied.videos.mkdir(parents=True)
+    for name in copied.names:
+        shutil.copy(given.videos / f"{name}.mp4", copied.videos)
+        shutil.copytree(given.aus / name, copied.aus / name)
+    return copied
+
+
+# A file's server that does not answer: a process with a lease on it (fcntl(2)), for which whoever opens it has to wait.
+
+_SERVER = """
+import fcntl, os, signal, sys, time
+after, *paths = sys.argv[1:]
+descriptors = [os.open(path, os.O_RDWR) for path in paths]
+def answer(*_):
+    if after != "None":
+        time.sleep(float(after))
+        for descriptor in descriptors:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+signal.signal(signal.SIGIO, answer)
+for descriptor in descriptors:
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def _server(paths: list[Path], answers_after: float | None) -> Iterator[None]:
+    """While it is open, opening one of `paths` takes so many seconds, or for ever.
+
+    Raises:
+        OSError: this file system has no leases.
+    """
+    command = [sys.executable, "-c", _SERVER, str(answers_after), *map(str, paths)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise OSError("no leases here")
+            yield
+        finally:
+            process.kill()
+
+
+FAULTS = {
+    fault.__name__: partial(fault)
+    for fault in (disk_full, file_too_large, removed, read_only, not_permitted, few_descriptors, hung)
+}

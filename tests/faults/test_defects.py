@@ -1,0 +1,77 @@
+"""What the faults brought to light, each alone: it was wrong once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from samples import plan, sample
+
+from gpupeak.child import Child
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.errors import RunError, WriteError
+from gpupeak.store import FeatureDirectory, read_manifest
+from gpupeak.types import FrameBatch, Saved
+
+
+@contextlib.contextmanager
+def limited(which: int, value: int) -> Iterator[None]:
+    """Lower a limit of this process for a moment."""
+    soft, hard = resource.getrlimit(which)
+    resource.setrlimit(which, (value, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(which, (soft, hard))
+
+
+def test_a_line_of_which_the_disk_takes_a_part_ends_the_run(tmp_path: Path) -> None:
+    with FeatureDirectory(tmp_path / "out", 8, 4) as directory:
+        directory.begin({}, done=set(), overwrite=False)
+        directory.record(Saved(plan(tmp_path / "out", "first"), {}))
+        written = (tmp_path / "out" / "manifest.jsonl").stat().st_size
+        with (
+            limited(resource.RLIMIT_FSIZE, written + 20),
+            pytest.raises(WriteError, match=r"manifest\.jsonl: cannot be written: No space left"),
+        ):
+            directory.record(Saved(plan(tmp_path / "out", "second"), {}))
+    assert (tmp_path / "out" / "manifest.jsonl").stat().st_size == written + 20
+    assert [entry["sample"] for entry in read_manifest(tmp_path / "out")] == ["first"]
+
+
+def test_where_no_more_files_can_be_opened_a_process_says_so() -> None:
+    with limited(resource.RLIMIT_NOFILE, 3), pytest.raises(RunError, match="cannot be started: Too many open files"):
+        Child("gpupeak.decode.worker:main")
+
+
+def test_where_no_memory_can_be_shared_the_pool_says_so() -> None:
+    with limited(resource.RLIMIT_FSIZE, 1000), pytest.raises(RunError, match="bytes of shared memory cannot be had"):
+        WorkerPool(1)
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(
+    clip_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pool = WorkerPool(1)
+    os.kill(pool.pids[0], signal.SIGKILL)
+    (outcome,) = pool.decode([sample(tmp_path, video=clip_of("h264"))])
+    pool.close()
+    assert isinstance(outcome, FrameBatch)
+
+
+def test_one_that_is_killed_again_and_again_ends_the_run(clip_of: Callable[[str], Path], tmp_path: Path) -> None:
+    pool = WorkerPool(1)
+    pool._workers[0]._start = lambda: _killed(Child("gpupeak.decode.worker:main"))  # type: ignore[assignment]
+    os.kill(pool.pids[0], signal.SIGKILL)
+    with pytest.raises(RunError, match="cannot start: it was ended by SIGKILL"):
+        list(pool.decode([sample(tmp_path, video=clip_of("h264"))]))
+
+
+def _killed(child: Child) -> Child:
+    child.process.kill()
+    return child

@@ -1,0 +1,182 @@
+"""Hostile videos cost one worker at most: in small what `media.run` does in full, and each bound on its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import media
+import numpy as np
+import pytest
+from clips import write_clip
+from samples import sample
+
+from gpupeak import container
+from gpupeak.config import ExtractConfig
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.worker import MEMORY
+from gpupeak.errors import OUT_OF_MEMORY, SampleError
+from gpupeak.overview import overview
+from gpupeak.store import npy_header
+from gpupeak.survey import examine, survey
+from gpupeak.types import Failed, FrameBatch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that workers run when they start."""
+    (tmp_path / "hook").mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path / "hook", REPOSITORY))))
+    return tmp_path / "hook/sitecustomize.py"
+
+
+DEADLY = """
+import os, signal
+import gpupeak.container as container
+
+real = container._open
+
+def _open(path, quick):
+    if path.stem.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return real(path, quick)
+
+container._open = _open
+"""
+
+
+def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
+    found = media.run("small", 1, tmp_path)
+    assert found["mutants"] >= 150
+    for name in ("plan", "inspect", "extract"):
+        each = found["passes"][name]
+        assert sum(each["outcomes"].values()) == found["mutants"], name
+        assert (each["lost"], each["doubled"], each["unexpected"]) == (0, 0, []), name
+        assert each["out_of_memory"] >= 1, name
+        assert each["workers_replaced"] == each["workers_lost"] + each["out_of_memory"], name
+    assert found["passes"]["extract"]["outcomes"]["saved"] > 20
+    assert found["ok"], found
+
+
+def test_mutants_are_drawn_from_the_seed(tmp_path: Path) -> None:
+    def contents(seed: int, place: str) -> list[tuple[str, bytes]]:
+        media.make("small", seed, tmp_path / place / "videos")
+        return sorted((path.name, path.read_bytes()) for path in (tmp_path / place / "videos").glob("m00*"))
+
+    once = contents(5, "a")
+    assert once == contents(5, "b")
+    assert once != contents(6, "c")
+
+
+def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: Path, hook: Path) -> None:
+    hook.write_text(DEADLY)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("a", "deadly", "z"):
+        write_clip(videos / f"{name}.mp4", frames=12)
+    died = f"the decoding process was ended by {signal.SIGSEGV.name}, twice"
+    with pytest.raises(SampleError, match=died):
+        examine(ExtractConfig(sampling="uniform"), str(videos / "deadly.mp4"))
+    passes = media.through(videos, tmp_path, 20.0, workers=2)
+    for name in ("plan", "inspect", "extract"):
+        assert passes[name]["reasons"] == {died: 1}
+        assert (passes[name]["workers_lost"], sum(passes[name]["outcomes"].values())) == (2, 3)
+
+
+def test_no_video_is_opened_in_the_process_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_clip(videos / "a.mp4", frames=12)
+
+    def opened(*_: Any) -> Any:
+        raise AssertionError("a video is opened here")
+
+    monkeypatch.setattr(container, "_open", opened)
+    config = ExtractConfig(
+        videos=videos, name="mine", sampling="uniform", output_root=tmp_path / "out", weights="random:0"
+    )
+    assert survey(config)[0].listed == 1
+    assert examine(config, "a").plan.frames == 12
+    assert examine(config, str(videos / "a.mp4")).plan.frames == 12
+    features = tmp_path / "out/mine/frame_CLIP_VIT_LARGE_uniform_8frms"
+    features.mkdir(parents=True)
+    (features / "a.npy").write_bytes(npy_header((8, 768)) + np.ones((8, 768), np.float32).tobytes())
+    (found,) = overview(config, show=1)
+    (sheet,) = found.sheets.values()
+    assert len(sheet.pictures) == 8
+
+
+GREEDY = """
+from dataclasses import dataclass
+from typing import Any
+
+@dataclass
+class Greedy:
+    sample: Any
+    size: int
+
+    def __call__(self):
+        return len(bytearray(self.size))
+"""
+
+
+def test_a_worker_has_bounded_memory_and_is_replaced_when_that_was_not_enough(
+    tmp_path: Path, hook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.with_name("greedy.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(hook.parent)
+    task = import_module("greedy").Greedy
+    clip = write_clip(tmp_path / "fine.mp4", frames=12)
+    greedy, many, fine = (sample(tmp_path, name, video=tmp_path / f"{name}.mp4") for name in ("greedy", "many", "fine"))
+    assert many.video is not None
+    many.video.write_bytes(media.patched(clip.read_bytes(), b"stts", 4, 0x0FFFFFFF))  # entries, 8 bytes each
+    pool = WorkerPool(1, 8, 32)
+    pids = [pool.pids]
+    for answers in (pool.perform([task(greedy, 2 * MEMORY)]), pool.plan([many])):
+        (failed,) = answers
+        assert isinstance(failed, Failed)
+        assert failed.reason == OUT_OF_MEMORY
+        pids.append(pool.pids)
+    (batch,) = pool.decode([fine])
+    assert isinstance(batch, FrameBatch)
+    pids.append(pool.pids)
+    pool.close()
+    assert len(set(pids)) == 3
+    assert pids[2] == pids[3]
+
+
+def test_a_header_that_declares_millions_of_samples_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "base.mp4", frames=12)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/many.mp4").write_bytes(media.declaring(clip.read_bytes(), 178_000_000))
+    passes = media.through(tmp_path / "videos", tmp_path, 20.0, workers=1)
+    for name in ("plan", "inspect", "extract"):
+        assert passes[name]["reasons"] == {"declares N video packets, expected at most N": 1}
+        assert passes[name]["worst_mib"] < 1024
+
+
+def test_real_pictures_of_8k_fit(tmp_path: Path) -> None:
+    """What a worker may have is more than legitimate videos take."""
+    media.black(tmp_path / "large.mkv", (7680, 4320), "ffv1", "yuv420p10le", frames=3)
+    pool = WorkerPool(1, 8, 32)
+    (batch,) = pool.decode([sample(tmp_path, "large", video=tmp_path / "large.mkv")])
+    pool.close()
+    assert isinstance(batch, FrameBatch)
+
+
+def test_inspect_ends_with_one_line(tmp_path: Path, hook: Path) -> None:
+    hook.write_text(DEADLY)
+    shutil.copy(write_clip(tmp_path / "a.mp4", frames=12), tmp_path / "deadly.mp4")
+    command = (sys.executable, "-m", "gpupeak", "inspect", str(tmp_path / "deadly.mp4"), "--sampling", "uniform")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "SIGSEGV, twice" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,69 @@
+"""The list of dependencies and their licences is in step with what is installed, and that fits together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from email.message import Message
+from types import SimpleNamespace
+
+import pytest
+from dependencies import OTHER_PYTHONS, PAGE, Package, key, licence, packages, page
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Package]:
+    return packages()
+
+
+def test_every_package_is_on_the_page_with_its_licence(found: list[Package]) -> None:
+    told = {}
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and not line.startswith(("| Package", "| ---")):
+            name, terms, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            told[key(name)] = terms
+    here = {key(each.name): each.licence for each in found}
+    assert {"torch", "av", "numpy", "open-clip-torch", "safetensors", "rich", "typer"} <= here.keys()
+    missing = {name: terms for name, terms in here.items() if name not in told and name not in OTHER_PYTHONS}
+    assert missing == {}, "python tests/dependencies.py writes the page"
+    if sys.version_info >= (3, 11):  # on 3.10 some packages are older ones
+        assert {name: terms for name, terms in here.items() if told.get(name) not in (terms, None)} == {}
+
+
+def test_every_licence_is_stated_and_none_asks_for_more_than_notice(found: list[Package]) -> None:
+    assert [each.name for each in found if each.licence == "not stated"] == []
+    assert [each.name for each in found if "GPL" in each.licence] == []
+
+
+def test_what_is_needed_always_comes_first(found: list[Package]) -> None:
+    assert [each.group for each in found] == sorted(
+        (each.group for each in found), key=("", "report", "gpu", "dev").index
+    )
+    assert page(found).index("| torch |") < page(found).index("| pytest |")
+
+
+def test_what_is_installed_fits_together() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({"License-Expression": "MIT"}, "MIT"),
+        ({"Classifier": "License :: OSI Approved :: BSD License"}, "BSD"),
+        ({"License": "Apache 2.0 License\n\nmore"}, "Apache-2.0"),
+        ({"License": "NVIDIA Proprietary Software"}, "NVIDIA's own terms"),
+        ({}, "not stated"),
+    ],
+)
+def test_where_a_licence_is_read_from(about: dict[str, str], expected: str) -> None:
+    told = SimpleNamespace(metadata=Message())
+    for name, value in {"Name": "something", **about}.items():
+        told.metadata[name] = value
+    assert licence(told) == expected  # type: ignore[arg-type]
