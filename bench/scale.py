@@ -34,7 +34,7 @@ from gpupeak.rayline import RayLine
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
 from gpupeak.write import NpyWriter
 
-COUNT, ROUNDS = 6400, 3
+COUNT, ROUNDS = 3200, 3
 LOCAL, NOTHING = "local", "Ray, nothing to do"
 SIDES = {LOCAL: (0, True), "Ray, 1 actor": (1, True), "Ray, 2 actors": (2, True), NOTHING: (2, False)}
 """Each with its actors, none without Ray, and whether samples are worked on."""
@@ -157,7 +157,8 @@ def main() -> int:
         arguments: dict[str, Any] = json.loads(options.request)
         print(json.dumps(measure(**arguments)))
         return 0
-    record = Record(options.out, conditions(("ray", "pyarrow", "numpy")), "scale")
+    told_of = conditions(("ray", "pyarrow", "numpy"))
+    record = Record(options.out, told_of, "scale", part_seconds=1800, start_seconds=1500)
     with record.part("engine"):
         engine(record, options.count, options.rounds)
     print(json.dumps({"bench": "scale", "record": str(record.path)}))

@@ -35,6 +35,12 @@ DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((REPOSITORY / "d
 EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
 AFFECTGPTS_OPTIONS = {"--cfg-path", "--outside_face_or_frame"}
 BENCHMARKS_OPTIONS = {"--only", "--profile", "--trace"}  # bench/suite.py's and Nsight Systems'
+SLURMS_OPTIONS = {
+    *("--array", "--cpus-per-task", "--dependency", "--exclude", "--exclusive", "--gpus-per-node", "--gres"),
+    *("--job-name", "--mem", "--nodelist", "--nodes", "--ntasks", "--ntasks-per-node", "--parsable", "--requeue"),
+    *("--time", "--wrap"),
+}
+RAYS_OPTIONS = {"--autoscaling-config", "--block", "--head", "--num-cpus", "--num-gpus", "--port"}
 
 
 def _commands(group: Any, path: str = "") -> dict[str, Any]:
@@ -93,7 +99,10 @@ def test_every_command_parses(name: str) -> None:
 @EVERY_DOCUMENT
 def test_every_option_exists(name: str) -> None:
     there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
-    assert options(text(name)) - there - AFFECTGPTS_OPTIONS - BENCHMARKS_OPTIONS == set()
+    elsewhere = AFFECTGPTS_OPTIONS | BENCHMARKS_OPTIONS
+    if "clusters" in name:
+        elsewhere |= SLURMS_OPTIONS | RAYS_OPTIONS
+    assert options(text(name)) - there - elsewhere == set()
 
 
 @EVERY_README

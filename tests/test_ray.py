@@ -28,6 +28,7 @@ from gpupeak.rayline import Actors, RayLine, Recipe
 from gpupeak.store import read_manifest
 from gpupeak.types import Failed, Outcome, Saved
 
+ROOT = Path(gpupeak.__file__).parents[1]
 ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
 
 
@@ -119,7 +120,7 @@ def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path:
 
 def test_a_sample_that_kills_its_actor_fails_and_nothing_else_does(cluster: Cluster, tmp_path: Path) -> None:
     samples = [sample(tmp_path, "deadly" if i == 17 else f"clip {i}") for i in range(40)]
-    outcomes = run((make_line, ("cpu", 0.0, None)), samples)
+    outcomes = run((make_line, ("cpu", 0.0, None)), samples, actors="1")
     assert names(outcomes) == sorted(one.name for one in samples)
     (failed,) = (outcome for outcome in outcomes if isinstance(outcome, Failed))
     assert (failed.sample.name, failed.stage) == ("deadly", "decode")
@@ -140,7 +141,7 @@ def test_a_node_that_goes_takes_no_sample_with_it(cluster: Cluster, tmp_path: Pa
 def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path: Path) -> None:
     stop = threading.Event()
     outcomes = []
-    for outcome in RayLine((make_line, ("cpu", 0.01, None)), print).run(
+    for outcome in RayLine((make_line, ("cpu", 0.01, None)), print, actors="1").run(
         [sample(tmp_path, str(i)) for i in range(3000)], stop
     ):
         outcomes.append(outcome)
@@ -162,15 +163,15 @@ def test_what_the_lines_tell_is_told_once(cluster: Cluster, tmp_path: Path) -> N
 def test_a_line_that_cannot_be_built_ends_the_job_at_once(cluster: Cluster, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(DeviceError, match=r"^node \S+: there is no such GPU$"):
-        run((make_no_line, ()), [sample(tmp_path, str(i)) for i in range(5000)])
+        run((make_no_line, ()), [sample(tmp_path, str(i)) for i in range(5000)], actors="1")
     assert time.monotonic() - began < 60
 
 
 def test_directories_that_a_node_does_not_see_are_one_error(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=rf"^node \S+: {tmp_path}/gone is not there, and the driver sees it: .* share"):
-        run((make_line, ("cpu", 0.0, None)), [sample(tmp_path / "gone", str(i)) for i in range(100)])
+        run((make_line, ("cpu", 0.0, None)), [sample(tmp_path / "gone", str(i)) for i in range(100)], actors="1")
     with pytest.raises(RunError, match=rf"has saved {tmp_path}/\d+.npy, and here it is not: the output has to be"):
-        run((make_liar, ()), [sample(tmp_path, str(i)) for i in range(100)])
+        run((make_liar, ()), [sample(tmp_path, str(i)) for i in range(100)], actors="1")
 
 
 def test_gpus_that_ray_does_not_show_are_one_line(cluster: Cluster) -> None:
@@ -188,7 +189,7 @@ def command(corpus: Corpus, out: Path, *options: str) -> subprocess.CompletedPro
         [sys.executable, "-m", "gpupeak", *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(gpupeak.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=out.parent,
     )
 

@@ -1,0 +1,196 @@
+"""What docs/clusters.md shows can be run: scripts cover every shard, files are Ray's, figures are the record's."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gpupeak import cli
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY / "bench"))
+test_docs: Any = importlib.import_module("test_docs")
+scale: Any = importlib.import_module("scale")
+simulate: Any = importlib.import_module("simulate")
+
+PAGES = ("docs/clusters.md", "docs/clusters.zh-CN.md")
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES)
+PAGE = test_docs.text(PAGES[0])
+BLOCKS = test_docs.raw_blocks(PAGE)
+
+
+def named(name: str) -> str:
+    """The block whose first lines say that it is the file `name`."""
+    (block,) = (text for _, text in BLOCKS if re.search(rf"\A(#!.*\n)?# {re.escape(name)}\b", text))
+    return block
+
+
+SCRIPTS = [name for _, text in BLOCKS for name in re.findall(r"\A#!.*\n# ([\w.]+)", text)]
+CLUSTERS = [name for kind, text in BLOCKS if kind == "yaml" for name in re.findall(r"\A# ([\w.]+)", text)]
+
+
+def test_there_are_scripts_and_clusters() -> None:
+    assert SCRIPTS == ["extract.sh", "ray.sh"]
+    assert CLUSTERS == ["aws.yaml", "own.yaml"]
+
+
+@pytest.mark.parametrize("block", [text for kind, text in BLOCKS if kind == "bash"])
+def test_every_shell_block_is_one(block: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def gpupeaks(text: str) -> list[list[str]]:
+    """Every gpupeak command in it, also those behind srun and within quotes."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in (line, *re.findall(r'"([^"]+)"', line)):
+            match = re.search(r"(?:^|\s|=|/)(gpupeak (?:extract|merge|plan|verify)\b[^\"]*)", part)
+            if match and not line.startswith("#"):
+                found.append(shlex.split(match[1])[1:])
+    return found
+
+
+def test_every_gpupeak_command_is_one() -> None:
+    shown = [words for kind, text in BLOCKS if kind == "bash" for words in gpupeaks(text)]
+    assert len(shown) >= 9
+    for words in shown:
+        test_docs.COMMANDS[words[0]].make_context(words[0], cli._spread_datasets(words)[1:])
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A PATH on which every program of the cluster notes how it was called, and succeeds."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    note = f"#!{sys.executable}\nimport json, os, sys\n"
+    note += "with open(os.environ['CALLS'], 'a') as file:\n"
+    note += "    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + '\\n')\n"
+    shard = "from gpupeak.shards import slurm_shard\nshard, _ = slurm_shard(os.environ)\n"
+    shard += "print(shard.index, shard.count)\n" if SCRIPTS else ""
+    run = "words = sys.argv[1:]\nwhile words[0].startswith('--'): words.pop(0)\nos.execvp(words[0], words)\n"
+    for name, code in {
+        "gpupeak": "if 'SLURM_ARRAY_TASK_ID' in os.environ:\n    " + shard.replace("\n", "\n    "),
+        "srun": run,
+        "ray": "",
+        "python": "",
+        "scontrol": "print('node1\\nnode2\\nnode3')\n",
+    }.items():
+        (programs / name).write_text(note + code)
+        (programs / name).chmod(0o755)
+    (tmp_path / "activate").write_text("")
+    return tmp_path
+
+
+def run(machine: Path, script: str, **environment: str) -> tuple[str, list[list[str]]]:
+    """What a script prints, and the calls that it made."""
+    calls = machine / "calls"
+    calls.unlink(missing_ok=True)
+    text = named(script).replace("/shared/gpupeak/.venv/bin/activate", shlex.quote(str(machine / "activate")))
+    variables = {
+        "PATH": f"{machine / 'bin'}:{os.environ['PATH']}",
+        "CALLS": str(calls),
+        "PYTHONPATH": str(REPOSITORY),
+        "SLURM_CPUS_PER_TASK": "16",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    done = subprocess.run(
+        ["bash", "-c", f"{text}\nwait"],
+        env={**kept, **variables, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+def test_the_array_covers_every_shard_once(machine: Path) -> None:
+    (array,) = re.findall(r"^#SBATCH --array=(\d+)-(\d+)$", named("extract.sh"), re.MULTILINE)
+    first, last = map(int, array)
+    tasks = range(first, last + 1)
+    told = {"SLURM_ARRAY_TASK_COUNT": str(len(tasks)), "SLURM_ARRAY_TASK_MIN": str(first), "SLURM_NTASKS": "1"}
+    seen = []
+    for task in tasks:
+        step = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+        out, calls = run(machine, "extract.sh", SLURM_ARRAY_TASK_ID=str(task), **told, **step)
+        seen.append(tuple(map(int, out.split())))
+        assert [call[0] for call in calls] == ["srun", "gpupeak"]
+    assert sorted(seen) == [(index, len(tasks)) for index in range(len(tasks))]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_ray_script_starts_a_head_and_the_others_then_the_job(machine: Path, nodes: int) -> None:
+    _, calls = run(machine, "ray.sh", SLURM_JOB_NODELIST="node[1-3]", SLURM_NNODES=str(nodes), SLURM_JOB_ID="1")
+    steps = [call[1:] for call in calls if call[0] == "srun"]
+    heads = [step for step in steps if "--head" in step]
+    workers = [step for step in steps if "--head" not in step]
+    assert [step[:3] for step in heads] == [["--nodes=1", "--ntasks=1", "--nodelist=node1"]]
+    expected = [["--nodes=2", "--ntasks=2", "--exclude=node1"]] if nodes == 3 else []
+    assert [step[:3] for step in workers] == expected
+    assert all("--address=node1:6379" in step for step in workers)
+    (job,) = (call for call in calls if call[0] == "gpupeak")
+    assert job[1:2] == ["extract"]
+    assert job[job.index("--engine") + 1] == "ray"
+    assert job[job.index("--address") + 1] == "auto"
+    waited = [i for i, call in enumerate(calls) if call[0] == "python"]
+    assert max(waited) < calls.index(job)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_ray_up_would_take_the_file(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load(named(name)))
+    config.setdefault("cluster_synced_files", [])
+    validate_config(config)
+    assert config["head_node_type"] in config["available_node_types"]
+
+
+def test_the_machines_of_the_cloud_suffice_for_the_actors() -> None:
+    config = yaml.safe_load(named("aws.yaml"))
+    gpu = config["available_node_types"]["gpu"]
+    (actors,) = (re.findall(r"--actors (\d+):(\d+)", text)[0] for _, text in BLOCKS if "ray exec" in text)
+    assert tuple(map(int, actors)) == tuple(
+        gpu[bound] * gpu["resources"]["GPU"] for bound in ("min_workers", "max_workers")
+    )
+
+
+@EVERY_PAGE
+def test_figures_are_those_of_the_record_that_is_linked(page: str) -> None:
+    text = test_docs.text(page)
+    (record,) = re.findall(r"\]\(\.\./(bench/results/scaling-[\w-]+\.jsonl)\)", text)
+    conditions, rows = simulate.read(REPOSITORY / record)
+    starts = tuple(f"| {job}, " for job in simulate.JOBS)
+    made = [line for line in simulate.table(list(rows.values())) if line.startswith(starts)]
+    shown = [line for line in text.splitlines() if line.startswith(starts)]
+    assert shown == made
+    assert (REPOSITORY / "bench/results/scaling.png").stat().st_size > 10_000
+    for name in conditions["measured_in"]:
+        assert f"](../bench/results/{name})" in text
+    rates = conditions["rates"]
+    stages = rows["nine sets: stages"]
+    told = [
+        f"{rates['encode_images']:,.0f}",
+        f"{rates['start_s']:.0f}",
+        f"{1000 * rates['engine_s']:.1f}",
+        f"{rates['engine_start_s']:.0f}",
+        f"{1000 * stages['seconds']['decode']:.1f}",
+        f"{1000 * stages['seconds']['encode']:.1f}",
+        f"{stages['gb_s']:.2f}",
+        f"{64 / rates['engine_s']:,.0f}",
+    ]
+    _, engine = simulate.read(REPOSITORY / "bench/results" / conditions["measured_in"][1])
+    told += [f"{engine[f'engine: {side}']['samples_per_s']:,.0f}" for side in scale.SIDES]
+    section = text[text.index(record) - 3000 :]
+    assert [figure for figure in told if not re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d])", section)] == []
