@@ -252,7 +252,7 @@ def _settings(
         str | None,
         _option(
             _RUN,
-            "The Ray cluster: auto, HOST, HOST:PORT or ray://HOST:PORT.",
+            "The Ray cluster that this machine is a node of: auto, HOST or HOST:PORT.",
             metavar="ADDRESS",
             default="one on this machine, for this run",
         ),

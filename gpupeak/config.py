@@ -21,7 +21,7 @@ DECODERS = ("auto", "nvdec", "cpu", "hybrid")
 ENGINES = ("ray",)
 _DEVICES = re.compile(r"auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*")
 _ACTORS = re.compile(r"([0-9]{1,6})(?::([0-9]{1,6}))?")
-_ADDRESS = re.compile(r"(?:ray://)?[^\s/]+")
+_ADDRESS = re.compile(r"[^\s/]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _SLASH_LOST = re.compile(r"(s3a?|gs|gcs|az|abfss?|hdfs|sftp|memory|file|https?):/")
 
@@ -61,7 +61,8 @@ class ExtractConfig:
         workers: decoding processes; None is one a core.
         time_limit: seconds one sample may take to decode before its worker is replaced.
         engine: None for this machine, or one of `ENGINES`: `ray` runs a line in each of many actors.
-        address: of the Ray cluster: `auto`, `HOST`, `HOST:PORT` or `ray://HOST:PORT`; None starts one on this machine.
+        address: of the Ray cluster that this machine is a node of: `auto`, `HOST` or `HOST:PORT`; None starts one
+            on this machine alone.
         actors: how many, `N` or `MIN:MAX`. Default: one a GPU, else one a node.
         gpus_per_actor: more than 0 and at most 1, since each runs one line. Default 1 where Ray shows GPUs.
         overwrite: extract what is already there, too.
@@ -175,7 +176,10 @@ class ExtractConfig:
         if self.num_shards not in (None, 1):
             raise ConfigError("--num-shards divides a run without an engine; with --engine ray, Ray divides it")
         if self.address is not None and not (isinstance(self.address, str) and _ADDRESS.fullmatch(self.address)):
-            raise ConfigError(f"address is {self.address!r}, expected auto, HOST, HOST:PORT or ray://HOST:PORT")
+            raise ConfigError(
+                f"address is {self.address!r}, expected auto, HOST or HOST:PORT, on a node of the cluster; "
+                "Ray Data does not run through Ray's client"
+            )
         if self.actors is not None:
             bounds = _ACTORS.fullmatch(self.actors) if isinstance(self.actors, str) else None
             if bounds is None or not 1 <= int(bounds[1]) <= int(bounds[2] or bounds[1]):

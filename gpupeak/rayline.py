@@ -27,7 +27,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -46,8 +48,8 @@ Recipe: TypeAlias = "tuple[Callable[..., Line], tuple[Any, ...]]"
 
 MAX_DEATHS = 5  # of an actor while it builds its line, or of a block's actors: no sample's fault any more
 
-_PORT, _CLIENT_PORT = 6379, 10001  # where a cluster's head listens for nodes, and for clients: Ray's defaults
-_CONNECT_SECONDS = 10.0
+_PORT = 6379  # where a cluster's head listens: Ray's default
+_CONNECT_SECONDS, _JOIN_SECONDS = 10.0, 60.0
 _STORE_BYTES = 256 << 20  # of a cluster of our own: what lies in its store are lists of samples
 _LINGER_SECONDS = 0.05  # a line that has taken all blocks there are waits so long for another, then empties itself
 _SETTLE_SECONDS = 5.0  # a network file system may show a new file this late on another machine
@@ -125,8 +127,9 @@ class RayLine:
     Args:
         recipe: called in each actor to build its line, in the driver's working directory if it is there.
         tell: told what the lines tell, each text once.
-        address: of the cluster: `auto`, `HOST`, `HOST:PORT` or `ray://HOST:PORT`; None starts one on this machine,
-            for as long as this line is open. Where this process is connected to one already, that is used, and left.
+        address: of the cluster that this machine is a node of: `auto`, `HOST` or `HOST:PORT`; None starts one on
+            this machine, for as long as this line is open. Where this process is connected to one already, that is
+            used, and left.
         device, actors, gpus_per_actor, workers: as `Actors.choose`.
 
     Raises:
@@ -601,37 +604,60 @@ def _connect(ray: Any, address: str | None) -> None:
         DeviceError: that cannot be done.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        where = "a Ray cluster on this machine"
-    else:
-        where = f"--address {address}"
-        if address != "auto":
-            address = _answering(address)
+    where = "a Ray cluster on this machine"
     try:
-        with _own_signals(), _silent_start(), _same_package():
-            ray.init(address=address or "local", **options)
+        with _own_signals(), _silent_start():
+            if address is None:
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+                options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+                with _same_package():
+                    ray.init(address="local", **options)
+            else:
+                where = f"--address {address}"
+                _within(_JOIN_SECONDS, partial(ray.init, address=_answering(address), **options))
+    except GpupeakError:
+        raise
     except Exception as error:
-        raise DeviceError(f"{where}: {_first_line(error)}") from error
+        raise DeviceError(f"{where}: {_ends(error.__cause__ or error)}") from error
+
+
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Wait so long for a call to come back: Ray tries for ever what something else than Ray answers.
+
+    Raises:
+        TimeoutError: it has not.
+    """
+    done: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="gpupeak-connect", daemon=True).start()
+    if not wait([done], timeout=seconds).done:
+        raise TimeoutError(f"what listens there does not answer as Ray does, for {seconds:g} s")
+    done.result()
 
 
 def _answering(address: str) -> str:
-    """The address with its port, if something listens there: Ray itself would try for minutes.
+    """The address with its port, if something listens there: Ray itself would try for long.
 
     Raises:
         DeviceError: nothing does.
     """
-    scheme, separator, place = address.rpartition("://")
-    host, colon, port = place.rpartition(":")
+    if address == "auto":
+        return address
+    host, colon, port = address.rpartition(":")
     if not colon:
-        host, port = place, str(_CLIENT_PORT if scheme else _PORT)
+        host, port = address, str(_PORT)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DeviceError(f"--address {address}: no Ray cluster answers at {host}:{port}: {reason}") from error
-    return f"{scheme}{separator}{host}:{port}"
+    return f"{host}:{port}"
 
 
 @contextlib.contextmanager
@@ -726,9 +752,12 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _ends(error: BaseException) -> str:
-    """The first and the last line of an error of Ray's: what happened to the job, and what has led to it."""
+    """The first and the last line of an error of Ray's: what has happened, and what has led to it."""
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' ... '.join(dict.fromkeys([lines[0], lines[-1]]))}" if lines else repr(error)
+    ends = dict.fromkeys([*lines[:1], *lines[-1:]])
+    return ": ".join(
+        [type(error).__name__, " ... ".join(line if len(line) < 300 else f"{line[:300]}..." for line in ends)]
+    )
 
 
 def _first_line(error: BaseException) -> str:

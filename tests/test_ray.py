@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from ray.cluster_utils import Cluster
 from samples import sample
 
 import gpupeak
-from gpupeak import ExtractConfig
+from gpupeak import ExtractConfig, rayline
 from gpupeak.demo_corpus import Corpus, make_corpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
 from gpupeak.rayline import Actors, RayLine, Recipe
@@ -218,6 +220,15 @@ def test_what_cannot_be_had_is_one_line(
     assert told in line
 
 
+def test_something_else_that_listens_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rayline, "_JOIN_SECONDS", 0.2)
+    silent = threading.Event()
+    stub = SimpleNamespace(init=lambda **options: silent.wait())
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DeviceError, match="not answer as Ray does"):
+        rayline._connect(stub, f"127.0.0.1:{server.getsockname()[1]}")
+    silent.set()
+
+
 @pytest.mark.parametrize(
     ("nodes", "asked", "chosen"),
     [
@@ -252,6 +263,7 @@ def test_actors_fill_the_nodes(
         ({"engine": "ray", "device": "cuda:1"}, "device is 'cuda:1', expected auto, cpu or cuda: Ray gives each actor"),
         ({"engine": "ray", "num_shards": 2, "shard_index": 0}, "--num-shards divides a run without an engine"),
         ({"engine": "ray", "address": "two words"}, "address is 'two words', expected auto, HOST"),
+        ({"engine": "ray", "address": "ray://head:10001"}, "Ray Data does not run through Ray's client"),
         ({"engine": "ray", "actors": "0"}, "actors is '0', expected N or MIN:MAX, of at least 1"),
         ({"engine": "ray", "actors": "4:2"}, "actors is '4:2', expected N or MIN:MAX"),
         ({"engine": "ray", "gpus_per_actor": 2.0}, "gpus-per-actor is 2.0, expected more than 0 and at most 1"),

@@ -126,7 +126,7 @@ def test_blocks_are_cut_as_the_ray_line_cuts_them() -> None:
 
 
 def test_what_is_assumed_is_said_in_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rates = set(simulate.Rates.__dataclass_fields__)
     assert set(simulate.ASSUMED) - {"clips"} <= rates
@@ -134,7 +134,7 @@ def test_what_is_assumed_is_said_in_the_record(
     monkeypatch.setattr(simulate, "draw", lambda rows, out: {"says": "not drawn"})
     monkeypatch.setattr(sys, "argv", ["simulate.py", "--out", str(tmp_path)])
     assert simulate.main() == 0
-    told = capsys.readouterr().out
+    told = capfd.readouterr().out
     (record,) = tmp_path.glob("scaling-*.jsonl")
     conditions, rows = simulate.read(record)
     assert conditions["simulated"] is True

@@ -25,9 +25,9 @@ def wheel(directory: Path, name: str, needs: tuple[str, ...] = (), filler: int =
     info = f"{name}-1.0.dist-info"
     files = {
         f"{name}.py": text or f"NAME = {name!r}\n",
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: {}\nVersion: 1.0\n{}".format(
-            name, "".join(f"Requires-Dist: {need}\n" for need in needs)
-        ),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        + "".join(f"Provides-Extra: {extra}\n" for extra in ("gpu", "more", "other"))
+        + "".join(f"Requires-Dist: {need}\n" for need in needs),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/filler": os.urandom(filler).hex(),
     }
