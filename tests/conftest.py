@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 from clips import write_kind
+
+
+def pytest_configure() -> None:
+    """Processes that tests interrupt inherit an ignored SIGINT: from pytest-xdist's, or from a shell's background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
