@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ def write_clip(
         colorspace: the matrix (ITU-T H.273) by which the pictures are converted and that is tagged.
         scenes: how many scenes, cut hard.
     """
-    with av.open(str(path), "w", options=mux_options or {}) as container:
+    with _own_priority(), av.open(str(path), "w", options=mux_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
@@ -79,6 +80,16 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+@contextmanager
+def _own_priority() -> Iterator[None]:
+    """Undo what SVT-AV1's encoder does for root: the whole process would be real-time, and starve what it starts."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def decode_in_full(path: Path) -> list[VideoFrame]:

@@ -92,7 +92,7 @@ def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return features(out)
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2])
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGINT] * 2])
 def test_a_run_cut_off_leaves_only_whole_files_and_the_next_one_ends_it(
     many: Path, undisturbed: dict[str, bytes], tmp_path: Path, signals: list[signal.Signals]
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_node_that_goes_takes_no_sample_with_it(cluster: Cluster, tmp_path: Pa
     seen += outcomes
     assert names(seen) == sorted(one.name for one in samples)
     assert all(isinstance(outcome, Saved) for outcome in seen)
+    cluster.wait_for_nodes()  # until the head has noticed, too
 
 
 def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path: Path) -> None:
