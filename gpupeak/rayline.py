@@ -151,8 +151,10 @@ class RayLine:
         self._recipe, self._tell, self._told = recipe, tell, set[str]()
         self._ray = _import_ray()
         self._own = not self._ray.is_initialized()
+        self._restore = contextlib.ExitStack()
         if self._own:
             _connect(self._ray, address)
+            self._restore.enter_context(_quiet_driver())
         try:
             nodes = [
                 (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
@@ -176,6 +178,7 @@ class RayLine:
         """Leave the cluster, or end it if it is this line's own."""
         if self._own and self._ray.is_initialized():
             self._ray.shutdown()
+        self._restore.close()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
         """Yield one outcome a sample, in the order in which blocks of them come back.
@@ -618,6 +621,11 @@ def _connect(ray: Any, address: str | None) -> None:
     except GpupeakError:
         raise
     except Exception as error:
+        if "InvalidAuthToken" in f"{error} {error.__cause__}":
+            raise DeviceError(
+                f"{where}: that cluster asks for a token, and there is none here or another one: expected "
+                "RAY_AUTH_MODE=token and the cluster's token, in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from error
         raise DeviceError(f"{where}: {_ends(error.__cause__ or error)}") from error
 
 
@@ -700,6 +708,24 @@ def _same_package() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@contextlib.contextmanager
+def _quiet_driver() -> Iterator[None]:
+    """Keep Ray from printing to standard output, which is for results, what becomes of nodes and actors.
+
+    It does so even with log_to_driver=False, and nothing public stops it; its log files have it all.
+    """
+    worker: Any = import_module("ray._private.worker")
+    before = getattr(worker, "print_to_stdstream", None)
+    if before is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda *data, **options: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 @contextlib.contextmanager

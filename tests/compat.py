@@ -128,7 +128,7 @@ def attempt(row: Row, work: Path, quick: bool) -> Result:
         return Result(row, "failed", f"pip check: {_last(checked)}", _versions(inside), time.monotonic() - began)
     names = TESTS[:1] if quick else TESTS + (GPU_TESTS if row.gpu else ())
     tests = [str(ROOT / "tests" / name) for name in names]
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests)
+    command = ("-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests)
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False, cwd=home)
     outcome = "failed" if done.returncode else "passed"
     return Result(row, outcome, _last(done), _versions(inside), time.monotonic() - began)

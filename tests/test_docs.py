@@ -40,7 +40,7 @@ SLURMS_OPTIONS = {
     *("--job-name", "--mem", "--nodelist", "--nodes", "--ntasks", "--ntasks-per-node", "--parsable", "--requeue"),
     *("--time", "--wrap"),
 }
-RAYS_OPTIONS = {"--autoscaling-config", "--block", "--head", "--num-cpus", "--num-gpus", "--port"}
+RAYS_OPTIONS = {"--autoscaling-config", "--block", "--generate", "--head", "--num-cpus", "--num-gpus", "--port"}
 
 
 def _commands(group: Any, path: str = "") -> dict[str, Any]:
