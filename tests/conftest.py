@@ -1,4 +1,4 @@
-"""Clips that several tests read, each made once a session."""
+"""What several tests read: clips, each made once a session, and the demo's corpus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from clips import write_kind
+
+from gpupeak.demo_corpus import Corpus, make_corpus
 
 
 def pytest_configure() -> None:
@@ -22,3 +24,9 @@ def clip_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the clip of a kind, one of `clips.KINDS`. Read it only."""
     directory = tmp_path_factory.mktemp("clips")
     return cache(lambda kind: write_kind(kind, directory))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The corpus of `gpupeak demo`."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))

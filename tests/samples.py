@@ -1,4 +1,4 @@
-"""Samples for the tests of the line's parts."""
+"""Samples for the tests of the line's parts, and a run's settings for those of the whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
+from gpupeak import ExtractConfig
 from gpupeak.types import FeatureBatch, FramePlan, Sample, SamplingRule
+
+ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
+
+
+def small(videos: Path, out: Path) -> ExtractConfig:
+    """A run over videos of one's own that takes seconds."""
+    return ExtractConfig(
+        videos=videos,
+        name="mine",
+        output_root=out,
+        sampling="uniform",
+        encoder=ENCODER,
+        weights="random:0",
+        device="cpu",
+        workers=1,
+    )
 
 
 def sample(directory: Path, name: str = "clip", n: int = 8, video: Path | None = None, **rule: object) -> Sample:

@@ -18,13 +18,8 @@ import torch
 from gpupeak import ExtractConfig, build, doctor
 from gpupeak.cli import main
 from gpupeak.decode import nvdec
-from gpupeak.demo_corpus import CLIPS, Corpus, make_corpus
+from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.doctor import MISSING, NOTE, OK, Finding, diagnose
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from clips import write_clip
 
 import gpupeak
-from gpupeak.demo_corpus import CLIPS, Corpus, make_corpus
+from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.store import read_manifest
 
 ENCODER = ("--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0", "--device", "cpu", "--workers", "2")
@@ -30,11 +30,6 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
     return done
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_from_two_datasets_to_features_that_load(corpus: Corpus, tmp_path: Path) -> None:

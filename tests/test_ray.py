@@ -24,7 +24,7 @@ from samples import sample
 
 import gpupeak
 from gpupeak import ExtractConfig, rayline
-from gpupeak.demo_corpus import Corpus, make_corpus
+from gpupeak.demo_corpus import Corpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
 from gpupeak.rayline import Actors, RayLine, Recipe
 from gpupeak.store import read_manifest
@@ -50,11 +50,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
         ray.shutdown()
         cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def settings(corpus: Corpus, out: Path) -> ExtractConfig:

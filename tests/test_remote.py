@@ -34,7 +34,7 @@ from gpupeak import ExtractConfig, fetch, remote, spool
 from gpupeak.cli import main
 from gpupeak.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
-from gpupeak.demo_corpus import CLIPS, Corpus, make_corpus
+from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
 from gpupeak.merge import merge
 from gpupeak.mirror import Mirror
@@ -127,11 +127,6 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     remote.forget()
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")

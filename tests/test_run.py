@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import write_clip
+from samples import ENCODER, small
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -18,8 +20,6 @@ from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
 from gpupeak.report import Silent, Tally
 from gpupeak.store import read_manifest
 from gpupeak.types import Outcome
-
-ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +33,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(videos: Path, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        videos=videos,
-        name="mine",
-        output_root=tmp_path / "out",
-        sampling="uniform",
-        encoder=ENCODER,
-        weights="random:0",
-        device="cpu",
-        workers=1,
-    )
-
-
-def changed(config: ExtractConfig, **changes: object) -> ExtractConfig:
-    fields = {name: getattr(config, name) for name in ExtractConfig.__dataclass_fields__}
-    return ExtractConfig(**{**fields, **changes})
+    return small(videos, tmp_path / "out")
 
 
 def directory(config: ExtractConfig) -> Path:
@@ -119,11 +105,11 @@ def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
 ) -> None:
     home = directory(config)
     before = (home / "clip0.npy").read_bytes()
-    other = changed(config, weights="random:1")
+    other = replace(config, weights="random:1")
     with pytest.raises(ConfigError, match="give --overwrite"):
         gpupeak.extract(other)
     assert (home / "clip0.npy").read_bytes() == before
-    (tally,) = gpupeak.extract(changed(other, overwrite=True)).datasets
+    (tally,) = gpupeak.extract(replace(other, overwrite=True)).datasets
     assert (tally.saved, tally.skipped) == (3, 0)
     assert (home / "clip0.npy").read_bytes() != before
     with pytest.raises(ConfigError, match="give --overwrite"):
@@ -133,8 +119,8 @@ def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
 def test_an_overwrite_that_was_cut_short_goes_on_without_the_option(
     config: ExtractConfig, extracted: gpupeak.RunReport
 ) -> None:
-    other = changed(config, weights="random:1")
-    (tally,) = gpupeak.extract(changed(other, overwrite=True, limit=2)).datasets
+    other = replace(config, weights="random:1")
+    (tally,) = gpupeak.extract(replace(other, overwrite=True, limit=2)).datasets
     assert any("from before --overwrite" in warning for warning in tally.warnings)
     (tally,) = gpupeak.extract(other).datasets
     assert (tally.saved, tally.skipped) == (2, 1)
@@ -144,18 +130,18 @@ def test_an_overwrite_that_was_cut_short_goes_on_without_the_option(
 def test_results_do_not_depend_on_the_number_of_workers(
     config: ExtractConfig, extracted: gpupeak.RunReport, tmp_path: Path
 ) -> None:
-    other = changed(config, workers=3, output_root=tmp_path / "other")
+    other = replace(config, workers=3, output_root=tmp_path / "other")
     gpupeak.extract(other)
     for path in directory(config).glob("*.npy"):
         assert path.read_bytes() == (directory(other) / path.name).read_bytes()
 
 
 def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: ExtractConfig, tmp_path: Path) -> None:
-    wrong = changed(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
+    wrong = replace(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
     with pytest.raises(AuError, match="nowhere"):
         gpupeak.extract(wrong)
     assert not config.output_root.exists()
-    (tally,) = gpupeak.extract(changed(wrong, fallback="uniform")).datasets
+    (tally,) = gpupeak.extract(replace(wrong, fallback="uniform")).datasets
     assert sum(tally.fallbacks.values()) == tally.saved == 3
     assert any("fell back" in warning for warning in tally.warnings)
 
@@ -168,7 +154,7 @@ def test_no_gpu_is_an_error_for_who_asked_for_one_and_a_notice_for_auto(config: 
             notices.append(text)
 
     with pytest.raises(DeviceError, match="--device cuda:7: "):
-        gpupeak.extract(changed(config, device="cuda:7"))
+        gpupeak.extract(replace(config, device="cuda:7"))
     gpupeak.extract(config, Listener())
     assert any(text.startswith("on the CPU, as asked") for text in notices)
 
@@ -180,12 +166,12 @@ def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractCon
         def advanced(self, tally: Tally, outcome: Outcome) -> None:
             stop.set()
 
-    report = gpupeak.extract(changed(config, limit=3), StopAtFirst(), stop)
+    report = gpupeak.extract(replace(config, limit=3), StopAtFirst(), stop)
     assert report.interrupted
     assert report.exit_code == 130
     (first,) = report.datasets
     assert first.not_reached >= 1
-    (second,) = gpupeak.extract(changed(config, limit=3)).datasets
+    (second,) = gpupeak.extract(replace(config, limit=3)).datasets
     assert second.not_reached == 0
     assert second.skipped == first.saved
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from clips import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run import ENCODER, changed
+from samples import ENCODER, small
 
 import gpupeak
 import gpupeak.run
@@ -179,20 +180,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(videos: Path, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        videos=videos,
-        name="mine",
-        output_root=tmp_path / "out",
-        sampling="uniform",
-        encoder=ENCODER,
-        weights="random:0",
-        device="cpu",
-        workers=1,
-    )
+    return small(videos, tmp_path / "out")
 
 
 def shard(config: ExtractConfig, index: int, count: int = 2, **changes: object) -> ExtractConfig:
-    return changed(config, num_shards=count, shard_index=index, **changes)
+    return replace(config, num_shards=count, shard_index=index, **changes)
 
 
 def start(config: ExtractConfig, *more: str) -> subprocess.Popen[str]:
@@ -231,7 +223,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
 
 
 def test_shards_at_the_same_time_and_merged_are_one_run_to_the_byte(config: ExtractConfig, tmp_path: Path) -> None:
-    plain = changed(config, output_root=tmp_path / "plain")
+    plain = replace(config, output_root=tmp_path / "plain")
     processes = [start(shard(config, 0)), start(shard(config, 1)), start(plain)]
     printed = [process.communicate()[1] for process in processes]
     assert sorted(process.returncode for process in processes) == [0, 1, 1], printed
@@ -304,7 +296,7 @@ def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> 
 
 
 def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: ExtractConfig) -> None:
-    other = changed(config, weights="random:1")
+    other = replace(config, weights="random:1")
     gpupeak.extract(config)
     (tally,) = gpupeak.extract(shard(other, 0, overwrite=True)).datasets
     assert survey(other)[0].done == tally.saved
@@ -329,7 +321,7 @@ def test_the_merge_command_ends_in_counts(config: ExtractConfig, capsys: pytest.
     assert main([*words, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["datasets"][0]
     assert (found["parts"], found["listed"], found["complete"]) == (1, 3, False)
-    gpupeak.extract(changed(config, limit=3))
+    gpupeak.extract(replace(config, limit=3))
     assert main(words) == 0
     assert capsys.readouterr().out == "mine: 0 shards merged: 3 saved, 0 failed, 0 missing\n"
     assert main(["merge", "mer2023", "--output-root", str(config.output_root)]) == 2

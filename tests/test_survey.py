@@ -14,18 +14,13 @@ from clips import write_clip
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.demo_corpus import CLIPS, Corpus, make_corpus
+from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import AuError, ConfigError, LabelError, RunError, SampleError
 from gpupeak.sampling import uniform
 from gpupeak.store import read_manifest
 from gpupeak.survey import examine, survey
 
 SMALL = {"encoder": "open_clip:ViT-S-32-alt", "weights": "random:0", "device": "cpu", "workers": 1}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import gpupeak
 from gpupeak import ExtractConfig, build
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
-from gpupeak.demo_corpus import Corpus, make_corpus
+from gpupeak.demo_corpus import Corpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.spec import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
@@ -40,11 +40,6 @@ torch.set_num_threads(1)
 ENCODER, DIM = "open_clip:ViT-S-32-alt", 256  # the smallest image tower that open_clip names
 SMALL: dict[str, Any] = {"encoder": ENCODER, "weights": "random:0", "device": "cpu", "workers": 1}
 FIRST, SECOND, THIRD = "sample_00000000", "sample_00000001", "sample_00000002"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +68,6 @@ def of(corpus: Corpus, out: Path, **changes: Any) -> ExtractConfig:
         **changes,
     }
     return ExtractConfig(**settings)
-
-
-def changed(config: ExtractConfig, **changes: Any) -> ExtractConfig:
-    return dataclasses.replace(config, **changes)
 
 
 def home(root: Path) -> Path:
@@ -308,10 +299,10 @@ def test_the_same_video_twice_is_named_and_no_fault(tmp_path: Path) -> None:
     assert confirmed.deep.compared == 4
     for name in "cd":
         (videos / f"{name}.mp4").unlink()
-    found = look(changed(own, samples=listing(tmp_path, "a", "b")))
+    found = look(replace(own, samples=listing(tmp_path, "a", "b")))
     assert found.ok
     assert found.duplicates == [("a", "b")]
-    gone = look(changed(own, samples=listing(tmp_path, "a", "b", "c", "d")))
+    gone = look(replace(own, samples=listing(tmp_path, "a", "b", "c", "d")))
     assert set(faults(gone)) == set("abcd"), "a video that is not there is like no other"
 
 
@@ -372,10 +363,10 @@ def test_strays_are_named_and_other_parts_of_the_dataset_are_none(config: Extrac
     directory = home(config.output_root)
     save(directory / "samplenew_00000000.npy", np.ones((8, DIM), np.float32))  # of the training split
     assert look(config).strays == []
-    assert look(changed(config, limit=1)).strays == []
+    assert look(replace(config, limit=1)).strays == []
     save(directory / "sample_0000000.npy", np.ones((8, DIM), np.float32))
     (directory / "notes.txt").write_text("")
-    for settings in (config, changed(config, limit=1), changed(config, samples=listing(directory.parent, FIRST))):
+    for settings in (config, replace(config, limit=1), replace(config, samples=listing(directory.parent, FIRST))):
         found = look(settings)
         assert found.ok
         assert found.strays == ["notes.txt", "sample_0000000.npy"]
@@ -402,7 +393,7 @@ def test_files_of_unknown_origin_are_counted(config: ExtractConfig) -> None:
     found = look(config)
     assert found.ok
     assert "mer2023: 3 of 3 files are of unknown origin: there is no run.json" in found.warnings
-    gpupeak.extract(changed(config, samples=listing(directory.parent, FIRST)))
+    gpupeak.extract(replace(config, samples=listing(directory.parent, FIRST)))
     assert look(config).unknown == 3, "kept, and recorded as of unknown origin"
 
 
@@ -415,7 +406,7 @@ def test_a_manifest_of_another_form_ends_nothing(line: str, config: ExtractConfi
 
 
 def test_features_of_other_settings_are_a_problem(config: ExtractConfig) -> None:
-    found = look(changed(config, weights="random:1"))
+    found = look(replace(config, weights="random:1"))
     assert not found.ok
     assert found.faults == []
     assert found.mendable == ()
@@ -427,8 +418,8 @@ def test_features_of_other_settings_are_a_problem(config: ExtractConfig) -> None
 
 
 def test_what_is_left_of_an_overwrite_that_was_cut_short_is_stale(config: ExtractConfig) -> None:
-    other = changed(config, weights="random:1")
-    gpupeak.extract(changed(other, overwrite=True, limit=1))
+    other = replace(config, weights="random:1")
+    gpupeak.extract(replace(other, overwrite=True, limit=1))
     found = look(other)
     reason = "made before the --overwrite that was cut short"
     assert faults(found) == {SECOND: ("stale", reason), THIRD: ("stale", reason)}
@@ -439,20 +430,20 @@ def test_what_is_left_of_an_overwrite_that_was_cut_short_is_stale(config: Extrac
 def test_warnings_of_the_list_and_of_fallbacks(config: ExtractConfig, tmp_path: Path) -> None:
     more = tmp_path / "more.toml"
     more.write_text("[datasets.mer2023]\nexpected = 411\n")
-    found = look(changed(config, config_file=more))
+    found = look(replace(config, config_file=more))
     assert found.ok
     assert (found.listed, found.expected) == (3, 411)
     assert found.fallbacks == {"no AU file": 1}
     listed, fell_back = found.warnings
     assert listed == "mer2023: 3 samples listed, expected 411"
     assert fell_back.startswith("mer2023: 1 of 3 samples fell back to another sampling (most often: no AU file, 1)")
-    uniform = changed(config, sampling="uniform", output_root=tmp_path / "uniform")
+    uniform = replace(config, sampling="uniform", output_root=tmp_path / "uniform")
     gpupeak.extract(uniform)
     assert look(uniform).warnings == []
 
 
 def test_a_directory_that_is_not_there_holds_nothing(config: ExtractConfig, tmp_path: Path) -> None:
-    found = look(changed(config, output_root=tmp_path / "nowhere"))
+    found = look(replace(config, output_root=tmp_path / "nowhere"))
     assert (found.whole, found.counts["missing"]) == (0, 3)
     assert not (tmp_path / "nowhere").exists()
 
@@ -621,7 +612,7 @@ def test_what_is_drawn_depends_on_the_seed_alone(config: ExtractConfig, monkeypa
     monkeypatch.setattr("gpupeak.build.build", lambda *arguments: Refusing())
 
     def drawn(seed: int, deep: int = 1) -> list[str]:
-        return list(faults(look(changed(config, seed=seed), deep=deep)))
+        return list(faults(look(replace(config, seed=seed), deep=deep)))
 
     assert [drawn(seed) for seed in range(5)] == [drawn(seed) for seed in range(5)]
     assert len({name for seed in range(5) for name in drawn(seed)}) > 1
@@ -632,7 +623,7 @@ def test_other_peaks_than_then_are_told_by_their_frames(corpus: Corpus, config: 
     shutil.copytree(corpus.mer_factory_output, tmp_path / "aus")
     (info,) = (tmp_path / "aus").rglob(f"{FIRST}_au_analysis.json")
     info.write_text(info.read_text().replace('"peak_index": 61', '"peak_index": 20'))
-    found = look(changed(config, mer_factory_output=tmp_path / "aus"), deep=3)
+    found = look(replace(config, mer_factory_output=tmp_path / "aus"), deep=3)
     ((name, (kind, reason)),) = faults(found).items()
     assert (name, kind) == (FIRST, "changed")
     assert re.search(r"; frames \[0, .*61.*\] then, \[0, .*20.*\] now$", reason)
@@ -664,7 +655,7 @@ def test_what_cannot_be_extracted_again_is_a_fault_and_what_has_no_video_is_not_
 
 
 def test_without_peaks_nothing_is_extracted_again(config: ExtractConfig, tmp_path: Path) -> None:
-    elsewhere = changed(config, mer_factory_output=tmp_path / "nowhere")
+    elsewhere = replace(config, mer_factory_output=tmp_path / "nowhere")
     assert look(elsewhere).ok
     with pytest.raises(AuError, match="nowhere"):
         verify(elsewhere, deep=1)
@@ -691,7 +682,7 @@ def test_the_devices_of_earlier_runs_are_remembered(config: ExtractConfig) -> No
         gpupeak.extract(config)
         assert look(config).devices == ("cpu", "cuda:0")
         run = json.loads((directory / "run.json").read_text())
-    gpupeak.extract(changed(config, overwrite=True))
+    gpupeak.extract(replace(config, overwrite=True))
     assert look(config).devices == ("cpu",)
 
 
@@ -778,7 +769,7 @@ def test_an_overwrite_setting_overwrites_nothing(config: ExtractConfig) -> None:
     directory = home(config.output_root)
     (directory / f"{FIRST}.npy").unlink()
     before = state(directory)
-    overwrite = changed(config, overwrite=True)
+    overwrite = replace(config, overwrite=True)
     (tally,) = repair(overwrite, verify(overwrite)).datasets
     assert (tally.saved, tally.skipped) == (1, 2)
     assert state(directory).items() > before.items()
@@ -857,12 +848,12 @@ def test_exit_codes_of_what_cannot_be_checked(
 ) -> None:
     assert main(words(config, "--against", str(tmp_path / "nowhere"))) == 2
     assert main(words(config, "--deep", "some")) == 2
-    assert main(words(changed(config, device="cuda:9"), "--deep", "1", "--json")) == 3
+    assert main(words(replace(config, device="cuda:9"), "--deep", "1", "--json")) == 3
     out, error = capsys.readouterr()
     assert json.loads(out)["exit_code"] == 3
     assert "error: --device cuda:9: " in error
     constant(home(config.output_root) / f"{FIRST}.npy")
-    assert main(words(changed(config, weights="random:1"), "--fix")) == 2
+    assert main(words(replace(config, weights="random:1"), "--fix")) == 2
     assert "made with weights 'random:0'" in capsys.readouterr().err
 
 
