@@ -49,6 +49,8 @@ _TITLES = {
     "": ("Always", "始终需要"),
     "report": ("With the extra `report`", "附加项 `report`"),
     "gpu": ("With the extra `gpu`", "附加项 `gpu`"),
+    "ray": ("With the extra `ray`", "附加项 `ray`"),
+    "remote": ("With the extra `remote`", "附加项 `remote`"),
     "dev": ("For the tests and checks", "测试与检查"),
 }
 _CLASSIFIED = {
@@ -104,10 +106,10 @@ def packages() -> list[Package]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, Package] = {}
-    for group in ("", "report", "gpu", "dev"):
+    for group in _TITLES:
         for text in groups[group]:
             _collect(Requirement(text), group, "gpupeak", there, found)
-    return sorted(found.values(), key=lambda each: (("", "report", "gpu", "dev").index(each.group), key(each.name)))
+    return sorted(found.values(), key=lambda each: (list(_TITLES).index(each.group), key(each.name)))
 
 
 def _collect(

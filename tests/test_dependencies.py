@@ -37,7 +37,7 @@ def test_every_licence_is_stated_and_none_asks_for_more_than_notice(found: list[
 
 def test_what_is_needed_always_comes_first(found: list[Package]) -> None:
     assert [each.group for each in found] == sorted(
-        (each.group for each in found), key=("", "report", "gpu", "dev").index
+        (each.group for each in found), key=("", "report", "gpu", "ray", "remote", "dev").index
     )
     assert page(found).index("| torch |") < page(found).index("| pytest |")
 
