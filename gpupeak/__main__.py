@@ -1,8 +1,27 @@
-"""`python -m gpupeak`: the command line."""
+"""The command line as a process: `python -m gpupeak`, and what the command `gpupeak` calls."""
+
+import signal
+import sys
+
+
+def main() -> int:
+    """Run the command that `sys.argv` names and return its exit code.
+
+    Ctrl-C while the command is still loading ends the process as any, without Python's traceback; a signal that comes
+    when all is done does not change how it has ended.
+    """
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from gpupeak import cli
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = cli.main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
 
 if __name__ == "__main__":
-    import sys
-
-    from gpupeak.cli import main
-
     sys.exit(main())

@@ -389,24 +389,26 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
     display = Display(console, quiet=quiet)
     stop = threading.Event()
     error: BaseException | None = None
-    # Standard output is for the result: whatever a library prints goes where the progress goes.
-    with contextlib.redirect_stdout(sys.stderr), _interrupts(stop, display):
-        try:
-            from gpupeak.run import extract as run
+    with _interrupts(stop, display):
+        # Standard output is for the result: whatever a library prints goes where the progress goes.
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                from gpupeak.run import extract as run
 
-            config = _sharded(config, display.notice)
-            with display:
-                report = run(config, display, stop)
-        except (Exception, KeyboardInterrupt) as raised:
-            error, report = raised, display.so_far()
-    code, message = (report.exit_code, None) if error is None else _verdict(error)
-    if as_json:
-        _print_json({**report.to_json(), "exit_code": code, "interrupted": code == _INTERRUPTED, "error": message})
-    if quiet:
-        print_warnings(console, report, failures=True)
-    elif report.datasets and not isinstance(error, UsageError):
-        print_report(console if as_json else Output(), report)
-    return code if error is None else _complain(error)
+                config = _sharded(config, display.notice)
+                with display:
+                    report = run(config, display, stop)
+            except (Exception, KeyboardInterrupt) as raised:
+                error, report = raised, display.so_far()
+        stop.set()  # there is nothing left to finish: from here on one signal is enough
+        code, message = (report.exit_code, None) if error is None else _verdict(error)
+        if as_json:
+            _print_json({**report.to_json(), "exit_code": code, "interrupted": code == _INTERRUPTED, "error": message})
+        if quiet:
+            print_warnings(console, report, failures=True)
+        elif report.datasets and not isinstance(error, UsageError):
+            print_report(console if as_json else Output(), report)
+        return code if error is None else _complain(error)
 
 
 @_command()
@@ -796,11 +798,11 @@ def _interrupts(stop: threading.Event, display: "Display") -> Iterator[None]:
     """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not display.tallies:
-            raise KeyboardInterrupt
         if stop.is_set():
             display.leave()
             os._exit(_INTERRUPTED)  # the writer renames whole files only, and the workers end with this process
+        if not display.tallies:
+            raise KeyboardInterrupt
         stop.set()
         display.stopping()
 

@@ -712,7 +712,7 @@ def _same_package() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_driver() -> Iterator[None]:
-    """Keep Ray from printing to standard output, which is for results, what becomes of nodes and actors.
+    """Keep Ray from printing among what gpupeak and its caller print what becomes of nodes and actors.
 
     It does so even with log_to_driver=False, and nothing public stops it; its log files have it all.
     """

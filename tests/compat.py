@@ -1,6 +1,6 @@
 """With which versions of what it needs does gpupeak work? Its tests in fresh environments, one row each.
 
-    python tests/compat.py [--only ROW ...] [--quick] [--keep DIR] [--out RECORD.json] [--list]
+    python tests/compat.py [--only ROW ...] [--quick] [--keep DIR] [--out RECORD.json] [--list] [--table RECORD.json]
 
 A row is a Python and versions to pin: the lowest that pyproject.toml allows of all packages together, the lowest of
 each of torch, open_clip, DALI and av alone among the newest of the rest, the newest of everything, for each Python from
@@ -145,6 +145,11 @@ def _last(done: subprocess.CompletedProcess[str]) -> str:
     return lines[-1][:300] if lines else f"exit code {done.returncode}"
 
 
+def _commit() -> str:
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
+    return told.stdout.strip()
+
+
 def _versions(inside: Path) -> dict[str, str]:
     ask = (
         "import json; from importlib.metadata import distributions as d; "
@@ -173,9 +178,24 @@ def table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         there = [result.versions.get(name, "") for name in ("torch", "open_clip_torch", "av", "nvidia-dali-cuda130")]
-        cells = (result.row.name, result.row.python, *there, f"{result.outcome}: {result.detail}".replace("|", "/"))
+        told = result.detail if result.outcome == "passed" else f"{result.outcome}: {result.detail}"
+        cells = (result.row.name, result.row.python, *there, told.replace("|", "/"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def recorded(record: dict[str, Any]) -> list[Result]:
+    """The results that a record holds."""
+    return [
+        Result(
+            Row(each["name"], each["python"], tuple(each["pins"])),
+            each["outcome"],
+            each["detail"].partition(" in ")[0],
+            each["versions"],
+            each["seconds"],
+        )
+        for each in record["rows"]
+    ]
 
 
 def main() -> int:
@@ -185,7 +205,11 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="make the environments there, and leave them")
     parser.add_argument("--out", type=Path, metavar="FILE")
     parser.add_argument("--list", action="store_true", help="show the rows and end")
+    parser.add_argument("--table", type=Path, metavar="RECORD", help="print what a record holds, and end")
     given = parser.parse_args()
+    if given.table is not None:
+        print(table(recorded(json.loads(given.table.read_text()))))
+        return 0
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [row for row in rows(project) if not given.only or any(word in row.name for word in given.only)]
     if given.list:
@@ -205,6 +229,7 @@ def main() -> int:
         record = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": platform.platform(),
+            "commit": _commit(),
             "rows": [
                 {
                     "name": each.row.name,

@@ -254,6 +254,32 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
     return error[len("error: ") : -1]
 
 
+AS_A_PROCESS = """
+import atexit, os, signal, sys
+from gpupeak import __main__ as process
+
+def cut(name):
+    if name == "gpupeak.cli":
+        os.kill(os.getpid(), signal.SIGINT)
+
+if sys.argv.pop(1) == "loading":
+    sys.addaudithook(lambda event, arguments: event == "import" and cut(arguments[0]))
+else:  # among the last things that the process does
+    atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)])
+sys.argv[0] = "gpupeak"
+sys.exit(process.main())
+"""
+
+
+@pytest.mark.parametrize(("when", "code"), [("loading", -signal.SIGINT), ("ended", 0)])
+def test_a_signal_while_it_loads_or_when_all_is_done_shows_no_traceback(when: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_PROCESS, when, "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert ("gpupeak" in done.stdout) == (when == "ended")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -136,8 +136,13 @@ class Extraction:
 
     @property
     def told_badly(self) -> bool:
-        """Whether what a user is shown is a traceback, or an error that is to be reported."""
-        return "Traceback" in self.errors or "please report" in self.errors
+        """Whether what a user is shown is a traceback, or an error that is to be reported.
+
+        Not one of the interpreter's own, that was interrupted before it came to the first line of the command.
+        """
+        errors = self.errors
+        begun = SCRIPT.name in errors or "gpupeak/" in errors
+        return ("Traceback" in errors and begun) or "please report" in errors
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -66,7 +66,7 @@ def main() -> int:
     ok = True
     for part in given.only:
         print(f"{part} ...", flush=True)
-        figures = rounded(measure(part, scale, given.seed))
+        figures = {**rounded(measure(part, scale, given.seed)), "commit": machine["commit"]}
         ok = ok and figures["ok"]
         print(
             f"{part}: {'ok' if figures['ok'] else 'FAILED'}, {figures['took_s']:.0f} s",

@@ -39,7 +39,7 @@ LIMIT = 4.0
 BETWEEN = 3.0
 """Seconds between two faults, at most."""
 STARTING = {-signal.SIGINT, -signal.SIGTERM}
-"""How a signal ends any Python whose interpreter is still starting, or already ending."""
+"""How a signal ends any Python that is still starting."""
 CODES = {0, 1, 3, 130, -signal.SIGKILL} | STARTING
 
 
@@ -53,6 +53,7 @@ class Scene:
     disk: Path
     draw: random.Random
     limited: bool
+    seconded: bool = False
 
 
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
@@ -130,11 +131,12 @@ def _disturbed(corpus: Corpus, expected: Tree, place: Path, draw: random.Random,
             tree = look(home(out))
             torn = [name for name, data in tree.features.items() if data != expected.features[name]]
             result.wrong += [f"{name}: torn" for name in torn]
-            if code not in CODES or (process.told_badly and code not in STARTING):
+            if code not in CODES or process.told_badly:
                 result.wrong.append(f"ended with {code}: {process.errors.strip()[-300:]}")
                 if code not in CODES:
                     break
-            if code in STARTING and before < watcher.appeared < len(corpus.names):
+            # What a second run has saved tells nothing of the first one.
+            if code in STARTING and not scene.seconded and before < watcher.appeared < len(corpus.names):
                 result.wrong.append(f"ended with {code} in the middle")
             if code == 1:
                 result.found["failed_and_made_again"] += process.summary.get("failed", 0)
@@ -201,6 +203,7 @@ def interrupt_twice(scene: Scene) -> None:
 
 
 def second_run(scene: Scene) -> None:
+    scene.seconded = True
     with contextlib.suppress(TimeoutError):
         Extraction(scene.arguments).wait(60)
 

@@ -4,12 +4,17 @@ The environment sets what faults there are: FAULTS_PAUSE, seconds that each samp
 FAULTS_FSIZE, limits of this process and its workers; FAULTS_CLOCK, whether the wall clock jumps about.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as gpupeak/__main__.py does before it loads anything
 
 import os
 import random
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,7 +22,8 @@ from threading import Event
 from types import ModuleType
 from typing import Any
 
-from gpupeak import cli, pipeline
+from gpupeak import __main__ as command
+from gpupeak import pipeline
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.spec import EncoderSpec
@@ -59,7 +65,7 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Callable[[str]
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs this may have been started ignoring it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("FAULTS_CLOCK"):
         real, draw = time.time, random.Random(0)
         time.time = lambda: real() + draw.uniform(-1e6, 1e6)  # type: ignore[assignment]
@@ -67,7 +73,7 @@ def main() -> None:
     module.build = build
     sys.modules["gpupeak.build"] = module
     _limit("FAULTS_NOFILE", resource.RLIMIT_NOFILE)
-    sys.exit(cli.main())
+    sys.exit(command.main())
 
 
 def _limit(name: str, limit: int) -> None:
