@@ -6,6 +6,7 @@ honoured, as a full sequential decode delivers them; the header's own frame coun
 
 from __future__ import annotations
 
+import errno
 import stat
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
@@ -16,6 +17,7 @@ from itertools import accumulate, chain, islice, pairwise
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -44,6 +46,9 @@ KEPT_BYTES = 64 << 20
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
 # libav's demuxers of the files whose headers say most of what it otherwise decodes frames to learn.
 _TELLING = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
+
+# Texts in a file need not be UTF-8; PyAV from 19 on takes them as they are.
+_TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
@@ -308,6 +313,10 @@ def decoded(
             if not tolerant or isinstance(error, MemoryError):
                 raise
             continue
+        except ValueError as error:  # PyAV's, from 19 on, of a decoder that could not be opened the first time
+            if not tolerant:
+                raise av.InvalidDataError(errno.EINVAL, str(error)) from error
+            continue
         yield from frames
 
 
@@ -363,13 +372,14 @@ def _told(container: InputContainer) -> bool:
 def _av_open(
     path: Path, options: dict[str, str], container_options: dict[str, str], demuxer: str | None = None
 ) -> InputContainer:
-    return av.open(
+    opened: InputContainer = av.open(
         f"file:{path}",
         format=demuxer,
         options={"max_pixels": str(MAX_PIXELS), **options},
         container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", **container_options},
-        metadata_errors="replace",
+        **_TEXTS,
     )
+    return opened
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
