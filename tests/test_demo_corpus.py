@@ -49,10 +49,10 @@ def test_clips_are_as_the_datasets_have_them(corpus: Corpus, clip: Clip) -> None
     with av.open(video(corpus, clip)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
-        codec = stream.codec_context.name
+        codec, rate = stream.codec_context.name, stream.average_rate
     kinds = {frame.pict_type for frame in frames}
     assert len(frames) == clip.frames
-    assert 3 <= clip.frames / float(stream.average_rate) <= 5
+    assert 3 <= clip.frames / float(rate) <= 5
     if clip.dataset == "mer2023":
         assert (codec, video(corpus, clip).suffix) == ("h264", ".mp4")
         assert av.video.frame.PictureType.B in kinds
