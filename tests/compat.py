@@ -229,7 +229,6 @@ def main() -> int:
         record = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": platform.platform(),
-            "commit": _commit(),
             "rows": [
                 {
                     "name": each.row.name,
@@ -239,6 +238,7 @@ def main() -> int:
                     "detail": each.detail,
                     "versions": each.versions,
                     "seconds": round(each.seconds, 1),
+                    "commit": _commit(),
                 }
                 for each in results
             ],

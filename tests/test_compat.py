@@ -9,7 +9,7 @@ from pathlib import Path
 
 import compat
 import pytest
-from compat import PYTHONS, Result, Row, attempt, find_python, lowest, rows, table
+from compat import PYTHONS, Result, Row, attempt, find_python, lowest, recorded, rows, table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,6 +73,16 @@ def test_the_record_tells_of_every_row(tmp_path: Path, monkeypatch: pytest.Monke
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["rows"][0]["name"] == "all at their lowest"
     assert {row["outcome"] for row in record["rows"]} == {"passed"}
+
+
+@pytest.mark.parametrize("page", ["reliability.md", "reliability.zh-CN.md"])
+def test_the_page_shows_the_last_record(page: str) -> None:
+    record = json.loads((compat.ROOT / "bench/results/compat.json").read_text())
+    text = (compat.ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = recorded(record)
+    assert [result.row.name for result in found] == [row.name for row in rows(PROJECT)]
+    assert {result.outcome for result in found} == {"passed"}
+    assert table(found) in text
 
 
 def test_what_does_not_go_together_is_named() -> None:

@@ -114,7 +114,7 @@ def notes(record: dict[str, Any], language: str = "en") -> str:
 
 def _measured(part: dict[str, Any]) -> bool:
     """Not if it broke off: what it says then is why."""
-    return len(part.keys() - {"seed", "ok", "faults", "scale", "took_s"}) > 0
+    return len(part.keys() - {"seed", "ok", "faults", "scale", "took_s", "commit"}) > 0
 
 
 def _number(value: Any) -> str:
