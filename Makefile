@@ -60,7 +60,7 @@ bench-quick: setup $(PEERS)/.ready ## The same in small, in 3 minutes
 
 wheelhouse: ## Collect all that an offline machine needs to install gpupeak (FOR=3.12 EXTRAS=gpu,ray DIR=wheelhouse PIECES=56M)
 	@$(PYTHON) -m gpupeak.wheelhouse '$(DIR)' --for '$(FOR)' --machine '$(MACHINE)' --extras '$(EXTRAS)' \
-	  $(if $(PIECES),--pieces '$(PIECES)')
+	  $(if $(PIECES),--pieces='$(PIECES)')
 
 clean: ## Remove what the other targets leave behind, all but .venv and .venv-peers
 	rm -rf build dist demo ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -146,7 +146,9 @@ class ExtractConfig:
             if value is not None and not _is_whole(value):
                 raise ConfigError(f"{name} is {value!r}, expected a whole number")
         if self.shard_index is not None:
-            Shard(self.shard_index, self.num_shards or 0)
+            if self.num_shards is None:
+                raise ConfigError(f"shard-index is {self.shard_index}; num-shards says of how many")
+            Shard(self.shard_index, self.num_shards)
         elif self.num_shards not in (None, 1):
             raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
         places = (self.dataset_root, self.mer_factory_output, self.output_root, self.videos, self.aus, self.samples)

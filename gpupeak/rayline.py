@@ -205,9 +205,12 @@ class RayLine:
             pump.start()
             try:
                 yield from self._answered([len(block) for block in blocks], answers, ledger, stop)
+            except self._ray.exceptions.RayError as error:
+                raise RunError(f"the Ray cluster no longer answers: {_ends(error)}") from error
             finally:
                 left.set()
-                self._ray.kill(ledger)  # what an actor asks now fails: none begins anything more
+                with contextlib.suppress(self._ray.exceptions.RayError):
+                    self._ray.kill(ledger)  # what an actor asks now fails: none begins anything more
                 pump.join(timeout=_CONNECT_SECONDS)
 
     def _answered(

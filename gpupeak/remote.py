@@ -219,7 +219,8 @@ def is_directory(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """Whether a file or directory is there, a mirror path or not."""
     if url_of(path) is not None:
-        return path.name in (listing(path.parent) or {}) or listing(path) is not None
+        above = url_of(path.parent) and listing(path.parent)  # a bucket lies in no directory
+        return path.name in (above or {}) or listing(path) is not None
     try:
         path.stat()
     except (OSError, ValueError):

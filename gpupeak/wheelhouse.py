@@ -12,11 +12,13 @@ import argparse
 import hashlib
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +106,7 @@ def collect(repository: Path, target: Target, extras: Sequence[str], out: Path, 
             wheels = Path(name, "wheels")
             wheels.mkdir()
             own = _build(repository, wheels, Path(name, "source"))
+            _refuse_unknown(extras, own)
             wanted = f"{own}[{','.join(extras)}]" if extras else str(own)
             _pip(
                 *("download", "--only-binary", ":all:", "--python-version", target.python, "--implementation", "cp"),
@@ -122,6 +125,21 @@ def collect(repository: Path, target: Target, extras: Sequence[str], out: Path, 
         f"{out}: {len(files)} files, {size / 1e6:,.0f} MB, for Python {target.python} on Linux {target.machine}.\n"
         f"There, without a network, into the environment .venv:\n\n    sh {out.name}/{INSTALLER} .venv"
     )
+
+
+def _refuse_unknown(extras: Iterable[str], wheel: Path) -> None:
+    """Hold extras against those that a wheel declares: pip would only warn of one that it does not know.
+
+    Raises:
+        WheelhouseError: there is no such extra.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().partition("\n\n")[0].splitlines()
+    known = [line.partition(":")[2].strip() for line in lines if line.startswith("Provides-Extra:")]
+    for extra in extras:
+        if extra not in known:
+            raise WheelhouseError(f"there is no extra {extra!r}, expected of {', '.join(known)}")
 
 
 def seal(directory: Path, target: Target, extras: Sequence[str], pieces: int | None = None) -> None:
@@ -289,4 +307,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing half made is left
     sys.exit(main())

@@ -172,6 +172,18 @@ def test_directories_that_a_node_does_not_see_are_one_error(cluster: Cluster, tm
         run((make_liar, ()), [sample(tmp_path, str(i)) for i in range(100)], actors="1")
 
 
+def test_a_cluster_that_is_gone_ends_the_job_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    line = RayLine((make_line, ("cpu", 0.0, None)), print, actors="1")
+
+    def gone(*_: object) -> Iterator[Outcome]:
+        raise ray.exceptions.LocalRayletDiedError
+        yield
+
+    line._answered = gone  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=r"^the Ray cluster no longer answers: LocalRayletDiedError: .*raylet died"):
+        list(line.run([sample(tmp_path, "clip")]))
+
+
 def test_gpus_that_ray_does_not_show_are_one_line(cluster: Cluster) -> None:
     for options in ({"device": "cuda"}, {"gpus_per_actor": 0.5}):
         with pytest.raises(DeviceError, match="Ray shows no GPU"):

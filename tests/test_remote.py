@@ -361,6 +361,19 @@ def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
     }
 
 
+def test_a_bucket_itself_is_a_directory(
+    s3: Any, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remote.is_there(remote.mirror_path(tmp_path, f"s3://{bucket}"))
+    assert not remote.is_there(remote.mirror_path(tmp_path, "s3://there-is-none"))
+    s3.put_object(Bucket=bucket, Key="a.mp4", Body=b"no video")
+    words = ["plan", "--name", "mine", "--sampling", "uniform", "--cache", str(tmp_path / "cache"), "--videos"]
+    assert main([*words, f"s3://{bucket}", "--output-root", str(tmp_path / "out")]) in (0, 1)
+    assert "please report" not in capsys.readouterr().err
+    assert main([*words, "foo://x"]) == 2
+    assert "foo://" in capsys.readouterr().err
+
+
 def test_a_file_that_has_changed_since_it_was_listed_is_not_taken(
     s3: Any, server: Server, bucket: str, tmp_path: Path
 ) -> None:

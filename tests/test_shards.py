@@ -76,7 +76,7 @@ def test_without_sizes_shards_take_turns() -> None:
         ({"num_shards": 4, "shard_index": 4}, "shard-index is 4, expected 0 to 3"),
         ({"num_shards": 4, "shard_index": -1}, "shard-index is -1, expected 0 to 3"),
         ({"num_shards": 0}, "num-shards is 0"),
-        ({"shard_index": 1}, "num-shards is 0"),
+        ({"shard_index": 1}, "shard-index is 1; num-shards says of how many"),
         ({"num_shards": 2.0, "shard_index": 0}, "num-shards is 2.0, expected a whole number"),
     ],
 )

@@ -62,6 +62,13 @@ def install(directory: Path, *arguments: str | Path, **environment: str) -> subp
     )
 
 
+def test_an_extra_that_is_not_declared_is_refused(tmp_path: Path) -> None:
+    own = wheel(tmp_path, "gpupeak")
+    wheelhouse._refuse_unknown(["gpu", "more"], own)
+    with pytest.raises(WheelhouseError, match="there is no extra 'nosuch', expected of gpu, more, other"):
+        wheelhouse._refuse_unknown(["gpu", "nosuch"], own)
+
+
 def test_pieces_joined_in_order_are_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.whl"
     content = os.urandom((3 << 20) + 17)
