@@ -68,7 +68,8 @@ VIDEO_EXTENSIONS = (
 _TABLE = Path(__file__).with_name("datasets.toml")
 _LONGEST_NAME = 255  # bytes, on every common file system
 _FACES = "openface_face"  # beside the directory of the videos
-_LARGEST_CONFIG = 16 << 20
+_LARGEST_CONFIG = 1 << 20
+_LONGEST_NUMBER = 64  # bits
 _MOST_VALUES = 1 << 20
 _LONGEST_PATH = 4096
 
@@ -436,9 +437,23 @@ def _content(file: Path) -> dict[str, Any]:
         content = tomllib.loads(text) if suffix == ".toml" else _yaml(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+    _refuse_large_numbers(file, content)
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected settings and a datasets section, found {type(content).__name__}")
     return content
+
+
+def _refuse_large_numbers(file: Path, content: object) -> None:
+    """Python refuses to print an integer of more than 4,300 digits, of which hexadecimal takes no time to read."""
+    left = [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            left += value
+        elif isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+            raise ConfigError(f"{file}: a number of {value.bit_length():,} bits, expected at most {_LONGEST_NUMBER}")
 
 
 def _yaml(text: str) -> object:

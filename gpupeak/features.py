@@ -258,7 +258,13 @@ def _read_pack(file: Path, n: int) -> _Pack:
             about, names = header[_TENSOR], json.loads(header["__metadata__"][_SAMPLES])
             count, rows, dim = about["shape"]
             begin, end = about["data_offsets"]
-            whole = about["dtype"] == "F32" and begin == 0 and end == 4 * count * rows * dim == size - 8 - length
+            measured = all(type(side) is int for side in (count, rows, dim)) and rows > 0 and dim > 0
+            whole = (
+                measured
+                and about["dtype"] == "F32"
+                and begin == 0
+                and end == 4 * count * rows * dim == size - 8 - length
+            )
             named = isinstance(names, list) and len(set(names)) == count and all(map(_is_name, names))
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"{file}: not a packed file: {error}") from error
@@ -290,7 +296,11 @@ def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
 def _npy_files(directory: Path) -> dict[str, int]:
     """The names of the `.npy` files there, sorted, and when each was changed, in ns."""
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        files = ((entry.name, _changed(entry)) for entry in entries if entry.name.endswith(".npy"))
+        files = (
+            (entry.name, _changed(entry))
+            for entry in entries
+            if _is_name(entry.name[:-4]) and entry.name.endswith(".npy")
+        )
         return {name.removesuffix(".npy"): changed for name, changed in sorted(files)}
     return {}
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import itertools
 import json
 import pickletools
 import re
@@ -28,7 +29,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gpupeak.errors import LabelError
 from gpupeak.files import open_bounded, read_bounded
@@ -41,6 +42,8 @@ _LARGEST_ARRAY = 64 << 20
 _LONGEST_STRING = 64 << 10
 # An .npz may hold other arrays beside the names; they are not read.
 _LARGEST_ARCHIVE = 16 << 30
+_LARGEST_DIRECTORY = 1 << 20
+_MOST_NAMES = 5_000_000
 
 
 def read_names(file: Path, key: str | None = None) -> list[str]:
@@ -82,19 +85,20 @@ def _from_txt(file: Path, key: str | None) -> list[str]:
 def _from_csv(file: Path, key: str | None) -> list[str]:
     rows = csv.reader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
     try:
-        table = [row for row in rows if row]
+        first = next((row for row in rows if row), [])
+        header = [cell.strip().casefold() for cell in first]
+        wanted = (key or "name").casefold()
+        table: Iterable[list[str]] = rows
+        if wanted in header:
+            column = header.index(wanted)
+        elif key is None:
+            column, table = 0, itertools.chain([first], rows)
+        else:
+            raise _Unlike(f"no column {key!r}, only {_listed(header)}")
+        cells = (row[column].strip() for row in table if column < len(row))
+        return [cell for cell in cells if cell]
     except csv.Error as error:
         raise _Unlike(f"line {rows.line_num}: {error}") from error
-    header = [cell.strip().casefold() for cell in table[0]] if table else []
-    wanted = (key or "name").casefold()
-    if wanted in header:
-        column, table = header.index(wanted), table[1:]
-    elif key is None:
-        column = 0
-    else:
-        raise _Unlike(f"no column {key!r}, only {_listed(header)}")
-    cells = (row[column].strip() for row in table if column < len(row))
-    return [cell for cell in cells if cell]
 
 
 def _from_json(file: Path, key: str | None) -> list[str]:
@@ -114,7 +118,9 @@ def _from_json(file: Path, key: str | None) -> list[str]:
 def _from_npz(file: Path, key: str | None) -> list[str]:
     with open_bounded(file, _LARGEST_ARCHIVE) as stream:
         try:
-            archive = zipfile.ZipFile(stream)
+            bounded = _Bounded(stream)
+            archive = zipfile.ZipFile(bounded)
+            bounded.most = None
             members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
             if key is None and len(members) == 1:
                 (key,) = members
@@ -132,6 +138,20 @@ def _from_npz(file: Path, key: str | None) -> list[str]:
             raise _Unlike(f"damaged .npz: {type(error).__name__}: {error}") from error
 
 
+class _Bounded:
+    """A file of which no more than `most` bytes are read at once: a .zip says itself how long its directory is."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.most: int | None = _LARGEST_DIRECTORY
+        self._stream = stream
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if self.most is not None and size > self.most:
+            raise _Unlike(f"a directory of {size:,} bytes, expected at most {self.most:,}")
+        return self._stream.read(size)
+
+
 def _array(data: bytes) -> Iterable[object]:
     """What a .npy file holds: strings, or the entries of a pickled container."""
     start, width = (12, "<I") if data[6] > 1 else (10, "<H")
@@ -145,6 +165,8 @@ def _array(data: bytes) -> Iterable[object]:
     if not re.fullmatch(r"[<>|][US][1-9]\d{0,8}", dtype):
         raise _Unlike(f"an array of {dtype[:40]} found where names belong")
     size = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)
+    if len(body) > size * _MOST_NAMES:
+        raise _Unlike(f"{len(body) // size:,} names, expected at most {_MOST_NAMES:,}")
     return [_decoded(dtype, body[i : i + size]) for i in range(0, len(body), size)]
 
 

@@ -158,7 +158,7 @@ class Records:
         told: set[str] = set()
         busy: list[Record] = []
         for record in (self.main, *self.parts):
-            outcomes = {entry["sample"]: entry.get("outcome") for entry, _ in read_lines(record.manifest)}
+            outcomes = {entry["sample"]: str(entry.get("outcome")) for entry, _ in read_lines(record.manifest)}
             told.update(outcomes)
             if set(outcomes.values()) - {"failed"} or is_held(record):
                 busy.append(record)
@@ -180,12 +180,12 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
         for entry in entries:
             if (match := _NAMES.match(entry.name)) and (tag := next(filter(None, match.groups()), None)):
                 files.setdefault(tag, []).append(directory / entry.name)
-    merged = {part.get("id") for part in _parts(main.run)} - {None}
+    merged = {str(part["id"]) for part in _parts(main.run) if "id" in part}
     parts: list[Record] = []
     leftovers: list[Path] = []
     for tag, there in sorted(files.items()):
         record = Record(directory, tag, _read_run(directory / f"run.{tag}.json", strict))
-        if record.run is None or record.run.get("id") in merged:
+        if record.run is None or str(record.run.get("id")) in merged:
             leftovers += [file for file in (record.run_file, record.manifest) if file in there]
         else:
             parts.append(record)

@@ -709,7 +709,8 @@ def _content(file: Path) -> bytes | None:
 
 
 def _pretty(run: Mapping[str, Any]) -> bytes:
-    return json.dumps(run, indent=2, ensure_ascii=False).encode() + b"\n"
+    # A path may hold bytes that are no UTF-8, surrogates here: written as JSON's escapes.
+    return json.dumps(run, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _npy_names(path: Path) -> set[str]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from samples import plan, sample
 
+from gpupeak import ExtractConfig, features
 from gpupeak.child import Child
+from gpupeak.datasets import resolve
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.errors import RunError, WriteError
+from gpupeak.errors import ConfigError, LabelError, RunError, WriteError
+from gpupeak.labels import read_names
+from gpupeak.records import read_records
 from gpupeak.store import FeatureDirectory, read_manifest
 from gpupeak.types import FrameBatch, Saved
 
@@ -75,3 +83,67 @@ def test_one_that_is_killed_again_and_again_ends_the_run(clip_of: Callable[[str]
 def _killed(child: Child) -> Child:
     child.process.kill()
     return child
+
+
+def test_a_directory_that_is_no_utf8_is_written_down(tmp_path: Path) -> None:
+    with FeatureDirectory(tmp_path / "out", 8, 4) as directory:
+        directory.begin({"settings": {}, "videos": "w\udcff"}, done=set(), overwrite=False)
+    written = (tmp_path / "out" / "run.json").read_bytes()
+    assert json.loads(written)["videos"] == "w\udcff"
+
+
+def test_an_archive_that_claims_a_long_directory_is_not_read(tmp_path: Path) -> None:
+    size = 1 << 30
+    file = tmp_path / "names.npz"
+    with file.open("wb") as stream:
+        stream.seek(size - 22)
+        stream.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size - 22, 0, 0))
+    with pytest.raises(LabelError, match=r"a directory of 1,073,741,802 bytes, expected at most 1,048,576"):
+        read_names(file)
+
+
+def test_an_array_of_more_names_than_any_list_has_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "names.npz", names=np.zeros(6_000_000, "S1"))
+    with pytest.raises(LabelError, match="6,000,000 names, expected at most 5,000,000"):
+        read_names(tmp_path / "names.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.toml", f"n_frms = 0x{'f' * 5000}"),
+        ("c.toml", f"[datasets.mine]\nexpected = 0x{'f' * 5000}"),
+        ("c.yaml", f"datasets: 0x{'f' * 5000}"),
+        ("c.yaml", f"? 0x{'f' * 5000}\n: 1"),
+        ("c.yaml", f"n_frms: {':'.join('1' * 20000)}"),
+    ],
+)
+def test_a_number_that_cannot_be_printed_is_one_line(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=r"a number of [\d,]+ bits, expected at most 64"):
+        resolve(ExtractConfig(config_file=tmp_path / name))
+
+
+def test_records_whose_values_are_lists_are_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"parts": [{"id": []}, {}]}')
+    (tmp_path / "run.00000-of-00002.json").write_text('{"id": {}}')
+    (tmp_path / "manifest.00000-of-00002.jsonl").write_text('{"sample": "a", "outcome": ["saved"]}\n')
+    records = read_records(tmp_path)
+    assert [part.part for part in records.without_idle({"a"}).parts] == ["00000-of-00002"]
+
+
+@pytest.mark.parametrize("shape", [[2.0, 8, 4], [2, 8, 4.0], [True, 8, 8], [2, 8, 0]])
+def test_a_pack_whose_shape_is_no_shape_is_refused(shape: list[Any], tmp_path: Path) -> None:
+    names = ["a", "b"][: int(shape[0])]
+    size = 4 * int(np.prod(shape))
+    about = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+    header = json.dumps({features._TENSOR: about, "__metadata__": {features._SAMPLES: json.dumps(names)}}).encode()
+    (tmp_path / "p.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(ValueError, match="not a packed file"):
+        features._read_pack(tmp_path / "p.safetensors", 8)
+
+
+def test_a_file_without_a_name_is_not_packed(tmp_path: Path) -> None:
+    for name in (".npy", "a.npy"):
+        (tmp_path / name).touch()
+    assert set(features._npy_files(tmp_path)) == {"a"}
