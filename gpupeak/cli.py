@@ -828,6 +828,10 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         return error.exit_code, f"{error.format_message()}{hint}"
+    if isinstance(error, MemoryError):
+        return 3, "out of memory"
+    if isinstance(error, ImportError):
+        return 3, f"{error.name or 'a package'} cannot be loaded: {error} (gpupeak doctor says what to install)"
     return 3, (
         f"unexpected {type(error).__name__}: {error} "
         "(please report it; with GPUPEAK_TRACEBACK=1 in the environment it shows where it arose)"

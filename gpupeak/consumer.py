@@ -23,7 +23,7 @@ from typing import Any
 from gpupeak.consumer_yaml import Document, Section, Unusable, Value, read_document
 from gpupeak.datasets import default_datasets, expected_samples
 from gpupeak.encode.spec import CLIP_VIT_LARGE, encoder_spec
-from gpupeak.errors import ConfigError
+from gpupeak.errors import ConfigError, RunError
 from gpupeak.files import is_directory
 from gpupeak.store import is_whole, npy_header, read_manifest
 
@@ -427,7 +427,7 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
     if not names:
         problems.append(f"no .npy file in {path}")
     last: dict[str, object] = {}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(RunError):
         last = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
     gone = sorted(name for name, outcome in last.items() if outcome != "failed" and name not in names)
     if gone:

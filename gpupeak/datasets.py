@@ -23,7 +23,6 @@ import contextlib
 import difflib
 import itertools
 import os
-import re
 import reprlib
 import sys
 from collections import Counter
@@ -35,7 +34,7 @@ from typing import Any, TypeVar
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import AuError, ConfigError, LabelError, SampleError
 from gpupeak.fetch import at_hand, fetched, file_at_hand
-from gpupeak.files import expanded, read_bounded
+from gpupeak.files import expanded, name_fault, read_bounded
 from gpupeak.labels import read_names
 from gpupeak.peaks import UNREADABLE, places, read_peak
 from gpupeak.remote import Entry, is_directory, is_there, listing, scan, shown, tree, url_of
@@ -66,7 +65,6 @@ VIDEO_EXTENSIONS = (
 """What a video's name ends in, the extension that wins first; each also in capitals, after all of these."""
 
 _TABLE = Path(__file__).with_name("datasets.toml")
-_LONGEST_NAME = 255  # bytes, on every common file system
 _FACES = "openface_face"  # beside the directory of the videos
 _LARGEST_CONFIG = 1 << 20
 _LONGEST_NUMBER = 64  # bits
@@ -137,7 +135,7 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
         aus = str(config.path(config.aus).absolute()) if config.aus else None
         entries = {config.name: _Entry(videos=str(config.videos), aus=aus)}
         root = Path()
-        if fault := _name_fault(config.name):
+        if fault := name_fault(config.name):
             raise ConfigError(f"name is {config.name!r}: {fault}")
     else:
         entries = {name: table[name] for name in [_canonical(name, table) for name in config.datasets] or default}
@@ -199,7 +197,7 @@ def list_samples(corpus: Corpus, target: Path) -> Listing:
     stored = _Stored(corpus, directory, there, named)
     samples: list[Sample | Failed] = []
     for name in itertools.islice(named, corpus.limit):
-        if fault := _name_fault(name):
+        if fault := name_fault(name):
             samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
             continue
         video = directory / files[name] if name in files else None
@@ -408,7 +406,7 @@ def _table(file: Path | None) -> tuple[_Settings, dict[str, _Entry], list[str]]:
         if name in table:
             table[name] = _overridden(table[name], own)
             continue
-        if fault := _name_fault(name):
+        if fault := name_fault(name):
             raise ConfigError(f"{where}: {fault}")
         if own.videos is None:
             raise ConfigError(f"{where}: no such dataset{_guess(name, table)}; one of your own needs videos")
@@ -638,24 +636,6 @@ class _Stored:
 
 
 _RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def _name_fault(name: str) -> str | None:
-    """Why `name` cannot name a file within its directory; None if it can."""
-    if name in ("", ".", ".."):
-        return f"the name is {name!r}"
-    if "/" in name or "\\" in name:
-        return "the name holds a path separator"
-    if _UNPRINTABLE.search(name):
-        return "the name holds a control character"
-    try:
-        size = len(f"{name}.npy".encode())
-    except UnicodeEncodeError:
-        return "the name is not valid Unicode"
-    if size > _LONGEST_NAME:
-        return f"the name takes {size} bytes with .npy, a file name at most {_LONGEST_NAME}"
-    return None
 
 
 def _is_file(entry: os.DirEntry[str] | Entry) -> bool:

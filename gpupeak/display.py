@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -25,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gpupeak.errors import WriteError
 from gpupeak.remote import is_url, shown
 from gpupeak.report import RunReport, Tally
 from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
@@ -62,7 +63,8 @@ _SHORT = ("done", "saved", "fail", "fell", "/s", "left")  # what the live table'
 class Output(Console):
     """A console for text as it is: no markup, no highlighting.
 
-    A reader that goes away (`| head`) ends the output and not the run.
+    A reader that goes away (`| head`) ends the output and not the run. So does a standard error that cannot be
+    written; of standard output that is a `WriteError`, for then somebody lacks what they asked for.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -71,6 +73,23 @@ class Output(Console):
     def say(self, text: str, style: str = "") -> None:
         """Print one line, however long: the terminal wraps it, a file keeps it whole."""
         self.print(Text(text, style), soft_wrap=True)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        with self._told():
+            super().print(*objects, **how)
+
+    def out(self, *objects: Any, **how: Any) -> None:
+        with self._told():
+            super().out(*objects, **how)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.on_broken_pipe()
+            if not self.stderr:
+                raise WriteError(f"standard output: cannot be written: {error.strerror or error}") from error
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -569,7 +588,7 @@ def _commonest(reasons: Counter[str]) -> str:
 
 
 def _first(names: Sequence[str], count: int) -> str:
-    told = [clean(name) for name in names[:_NAMES]]
+    told = [clean(name) or repr(name) for name in names[:_NAMES]]
     return ", ".join([*told, *["..."] * (count > len(told))])
 
 
@@ -578,7 +597,7 @@ def _failures(tally: Tally) -> str:
 
 
 def _failure(failed: Failed) -> str:
-    return clean(f"{failed.sample.name}: {failed.stage}: {failed.reason}")
+    return clean(f"{failed.sample.name or repr('')}: {failed.stage}: {failed.reason}")
 
 
 def _manifest(tally: Tally) -> str:

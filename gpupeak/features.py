@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.files import expanded, open_bounded
+from gpupeak.files import expanded, name_fault, open_bounded
 from gpupeak.remote import is_url, mirror_path, url_of
 from gpupeak.store import (
     FeatureDirectory,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["DatasetFeatures", "FeatureStore", "TorchFeatures", "pack", "packed_file", "unpack"]
 
 _TENSOR, _SAMPLES = "features", "samples"
-_LONGEST_NAME = 255  # bytes, on every common file system
 _LARGEST_PACK = 1 << 44
 _LONGEST_HEADER = 1 << 28  # bytes: a million names take some 40 MB
 
@@ -222,8 +221,10 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
     file = packed_file(directory)
     try:
         pack = _read_pack(file, n)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be unpacked: {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{error}; it cannot be unpacked") from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be unpacked: {error.strerror or error}") from error
     header = npy_header((n, pack.features.shape[2]))
     there = _npy_files(directory)
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
@@ -276,12 +277,7 @@ def _read_pack(file: Path, n: int) -> _Pack:
 
 def _is_name(name: object) -> bool:
     """Whether a name can be a file's: what is unpacked must land in the directory."""
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
-        return False
-    try:
-        return len(os.fsencode(f"{name}.npy")) <= _LONGEST_NAME
-    except UnicodeEncodeError:  # half a character
-        return False
+    return isinstance(name, str) and name_fault(name) is None
 
 
 def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:

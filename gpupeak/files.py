@@ -1,14 +1,18 @@
-"""How are files read that strangers made? Only regular ones, and only up to a size."""
+"""How are files read that strangers made, and which names may they have? Only regular ones, and only up to a size."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["at_once", "expanded", "is_directory", "is_file", "open_bounded", "read_bounded"]
+__all__ = ["at_once", "expanded", "is_directory", "is_file", "name_fault", "open_bounded", "read_bounded"]
+
+_LONGEST_NAME = 255  # bytes, on every common file system
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def at_once(path: str | Path, flags: int) -> int:
@@ -52,6 +56,23 @@ def read_bounded(file: Path, limit: int) -> bytes:
     """
     with open_bounded(file, limit) as stream:
         return stream.read(limit)
+
+
+def name_fault(name: str) -> str | None:
+    """Why the features of a sample called `name` cannot be a file in their directory; None if they can."""
+    if name in ("", ".", ".."):
+        return f"the name is {name!r}"
+    if "/" in name or "\\" in name:
+        return "the name holds a path separator"
+    if _UNPRINTABLE.search(name):
+        return "the name holds a control character"
+    try:
+        size = len(f"{name}.npy".encode())
+    except UnicodeEncodeError:
+        return "the name is not valid Unicode"
+    if size > _LONGEST_NAME:
+        return f"the name takes {size} bytes with .npy, a file name at most {_LONGEST_NAME}"
+    return None
 
 
 def is_directory(path: Path) -> bool:

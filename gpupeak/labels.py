@@ -21,12 +21,13 @@ import csv
 import io
 import itertools
 import json
+import math
 import pickletools
 import re
 import reprlib
 import struct
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +44,9 @@ _LONGEST_STRING = 64 << 10
 # An .npz may hold other arrays beside the names; they are not read.
 _LARGEST_ARCHIVE = 16 << 30
 _LARGEST_DIRECTORY = 1 << 20
-_MOST_NAMES = 5_000_000
+_MOST_NAMES = 10_000_000
+_MOST_VALUES = 2 * _MOST_NAMES  # of a .json
+_LONGEST_LINE = 1 << 20  # of a .csv
 
 
 def read_names(file: Path, key: str | None = None) -> list[str]:
@@ -79,11 +82,11 @@ def _from_txt(file: Path, key: str | None) -> list[str]:
     if key is not None:
         raise _Unlike(f"a .txt list has no key {key!r}")
     lines = (line.strip() for line in io.StringIO(_text(file), newline=None))
-    return [line for line in lines if line and not line.startswith("#")]
+    return _bounded(line for line in lines if line and not line.startswith("#"))
 
 
 def _from_csv(file: Path, key: str | None) -> list[str]:
-    rows = csv.reader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
+    rows = csv.reader(_lines(_text(file)), skipinitialspace=True)
     try:
         first = next((row for row in rows if row), [])
         header = [cell.strip().casefold() for cell in first]
@@ -96,14 +99,17 @@ def _from_csv(file: Path, key: str | None) -> list[str]:
         else:
             raise _Unlike(f"no column {key!r}, only {_listed(header)}")
         cells = (row[column].strip() for row in table if column < len(row))
-        return [cell for cell in cells if cell]
+        return _bounded(cell for cell in cells if cell)
     except csv.Error as error:
         raise _Unlike(f"line {rows.line_num}: {error}") from error
 
 
 def _from_json(file: Path, key: str | None) -> list[str]:
+    text = _text(file)
+    if sum(map(text.count, ",[{")) > _MOST_VALUES:  # read, the shortest takes thirty times its size
+        raise _Unlike(f"more than {_MOST_VALUES:,} values")
     try:
-        document = json.loads(_text(file))
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _Unlike(str(error)) from error
     if key is not None:
@@ -165,9 +171,9 @@ def _array(data: bytes) -> Iterable[object]:
     if not re.fullmatch(r"[<>|][US][1-9]\d{0,8}", dtype):
         raise _Unlike(f"an array of {dtype[:40]} found where names belong")
     size = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)
-    if len(body) > size * _MOST_NAMES:
-        raise _Unlike(f"{len(body) // size:,} names, expected at most {_MOST_NAMES:,}")
-    return [_decoded(dtype, body[i : i + size]) for i in range(0, len(body), size)]
+    if math.prod(header["shape"]) * size != len(body):
+        raise ValueError(f"{len(body):,} bytes for an array {dtype} of {reprlib.repr(header['shape'])}")
+    return (_decoded(dtype, body[i : i + size]) for i in range(0, len(body), size))
 
 
 def _contents(pickled: object) -> Iterable[object]:
@@ -180,19 +186,33 @@ def _contents(pickled: object) -> Iterable[object]:
     raise _Unlike("the pickle holds neither a dict nor a list of names")
 
 
+def _bounded(names: Iterable[str]) -> list[str]:
+    taken = list(itertools.islice(names, _MOST_NAMES + 1))
+    if len(taken) > _MOST_NAMES:
+        raise _Unlike(f"more than {_MOST_NAMES:,} names")
+    return taken
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in io.StringIO(text, newline=""):
+        if len(line) > _LONGEST_LINE:
+            raise _Unlike(f"a line of {len(line):,} characters, expected at most {_LONGEST_LINE:,}")
+        yield line
+
+
 def _strings(entries: Iterable[object]) -> list[str]:
-    names = []
-    for entry in entries:
-        match entry:
-            case str():
-                names.append(entry)
-            case bytes():
-                names.append(entry.decode("utf-8"))
-            case _Asked("scalar", (_Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)):
-                names.append(_decoded(order + kind, _raw(raw)))
-            case _:
-                raise _Unlike(f"entry {len(names)} is {reprlib.repr(entry)}, expected a string")
-    return names
+    return _bounded(_string(number, entry) for number, entry in enumerate(entries))
+
+
+def _string(number: int, entry: object) -> str:
+    match entry:
+        case str():
+            return entry
+        case bytes():
+            return entry.decode("utf-8")
+        case _Asked("scalar", (_Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)):
+            return _decoded(order + kind, _raw(raw))
+    raise _Unlike(f"entry {number} is {reprlib.repr(entry)}, expected a string")
 
 
 def _decoded(dtype: str, raw: bytes) -> str:

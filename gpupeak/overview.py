@@ -21,7 +21,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, resolve
 from gpupeak.decode.pool import cores
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, LabelError
+from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.sheet import Sheet, SheetTask, read_sheets
 from gpupeak.spool import mounted, pull
@@ -239,8 +239,8 @@ def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: b
     entries: dict[str, dict[str, Any]] = {}
     try:
         entries = {entry["sample"]: entry for entry in read_manifest(directory)}
-    except OSError as error:
-        remarks.append(f"manifest.jsonl cannot be read: {error.strerror or error}")
+    except RunError as error:
+        remarks.append(shown(error))
     samples = _listed(corpus, directory, there | entries.keys(), remarks)
     where = directory if url_of(directory) is None else shown(directory)
     every = Overview(corpus.name, where, corpus.expected, [], run, remarks)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gpupeak.errors import ConfigError
+from gpupeak.errors import ConfigError, RunError
 from gpupeak.files import at_once
 
 __all__ = [
@@ -173,10 +173,12 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
 
     Raises:
         ConfigError: a run's record cannot be read. Not `strict`, it counts as not there.
+        RunError: the directory cannot be read.
     """
     main = Record(directory, None, _read_run(directory / "run.json", strict))
     files: dict[str, list[Path]] = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+    absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with _reading(directory), absent, os.scandir(directory) as entries:
         for entry in entries:
             if (match := _NAMES.match(entry.name)) and (tag := next(filter(None, match.groups()), None)):
                 files.setdefault(tag, []).append(directory / entry.name)
@@ -197,6 +199,9 @@ def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
     """The lines of `manifest.jsonl`, and of parts not yet merged into it, that tell of the files there, oldest first.
 
     A line torn by a kill is passed over. While shards overwrite, only theirs count (`Records.current`).
+
+    Raises:
+        RunError: a manifest, or the directory, cannot be read.
     """
     for record in read_records(directory, strict=False).current:
         for entry, _ in read_lines(record.manifest):
@@ -204,8 +209,12 @@ def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """A manifest's lines, read and as they stand, each with its line feed; none if there is no such file."""
-    with contextlib.suppress(FileNotFoundError), _opened(file) as opened:
+    """A manifest's lines, read and as they stand, each with its line feed; none if there is no such file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    with _reading(file), contextlib.suppress(FileNotFoundError), _opened(file) as opened:
         yield from whole_lines(iter(partial(opened.readline, _LONGEST_LINE), b""))
 
 
@@ -271,6 +280,14 @@ def _provenance(records: Iterable[Record]) -> list[dict[str, Any]]:
 def _parts(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     parts = (run or {}).get("parts")
     return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _opened(file: Path) -> BinaryIO:

@@ -401,8 +401,7 @@ class FeatureDirectory:
         if nothing_counts:
             run["overwriting"] = True
         else:
-            with _reading(self.path / "manifest.jsonl"):
-                lines = best_lines((read_lines(record.manifest) for record in records.current), self.has)
+            lines = best_lines((read_lines(record.manifest) for record in records.current), self.has)
             run["overwriting"] = records.overwriting and bool(files - records.saved())
         replace_file(records.main.manifest, in_order(lines, names))
         replace_file(records.main.run_file, [_pretty(run)])
@@ -423,10 +422,7 @@ class FeatureDirectory:
         lines: dict[str, bytes] = {}
         elsewhere: set[str] = set()
         if before is not None and before in records.current and not overwrite:
-            with _reading(before.manifest):
-                lines = {
-                    entry["sample"]: line for entry, line in read_lines(before.manifest) if entry["sample"] in done
-                }
+            lines = {entry["sample"]: line for entry, line in read_lines(before.manifest) if entry["sample"] in done}
         if done - lines.keys() and self._part is not None and not overwrite:
             elsewhere = {entry["sample"] for entry in read_manifest(self.path)}
         unknown = "unknown" if self.run is None else "unrecorded"
@@ -685,16 +681,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """A record that cannot be read cannot be replaced either."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{file}: cannot be read: {error.strerror or error}") from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _remove(part: Record) -> None:
@@ -703,8 +690,8 @@ def _remove(part: Record) -> None:
 
 
 def _content(file: Path) -> bytes | None:
-    with contextlib.suppress(FileNotFoundError):
-        return file.read_bytes()
+    with contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
+        return opened.read()
     return None
 
 

@@ -19,7 +19,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done
 from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
-from gpupeak.errors import ConfigError, LabelError, RunError, SampleError
+from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.fetch import at_hand
 from gpupeak.files import is_file
 from gpupeak.plan import plan_frames
@@ -258,8 +258,6 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig) -> Extrac
             there.refuse_mixing(settings_of(corpus, spec, identify(spec, config.weights)))
     except ConfigError as error:
         problem = str(error)
-    except OSError as error:
-        raise RunError(f"{directory}/manifest.jsonl: cannot be read: {error.strerror or error}") from error
     indices = entry.get("indices")
     taken = tuple(indices) if isinstance(indices, list) and all(isinstance(i, int) for i in indices) else ()
     return Extracted(

@@ -366,20 +366,17 @@ def _entries(path: Path) -> _Entries:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, _Line]]:
-    try:
-        for entry in read_manifest(path):
-            indices, fallback = entry.get("indices"), entry.get("fallback")
-            yield (
-                entry["sample"],
-                _Line(
-                    sys.intern(str(entry.get("outcome"))),
-                    f"{entry.get('stage')}: {entry.get('reason')}" if entry.get("outcome") == "failed" else None,
-                    sys.intern(str(fallback.get("reason"))) if isinstance(fallback, dict) else None,
-                    isinstance(indices, list) and len(indices) > 1 and all(index == indices[0] for index in indices),
-                ),
-            )
-    except OSError as error:
-        raise RunError(f"{path}/manifest.jsonl: cannot be read: {error.strerror or error}") from error
+    for entry in read_manifest(path):
+        indices, fallback = entry.get("indices"), entry.get("fallback")
+        yield (
+            entry["sample"],
+            _Line(
+                sys.intern(str(entry.get("outcome"))),
+                f"{entry.get('stage')}: {entry.get('reason')}" if entry.get("outcome") == "failed" else None,
+                sys.intern(str(fallback.get("reason"))) if isinstance(fallback, dict) else None,
+                isinstance(indices, list) and len(indices) > 1 and all(index == indices[0] for index in indices),
+            ),
+        )
 
 
 def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:

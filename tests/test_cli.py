@@ -312,6 +312,12 @@ def test_wrong_use_is_one_line(
             3,
             "unexpected RuntimeError: two lines (please report it; with GPUPEAK_TRACEBACK=1",
         ),
+        (MemoryError(), 3, "out of memory"),
+        (
+            ImportError("libtorch_cuda.so: failed to map segment from shared object", name="torch"),
+            3,
+            "torch cannot be loaded: libtorch_cuda.so: failed to map segment from shared object (gpupeak doctor says",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(

@@ -24,6 +24,7 @@ from gpupeak.display import (
     print_survey,
     print_warnings,
 )
+from gpupeak.errors import WriteError
 from gpupeak.report import RunReport, Tally
 from gpupeak.survey import Examination, Survey
 from gpupeak.types import Failed, FramePlan, NoPeak, Peak, Sample, SamplingRule, Saved
@@ -103,6 +104,18 @@ def test_a_reader_that_goes_away_ends_the_output_and_nothing_else() -> None:
     console.say("nobody reads this")
     console.say("nor this")
     console.file.close()
+
+
+def test_standard_output_that_takes_nothing_is_an_error_and_standard_error_is_not() -> None:
+    for output in (Output(), Output(stderr=True)):
+        with Path("/dev/full").open("w") as full:
+            output.file = full
+            if output.stderr:
+                output.say("a warning")
+            else:
+                with pytest.raises(WriteError, match="standard output: cannot be written: No space left on device"):
+                    output.say("an answer")
+            output.out("nothing is tried again")
 
 
 # While the run goes

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gpupeak import store
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import resolve
-from gpupeak.errors import ConfigError, LabelError
+from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features import unpack
 from gpupeak.labels import _interpreted, _Unlike, read_names
 from gpupeak.store import FeatureDirectory, read_manifest, replace_file
@@ -136,7 +136,7 @@ def test_a_control_character_in_a_settings_file(tmp_path: Path) -> None:
 def test_records_that_are_no_files_or_too_deep(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "manifest.jsonl")
     os.mkfifo(tmp_path / "run.json")
-    with pytest.raises(OSError, match="not a regular file"):
+    with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: not a regular file"):
         list(read_manifest(tmp_path))
     with pytest.raises(ConfigError, match=r"run\.json: cannot be read \(.*not a regular file.*\); move it away"):
         FeatureDirectory(tmp_path, 8, 768)

@@ -8,22 +8,24 @@ import os
 import resource
 import signal
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from samples import plan, sample
+from samples import ENCODER, plan, sample
 
-from gpupeak import ExtractConfig, features
+from gpupeak import ExtractConfig, features, labels
 from gpupeak.child import Child
+from gpupeak.cli import main
 from gpupeak.datasets import resolve
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, LabelError, RunError, WriteError
 from gpupeak.labels import read_names
 from gpupeak.records import read_records
-from gpupeak.store import FeatureDirectory, read_manifest
+from gpupeak.store import FeatureDirectory, feature_directory, read_manifest
 from gpupeak.types import FrameBatch, Saved
 
 
@@ -103,8 +105,44 @@ def test_an_archive_that_claims_a_long_directory_is_not_read(tmp_path: Path) -> 
 
 
 def test_an_array_of_more_names_than_any_list_has_is_refused(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "names.npz", names=np.zeros(6_000_000, "S1"))
-    with pytest.raises(LabelError, match="6,000,000 names, expected at most 5,000,000"):
+    np.savez_compressed(tmp_path / "names.npz", names=np.zeros(10_000_001, "S1"))
+    with pytest.raises(LabelError, match="more than 10,000,000 names"):
+        read_names(tmp_path / "names.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.txt", "a\n" * 11),
+        ("names.csv", "a\n" * 11),
+        ("names.json", json.dumps(["a"] * 11)),
+        ("names.json", "[" + "{}," * 7 + "{}]"),
+    ],
+)
+def test_a_text_of_more_names_than_any_list_has_is_refused(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "_MOST_NAMES", 10)
+    monkeypatch.setattr(labels, "_MOST_VALUES", 15)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LabelError, match=f"more than {15 if '{' in text else 10} (names|values)"):
+        read_names(tmp_path / name)
+
+
+def test_a_line_of_a_list_does_not_become_a_row_of_millions(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("a\n" + "," * ((1 << 20) + 1))
+    with pytest.raises(LabelError, match="a line of 1,048,577 characters, expected at most 1,048,576"):
+        read_names(tmp_path / "names.csv")
+
+
+@pytest.mark.parametrize("shape", ["(3,)", "(1, 1)", "(2.5,)", "None"])
+def test_an_array_that_is_not_of_the_length_it_claims_is_damaged(shape: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "names.npz", names=np.array(["ab", "cd"]))
+    with zipfile.ZipFile(tmp_path / "names.npz") as archive:
+        data = archive.read("names.npy")
+    with zipfile.ZipFile(tmp_path / "names.npz", "w") as archive:
+        archive.writestr("names.npy", data.replace(b"(2,), }".ljust(18), f"{shape}, }}".encode().ljust(18)))
+    with pytest.raises(LabelError, match=r"damaged \.npz"):
         read_names(tmp_path / "names.npz")
 
 
@@ -144,6 +182,42 @@ def test_a_pack_whose_shape_is_no_shape_is_refused(shape: list[Any], tmp_path: P
 
 
 def test_a_file_without_a_name_is_not_packed(tmp_path: Path) -> None:
-    for name in (".npy", "a.npy"):
+    for name in (".npy", "a.npy", "b\n.npy"):
         (tmp_path / name).touch()
     assert set(features._npy_files(tmp_path)) == {"a"}
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize(
+    ("words", "file", "fault"),
+    [
+        ("extract", "manifest.jsonl", "read"),
+        ("extract --overwrite --num-shards 2 --shard-index 0", "manifest.00000-of-00002.jsonl", "written"),
+        ("merge", "manifest.jsonl", "read"),
+        ("verify", "manifest.jsonl", "read"),
+        ("inspect a", "manifest.jsonl", "read"),
+    ],
+)
+def test_a_manifest_that_is_no_file_is_one_line(
+    words: str,
+    file: str,
+    fault: str,
+    make: Callable[[Path], None],
+    clip_of: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "videos" / name).symlink_to(clip_of("h264"))
+    home = feature_directory(tmp_path / "out", "mine", f"open_clip_{ENCODER.partition(':')[2]}", "uniform", 8)
+    home.mkdir(parents=True)
+    np.save(home / "a.npy", np.ones((8, 256), np.float32))
+    make(home / file)
+    given = ["--videos", str(tmp_path / "videos"), "--name", "mine", "--output-root", str(tmp_path / "out")]
+    given += ["--sampling", "uniform", "--visual-encoder", ENCODER]
+    given += [] if words == "merge" else ["--weights", "random:0"]
+    assert main([*words.split(), *given]) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    reason = "Is a directory" if make is os.mkdir and fault == "read" else "not a regular file"
+    assert line.endswith(f"{home / file if fault == 'read' else home}: cannot be {fault}: {reason}")
