@@ -77,7 +77,7 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.ready-*
 	@install() { \
 	  echo "Installing gpupeak $$1 into $(VENV): $$2, some minutes the first time."; \
-	  $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$$3]"; \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[$$3]"; \
 	}; \
 	with() { install 'with the GPU packages' 'about 7 GB' gpu,dev; }; \
 	without() { install 'without the GPU packages' 'about 6 GB on Linux' dev; }; \
@@ -89,6 +89,7 @@ $(READY): pyproject.toml constraints.txt
 	      "To try again: make setup GPU=1" >&2; without; } ;; \
 	  *) echo "make: no GPU packages exist for `uname -s -m`; going on without them, on the CPU only."; without ;; \
 	esac
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip does it on one core; what is of no Python 3 fails
 	@echo '$(GPU)' > $(VENV)/.gpu
 	@touch $@
 
