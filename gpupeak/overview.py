@@ -202,7 +202,7 @@ def _overview(
     corpora = resolve(config, absent=True)
     named = bool(config.datasets or config.videos)
     found = [each for corpus in corpora if (each := _read(corpus, config, spec, needed=named)) is not None]
-    if not found:
+    if not any(each.rows for each in found):
         directory = _directory(corpora[0], config, spec)
         raise ConfigError(
             f"nothing to report on: no dataset has features in {config.output_root} (such as {directory})"

@@ -225,9 +225,10 @@ def test_a_dataset_that_is_named_is_told_even_if_nothing_is_there(tmp_path: Path
     assert f"no video is at hand in {tmp_path / 'videos'}" in found.remarks
 
 
-def test_nothing_to_report_on_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("datasets", [(), ("sims",)])
+def test_nothing_to_report_on_is_an_error(datasets: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to report on: no dataset has features in"):
-        overview(ExtractConfig(dataset_root=tmp_path, output_root=tmp_path))
+        overview(ExtractConfig(datasets=datasets, dataset_root=tmp_path, output_root=tmp_path))
 
 
 # Sheets
