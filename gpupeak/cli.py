@@ -534,10 +534,11 @@ def report(
     """
     from gpupeak.display import Output, clean, print_overview
     from gpupeak.overview import overview
-    from gpupeak.page import REQUIRED, write_page
+    from gpupeak.page import REQUIRED, refuse_unwritable, write_page
     from gpupeak.sheet import require
 
     require(*REQUIRED)
+    refuse_unwritable(out)
     console = Output(stderr=True)
 
     def tell(text: str) -> None:

@@ -8,9 +8,13 @@ one program and that one style sheet by their hashes, pictures as data: URIs, an
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,13 +26,26 @@ from gpupeak.sheet import Sheet, heights, require, to_jpeg
 from gpupeak.store import replace_file
 from gpupeak.types import STAGES
 
-__all__ = ["REQUIRED", "render", "write_page"]
+__all__ = ["REQUIRED", "refuse_unwritable", "render", "write_page"]
 
 REQUIRED = ("jinja2", "PIL")
 """The packages of the extra `report`."""
 
 _HERE = Path(__file__).parent
 _CURVE_WIDTH, _CURVE_HEIGHT = 1000, 100  # units of the drawing, which the page stretches
+
+
+def refuse_unwritable(file: Path) -> None:
+    """See that a page can be written, before the work that goes into it.
+
+    Raises:
+        WriteError: it cannot.
+    """
+    with _writing(file):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
 
 
 def write_page(found: Sequence[Overview], file: Path) -> int:
@@ -39,11 +56,17 @@ def write_page(found: Sequence[Overview], file: Path) -> int:
         WriteError: the file cannot be written.
     """
     page = render(found).encode(errors="backslashreplace")  # a name may hold what is no character
-    try:
+    with _writing(file):
         replace_file(file, [page])
+    return len(page)
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise WriteError(f"{file}: cannot be written: {error.strerror or error}") from error
-    return len(page)
 
 
 def render(found: Sequence[Overview]) -> str:

@@ -26,7 +26,7 @@ from gpupeak import sheet as sheets
 from gpupeak.cli import main
 from gpupeak.errors import WriteError
 from gpupeak.overview import overview
-from gpupeak.page import render, write_page
+from gpupeak.page import refuse_unwritable, render, write_page
 from gpupeak.store import npy_header
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "a&amp;b", "'\"><svg onload=alert(2)>", "样本 1", "{{ 7 * 7 }}")
@@ -254,6 +254,15 @@ def test_a_sheet_that_could_not_be_read_is_a_placeholder_with_its_reason(corpus:
     assert document.data["rows"]["sheet"][:3] == [0, 1, -1], "the list links to it, too"
 
 
+def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gpupeak.overview.overview", None)
+    file = tmp_path / "none" / "report.html"
+    assert main(["report", "--output-root", str(tmp_path), "--out", str(file)]) == 3
+    assert capsys.readouterr().err == f"error: {file}: cannot be written: No such file or directory\n"
+
+
 def test_the_file_is_written_whole_or_not_at_all(corpus: ExtractConfig, tmp_path: Path) -> None:
     found = overview(corpus, show=0, show_unusual=0)
     with pytest.raises(WriteError, match=r"report\.html: cannot be written"):
@@ -261,6 +270,8 @@ def test_the_file_is_written_whole_or_not_at_all(corpus: ExtractConfig, tmp_path
     for place in (tmp_path, Path()):
         with pytest.raises(WriteError, match="cannot be written: Is a directory"):
             write_page(found, place)
+        with pytest.raises(WriteError, match="cannot be written: Is a directory"):
+            refuse_unwritable(place)
     size = write_page(found, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").stat().st_size == size
