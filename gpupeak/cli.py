@@ -832,7 +832,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError):
         return 3, "out of memory"
     if isinstance(error, ImportError):
-        return 3, f"{error.name or 'a package'} cannot be loaded: {error} (gpupeak doctor says what to install)"
+        return 3, f"a package cannot be loaded: {error} (gpupeak doctor says what to install)"
     return 3, (
         f"unexpected {type(error).__name__}: {error} "
         "(please report it; with GPUPEAK_TRACEBACK=1 in the environment it shows where it arose)"

@@ -462,6 +462,7 @@ def _yaml(text: str) -> object:
         node = loader.get_single_node()
         if _written_out(node, {}) > _MOST_VALUES:
             raise ValueError(f"holds more than {_MOST_VALUES:,} values once its aliases are written out")
+        _refuse_repeated_keys(node)
         return loader.construct_document(node) or {} if node else {}
     except (ValueError, RecursionError):
         raise
@@ -477,6 +478,25 @@ def _written_out(node: Any, known: dict[int, int]) -> int:
         parts = itertools.chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in inside)
         known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
     return known[id(node)]
+
+
+def _refuse_repeated_keys(node: Any) -> None:
+    """PyYAML takes the last of two; YAML, as TOML, admits none."""
+    left, seen = [node], set()
+    while left:
+        node = left.pop()
+        if node is None or isinstance(node.value, str) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.id == "mapping":
+            keys = set()
+            for key, value in node.value:
+                if isinstance(key.value, str) and (key.tag, key.value) in keys:
+                    raise ValueError(f"line {key.start_mark.line + 1}: {reprlib.repr(key.value)} is given twice")
+                keys.add((key.tag, key.value if isinstance(key.value, str) else id(key)))
+                left += [key, value]
+        else:
+            left += node.value
 
 
 def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:

@@ -57,6 +57,7 @@ _DRAWN_A_SECOND = 4  # drawing nine datasets holds the GIL for 5 ms: 2 % of the 
 _SHOW_CURSOR = "\x1b[?25h"
 _STDERR = 2
 _REASONS = _NAMES = 5  # how many a line tells
+_LONGEST_NAME = 80
 _SHORT = ("done", "saved", "fail", "fell", "/s", "left")  # what the live table's columns are called in 60 columns
 
 
@@ -588,8 +589,12 @@ def _commonest(reasons: Counter[str]) -> str:
 
 
 def _first(names: Sequence[str], count: int) -> str:
-    told = [clean(name) or repr(name) for name in names[:_NAMES]]
+    told = [clean(_clipped(name)) or repr(name) for name in names[:_NAMES]]
     return ", ".join([*told, *["..."] * (count > len(told))])
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
 def _failures(tally: Tally) -> str:

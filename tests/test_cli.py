@@ -314,9 +314,9 @@ def test_wrong_use_is_one_line(
         ),
         (MemoryError(), 3, "out of memory"),
         (
-            ImportError("libtorch_cuda.so: failed to map segment from shared object", name="torch"),
+            ImportError("libtorch_cuda.so: failed to map segment from shared object"),
             3,
-            "torch cannot be loaded: libtorch_cuda.so: failed to map segment from shared object (gpupeak doctor says",
+            "a package cannot be loaded: libtorch_cuda.so: failed to map segment from shared object",
         ),
     ],
 )

@@ -498,6 +498,17 @@ class TestConfigurationFile:
         file = write(tmp_path / "my.yaml", text)
         assert str(file) in refused(ConfigError, dataset_root=tmp_path, config_file=file)
 
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("sampling: uniform\nn_frms: 8\nsampling: headtail", "line 3: 'sampling' is given twice"),
+            ("datasets:\n  a: {videos: v}\n  a: {videos: w}", "line 3: 'a' is given twice"),
+        ],
+    )
+    def test_yaml_that_gives_a_key_twice(self, text: str, told: str, tmp_path: Path) -> None:
+        file = write(tmp_path / "my.yaml", text)
+        assert refused(ConfigError, dataset_root=tmp_path, config_file=file) == f"{file}: {told}"
+
     def test_files_of_another_kind(self, tmp_path: Path) -> None:
         assert "expected a .toml, .yaml or .yml file" in refused(
             ConfigError, config_file=write(tmp_path / "my.ini", "a")
