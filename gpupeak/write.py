@@ -19,7 +19,7 @@ from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
 __all__ = ["NpyWriter"]
 
 _header = lru_cache(maxsize=16)(npy_header)
-_NAME_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # this sample's name, not the disk
+_OWN_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)  # this sample's name, not the disk
 
 
 class NpyWriter:
@@ -50,7 +50,7 @@ class NpyWriter:
                     try:
                         self._save(plan, rows)
                     except OSError as error:
-                        if error.errno not in _NAME_FAULTS:
+                        if error.errno not in _OWN_FAULTS:
                             raise WriteError(f"{plan.sample.target}: cannot be written: {error.strerror}") from error
                         yield Failed(plan.sample, "write", f"file name refused: {error.strerror}", plan)
                     else:

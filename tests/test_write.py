@@ -66,6 +66,15 @@ def test_a_name_the_file_system_refuses_fails_its_sample_only(tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["good.npy"]
 
 
+def test_a_directory_in_the_place_of_a_file_fails_its_sample_only(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").mkdir()
+    failed, saved = NpyWriter().write([features(tmp_path, "a", "b")])
+    assert isinstance(failed, Failed)
+    assert isinstance(saved, Saved)
+    assert (failed.stage, failed.reason) == ("write", "file name refused: Is a directory")
+    assert sorted(os.listdir(tmp_path)) == ["a.npy", "b.npy"]
+
+
 def test_a_full_disk_ends_the_run_and_leaves_nothing_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.npy").write_bytes(b"earlier")
     real = os.writev
