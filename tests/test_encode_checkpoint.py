@@ -380,7 +380,7 @@ def test_a_torch_script_archive_is_a_program(tmp_path: Path) -> None:
     "content", [b"", b"PK\x03\x04", b"<html>404</html>", b"\x80\x02.", b"\x80\x05" + b"(" * 10_000]
 )
 @pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("error")
 def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert f"{name} cannot be read" in fault(tmp_path / name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -103,7 +104,9 @@ def _open(file: Path) -> Tensors:
                 f"{file.name} is a TorchScript archive, which is a program; expected a state dict: "
                 "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
             )
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles torch says more, on lines of its own
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
