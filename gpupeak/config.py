@@ -140,8 +140,8 @@ class ExtractConfig:
         self._check_engine()
         if (self.videos is None) != (self.name is None):
             raise ConfigError("a corpus of your own takes both --videos and --name")
-        if self.videos is not None and self.datasets:
-            raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {self.datasets[0]}")
+        if self.videos is not None and (others := [name for name in self.datasets if name != self.name]):
+            raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {others[0]}")
         for name, value in (("num-shards", self.num_shards), ("shard-index", self.shard_index)):
             if value is not None and not _is_whole(value):
                 raise ConfigError(f"{name} is {value!r}, expected a whole number")

@@ -27,8 +27,14 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/dependencies.md"
-OTHER_PYTHONS = ("exceptiongroup", "tomli")
-"""Needed on Python 3.10 only."""
+OTHER_PYTHONS = {
+    "async-timeout": "Apache-2.0",
+    "exceptiongroup": "MIT",
+    "pytz": "MIT",
+    "tomli": "MIT",
+    "tzdata": "Apache-2.0",
+}
+"""Needed on Python 3.10 only, each with its licence."""
 _HEAD = """\
 # Dependencies and their licences
 
@@ -138,6 +144,10 @@ def page(found: list[Package], chinese: bool = False) -> str:
         rows = [f"| {each.name} | {each.licence} | {each.wanted_by} |" for each in found if each.group == group]
         if rows:
             lines += [f"## {titles[chinese]}", "", columns, "| --- | --- | --- |", *rows, ""]
+    others = [f"{name} ({terms})" for name, terms in OTHER_PYTHONS.items()]
+    lines.append(
+        f"在 Python 3.10 上还有：{'、'.join(others)}。" if chinese else f"On Python 3.10 also: {', '.join(others)}."
+    )
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -47,7 +47,8 @@ def test_what_cannot_be_meant_is_refused_in_one_line(setting: str, value: Any, t
 
 def test_a_corpus_of_ones_own_goes_alone() -> None:
     with pytest.raises(ConfigError, match="cannot be joined with meld"):
-        ExtractConfig(videos=Path("x"), name="mine", datasets=("meld",))
+        ExtractConfig(videos=Path("x"), name="mine", datasets=("mine", "meld"))
+    assert ExtractConfig(videos=Path("x"), name="mine", datasets=("mine",)).datasets == ("mine",)
 
 
 def test_the_defaults_are_fine() -> None:
