@@ -92,6 +92,16 @@ def test_what_is_not_a_file_of_faces_is_refused(tmp_path: Path) -> None:
         assert "whole .npy" in refused(path)
 
 
+@pytest.mark.filterwarnings("error")
+def test_faces_that_python_2_wrote_are_read_and_nothing_is_said_of_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "faces.npy", drawn(2))
+    whole = (tmp_path / "faces.npy").read_bytes()
+    written = whole.replace(b"(2, 112, 112, 3), } ", b"(2L, 112, 112, 3), }")
+    assert written != whole
+    (tmp_path / "faces.npy").write_bytes(written)
+    np.testing.assert_array_equal(open_faces(tmp_path / "faces.npy"), drawn(2))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """MER2023's layout, with faces of four of its five samples, and mercaptionplus', whose faces are nested."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +30,9 @@ def open_faces(path: Path) -> npt.NDArray[np.uint8]:
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:  # NumPy would take it for a pickle, and advise to load it unsafely
                 raise SampleError("plan", "is no whole .npy file")
-        faces: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's advice on what Python 2 wrote
+            faces: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except SampleError:
         raise
     except OSError as error:
