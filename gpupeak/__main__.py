@@ -17,6 +17,7 @@ def main() -> int:
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.own_process = True
     code = cli.main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

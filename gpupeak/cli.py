@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpupeak.display import Display
     from gpupeak.survey import Examination
 
-__all__ = ["main"]
+__all__ = ["main", "own_process"]
 
 _INTERRUPTED = 130
 _EPILOG = (
@@ -41,6 +41,9 @@ _EPILOG = (
 _SOURCE, _SAMPLING, _ENCODER, _RUN, _OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
 _CHECKS = "Checks"
 _PICTURES = "Pictures"
+
+own_process = False
+"""Whether this process runs one command and ends."""
 
 app = typer.Typer(
     add_completion=False,
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _spread_datasets(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         code = app(args=arguments, prog_name="gpupeak", standalone_mode=False)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if "--json" in arguments and isinstance(error, typer.TyperException):
             code, message = _verdict(error)  # of wrong words no command was called that could tell it in JSON
             _print_json({"exit_code": code, "error": message})
@@ -389,7 +392,7 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
     display = Display(console, quiet=quiet)
     stop = threading.Event()
     error: BaseException | None = None
-    with _interrupts(stop, display):
+    with _interrupts(stop, display, last=own_process):
         # Standard output is for the result: whatever a library prints goes where the progress goes.
         with contextlib.redirect_stdout(sys.stderr):
             try:
@@ -795,8 +798,11 @@ def demo(
 
 
 @contextlib.contextmanager
-def _interrupts(stop: threading.Event, display: "Display") -> Iterator[None]:
-    """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then."""
+def _interrupts(stop: threading.Event, display: "Display", *, last: bool = False) -> Iterator[None]:
+    """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then.
+
+    If this is the `last` thing that the process does, none changes afterwards how it ends.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -814,7 +820,7 @@ def _interrupts(stop: threading.Event, display: "Display") -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
 
 
 def _verdict(error: BaseException) -> tuple[int, str]:

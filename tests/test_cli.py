@@ -262,10 +262,23 @@ def cut(name):
     if name == "gpupeak.cli":
         os.kill(os.getpid(), signal.SIGINT)
 
-if sys.argv.pop(1) == "loading":
+def cut_both(*arguments, **options):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+when = sys.argv.pop(1)
+if when == "loading":
     sys.addaudithook(lambda event, arguments: event == "import" and cut(arguments[0]))
-else:  # among the last things that the process does
-    atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)])
+elif when == "ended":  # among the last things that the process does
+    atexit.register(cut_both)
+else:
+    from gpupeak import cli, report, run
+    run.extract = lambda config, observer, stop: report.RunReport((), 1.0, "cpu", False, ())
+    command = cli.app
+    if when == "returned":  # from the command, on the way to the exit code
+        cli.app = lambda **options: (command(**options), cut_both())[0]
+    else:
+        cli.app = lambda **options: (os.kill(os.getpid(), signal.SIGINT), command(**options))[1]
 sys.argv[0] = "gpupeak"
 sys.exit(process.main())
 """
@@ -278,6 +291,17 @@ def test_a_signal_while_it_loads_or_when_all_is_done_shows_no_traceback(when: st
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert ("gpupeak" in done.stdout) == (when == "ended")
+
+
+@pytest.mark.parametrize(
+    ("when", "code", "told"),
+    [("called", 130, "error: interrupted before anything was extracted\n"), ("returned", 0, "")],
+)
+def test_a_signal_beside_a_run_is_told_or_changes_nothing(when: str, code: int, told: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_PROCESS, when, "extract"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, told)
 
 
 @pytest.mark.parametrize(
