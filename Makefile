@@ -36,7 +36,7 @@ demo: setup ## Extract features from a small corpus made on the spot, and show w
 	@$(BIN)/gpupeak demo --out demo
 
 test: setup ## Run the tests, those of faults in small among them, in two processes
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: setup ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
 	@$(BIN)/python -m pytest tests/browser/check_report.py
