@@ -35,8 +35,8 @@ setup: $(READY) ## Create .venv and install gpupeak into it (PYTHON=python3.12, 
 demo: setup ## Extract features from a small corpus made on the spot, and show what came out
 	@$(BIN)/gpupeak demo --out demo
 
-test: setup ## Run the tests, those of faults in small among them, in two processes
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## Run the tests, those of faults in small among them, in three processes
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-browser: setup ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
 	@$(BIN)/python -m pytest tests/browser/check_report.py
