@@ -165,6 +165,11 @@ class RayLine:
             self._actors, why = Actors.choose(
                 nodes, device=device, actors=actors, gpus_per_actor=gpus_per_actor, workers=workers
             )
+            most = max(cpus for cpus, _ in nodes)
+            if self._own and address is None and self._actors.cpus > most:  # no other node will ever join
+                raise DeviceError(
+                    f"--workers {self._actors.cpus}: this machine has {_counted(int(most), 'CPU')} for Ray"
+                )
         except BaseException:
             self.close()
             raise
@@ -202,6 +207,7 @@ class RayLine:
         with _quiet_ray_data():
             dataset = self._dataset(blocks, job, calls)
             pump = threading.Thread(target=_pump, args=(dataset, answers, left), name="gpupeak-ray", daemon=True)
+            executors = _executors(dataset)
             pump.start()
             try:
                 yield from self._answered([len(block) for block in blocks], answers, ledger, stop)
@@ -211,6 +217,11 @@ class RayLine:
                 left.set()
                 with contextlib.suppress(self._ray.exceptions.RayError):
                     self._ray.kill(ledger)  # what an actor asks now fails: none begins anything more
+                pump.join(timeout=_POLL_SECONDS)
+                if pump.is_alive():  # no actor was ever given, say: what Ray Data waits for does not come any more
+                    for executor in executors:
+                        with contextlib.suppress(Exception):
+                            executor.shutdown(force=True)
                 pump.join(timeout=_CONNECT_SECONDS)
 
     def _answered(
@@ -322,6 +333,21 @@ class RayLine:
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
         return dataset
+
+
+def _executors(dataset: Any) -> list[Any]:
+    """What runs the job, once it is begun: nothing public ends a job that waits for its first actor."""
+    executors: list[Any] = []
+    create = getattr(dataset, "_create_executor", None)
+
+    def created() -> Any:
+        assert create is not None
+        executors.append(create())
+        return executors[-1]
+
+    if create is not None:
+        dataset._create_executor = created
+    return executors
 
 
 def _pump(dataset: Any, answers: queue.Queue[_Answer | BaseException | None], left: threading.Event) -> None:
@@ -595,6 +621,7 @@ def _import_ray() -> Any:
     # Read when Ray is loaded; whoever wants to see what it writes sets them.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # what is left of a job when it ends joins no other cluster
     try:
         ray = import_module("ray")
         import_module("ray.data")

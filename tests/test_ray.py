@@ -149,6 +149,14 @@ def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path:
     assert len(names(outcomes)) == len(set(names(outcomes)))
 
 
+def test_stopping_before_there_is_an_actor_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> None:
+    stop = threading.Event()
+    outcomes = RayLine((make_line, ("cpu", 0.0, None)), print, workers=2).run([sample(tmp_path, "a")], stop)
+    threading.Timer(3.0, stop.set).start()  # no node has two CPUs: Ray goes on looking for one
+    assert list(outcomes) == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpupeak-ray"]
+
+
 def test_what_the_lines_tell_is_told_once(cluster: Cluster, tmp_path: Path) -> None:
     told: list[str] = []
     run((make_line, ("cpu", 0.0, None)), [sample(tmp_path, str(i)) for i in range(40)], told.append, actors="1:2")
@@ -216,6 +224,7 @@ def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: C
     ("options", "code", "told"),
     [
         (("--weights", "random:0", "--address", "127.0.0.1:1"), 3, "no Ray cluster answers at 127.0.0.1:1: Connection"),
+        (("--weights", "random:0", "--workers", "4096"), 3, "--workers 4096: this machine has "),
         (("--weights", "/no/such/weights"), 2, "weights '/no/such/weights': no such file or directory"),
     ],
 )
