@@ -585,6 +585,8 @@ def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[
     every video that is not hidden. Only what is looked for is kept: the directory may hold far more.
     """
     if not is_directory(videos):
+        if named is None and not is_there(videos):
+            raise LabelError(f"{videos}: no such directory or video")
         return {videos.stem: videos.name}, []
     best: dict[str, tuple[int, str]] = {}
     left_out = []

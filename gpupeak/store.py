@@ -313,7 +313,8 @@ class FeatureDirectory:
     ) -> None:
         self._close_manifest()
         if self._part is not None and self._part_lock is not None:
-            lock_file(self.path, self._part).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it stays, and means nothing unless it is held
+                lock_file(self.path, self._part).unlink()
             os.close(self._part_lock)
         with contextlib.suppress(OSError):  # a run that was refused leaves no empty directories
             if self._part is not None and self._made and self._lock is not None:

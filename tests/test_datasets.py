@@ -340,6 +340,13 @@ class TestOwnCorpus:
             list_samples(one(videos=tmp_path, name="own"), TARGET)
         assert f"own: {tmp_path}/typo is not there" in refused(LabelError, videos=tmp_path / "typo", name="own")
 
+    def test_videos_that_are_gone_are_not_one_video(self, tmp_path: Path) -> None:
+        touch(tmp_path / "clips" / "a.mp4")
+        corpus = one(videos=tmp_path / "clips", name="own")
+        (tmp_path / "clips").rename(tmp_path / "moved")
+        with pytest.raises(LabelError, match="clips: no such directory or video"):
+            list_samples(corpus, TARGET)
+
     def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
         touch(tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "a.mp4")
         listing = list_samples(one(videos=tmp_path, name="own"), TARGET)

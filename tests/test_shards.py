@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -24,11 +25,11 @@ import gpupeak
 import gpupeak.run
 from gpupeak import ExtractConfig, store
 from gpupeak.cli import main
-from gpupeak.errors import ConfigError, RunError
+from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.merge import merge
 from gpupeak.report import RunReport, Silent, Tally
 from gpupeak.shards import MOST_SIZES, Shard, assign, slurm_shard
-from gpupeak.store import read_manifest
+from gpupeak.store import FeatureDirectory, read_manifest
 from gpupeak.survey import survey
 from gpupeak.types import Outcome, Sample
 from gpupeak.verify import verify
@@ -283,6 +284,29 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
     (merged,) = merge(config)
     assert (merged.saved, merged.failed, merged.missing) == (11, 1, 0)
     assert not [path for path in home(config).iterdir() if path.name.startswith(".")]
+
+
+def test_a_lock_file_that_cannot_be_removed_does_not_hide_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    directory = FeatureDirectory(tmp_path, 8, 4, "00000-of-00002")
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match="it is read-only"), directory:
+        patch.setattr(Path, "unlink", refuse)
+        raise WriteError("it is read-only")
+    with FeatureDirectory(tmp_path, 8, 4, "00000-of-00002"):
+        pass  # what was left there is held by nobody
+
+
+def test_a_merge_without_the_videos_finds_what_was_extracted(config: ExtractConfig, tmp_path: Path) -> None:
+    gpupeak.extract(shard(config, 0, limit=3))
+    (merged,) = merge(replace(config, videos=tmp_path / "gone", limit=3))
+    assert (merged.parts, merged.saved, merged.failed, merged.missing) == (1, *_counted(home(config)), 0)
+
+
+def _counted(path: Path) -> tuple[int, int]:
+    outcomes = [entry["outcome"] for entry in read_manifest(path)]
+    return outcomes.count("saved"), outcomes.count("failed")
 
 
 def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> None:
