@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,8 @@ class ExtractConfig:
         ):
             if value is not None and not (_is_whole(value) and value >= 1):
                 raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+            if value is not None and value > sys.maxsize:
+                raise ConfigError(f"{name} is {value!r}, expected at most {sys.maxsize:,}")
         if not _is_whole(self.seed):
             raise ConfigError(f"seed is {self.seed!r}, expected a whole number")
         # A number that is none compares false: it is refused here, too.

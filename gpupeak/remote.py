@@ -99,14 +99,20 @@ def mirror_path(base: Path, url: str) -> Path:
     """Where the file or directory at `url` belongs below `base`; of `file://`, the very path.
 
     Raises:
-        ConfigError: it is no URL, holds a password, or names no place.
+        ConfigError: it is no URL, holds a password, or names no place, or another machine's.
     """
     match = _URL.match(url)
     if match is None:
         raise ConfigError(f"{url!r} is no URL")
     protocol, place = match[1].lower(), match[2]
     if protocol in _LOCAL:
-        return Path(place).expanduser()
+        host, _, rest = place.partition("/")
+        if host in (".", "..", "~"):
+            return Path(place).expanduser()
+        if host not in ("", "localhost") or not rest:
+            told = f"names the machine {host}" if host else "names no place"
+            raise ConfigError(f"{url!r} {told}, expected {protocol}:///PATH")
+        return Path(f"/{rest}")
     host, _, rest = place.partition("/")
     user, at, host = host.rpartition("@")
     if ":" in user:

@@ -17,6 +17,7 @@ from gpupeak.errors import ConfigError
         ("n_frms", 0, "n-frms is 0, expected a whole number of at least 1"),
         ("n_frms", 2.5, "n-frms is 2.5, expected a whole number"),
         ("n_frms", "8", "n-frms is '8', expected a whole number"),
+        ("n_frms", 10**20, "n-frms is 100000000000000000000, expected at most 9,223,372,036,854,775,807"),
         ("batch_size", -1, "batch-size is -1"),
         ("workers", True, "workers is True"),
         ("limit", "3", "limit is '3'"),

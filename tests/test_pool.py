@@ -166,6 +166,14 @@ def test_workers_import_no_torch_and_end_when_decoding_is_cut_off(tmp_path: Path
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.parametrize(
+    ("n", "told"), [(2**40, "Cannot allocate memory|Invalid argument|File too large"), (2**60, "file")]
+)
+def test_memory_that_cannot_be_had_is_one_line(n: int, told: str) -> None:
+    with pytest.raises(RunError, match=rf"bytes of shared memory cannot be had: .*({told})"):
+        WorkerPool(1, n=n)
+
+
 def test_planning_alone_takes_no_memory_for_frames(tmp_path: Path, clips: list[Path]) -> None:
     samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips] + [sample(tmp_path, "missing")]
     pool = WorkerPool(2, 8, SIZE, held=0)

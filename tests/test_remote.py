@@ -940,6 +940,16 @@ def test_a_file_url_is_a_path(corpus: Corpus, tmp_path: Path) -> None:
     (found,) = resolve(dataclasses.replace(config, datasets=("mer2023",)))
     samples = [each for each in list_samples(found, tmp_path).samples if isinstance(each, Sample)]
     assert all(each.fetch is None for each in samples)
+    assert config.path("file://localhost/data/clips") == Path("/data/clips")
+    assert config.path("file://~/clips") == Path.home() / "clips"
+
+
+@pytest.mark.parametrize(
+    ("url", "told"), [("file://host/data", "names the machine host"), ("file://", "names no place")]
+)
+def test_a_file_url_of_another_machine_is_no_directory_here(url: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"{told}, expected file:///PATH"):
+        remote.mirror_path(Path("/base"), url)
 
 
 # Writing

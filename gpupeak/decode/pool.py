@@ -6,6 +6,7 @@ takes one worker with it, not the run.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import queue
@@ -55,8 +56,8 @@ class WorkerPool:
     def __init__(self, workers: int, n: int = 8, size: int = 224, *, time_limit: float = 120.0, held: int = 4) -> None:
         self._shape = (workers + held, n, size, size, 3)
         self._time_limit = time_limit
-        self._memory = _shared_memory(int(np.prod(self._shape)))
-        self._slots = np.frombuffer(mmap.mmap(self._memory, 0), np.uint8).reshape(self._shape)
+        self._memory, mapped = _shared_memory(math.prod(self._shape))
+        self._slots = np.frombuffer(mapped, np.uint8).reshape(self._shape)
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(self._shape[0]):
             self._free.put(slot)
@@ -198,8 +199,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _shared_memory(size: int) -> int:
-    """A descriptor of `size` zeroed bytes without a name: nothing to clean up after a kill.
+def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
+    """A descriptor of `size` zeroed bytes without a name, and the bytes: nothing to clean up after a kill.
 
     A memfd also does not count against the size of /dev/shm, which containers keep at 64 MiB.
     """
@@ -210,7 +211,8 @@ def _shared_memory(size: int) -> int:
             descriptor = os.dup(file.fileno())
     try:
         os.ftruncate(descriptor, size)
-    except OSError as error:
+        return descriptor, mmap.mmap(descriptor, size)
+    except (OSError, OverflowError) as error:
         os.close(descriptor)
-        raise RunError(f"{size:,} bytes of shared memory cannot be had: {error.strerror}") from error
-    return descriptor
+        reason = error.strerror if isinstance(error, OSError) else "more than any file has"
+        raise RunError(f"{size:,} bytes of shared memory cannot be had: {reason}") from error
