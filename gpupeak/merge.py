@@ -82,6 +82,7 @@ def _merge(corpus: Corpus, path: Path, spec: EncoderSpec, tell: Callable[[str], 
         tell(f"{corpus.name}: in the order of their names: {error}")
     spool = Spool(path)
     with FeatureDirectory(path, n, dim) as directory, spool:
+        Spool.hold([spool])
         parts = directory.absorb(names)
         outcomes = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
         wanted = set(outcomes if listed is None else names)

@@ -79,6 +79,9 @@ def _extract(
         for job in jobs:
             directories.enter_context(job.directory)
             directories.enter_context(job.spool)
+        Spool.hold(job.spool for job in jobs)
+        for job in jobs:
+            job.directory.refuse_mixing(settings_of(job.corpus, spec, weights), overwrite=config.overwrite)
             if config.shard is None:
                 job.directory.absorb(job.names, overwrite=config.overwrite)
             for warning in job.warnings:
@@ -174,7 +177,7 @@ def _prepare(
     again: Collection[Path | str],
 ) -> Job:
     rule, shard = corpus.rule, config.shard
-    spool = Spool(path)
+    spool = Spool(path, None if shard is None else shard.tag)
     directory = FeatureDirectory(path, rule.n, spec.dim, None if shard is None else shard.tag)
     directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
     samples = [entry for entry in mine if isinstance(entry, Sample)]

@@ -21,7 +21,8 @@ import numpy as np
 
 from gpupeak import remote
 from gpupeak.config import ExtractConfig
-from gpupeak.errors import GpupeakError, RunError, SampleError, WriteError
+from gpupeak.errors import GpupeakError, RunError, SampleError
+from gpupeak.hold import Hold, take_all
 from gpupeak.pipeline import Writer
 from gpupeak.records import is_record
 from gpupeak.store import npy_header
@@ -88,11 +89,17 @@ class Spool:
     """The records of one feature directory, `run.json` and manifests, kept in step with those in its store.
 
     Entered when the local directory is set up: its files are put when they have changed, again and again
-    (`keep_in_step`), and when it is left, however that comes. Does nothing for a directory on this machine.
+    (`keep_in_step`), and when it is left, however that comes. From `hold` on, no other run writes there.
+    Does nothing for a directory on this machine.
+
+    Args:
+        path: the directory.
+        part: the tag of a shard.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, part: str | None = None) -> None:
         self._path = path
+        self._hold = Hold(path, part)
         self._in_store = remote.url_of(path) is not None
         self._put: dict[str, tuple[int, int]] = {}
         self._next = 0.0
@@ -108,12 +115,34 @@ class Spool:
     ) -> None:
         try:
             self.push()
-        except WriteError:
+        except RunError:
             if error is None:  # else that is what to tell
                 raise
+        finally:
+            self._hold.release()
+
+    @staticmethod
+    def hold(spools: Iterable[Spool]) -> None:
+        """Keep other runs out of these directories, and fetch their records as they are now.
+
+        Raises:
+            RunError: another run is writing into one of them.
+            WriteError: a store does not take what is to keep others out.
+        """
+        spools = [spool for spool in spools if spool._in_store]
+        take_all([spool._hold for spool in spools])
+        if spools:
+            remote.forget()
+        for spool in spools:
+            pull(spool._path, _is_record)
+            there = remote.listing(spool._path) or {}
+            for name in spool._records().keys() - there.keys():
+                (spool._path / name).unlink()
+            spool._put = spool._records()
 
     def keep_in_step(self) -> None:
         """Put what has changed, if the last time is long enough ago."""
+        self._hold.check()
         if self._in_store and time.monotonic() >= self._next:
             self.push()
 
@@ -121,10 +150,12 @@ class Spool:
         """Put what has changed since it was fetched or put; remove what was removed.
 
         Raises:
+            RunError: another run has taken the directory over.
             WriteError: the store does not take it.
         """
         if not self._in_store:
             return
+        self._hold.check()
         began = time.monotonic()
         records = self._records()
         name = ""

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from samples import features
 from werkzeug.serving import make_server
 
 import gpupeak
-from gpupeak import ExtractConfig, fetch, remote, spool
+from gpupeak import ExtractConfig, fetch, hold, remote, spool
 from gpupeak.cli import main
 from gpupeak.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
@@ -102,6 +103,14 @@ def _error(start: Callable[..., Any], status: str, code: str, message: str) -> I
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
     start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
     return [body]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for another run's answer: all are on this machine."""
+    monkeypatch.setattr(hold, "_SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(hold, "_LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(hold, "_ANSWER_SECONDS", 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +242,8 @@ def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
 
     server.requests.clear()
     assert counts(gpupeak.extract(config)) == (0, 5, 0)
-    assert not any(request.startswith("PUT") for request in server.requests), "nothing was left to do"
+    put = {request.rpartition("/")[2] for request in server.requests if request.startswith("PUT")}
+    assert put == {".gpupeak.lock"}, "nothing was left to do"
     assert not any(request.endswith((".mp4", ".avi", ".npy")) for request in server.requests)
 
 
@@ -284,6 +294,42 @@ def test_shards_in_a_store_are_merged_there(
     lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
     assert sorted(line["sample"] for line in lines) == sorted(clip.name for clip in CLIPS)
     assert counts(gpupeak.extract(whole)) == (0, 5, 0)
+
+
+def test_two_runs_at_one_url_do_not_both_go_on(
+    corpus: Corpus, s3: Any, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = in_s3(corpus, bucket, tmp_path)
+
+    def run(config: ExtractConfig) -> RunReport | RunError:
+        try:
+            return gpupeak.extract(config)
+        except RunError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        ended = list(threads.map(run, [config, dataclasses.replace(config, overwrite=True)]))
+    (refused,) = (str(end) for end in ended if isinstance(end, RunError))
+    (report,) = (end for end in ended if isinstance(end, RunReport))
+    assert counts(report) == (5, 0, 0)
+    assert re.match(rf"s3://{bucket}/\S+: another gpupeak run is writing here; let it end", refused)
+    files = objects(s3, bucket)
+    assert npy(files) == plain
+    assert not [name for name in files if name.endswith(".lock")]
+
+
+def test_a_merge_waits_for_no_shard_that_runs(corpus: Corpus, s3: Any, bucket: str, tmp_path: Path) -> None:
+    gpupeak.extract(in_s3(corpus, bucket, tmp_path, num_shards=2, shard_index=0))
+    before = objects(s3, bucket)
+    (record,) = {name.rpartition("/")[0] for name in before if "/run." in name and name.startswith("mer2023/")}
+    running = hold.Hold(remote.mirror_path(tmp_path / "other", f"s3://{bucket}/features/{record}"), "00001-of-00002")
+    running.take()
+    with pytest.raises(RunError, match="another gpupeak run is writing here"):
+        merge(in_s3(corpus, bucket, tmp_path))
+    running.check()
+    running.release()
+    assert objects(s3, bucket) == before
+    assert all(each.parts == 1 for each in merge(in_s3(corpus, bucket, tmp_path)))
 
 
 def test_faults_that_pass_change_nothing(
@@ -484,7 +530,7 @@ def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(
     corpus: Corpus, s3: Any, server: Server, bucket: str, tmp_path: Path
 ) -> None:
     server.fault = lambda method, path, query: server.refused if method == "PUT" else None
-    with pytest.raises(WriteError, match=rf"^s3://{bucket}/features/mer2023/{HOME}/manifest.jsonl: cannot be written"):
+    with pytest.raises(WriteError, match=rf"^s3://{bucket}/features/mer2023/{HOME}/\.gpupeak\.lock: cannot be written"):
         gpupeak.extract(in_s3(corpus, bucket, tmp_path))
     assert not any(request.endswith((".mp4", ".avi")) for request in server.requests)
 
@@ -513,7 +559,7 @@ def test_features_that_cannot_be_put_are_not_saved(
         (
             {"output_root": "s3://no-such-bucket/x"},
             3,
-            f"s3://no-such-bucket/x/mer2023/{HOME}/manifest.jsonl: cannot be",
+            f"s3://no-such-bucket/x/mer2023/{HOME}/.gpupeak.lock: cannot be",
         ),
         ({"dataset_root": "foo://data/x"}, 2, "foo://data: fsspec knows no foo://, as it knows s3:// and gs://"),
         ({"dataset_root": "gs://data/x"}, 2, "gs://data: gs:// needs gcsfs: pip install gcsfs"),
