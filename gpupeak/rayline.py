@@ -255,6 +255,7 @@ class RayLine:
                 if answer.error is not None:
                     raise self._located(answer.error, answer.host)
                 if len(answer.outcomes) < sizes[answer.block] and not stopping:
+                    self._ray.get(ledger.starts.remote())  # raises that the ledger is gone, if that is why
                     raise RunError(f"node {answer.host} has not finished a block of samples, and nothing says why")
                 self._ray.get(ledger.received.remote(answer.block))
                 self._look_for_a_file(answer, seen)

@@ -149,6 +149,19 @@ def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path:
     assert len(names(outcomes)) == len(set(names(outcomes)))
 
 
+def test_a_ledger_that_is_killed_is_told_as_that(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = RayLine((make_line, ("cpu", 0.02, None)), print, actors="1")
+    ledger = line._make_ledger()
+    monkeypatch.setattr(line, "_make_ledger", lambda: ledger)
+    outcomes = line.run([sample(tmp_path, str(i)) for i in range(200)])
+    next(outcomes)
+    ray.kill(ledger)
+    with pytest.raises(RunError, match=r"the Ray cluster no longer answers: .*Actor"):
+        list(outcomes)
+
+
 def test_stopping_before_there_is_an_actor_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> None:
     stop = threading.Event()
     outcomes = RayLine((make_line, ("cpu", 0.0, None)), print, workers=2).run([sample(tmp_path, "a")], stop)
