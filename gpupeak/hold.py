@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpupeak import remote
 from gpupeak.errors import RunError
-from gpupeak.records import lock_file
+from gpupeak.records import lock_file, taken
 
 __all__ = ["Hold", "take_all"]
 
@@ -66,11 +66,9 @@ class Hold:
             time.sleep((_ANSWER_SECONDS if there or others else _SETTLE_SECONDS) + 3 * took)
             if any(map(self._is_held, others)):
                 remote.remove(self._own)
-                raise self._refused()
-            if (self._read(self._own) or ("", ""))[0] != self._id:  # its holder's answer, or one more who asks
-                if self._part is not None:
-                    raise RunError(f"{self._path}: shard {self._part} is being run already")
-                raise self._refused()
+                raise taken(self._path)
+            if not self._is_own():  # its holder's answer, or one more who asks
+                raise taken(self._path, self._part)
             self._put(self._own, "holds")
             for other in others:  # nobody answers for it any more
                 remote.remove(other)
@@ -79,10 +77,9 @@ class Hold:
         self._looking = threading.Thread(target=self._look, name="gpupeak-hold", daemon=True)
         self._looking.start()
 
-    def _refused(self) -> RunError:
-        return RunError(
-            f"{self._path}: another gpupeak run is writing here; let it end or choose another --output-root"
-        )
+    def _is_own(self) -> bool:
+        found = self._read(self._own)
+        return found is not None and found[0] == self._id
 
     def _is_held(self, other: Path) -> bool:
         """Whether somebody has answered there. One more who asks may have written over an answer: that comes again."""
@@ -110,7 +107,7 @@ class Hold:
         self._looking.join()
         self._looking = None
         with contextlib.suppress(remote.StoreError):
-            if (self._read(self._own) or ("",))[0] == self._id:
+            if self._is_own():
                 remote.remove(self._own)
 
     def _others(self) -> list[Path]:

@@ -34,6 +34,7 @@ __all__ = [
     "read_lines",
     "read_manifest",
     "read_records",
+    "taken",
     "whole_lines",
 ]
 
@@ -53,6 +54,13 @@ def is_record(name: str) -> bool:
 def lock_file(directory: Path, part: str) -> Path:
     """What a shard holds a lock on while it runs."""
     return directory / f".gpupeak-{part}.lock"
+
+
+def taken(directory: Path, part: str | None = None) -> RunError:
+    """What to raise where another run holds the directory, or this shard's lock."""
+    if part is not None:
+        return RunError(f"{directory}: shard {part} is being run already")
+    return RunError(f"{directory}: another gpupeak run is writing here; let it end or choose another --output-root")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from gpupeak.records import (
     read_lines,
     read_manifest,
     read_records,
+    taken,
     whole_lines,
 )
 from gpupeak.types import Failed, FramePlan, Outcome, Saved
@@ -517,9 +518,7 @@ class FeatureDirectory:
                 self._lock = _lock(self.path, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
                 break
             except BlockingIOError as error:
-                raise RunError(
-                    f"{self.path}: another gpupeak run is writing here; let it end or choose another --output-root"
-                ) from error
+                raise taken(self.path) from error
             except FileNotFoundError:  # a run that was refused has just removed what it had made
                 if attempt == _LOCK_TRIES - 1:
                     raise
@@ -531,7 +530,7 @@ class FeatureDirectory:
                 break
             except BlockingIOError as error:
                 if attempt == _LOCK_TRIES - 1:
-                    raise RunError(f"{self.path}: shard {self._part} is being run already") from error
+                    raise taken(self.path, self._part) from error
                 time.sleep(_LOCK_PAUSE)
 
     def _close_manifest(self) -> None:
