@@ -18,7 +18,6 @@ import yaml
 from gpupeak import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 test_docs: Any = importlib.import_module("test_docs")
 scale: Any = importlib.import_module("scale")
 simulate: Any = importlib.import_module("simulate")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.spec import TowerShape
 from gpupeak.encode.vit import VisionTower, expected_state
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 encoders: Any = importlib.import_module("encoders")
 record: Any = importlib.import_module("record")
 workload: Any = importlib.import_module("workload")

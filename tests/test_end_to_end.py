@@ -18,7 +18,6 @@ from gpupeak.encode.spec import EncoderSpec, TowerShape
 from gpupeak.plan import plan_frames
 from gpupeak.types import Sample
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 baseline: Any = importlib.import_module("peers.baseline")
 decoders: Any = importlib.import_module("peers.decoders")
 end_to_end: Any = importlib.import_module("end_to_end")

@@ -22,7 +22,6 @@ from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import FrameBatch, FramePlan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 gpu_check: Any = importlib.import_module("gpu_check")
 gpu_corpus: Any = importlib.import_module("gpu_corpus")
 bench_record: Any = importlib.import_module("record")

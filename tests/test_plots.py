@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 plots: Any = importlib.import_module("plots")
 
 FIT = {"x": "needed", "y": "sample_ms", "slope": 0.75, "start": 15.0, "r2": 0.9876}

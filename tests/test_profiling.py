@@ -25,7 +25,6 @@ from gpupeak.types import FramePlan, Sample
 from gpupeak.write import NpyWriter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 profiling: Any = importlib.import_module("profiling")
 gpu_check: Any = importlib.import_module("gpu_check")
 bench_record: Any = importlib.import_module("record")

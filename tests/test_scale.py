@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from gpupeak.types import Failed, Sample, SamplingRule, Saved
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 scale: Any = importlib.import_module("scale")
 bench_record: Any = importlib.import_module("record")
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 simulate: Any = importlib.import_module("simulate")
 
 EXACT = replace(simulate.Rates(), spread=0.0, engine_s=0.0, engine_start_s=0.0)

@@ -21,7 +21,6 @@ from gpupeak.demo_corpus import EXPRESSIONS, write_openface
 from gpupeak.demo_corpus import Clip as Performance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 stages: Any = importlib.import_module("stages")
 decoders: Any = importlib.import_module("peers.decoders")
 record: Any = importlib.import_module("record")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,6 @@ from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.types import FrameBatch, Sample
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 trim: Any = importlib.import_module("trim")
 
 ClipOf = Callable[[str], Path]

@@ -16,7 +16,6 @@ from gpupeak.peaks import read_peak
 from gpupeak.types import Peak
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "bench"))
 workload: Any = importlib.import_module("workload")
 
 SIZE = (160, 120)
