@@ -26,8 +26,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from workload import Scale
 
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import CLIP_VIT_LARGE, TowerShape
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 
 Encode: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """uint8 RGB `[N, size, size, 3]` -> features `[N, dim]`."""

@@ -56,8 +56,8 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.cuda import Cuda, TorchCuda, Work, time_on_device
 from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
-from gpupeak.encode.spec import CLIP_VIT_LARGE, TowerShape
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_add_layer_norm
 from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows

@@ -30,8 +30,8 @@ from gpupeak import pipeline
 from gpupeak.container import open_clip
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.spec import CLIP_VIT_LARGE
 from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.sampling import choose
 from gpupeak.store import feature_directory
 from gpupeak.types import Sample, SamplingRule, Saved

@@ -39,7 +39,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
 from gpupeak.encode.cuda import Cuda, Event, Graph, Stream, TorchCuda, Work
 from gpupeak.encode.graphs import GraphEncoder
-from gpupeak.encode.spec import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.pipeline import run
 from gpupeak.types import Failed, FrameBatch, Sample, Saved, Seconds
 

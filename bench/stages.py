@@ -34,8 +34,8 @@ from gpupeak.container import open_clip
 from gpupeak.decode import decode_frames
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import CLIP_VIT_LARGE
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.peaks import read_peak
 from gpupeak.plan import plan_frames
 from gpupeak.sampling import emotion_peak

@@ -17,16 +17,16 @@ from gpupeak._version import __version__
 if TYPE_CHECKING:
     from gpupeak.config import ExtractConfig
     from gpupeak.features import FeatureStore
-    from gpupeak.report import RunReport
     from gpupeak.run import extract
     from gpupeak.store import load_features
+    from gpupeak.tally import RunReport
 
 __all__ = ["ExtractConfig", "FeatureStore", "RunReport", "__version__", "extract", "load_features"]
 
 _HOMES = {
     "ExtractConfig": "gpupeak.config",
     "FeatureStore": "gpupeak.features",
-    "RunReport": "gpupeak.report",
+    "RunReport": "gpupeak.tally",
     "extract": "gpupeak.run",
     "load_features": "gpupeak.store",
 }

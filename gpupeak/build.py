@@ -16,9 +16,9 @@ from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool, cores
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import fetched, load_tower
-from gpupeak.encode.spec import EncoderSpec
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encode.weights import identify
+from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
 from gpupeak.fetch import FetchingDecoder
 from gpupeak.many import ManyLines

@@ -22,7 +22,7 @@ from typing import Any
 
 from gpupeak.consumer_yaml import Document, Section, Unusable, Value, read_document
 from gpupeak.datasets import default_datasets, expected_samples
-from gpupeak.encode.spec import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
 from gpupeak.files import is_directory
 from gpupeak.store import is_whole, npy_header, read_manifest

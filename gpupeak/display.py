@@ -27,7 +27,7 @@ from rich.text import Text
 
 from gpupeak.errors import WriteError
 from gpupeak.remote import is_url, shown
-from gpupeak.report import RunReport, Tally
+from gpupeak.tally import RunReport, Tally
 from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
 
 if TYPE_CHECKING:

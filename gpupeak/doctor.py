@@ -18,8 +18,8 @@ from pathlib import Path
 
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, default_datasets, list_samples, resolve
-from gpupeak.encode.spec import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
+from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.fetch import at_hand
 from gpupeak.remote import is_directory, shown, url_of

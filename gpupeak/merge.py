@@ -10,7 +10,7 @@ from typing import Any
 
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, resolve
-from gpupeak.encode.spec import EncoderSpec, encoder_spec
+from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError
 from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.spool import Spool, mounted

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, resolve
 from gpupeak.decode.pool import cores
-from gpupeak.encode.spec import EncoderSpec, encoder_spec
+from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.sheet import Sheet, SheetTask, read_sheets

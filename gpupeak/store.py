@@ -110,7 +110,7 @@ def encoder_directory(encoder: str) -> str:
     """What stands for an encoder in `frame_<encoder>_...`: it may be given by its name, too."""
     if ":" not in encoder:
         return encoder
-    from gpupeak.encode.spec import encoder_spec
+    from gpupeak.encoders import encoder_spec
 
     return encoder_spec(encoder).directory
 

@@ -17,8 +17,8 @@ from gpupeak.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done
-from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import identify
+from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.fetch import at_hand
 from gpupeak.files import is_file

@@ -34,17 +34,17 @@ import numpy.typing as npt
 from gpupeak.compare import Difference, Tolerance, compare
 from gpupeak.config import ExtractConfig
 from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
-from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify
+from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
 from gpupeak.fetch import at_hand, video_bytes
 from gpupeak.files import open_bounded
 from gpupeak.records import is_record, read_records
 from gpupeak.remote import shown, url_of
-from gpupeak.report import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.run import extract, settings_of
 from gpupeak.spool import mounted, pull
 from gpupeak.store import TEMPORARY, FeatureDirectory, feature_directory, npy_header, read_header, read_manifest
+from gpupeak.tally import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.types import Failed, Sample
 
 __all__ = [

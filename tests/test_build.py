@@ -8,7 +8,7 @@ import torch
 from gpupeak import ExtractConfig
 from gpupeak import build as building
 from gpupeak.build import build, choose_decoder, choose_device
-from gpupeak.encode.spec import encoder_spec
+from gpupeak.encoders import encoder_spec
 from gpupeak.errors import DeviceError
 
 NO_GPU = "torch finds no GPU"

@@ -26,7 +26,7 @@ from gpupeak import ExtractConfig
 from gpupeak.cli import main
 from gpupeak.display import Output
 from gpupeak.errors import DeviceError, LabelError, WriteError
-from gpupeak.report import Observer, RunReport, Tally
+from gpupeak.tally import Observer, RunReport, Tally
 from gpupeak.types import Failed, Saved
 
 Run: TypeAlias = Callable[[ExtractConfig, Observer, threading.Event], RunReport]
@@ -272,7 +272,8 @@ if when == "loading":
 elif when == "ended":  # among the last things that the process does
     atexit.register(cut_both)
 else:
-    from gpupeak import cli, report, run
+    from gpupeak import cli, run
+    from gpupeak import tally as report
     run.extract = lambda config, observer, stop: report.RunReport((), 1.0, "cpu", False, ())
     command = cli.app
     if when == "returned":  # from the command, on the way to the exit code
@@ -567,7 +568,7 @@ RUNS = """
 import os, sys, threading
 from pathlib import Path
 import gpupeak.run
-from gpupeak.report import RunReport, Tally
+from gpupeak.tally import RunReport, Tally
 from gpupeak.types import Failed, Sample, SamplingRule
 
 def tell(word):

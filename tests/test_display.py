@@ -25,8 +25,8 @@ from gpupeak.display import (
     print_warnings,
 )
 from gpupeak.errors import WriteError
-from gpupeak.report import RunReport, Tally
 from gpupeak.survey import Examination, Survey
+from gpupeak.tally import RunReport, Tally
 from gpupeak.types import Failed, FramePlan, NoPeak, Peak, Sample, SamplingRule, Saved
 
 HOSTILE = "[bold]x[/bold]\x1b[31m\r\n\x07:smile:"

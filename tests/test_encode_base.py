@@ -13,8 +13,8 @@ import torch
 from samples import plan
 
 from gpupeak.encode.base import TowerEncoder
-from gpupeak.encode.spec import EncoderSpec
 from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpupeak.encode import spec as module
-from gpupeak.encode.spec import TowerShape, encoder_spec
+from gpupeak import encoders as module
+from gpupeak.encoders import TowerShape, encoder_spec
 from gpupeak.errors import ConfigError
 
 
@@ -102,7 +102,7 @@ def test_naming_and_identifying_import_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "clip.pt").write_bytes(b"weights")
     code = f"""
 import sys
-from gpupeak.encode.spec import encoder_spec
+from gpupeak.encoders import encoder_spec
 from gpupeak.encode.weights import identify
 identify(encoder_spec("CLIP_VIT_LARGE"), "random:1")
 identify(encoder_spec("CLIP_VIT_LARGE"), None)

@@ -13,8 +13,8 @@ import tiny
 import torch
 
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import TowerShape
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encoders import TowerShape
 
 encoders: Any = importlib.import_module("encoders")
 record: Any = importlib.import_module("record")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from gpupeak.encode.spec import EncoderSpec, TowerShape
+from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.plan import plan_frames
 from gpupeak.types import Sample
 

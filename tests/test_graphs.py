@@ -22,8 +22,8 @@ from gpupeak import pipeline
 from gpupeak.encode.cuda import TorchCuda, time_on_device
 from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
-from gpupeak.encode.spec import TowerShape
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError, WriteError
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Sample

@@ -22,8 +22,8 @@ from samples import plan
 
 from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.graphs import EagerRunner, GraphEncoder, GraphRunner
-from gpupeak.encode.spec import TowerShape
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels import add_layer_norm, compile, patch_rows
 from gpupeak.types import FeatureBatch, FrameBatch

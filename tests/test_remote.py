@@ -39,8 +39,8 @@ from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
 from gpupeak.merge import merge
 from gpupeak.mirror import Mirror
-from gpupeak.report import RunReport
 from gpupeak.survey import examine, survey
+from gpupeak.tally import RunReport
 from gpupeak.types import Fetch, Sample, SamplingRule, Saved, StoredFile
 from gpupeak.verify import repair, verify
 from gpupeak.write import NpyWriter

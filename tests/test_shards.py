@@ -27,10 +27,10 @@ from gpupeak import ExtractConfig, store
 from gpupeak.cli import main
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.merge import merge
-from gpupeak.report import RunReport, Silent, Tally
 from gpupeak.shards import MOST_SIZES, Shard, assign, slurm_shard
 from gpupeak.store import FeatureDirectory, read_manifest
 from gpupeak.survey import survey
+from gpupeak.tally import RunReport, Silent, Tally
 from gpupeak.types import Outcome, Sample
 from gpupeak.verify import verify
 

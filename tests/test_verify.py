@@ -27,7 +27,7 @@ from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.demo_corpus import Corpus
 from gpupeak.encode.load import load_tower
-from gpupeak.encode.spec import encoder_spec
+from gpupeak.encoders import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
 from gpupeak.pipeline import Line
 from gpupeak.store import FeatureDirectory, npy_header, read_manifest

@@ -13,8 +13,8 @@ import pytest
 from tiny import SPEC, empty_cache
 
 from gpupeak.encode import cache
-from gpupeak.encode.spec import EncoderSpec, encoder_spec
 from gpupeak.encode.weights import WeightsId, identify, locate
+from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import WeightsError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")

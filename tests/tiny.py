@@ -12,8 +12,8 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 
 from gpupeak.encode import cache
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import EncoderSpec, TowerShape
 from gpupeak.encode.vit import expected_state
+from gpupeak.encoders import EncoderSpec, TowerShape
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
 torch.set_num_threads(1)

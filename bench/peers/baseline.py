@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from transformers.utils import logging
 
-from gpupeak.encode.spec import TowerShape
+from gpupeak.encoders import TowerShape
 from gpupeak.sampling import emotion_peak
 
 from .decoders import SIDE, Decode, Pixels, pyav_sequential

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gpupeak.encode.spec import EncoderSpec
+from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
 

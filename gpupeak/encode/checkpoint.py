@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import torch
 from safetensors import safe_open
 
-from gpupeak.encode.spec import EncoderSpec, TowerShape
 from gpupeak.encode.weights import WeightsId
+from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
 from gpupeak.files import read_bounded
 

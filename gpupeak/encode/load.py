@@ -7,9 +7,9 @@ from torch import nn
 
 from gpupeak.encode.checkpoint import read_state
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import EncoderSpec
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights import WeightsId, locate
+from gpupeak.encoders import EncoderSpec
 
 __all__ = ["fetched", "load_tower"]
 

@@ -18,9 +18,9 @@ from torch import nn
 from gpupeak.encode import cache
 from gpupeak.encode.checkpoint import read_state
 from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.spec import EncoderSpec, TowerShape
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights import INSTEAD, WeightsId
+from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
 
 __all__ = ["OpenClipTower", "fetch", "load_open_clip"]

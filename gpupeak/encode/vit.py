@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gpupeak.encode.spec import TowerShape
+from gpupeak.encoders import TowerShape
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm
 from gpupeak.kernels.patch_rows import patch_rows
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpupeak.encode import cache
-from gpupeak.encode.spec import EncoderSpec, pretrained_tag
+from gpupeak.encoders import EncoderSpec, pretrained_tag
 from gpupeak.errors import WeightsError
 from gpupeak.files import read_bounded
 

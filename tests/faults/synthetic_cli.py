@@ -26,8 +26,8 @@ from gpupeak import __main__ as command
 from gpupeak import pipeline
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.encode.spec import EncoderSpec
 from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.encoders import EncoderSpec
 from gpupeak.types import FeatureBatch, FrameBatch, Outcome, Sample
 from gpupeak.write import NpyWriter
 
