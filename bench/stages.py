@@ -36,7 +36,7 @@ from gpupeak.decode.worker import Planned, prepare
 from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encoders import CLIP_VIT_LARGE
-from gpupeak.peaks import read_peak
+from gpupeak.peaks.reading import read_peak
 from gpupeak.plan import plan_frames
 from gpupeak.sampling import emotion_peak
 from gpupeak.store import feature_directory, npy_header

@@ -14,7 +14,7 @@ from pathlib import Path
 from gpupeak import remote
 from gpupeak.errors import RunError, SampleError
 from gpupeak.mirror import Mirror
-from gpupeak.peaks import places
+from gpupeak.peaks.reading import places
 from gpupeak.pipeline import Decoder
 from gpupeak.types import Failed, FrameBatch, Sample, StoredFile
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpupeak.peaks import read_peak
+from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import choose
 from gpupeak.types import FramePlan, Peak, Sample
 

@@ -26,7 +26,7 @@ from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.fetch import at_hand
-from gpupeak.peaks import Curve, read_curve
+from gpupeak.peaks.reading import Curve, read_curve
 from gpupeak.plan import plan_frames
 from gpupeak.types import Failed, FramePlan, Sample
 

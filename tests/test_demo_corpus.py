@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpupeak.demo_corpus import CLIPS, Clip, Corpus, Expression, draw_clip, make_corpus
-from gpupeak.peaks import read_peak
+from gpupeak.peaks.reading import read_peak
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
 EVERY_CLIP = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)

@@ -22,7 +22,7 @@ from gpupeak import sheet as sheets
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.errors import ConfigError, SampleError
-from gpupeak.peaks import Curve
+from gpupeak.peaks.reading import Curve
 from gpupeak.sampling import uniform
 from gpupeak.sheet import (
     Sheet,

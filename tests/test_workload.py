@@ -12,7 +12,7 @@ import pytest
 
 from gpupeak.container import open_clip
 from gpupeak.decode import decode_frames
-from gpupeak.peaks import read_peak
+from gpupeak.peaks.reading import read_peak
 from gpupeak.types import Peak
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ from gpupeak.features import pack, unpack
 from gpupeak.labels import read_names
 from gpupeak.overview import overview
 from gpupeak.page import render
-from gpupeak.peaks import read_curve, read_peak
+from gpupeak.peaks.reading import read_curve, read_peak
 from gpupeak.pipeline import run as line
 from gpupeak.store import FeatureDirectory, npy_header
 from gpupeak.types import Failed, Sample

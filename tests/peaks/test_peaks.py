@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpupeak import peaks
-from gpupeak.peaks import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, Curve, read_curve, read_peak
+from gpupeak.peaks import reading as peaks
+from gpupeak.peaks.reading import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, Curve, read_curve, read_peak
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
 NAME = "sample_00001998"
