@@ -325,7 +325,7 @@ def _settings(
 
 def _sharded(config: "ExtractConfig", tell: Callable[[str], None]) -> "ExtractConfig":
     """The settings of what SLURM has started as one of several, unless they name a shard themselves."""
-    from gpupeak.shards import slurm_shard
+    from gpupeak.corpora.shards import slurm_shard
 
     if config.engine is not None or config.num_shards is not None or (found := slurm_shard(os.environ)) is None:
         return config

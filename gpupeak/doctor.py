@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, default_datasets, list_samples, resolve
+from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, resolve
 from gpupeak.encode.weights import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError

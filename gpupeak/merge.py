@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, list_samples, resolve
+from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError
 from gpupeak.remote import is_directory, shown, url_of

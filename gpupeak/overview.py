@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, list_samples, resolve
+from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.decode.pool import cores
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError

@@ -20,11 +20,11 @@ from typing import Any
 from gpupeak import remote
 from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, Listing, list_samples, require_peaks, resolve
+from gpupeak.corpora.datasets import Corpus, Listing, list_samples, require_peaks, resolve
+from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.fetch import video_bytes
-from gpupeak.shards import MOST_SIZES, assign
 from gpupeak.spool import Spool, mounted
 from gpupeak.store import FeatureDirectory, feature_directory
 from gpupeak.tally import Observer, RunReport, Silent, Tally

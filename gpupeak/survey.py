@@ -13,7 +13,7 @@ from typing import Any
 from gpupeak import remote
 from gpupeak.config import ExtractConfig
 from gpupeak.container import open_clip
-from gpupeak.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
+from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done

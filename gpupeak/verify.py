@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from gpupeak.compare import Difference, Tolerance, compare
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, list_samples, require_peaks, resolve
+from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolve
 from gpupeak.encode.weights import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError

@@ -75,7 +75,7 @@ def machine(tmp_path: Path) -> Path:
     note = f"#!{sys.executable}\nimport json, os, sys\n"
     note += "with open(os.environ['CALLS'], 'a') as file:\n"
     note += "    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + '\\n')\n"
-    shard = "from gpupeak.shards import slurm_shard\nshard, _ = slurm_shard(os.environ)\n"
+    shard = "from gpupeak.corpora.shards import slurm_shard\nshard, _ = slurm_shard(os.environ)\n"
     shard += "print(shard.index, shard.count)\n"
     run = "words = sys.argv[1:]\nwhile words[0].startswith('--'): words.pop(0)\nos.execvp(words[0], words)\n"
     for name, code in {

@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpupeak import consumer, consumer_yaml, datasets
+from gpupeak import consumer, consumer_yaml
 from gpupeak.cli import main
 from gpupeak.consumer import Check, check, consumer_directory, emit
 from gpupeak.consumer_yaml import read_document
+from gpupeak.corpora import datasets
 from gpupeak.errors import ConfigError
 from gpupeak.store import feature_directory
 

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import typer
 
-from gpupeak import cli, datasets
+from gpupeak import cli
 from gpupeak.config import ExtractConfig
+from gpupeak.corpora import datasets
 from gpupeak.features import FeatureStore
 
 if sys.version_info >= (3, 11):

@@ -15,7 +15,7 @@ import torch
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.cli import main
-from gpupeak.datasets import list_samples, resolve
+from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import ConfigError, LabelError, SampleError

@@ -33,7 +33,7 @@ from werkzeug.serving import make_server
 import gpupeak
 from gpupeak import ExtractConfig, fetch, hold, remote, spool
 from gpupeak.cli import main
-from gpupeak.datasets import list_samples, resolve
+from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError

@@ -32,7 +32,8 @@ from tiny import SHAPE, SPEC, state
 
 from gpupeak.config import ExtractConfig
 from gpupeak.consumer_yaml import read_document
-from gpupeak.datasets import list_samples, resolve
+from gpupeak.corpora.datasets import list_samples, resolve
+from gpupeak.corpora.labels import read_names
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.checkpoint import read_state
@@ -41,7 +42,6 @@ from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights import locate
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features import pack, unpack
-from gpupeak.labels import read_names
 from gpupeak.overview import overview
 from gpupeak.page import render
 from gpupeak.peaks.reading import read_curve, read_peak

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from gpupeak import store
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import resolve
+from gpupeak.corpora.datasets import resolve
+from gpupeak.corpora.labels import _interpreted, _Unlike, read_names
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features import unpack
-from gpupeak.labels import _interpreted, _Unlike, read_names
 from gpupeak.store import FeatureDirectory, read_manifest, replace_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_opcodes_in_any_order_build_data_or_nothing(drawn: list[tuple[Any, bytes
         found = _interpreted(pickled)
     except Exception:  # `read_names` makes a LabelError of all of them
         return
-    assert type(found).__module__ in ("builtins", "gpupeak.labels")
+    assert type(found).__module__ in ("builtins", "gpupeak.corpora.labels")
 
 
 _JSON = st.recursive(

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from samples import ENCODER, plan, sample
 
-from gpupeak import ExtractConfig, features, labels
+from gpupeak import ExtractConfig, features
 from gpupeak.child import Child
 from gpupeak.cli import main
-from gpupeak.datasets import resolve
+from gpupeak.corpora import labels
+from gpupeak.corpora.datasets import resolve
+from gpupeak.corpora.labels import read_names
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, LabelError, RunError, WriteError
-from gpupeak.labels import read_names
 from gpupeak.records import read_records
 from gpupeak.store import FeatureDirectory, feature_directory, read_manifest
 from gpupeak.types import FrameBatch, Saved

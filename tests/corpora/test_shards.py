@@ -25,9 +25,9 @@ import gpupeak
 import gpupeak.run
 from gpupeak import ExtractConfig, store
 from gpupeak.cli import main
+from gpupeak.corpora.shards import MOST_SIZES, Shard, assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.merge import merge
-from gpupeak.shards import MOST_SIZES, Shard, assign, slurm_shard
 from gpupeak.store import FeatureDirectory, read_manifest
 from gpupeak.survey import survey
 from gpupeak.tally import RunReport, Silent, Tally

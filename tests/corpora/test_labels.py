@@ -22,9 +22,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpupeak import labels
+from gpupeak.corpora import labels
+from gpupeak.corpora.labels import read_names
 from gpupeak.errors import LabelError
-from gpupeak.labels import read_names
 
 NAMES = ["sample_00001998", "-3g5yACwYnA_1", "片段 一", "a clip"]
 LABELS = {name: {"emo": "happy", "val": 0.5 * i} for i, name in enumerate(NAMES)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpupeak.config import ExtractConfig
-from gpupeak.datasets import Corpus, Listing, au_directories, count_peaks, list_samples, require_peaks, resolve
+from gpupeak.corpora.datasets import Corpus, Listing, au_directories, count_peaks, list_samples, require_peaks, resolve
 from gpupeak.errors import AuError, ConfigError, LabelError, UsageError
 from gpupeak.types import Failed, Sample, SamplingRule
 
@@ -574,7 +574,7 @@ class TestRequirePeaks:
         assert "no usable peak" in self.refused(root, root / "aus", limit=2)
 
     def test_it_stops_at_the_first(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from gpupeak import datasets
+        from gpupeak.corpora import datasets
 
         asked = []
         write(root / "aus/b/b_au_analysis.json", json.dumps(PEAK))
