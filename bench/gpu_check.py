@@ -573,7 +573,7 @@ def mean_difference(ours: Any, theirs: Any) -> float:
 
 @cache
 def key_frames(video: Path) -> list[int]:
-    from gpupeak.container import open_clip
+    from gpupeak.video.container import open_clip
 
     with open_clip(video) as clip:
         return sorted(clip.key_frames)

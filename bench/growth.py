@@ -27,7 +27,6 @@ from record import ROOT, Record, Row
 from workload import Clip, Scale, make
 
 from gpupeak import pipeline
-from gpupeak.container import open_clip
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
@@ -35,6 +34,7 @@ from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.sampling import choose
 from gpupeak.store import feature_directory
 from gpupeak.types import Sample, SamplingRule, Saved
+from gpupeak.video.container import open_clip
 from gpupeak.write import NpyWriter
 
 SIZE, DIM = 224, 768

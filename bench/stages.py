@@ -30,7 +30,6 @@ from workload import Scale, decode_clips, facts, make, real_clips, sample_of
 import gpupeak
 from gpupeak import demo_corpus
 from gpupeak.channel import Channel
-from gpupeak.container import open_clip
 from gpupeak.decode import decode_frames
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.encode.drawn import draw_state
@@ -41,6 +40,7 @@ from gpupeak.plan import plan_frames
 from gpupeak.sampling import emotion_peak
 from gpupeak.store import feature_directory, npy_header
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Peak, Sample, SamplingRule
+from gpupeak.video.container import open_clip
 from gpupeak.write import NpyWriter
 
 OURS, BOUND = "gpupeak", "bound"

@@ -20,10 +20,10 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from record import Row, beside, cores
 
-from gpupeak.bitstream import Syntax
-from gpupeak.container import Clip, open_clip
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.types import Sample
+from gpupeak.video.bitstream import Syntax
+from gpupeak.video.container import Clip, open_clip
 
 if TYPE_CHECKING:
     from gpupeak.decode.dali import Encoded

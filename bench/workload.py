@@ -26,9 +26,9 @@ from av.video.stream import VideoStream
 from record import Row, cores
 
 from gpupeak import demo_corpus
-from gpupeak.bitstream import Syntax
-from gpupeak.container import open_clip
 from gpupeak.types import Sample, SamplingRule
+from gpupeak.video.bitstream import Syntax
+from gpupeak.video.container import open_clip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gpupeak.container import open_clip
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.pool import WorkerPool
@@ -29,6 +28,7 @@ from gpupeak.fetch import at_hand
 from gpupeak.peaks.reading import Curve, read_curve
 from gpupeak.plan import plan_frames
 from gpupeak.types import Failed, FramePlan, Sample
+from gpupeak.video.container import open_clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image

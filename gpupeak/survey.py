@@ -12,7 +12,6 @@ from typing import Any
 
 from gpupeak import remote
 from gpupeak.config import ExtractConfig
-from gpupeak.container import open_clip
 from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.pool import WorkerPool
@@ -29,6 +28,7 @@ from gpupeak.spool import mounted, pull
 from gpupeak.store import FeatureDirectory, feature_directory, npy_header, read_manifest
 from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
 from gpupeak.verify import read_checked
+from gpupeak.video.container import open_clip
 
 __all__ = ["Examination", "ExamineTask", "Extracted", "Survey", "examine", "survey"]
 

@@ -18,11 +18,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, decode_in_full, write_clip
 
-from gpupeak import container
-from gpupeak.container import Clip, open_clip
 from gpupeak.decode import decode_frames, libav
 from gpupeak.decode.libav import decode_clip
 from gpupeak.errors import SampleError
+from gpupeak.video import container
+from gpupeak.video.container import Clip, open_clip
 
 ClipOf = Callable[[str], Path]
 TURNS = {"h264_rotated_90": 3, "h264_rotated_mkv": 3, "h264_rotated_180": 2, "h264_rotated_270_vfr": 1}

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from clips import write_clip
 
-from gpupeak.container import open_clip
 from gpupeak.decode import nvdec
 from gpupeak.decode.nvdec import examine, nvdec_missing
+from gpupeak.video.container import open_clip
 
 NO_FRAMES = "packets that are no frames"
 UNTIMED = "timestamps do not tell the frames"

@@ -15,10 +15,10 @@ import pytest
 from clips import write_clip
 from tiny import SPEC
 
-from gpupeak.container import open_clip
 from gpupeak.decode import decode_frames
 from gpupeak.demo_corpus import EXPRESSIONS, write_openface
 from gpupeak.demo_corpus import Clip as Performance
+from gpupeak.video.container import open_clip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 stages: Any = importlib.import_module("stages")

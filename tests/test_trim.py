@@ -18,12 +18,12 @@ import torch
 from clips import KINDS, write_clip
 from samples import sample
 
-from gpupeak import container
-from gpupeak.container import open_clip, quarter_turns
 from gpupeak.decode import dali, decode_frames
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.types import FrameBatch, Sample
+from gpupeak.video import container
+from gpupeak.video.container import open_clip, quarter_turns
 
 trim: Any = importlib.import_module("trim")
 

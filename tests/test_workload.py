@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpupeak.container import open_clip
 from gpupeak.decode import decode_frames
 from gpupeak.peaks.reading import read_peak
 from gpupeak.types import Peak
+from gpupeak.video.container import open_clip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 workload: Any = importlib.import_module("workload")

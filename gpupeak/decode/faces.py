@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpupeak.container import MAX_SIDE
 from gpupeak.errors import SampleError
+from gpupeak.video.container import MAX_SIDE
 
 __all__ = ["face_frames", "open_faces"]
 

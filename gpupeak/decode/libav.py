@@ -15,8 +15,8 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from gpupeak.container import Clip, decoded, open_clip, quarter_turns
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
+from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
 
 __all__ = ["decode_clip", "decode_frames"]
 

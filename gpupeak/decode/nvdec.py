@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gpupeak.container import Clip
 from gpupeak.types import Sample, VideoFacts
+from gpupeak.video.container import Clip
 
 __all__ = ["MAX_BYTES", "Refused", "examine", "nvdec_missing"]
 

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.child import connect
-from gpupeak.container import open_clip
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
@@ -30,6 +29,7 @@ from gpupeak.fetch import at_hand
 from gpupeak.plan import plan_frames
 from gpupeak.remote import shown
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
+from gpupeak.video.container import open_clip
 
 __all__ = ["MEMORY", "NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
 

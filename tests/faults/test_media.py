@@ -17,7 +17,6 @@ import pytest
 from clips import write_clip
 from samples import sample
 
-from gpupeak import container
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
@@ -26,6 +25,7 @@ from gpupeak.overview import overview
 from gpupeak.store import npy_header
 from gpupeak.survey import examine, survey
 from gpupeak.types import Failed, FrameBatch
+from gpupeak.video import container
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -40,7 +40,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 DEADLY = """
 import os, signal
-import gpupeak.container as container
+import gpupeak.video.container as container
 
 real = container._open
 

@@ -27,10 +27,10 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gpupeak.bitstream import Picture, Syntax
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
-from gpupeak.h264 import Sequence
-from gpupeak.upright import certainly_upright
+from gpupeak.video.bitstream import Picture, Syntax
+from gpupeak.video.h264 import Sequence
+from gpupeak.video.orientation import certainly_upright
 
 __all__ = ["MAX_PACKETS", "MAX_PIXELS", "MAX_SIDE", "Clip", "decoded", "open_clip", "quarter_turns"]
 

@@ -10,7 +10,7 @@ from collections.abc import Container
 from functools import cache
 from typing import NamedTuple
 
-from gpupeak.h264 import Bits, Sequence, is_field, read_sequence, slice_type
+from gpupeak.video.h264 import Bits, Sequence, is_field, read_sequence, slice_type
 
 __all__ = ["REFERENCED", "Picture", "Syntax"]
 

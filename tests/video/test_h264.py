@@ -9,8 +9,8 @@ import av
 import pytest
 from clips import decode_in_full, write_clip
 
-from gpupeak.container import open_clip
-from gpupeak.h264 import Sequence, is_field, read_sequence, slice_type
+from gpupeak.video.container import open_clip
+from gpupeak.video.h264 import Sequence, is_field, read_sequence, slice_type
 
 
 @pytest.mark.parametrize(

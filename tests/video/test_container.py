@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from clips import KINDS, decode_in_full, remux, write_audio, write_clip
 
-from gpupeak import container
-from gpupeak.bitstream import Syntax
-from gpupeak.container import Clip, open_clip
 from gpupeak.errors import SampleError
-from gpupeak.h264 import Sequence
-from gpupeak.upright import certainly_upright
+from gpupeak.video import container
+from gpupeak.video.bitstream import Syntax
+from gpupeak.video.container import Clip, open_clip
+from gpupeak.video.h264 import Sequence
+from gpupeak.video.orientation import certainly_upright
 
 ClipOf = Callable[[str], Path]
 UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut"}
