@@ -10,7 +10,7 @@ from threading import Event
 
 import torch
 
-from gpupeak import pipeline, remote
+from gpupeak import pipeline
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool, cores
@@ -20,9 +20,10 @@ from gpupeak.encode.vit import VisionTower
 from gpupeak.encode.weights import identify
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
-from gpupeak.fetch import FetchingDecoder
 from gpupeak.many import ManyLines
 from gpupeak.spool import StoreWriter
+from gpupeak.storage import remote
+from gpupeak.storage.fetching import FetchingDecoder
 from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Outcome, Sample
 from gpupeak.write import NpyWriter

@@ -136,7 +136,7 @@ def _option(
 
 def _place(text: str | None) -> Path | str | None:
     """What an option names: the URL of a store as it stands, anything else as a path."""
-    from gpupeak.remote import is_url
+    from gpupeak.storage.remote import is_url
 
     return text if text is None or is_url(text) else Path(text)
 

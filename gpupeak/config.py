@@ -8,10 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpupeak import remote
 from gpupeak.corpora.shards import Shard
 from gpupeak.encode.cache import cache_file
 from gpupeak.errors import ConfigError
+from gpupeak.storage import remote
 from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS
 
 __all__ = ["DECODERS", "ENGINES", "SPLITS", "ExtractConfig", "parse_size"]

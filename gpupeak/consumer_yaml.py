@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from gpupeak.child import Child, Ended, connect
 from gpupeak.errors import ConfigError
-from gpupeak.files import read_bounded
+from gpupeak.storage.files import read_bounded
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

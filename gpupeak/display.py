@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpupeak.errors import WriteError
-from gpupeak.remote import is_url, shown
+from gpupeak.storage.remote import is_url, shown
 from gpupeak.tally import RunReport, Tally
 from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
 

@@ -21,9 +21,9 @@ from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, res
 from gpupeak.encode.weights import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.fetch import at_hand
-from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.spool import mounted
+from gpupeak.storage.fetching import at_hand
+from gpupeak.storage.remote import is_directory, shown, url_of
 from gpupeak.store import npy_header
 from gpupeak.types import Sample
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.files import expanded, name_fault, open_bounded
-from gpupeak.remote import is_url, mirror_path, url_of
+from gpupeak.storage.files import expanded, name_fault, open_bounded
+from gpupeak.storage.remote import is_url, mirror_path, url_of
 from gpupeak.store import (
     FeatureDirectory,
     encoder_directory,

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpupeak import remote
 from gpupeak.errors import RunError
 from gpupeak.records import lock_file, taken
+from gpupeak.storage import remote
 
 __all__ = ["Hold", "take_all"]
 

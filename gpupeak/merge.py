@@ -12,8 +12,8 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError
-from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.spool import Spool, mounted
+from gpupeak.storage.remote import is_directory, shown, url_of
 from gpupeak.store import FeatureDirectory, feature_directory, finished, read_manifest
 from gpupeak.types import Failed
 

@@ -22,9 +22,9 @@ from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.decode.pool import cores
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
-from gpupeak.remote import is_directory, shown, url_of
 from gpupeak.sheet import Sheet, SheetTask, read_sheets
 from gpupeak.spool import mounted, pull
+from gpupeak.storage.remote import is_directory, shown, url_of
 from gpupeak.store import FeatureDirectory, feature_directory, read_features, read_manifest
 from gpupeak.types import Failed, Sample
 

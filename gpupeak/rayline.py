@@ -34,10 +34,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gpupeak import remote
 from gpupeak._version import __version__
 from gpupeak.errors import ConfigError, DeviceError, GpupeakError, RunError
 from gpupeak.pipeline import Line
+from gpupeak.storage import remote
 from gpupeak.types import Failed, Outcome, Sample, Saved
 
 __all__ = ["Actors", "RayLine", "Recipe"]

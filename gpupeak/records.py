@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.files import at_once
+from gpupeak.storage.files import at_once
 
 __all__ = [
     "Record",

@@ -17,15 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpupeak import remote
 from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, Listing, list_samples, require_peaks, resolve
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.fetch import video_bytes
 from gpupeak.spool import Spool, mounted
+from gpupeak.storage import remote
+from gpupeak.storage.fetching import video_bytes
 from gpupeak.store import FeatureDirectory, feature_directory
 from gpupeak.tally import Observer, RunReport, Silent, Tally
 from gpupeak.types import Failed, Outcome, Sample

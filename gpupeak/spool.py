@@ -19,12 +19,12 @@ from types import TracebackType
 
 import numpy as np
 
-from gpupeak import remote
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import GpupeakError, RunError, SampleError
 from gpupeak.hold import Hold, take_all
 from gpupeak.pipeline import Writer
 from gpupeak.records import is_record
+from gpupeak.storage import remote
 from gpupeak.store import npy_header
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved, Seconds
 

@@ -24,9 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpupeak import remote
 from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError
-from gpupeak.files import at_once, open_bounded
 from gpupeak.records import (
     Record,
     Records,
@@ -40,6 +38,8 @@ from gpupeak.records import (
     taken,
     whole_lines,
 )
+from gpupeak.storage import remote
+from gpupeak.storage.files import at_once, open_bounded
 from gpupeak.types import Failed, FramePlan, Outcome, Saved
 
 __all__ = [

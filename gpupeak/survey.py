@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak import remote
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
 from gpupeak.decode.faces import open_faces
@@ -19,12 +18,13 @@ from gpupeak.decode.worker import Done
 from gpupeak.encode.weights import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
-from gpupeak.fetch import at_hand
-from gpupeak.files import is_file
 from gpupeak.plan import plan_frames
 from gpupeak.records import is_record
 from gpupeak.run import Job, prepare, settings_of
 from gpupeak.spool import mounted, pull
+from gpupeak.storage import remote
+from gpupeak.storage.fetching import at_hand
+from gpupeak.storage.files import is_file
 from gpupeak.store import FeatureDirectory, feature_directory, npy_header, read_manifest
 from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
 from gpupeak.verify import read_checked

@@ -37,12 +37,12 @@ from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolv
 from gpupeak.encode.weights import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
-from gpupeak.fetch import at_hand, video_bytes
-from gpupeak.files import open_bounded
 from gpupeak.records import is_record, read_records
-from gpupeak.remote import shown, url_of
 from gpupeak.run import extract, settings_of
 from gpupeak.spool import mounted, pull
+from gpupeak.storage.fetching import at_hand, video_bytes
+from gpupeak.storage.files import open_bounded
+from gpupeak.storage.remote import shown, url_of
 from gpupeak.store import TEMPORARY, FeatureDirectory, feature_directory, npy_header, read_header, read_manifest
 from gpupeak.tally import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.types import Failed, Sample

@@ -34,10 +34,10 @@ from typing import Any, TypeVar
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.labels import read_names
 from gpupeak.errors import AuError, ConfigError, LabelError, SampleError
-from gpupeak.fetch import at_hand, fetched, file_at_hand
-from gpupeak.files import expanded, name_fault, read_bounded
 from gpupeak.peaks.reading import UNREADABLE, places, read_peak
-from gpupeak.remote import Entry, is_directory, is_there, listing, scan, shown, tree, url_of
+from gpupeak.storage.fetching import at_hand, fetched, file_at_hand
+from gpupeak.storage.files import expanded, name_fault, read_bounded
+from gpupeak.storage.remote import Entry, is_directory, is_there, listing, scan, shown, tree, url_of
 from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, Fetch, NoPeak, Peak, Sample, SamplingRule, StoredFile
 
 if sys.version_info >= (3, 11):

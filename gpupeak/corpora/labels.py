@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpupeak.errors import LabelError
-from gpupeak.files import open_bounded, read_bounded
+from gpupeak.storage.files import open_bounded, read_bounded
 
 __all__ = ["read_names"]
 

@@ -22,7 +22,7 @@ from gpupeak.decode.merge import merged
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError, SampleError
-from gpupeak.fetch import at_hand
+from gpupeak.storage.fetching import at_hand
 from gpupeak.types import Failed, FrameBatch, Sample, VideoFacts
 
 __all__ = ["DaliDecoder", "Encoded", "Planner", "Window", "as_swscale", "encoded", "frames_pipeline", "native_bytes"]

@@ -25,9 +25,9 @@ from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
 from gpupeak.errors import OUT_OF_MEMORY, RunError, SampleError
-from gpupeak.fetch import at_hand
 from gpupeak.plan import plan_frames
-from gpupeak.remote import shown
+from gpupeak.storage.fetching import at_hand
+from gpupeak.storage.remote import shown
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 from gpupeak.video.container import open_clip
 

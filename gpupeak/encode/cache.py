@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from gpupeak.files import read_bounded
+from gpupeak.storage.files import read_bounded
 
 __all__ = ["cache_file", "file_sha256", "remember_tag", "tag_file"]
 

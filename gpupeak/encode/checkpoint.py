@@ -22,7 +22,7 @@ from safetensors import safe_open
 from gpupeak.encode.weights import WeightsId
 from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
-from gpupeak.files import read_bounded
+from gpupeak.storage.files import read_bounded
 
 __all__ = ["read_state"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from gpupeak.encode import cache
 from gpupeak.encoders import EncoderSpec, pretrained_tag
 from gpupeak.errors import WeightsError
-from gpupeak.files import read_bounded
+from gpupeak.storage.files import read_bounded
 
 __all__ = ["INSTEAD", "WeightsId", "identify", "locate"]
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeAlias, TypeGuard, TypeVar
 
-from gpupeak.files import is_directory, open_bounded, read_bounded
+from gpupeak.storage.files import is_directory, open_bounded, read_bounded
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
 __all__ = ["NO_DIRECTORY", "NO_FILE", "NO_USABLE_PEAK", "UNREADABLE", "Curve", "places", "read_curve", "read_peak"]

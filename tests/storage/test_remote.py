@@ -31,14 +31,16 @@ from samples import features
 from werkzeug.serving import make_server
 
 import gpupeak
-from gpupeak import ExtractConfig, fetch, hold, remote, spool
+from gpupeak import ExtractConfig, hold, spool
 from gpupeak.cli import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
 from gpupeak.merge import merge
-from gpupeak.mirror import Mirror
+from gpupeak.storage import fetching as fetch
+from gpupeak.storage import remote
+from gpupeak.storage.mirror import Mirror
 from gpupeak.survey import examine, survey
 from gpupeak.tally import RunReport
 from gpupeak.types import Fetch, Sample, SamplingRule, Saved, StoredFile
@@ -739,7 +741,7 @@ def test_whoever_finds_no_room_waits_for_it(tmp_path: Path, monkeypatch: pytest.
                 pass
             assert not waiting.done()
         assert waiting.result(30) == b"b" * 100
-    monkeypatch.setattr("gpupeak.mirror._PATIENCE", 0.1)
+    monkeypatch.setattr("gpupeak.storage.mirror._PATIENCE", 0.1)
     with held(a, limit=150), pytest.raises(remote.StoreError, match="no room in the cache"), held(b, limit=150):
         pass
     with pytest.raises(remote.StoreError, match="200 bytes at once, the cache takes 150"), held(a, b, limit=150):
@@ -777,10 +779,10 @@ HAMMER = """
 import random, sys
 from pathlib import Path
 from gpupeak.merge import merge
-from gpupeak.mirror import Mirror
+from gpupeak.storage.mirror import Mirror
 from gpupeak.types import StoredFile
-from gpupeak import remote
-import gpupeak.remote
+from gpupeak.storage import remote
+import gpupeak.storage.remote
 
 def fetch(path, size, changed, descriptor):
     import os, time

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpupeak.files import expanded, is_directory, is_file, open_bounded, read_bounded
+from gpupeak.storage.files import expanded, is_directory, is_file, open_bounded, read_bounded
 
 
 def test_a_file_up_to_the_limit_is_read_whole(tmp_path: Path) -> None:

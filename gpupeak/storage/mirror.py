@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpupeak import remote
 from gpupeak.errors import RunError
+from gpupeak.storage import remote
 from gpupeak.types import StoredFile
 
 __all__ = ["Mirror"]

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.files import is_directory as is_local_directory
+from gpupeak.storage.files import is_directory as is_local_directory
 
 __all__ = [
     "Entry",

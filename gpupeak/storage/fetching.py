@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from gpupeak import remote
 from gpupeak.errors import RunError, SampleError
-from gpupeak.mirror import Mirror
 from gpupeak.peaks.reading import places
 from gpupeak.pipeline import Decoder
+from gpupeak.storage import remote
+from gpupeak.storage.mirror import Mirror
 from gpupeak.types import Failed, FrameBatch, Sample, StoredFile
 
 __all__ = ["FetchingDecoder", "at_hand", "fetched", "file_at_hand", "video_bytes"]
