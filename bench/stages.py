@@ -31,12 +31,12 @@ import gpupeak
 from gpupeak import demo_corpus
 from gpupeak.channel import Channel
 from gpupeak.decode import decode_frames
+from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.peaks.reading import read_peak
-from gpupeak.plan import plan_frames
 from gpupeak.sampling import emotion_peak
 from gpupeak.store import feature_directory, npy_header
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Peak, Sample, SamplingRule

@@ -22,10 +22,10 @@ import numpy.typing as npt
 
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.libav import decode_clip
+from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve, read_curve
-from gpupeak.plan import plan_frames
 from gpupeak.storage.fetching import at_hand
 from gpupeak.types import Failed, FramePlan, Sample
 from gpupeak.video.container import open_clip

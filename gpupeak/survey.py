@@ -13,12 +13,12 @@ from typing import Any
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
 from gpupeak.decode.faces import open_faces
+from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done
 from gpupeak.encode.weights import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
-from gpupeak.plan import plan_frames
 from gpupeak.records import is_record
 from gpupeak.run import Job, prepare, settings_of
 from gpupeak.spool import mounted, pull

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tiny
 
+from gpupeak.decode.planning import plan_frames
 from gpupeak.encoders import EncoderSpec, TowerShape
-from gpupeak.plan import plan_frames
 from gpupeak.types import Sample
 
 baseline: Any = importlib.import_module("peers.baseline")

@@ -24,8 +24,8 @@ from gpupeak.child import connect
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
+from gpupeak.decode.planning import plan_frames
 from gpupeak.errors import OUT_OF_MEMORY, RunError, SampleError
-from gpupeak.plan import plan_frames
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.remote import shown
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts

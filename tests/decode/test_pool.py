@@ -105,7 +105,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers hang, crash or exit when they open a video of such a name."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook/sitecustomize.py").write_text(FAULTS)
-    root = Path(__file__).parents[1]  # for an interpreter that gpupeak is not installed in
+    root = Path(__file__).parents[2]  # for an interpreter that gpupeak is not installed in
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{root}")
 
 
@@ -213,7 +213,9 @@ class Fault:
 def test_tasks_are_performed_in_the_workers_and_fail_as_samples_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the workers import this file
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
+    )  # the workers import this file
     pool = WorkerPool(2, 1, 1, held=0)
     names = ("fine", "fails", "odd", "dies", "also fine")
     answers = {answer.sample.name: answer for answer in pool.perform([Fault(sample(tmp_path, n)) for n in names])}
