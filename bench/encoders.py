@@ -25,8 +25,8 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from workload import Scale
 
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 
 Encode: TypeAlias = Callable[[torch.Tensor], torch.Tensor]

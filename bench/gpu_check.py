@@ -53,10 +53,10 @@ from gpupeak.build import Parts, build, choose_device, cuda_line
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.encode.cuda import Cuda, TorchCuda, Work, time_on_device
-from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
+from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work, time_on_device
+from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_add_layer_norm

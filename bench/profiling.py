@@ -37,8 +37,8 @@ from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
-from gpupeak.encode.cuda import Cuda, Event, Graph, Stream, TorchCuda, Work
-from gpupeak.encode.graphs import GraphEncoder
+from gpupeak.encode.gpu.device import Cuda, Event, Graph, Stream, TorchCuda, Work
+from gpupeak.encode.gpu.graphs import GraphEncoder
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.pipeline import run
 from gpupeak.types import Failed, FrameBatch, Sample, Saved, Seconds
@@ -452,7 +452,7 @@ def line(trace: Trace, tell: Callable[[str], None]) -> Iterator[tuple[Parts, Wat
         else:
             device = torch.device("cuda:0")
             cuda = WatchedCuda(TorchCuda(device), trace)
-            watching.enter_context(mock.patch("gpupeak.encode.cuda.TorchCuda", lambda _: cuda))
+            watching.enter_context(mock.patch("gpupeak.encode.gpu.device.TorchCuda", lambda _: cuda))
             mode = "cpu" if nvdec_missing() else "nvdec"
             if mode == "nvdec":
                 watching.enter_context(watched_nvdec(trace))

@@ -33,8 +33,8 @@ from gpupeak.channel import Channel
 from gpupeak.decode import decode_frames
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import emotion_peak

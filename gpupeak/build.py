@@ -17,7 +17,7 @@ from gpupeak.decode.pool import WorkerPool, cores
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import fetched, load_tower
 from gpupeak.encode.vit import VisionTower
-from gpupeak.encode.weights import identify
+from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
 from gpupeak.many import ManyLines
@@ -163,8 +163,8 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
     tower = load_tower(spec, config.weights, device, torch.float16)
     if not isinstance(tower, VisionTower):
         return TowerEncoder(tower, spec, device, config.batch_size or _samples_at_once(n))
-    from gpupeak.encode.cuda import TorchCuda
-    from gpupeak.encode.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
+    from gpupeak.encode.gpu.device import TorchCuda
+    from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.kernels.patch_rows import cuda_patch_rows
 
     buckets: tuple[int, ...] = BUCKETS

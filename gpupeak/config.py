@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpupeak.corpora.shards import Shard
-from gpupeak.encode.cache import cache_file
+from gpupeak.encode.weights.cache import cache_file
 from gpupeak.errors import ConfigError
 from gpupeak.storage import remote
 from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS

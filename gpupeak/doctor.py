@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, resolve
-from gpupeak.encode.weights import identify
+from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.spool import mounted

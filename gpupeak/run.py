@@ -21,7 +21,7 @@ from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, Listing, list_samples, require_peaks, resolve
 from gpupeak.corpora.shards import MOST_SIZES, assign
-from gpupeak.encode.weights import WeightsId, identify
+from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.spool import Spool, mounted
 from gpupeak.storage import remote

@@ -16,7 +16,7 @@ from gpupeak.decode.faces import open_faces
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done
-from gpupeak.encode.weights import identify
+from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.records import is_record

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from gpupeak.compare import Difference, Tolerance, compare
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolve
-from gpupeak.encode.weights import WeightsId, identify
+from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
 from gpupeak.records import is_record, read_records

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gpupeak.encode.cuda import Graph, Stream, Work
+from gpupeak.encode.gpu.device import Graph, Stream, Work
 
 QUERIES = 3  # until an event that nobody waits for has come to pass anyway
 

@@ -12,8 +12,8 @@ import pytest
 import tiny
 import torch
 
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import TowerShape
 
 encoders: Any = importlib.import_module("encoders")

@@ -20,9 +20,9 @@ from cuda.bindings import nvrtc  # type: ignore[import-untyped]
 from lazy_cuda import LazyCuda
 from samples import plan
 
-from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.graphs import EagerRunner, GraphEncoder, GraphRunner
+from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels import add_layer_norm, compile, patch_rows

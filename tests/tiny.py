@@ -10,9 +10,9 @@ import pytest
 import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 
-from gpupeak.encode import cache
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import expected_state
+from gpupeak.encode.weights import cache
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.

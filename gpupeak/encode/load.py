@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gpupeak.encode.checkpoint import read_state
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights import WeightsId, locate
+from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.identity import WeightsId, locate
 from gpupeak.encoders import EncoderSpec
 
 __all__ = ["fetched", "load_tower"]

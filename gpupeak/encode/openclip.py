@@ -15,11 +15,11 @@ import open_clip
 import torch
 from torch import nn
 
-from gpupeak.encode import cache
-from gpupeak.encode.checkpoint import read_state
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
-from gpupeak.encode.weights import INSTEAD, WeightsId
+from gpupeak.encode.weights import cache
+from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.identity import INSTEAD, WeightsId
 from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
 

@@ -36,10 +36,10 @@ from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.corpora.labels import read_names
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.checkpoint import read_state
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights import locate
+from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features import pack, unpack
 from gpupeak.overview import overview

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import SHAPE, difference, images, normalised, reference, state
 
-from gpupeak.encode.drawn import draw_state
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 
 WITHIN = 1e-4  # of the features' largest value, in float32

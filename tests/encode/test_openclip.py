@@ -16,7 +16,7 @@ from tiny import SPEC, difference, empty_cache, images, open_clip_tower, referen
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.openclip import OpenClipTower, load_open_clip
 from gpupeak.encode.vit import VisionTower
-from gpupeak.encode.weights import identify, locate
+from gpupeak.encode.weights.identity import identify, locate
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import WeightsError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpupeak.encode.cuda import _TorchStream
+from gpupeak.encode.gpu.device import _TorchStream
 
 
 def test_what_is_put_on_a_stream_is_an_nvtx_range_on_whatever_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from gpupeak.encode.cuda import Cuda, Event, Graph, Stream
-from gpupeak.encode.ring import Inbox, Ring
+from gpupeak.encode.gpu.device import Cuda, Event, Graph, Stream
+from gpupeak.encode.gpu.ring import Inbox, Ring
 from gpupeak.encode.vit import VisionTower
 from gpupeak.kernels.patch_rows import PatchRows
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span

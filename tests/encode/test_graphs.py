@@ -19,10 +19,10 @@ from lazy_cuda import LazyCuda
 from samples import plan, sample
 
 from gpupeak import pipeline
-from gpupeak.encode.cuda import TorchCuda, time_on_device
-from gpupeak.encode.drawn import draw_state
-from gpupeak.encode.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
+from gpupeak.encode.gpu.device import TorchCuda, time_on_device
+from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError, WriteError
 from gpupeak.kernels.patch_rows import patch_rows

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from samples import plan
 
-from gpupeak.encode.ring import Inbox, Ring
+from gpupeak.encode.gpu.ring import Inbox, Ring
 from gpupeak.types import FrameBatch
 
 HERE = Path()

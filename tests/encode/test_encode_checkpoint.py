@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from tiny import SHAPE, SPEC, difference, empty_cache, images, normalised, reference, state
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from gpupeak.encode.checkpoint import read_state
 from gpupeak.encode.load import load_tower
-from gpupeak.encode.weights import locate
+from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import WeightsError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tiny import SPEC, empty_cache
 
-from gpupeak.encode import cache
-from gpupeak.encode.weights import WeightsId, identify, locate
+from gpupeak.encode.weights import cache
+from gpupeak.encode.weights.identity import WeightsId, identify, locate
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import WeightsError
 
@@ -168,7 +168,7 @@ def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path) -> Non
     assert identify(SPEC, str(file)).sha256 == sha256(b"before")
     overwrite_unseen(file, b"after!")
     assert identify(SPEC, str(file)).sha256 == sha256(b"before")
-    code = "import sys, pathlib, gpupeak.encode.cache as cache; print(cache.file_sha256(pathlib.Path(sys.argv[1])))"
+    code = "import sys, pathlib, gpupeak.encode.weights.cache as c; print(c.file_sha256(pathlib.Path(sys.argv[1])))"
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == sha256(b"before"), "another process reads what this one saved"
 
@@ -249,7 +249,7 @@ def test_the_cache_is_where_xdg_says(empty_cache: Path, monkeypatch: pytest.Monk
 
 def test_processes_do_not_lose_each_others_entries(tmp_path: Path, empty_cache: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from gpupeak.encode.cache import remember_tag\n"
+        "import sys; from pathlib import Path; from gpupeak.encode.weights.cache import remember_tag\n"
         "for i in range(25): remember_tag(sys.argv[1], str(i), Path('/x'))"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, f"model{i}"]) for i in range(4)]

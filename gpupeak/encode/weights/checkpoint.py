@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from safetensors import safe_open
 
-from gpupeak.encode.weights import WeightsId
+from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
 from gpupeak.storage.files import read_bounded

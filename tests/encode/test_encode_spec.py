@@ -103,7 +103,7 @@ def test_naming_and_identifying_import_nothing_heavy(tmp_path: Path) -> None:
     code = f"""
 import sys
 from gpupeak.encoders import encoder_spec
-from gpupeak.encode.weights import identify
+from gpupeak.encode.weights.identity import identify
 identify(encoder_spec("CLIP_VIT_LARGE"), "random:1")
 identify(encoder_spec("CLIP_VIT_LARGE"), None)
 assert identify(encoder_spec("open_clip:ViT-B-32"), {str(tmp_path / "clip.pt")!r}).sha256

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpupeak.encode import cache
+from gpupeak.encode.weights import cache
 from gpupeak.encoders import EncoderSpec, pretrained_tag
 from gpupeak.errors import WeightsError
 from gpupeak.storage.files import read_bounded
