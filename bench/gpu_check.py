@@ -59,11 +59,11 @@ from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.errors import DeviceError
+from gpupeak.features.writer import NpyWriter
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_add_layer_norm
 from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows
 from gpupeak.pipeline import Decoder, Encoder, Line
 from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, SamplingRule
-from gpupeak.write import NpyWriter
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 Of: TypeAlias = "dict[str, npt.NDArray[np.float64]]"

@@ -31,11 +31,11 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encoders import CLIP_VIT_LARGE
+from gpupeak.features.directory import feature_directory
+from gpupeak.features.writer import NpyWriter
 from gpupeak.sampling import choose
-from gpupeak.store import feature_directory
 from gpupeak.types import Sample, SamplingRule, Saved
 from gpupeak.video.container import open_clip
-from gpupeak.write import NpyWriter
 
 SIZE, DIM = 224, 768
 WARM = 8

@@ -30,9 +30,9 @@ from record import RESULTS, ROOT, Record, Row, conditions
 from gpupeak import pipeline
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.features.writer import NpyWriter
 from gpupeak.rayline import RayLine
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
-from gpupeak.write import NpyWriter
 
 COUNT, ROUNDS = 3200, 3
 LOCAL, NOTHING = "local", "Ray, nothing to do"

@@ -36,12 +36,12 @@ from gpupeak.decode.worker import Planned, prepare
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE
+from gpupeak.features.directory import feature_directory, npy_header
+from gpupeak.features.writer import NpyWriter
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import emotion_peak
-from gpupeak.store import feature_directory, npy_header
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Peak, Sample, SamplingRule
 from gpupeak.video.container import open_clip
-from gpupeak.write import NpyWriter
 
 OURS, BOUND = "gpupeak", "bound"
 Features: TypeAlias = "npt.NDArray[np.float32]"

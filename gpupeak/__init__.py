@@ -16,19 +16,19 @@ from gpupeak._version import __version__
 
 if TYPE_CHECKING:
     from gpupeak.config import ExtractConfig
-    from gpupeak.features import FeatureStore
+    from gpupeak.features.directory import load_features
+    from gpupeak.features.packs import FeatureStore
     from gpupeak.run import extract
-    from gpupeak.store import load_features
     from gpupeak.tally import RunReport
 
 __all__ = ["ExtractConfig", "FeatureStore", "RunReport", "__version__", "extract", "load_features"]
 
 _HOMES = {
     "ExtractConfig": "gpupeak.config",
-    "FeatureStore": "gpupeak.features",
+    "FeatureStore": "gpupeak.features.packs",
     "RunReport": "gpupeak.tally",
     "extract": "gpupeak.run",
-    "load_features": "gpupeak.store",
+    "load_features": "gpupeak.features.directory",
 }
 
 

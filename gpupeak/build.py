@@ -20,13 +20,13 @@ from gpupeak.encode.vit import VisionTower
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
+from gpupeak.features.spool import StoreWriter
+from gpupeak.features.writer import NpyWriter
 from gpupeak.many import ManyLines
-from gpupeak.spool import StoreWriter
 from gpupeak.storage import remote
 from gpupeak.storage.fetching import FetchingDecoder
 from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Outcome, Sample
-from gpupeak.write import NpyWriter
 
 __all__ = ["Parts", "actor_line", "build", "choose_decoder", "choose_device", "cuda_line"]
 

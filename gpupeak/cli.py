@@ -600,8 +600,8 @@ def inspect(
 def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
     from gpupeak.display import Output
+    from gpupeak.features.directory import replace_file
     from gpupeak.sheet import SheetTask, read_sheets, require, to_png, to_terminal
-    from gpupeak.store import replace_file
     from gpupeak.types import Failed
 
     require("PIL")
@@ -741,7 +741,7 @@ def pack(config: "ExtractConfig", as_json: _Json = False) -> int:
 
     DATASETS are directories of the output root; none for all that are there. The .npy files stay.
     """
-    from gpupeak.features import pack as pack_features
+    from gpupeak.features.packs import pack as pack_features
 
     def work(directory: Path, n: int) -> tuple[str, int]:
         file, count = pack_features(directory, n)
@@ -756,7 +756,7 @@ def unpack(config: "ExtractConfig", as_json: _Json = False) -> int:
 
     DATASETS are directories of the output root; none for all that are there.
     """
-    from gpupeak.features import unpack as unpack_features
+    from gpupeak.features.packs import unpack as unpack_features
 
     def work(directory: Path, n: int) -> tuple[str, int]:
         written, count = unpack_features(directory, n)
@@ -767,7 +767,7 @@ def unpack(config: "ExtractConfig", as_json: _Json = False) -> int:
 
 def _pack_or_unpack(config: "ExtractConfig", as_json: bool, work: Callable[[Path, int], tuple[str, int]]) -> int:
     from gpupeak.display import Output, clean
-    from gpupeak.features import FeatureStore
+    from gpupeak.features.packs import FeatureStore
 
     n = config.n_frms or 8
     store = FeatureStore(config.output_root, config.encoder, config.sampling or "emotion_peak", n, config.stream)

@@ -24,8 +24,8 @@ from gpupeak.consumer_yaml import Document, Section, Unusable, Value, read_docum
 from gpupeak.corpora.datasets import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
+from gpupeak.features.directory import is_whole, npy_header, read_manifest
 from gpupeak.storage.files import is_directory
-from gpupeak.store import is_whole, npy_header, read_manifest
 
 __all__ = ["Check", "Judgement", "Setting", "check", "consumer_directory", "emit"]
 

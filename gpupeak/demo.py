@@ -19,7 +19,7 @@ from gpupeak.cli import main
 from gpupeak.demo_corpus import CLIPS, Clip, Corpus, is_corpus, make_corpus
 from gpupeak.display import Output
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.store import feature_directory, read_manifest
+from gpupeak.features.directory import feature_directory, read_manifest
 
 __all__ = ["run_demo"]
 

@@ -21,10 +21,10 @@ from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, res
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.spool import mounted
+from gpupeak.features.directory import npy_header
+from gpupeak.features.spool import mounted
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.store import npy_header
 from gpupeak.types import Sample
 
 __all__ = ["MISSING", "NOTE", "OK", "STATES", "Finding", "diagnose"]

@@ -12,9 +12,9 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError
-from gpupeak.spool import Spool, mounted
+from gpupeak.features.directory import FeatureDirectory, feature_directory, finished, read_manifest
+from gpupeak.features.spool import Spool, mounted
 from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.store import FeatureDirectory, feature_directory, finished, read_manifest
 from gpupeak.types import Failed
 
 __all__ = ["Merged", "merge"]

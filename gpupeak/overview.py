@@ -22,10 +22,10 @@ from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.decode.pool import cores
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
+from gpupeak.features.directory import FeatureDirectory, feature_directory, read_features, read_manifest
+from gpupeak.features.spool import mounted, pull
 from gpupeak.sheet import Sheet, SheetTask, read_sheets
-from gpupeak.spool import mounted, pull
 from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.store import FeatureDirectory, feature_directory, read_features, read_manifest
 from gpupeak.types import Failed, Sample
 
 __all__ = ["BROKEN", "FAILED", "MISSING", "OUTCOMES", "POSITIONS", "SAVED", "Overview", "Row", "overview"]

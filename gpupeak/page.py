@@ -21,9 +21,9 @@ from typing import Any
 
 from gpupeak._version import __version__
 from gpupeak.errors import WriteError
+from gpupeak.features.directory import replace_file
 from gpupeak.overview import OUTCOMES, Overview, Row
 from gpupeak.sheet import Sheet, heights, require, to_jpeg
-from gpupeak.store import replace_file
 from gpupeak.types import STAGES
 
 __all__ = ["REQUIRED", "refuse_unwritable", "render", "write_page"]

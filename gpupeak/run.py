@@ -23,10 +23,10 @@ from gpupeak.corpora.datasets import Corpus, Listing, list_samples, require_peak
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.spool import Spool, mounted
+from gpupeak.features.directory import FeatureDirectory, feature_directory
+from gpupeak.features.spool import Spool, mounted
 from gpupeak.storage import remote
 from gpupeak.storage.fetching import video_bytes
-from gpupeak.store import FeatureDirectory, feature_directory
 from gpupeak.tally import Observer, RunReport, Silent, Tally
 from gpupeak.types import Failed, Outcome, Sample
 

@@ -19,13 +19,13 @@ from gpupeak.decode.worker import Done
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
-from gpupeak.records import is_record
+from gpupeak.features.directory import FeatureDirectory, feature_directory, npy_header, read_manifest
+from gpupeak.features.records import is_record
+from gpupeak.features.spool import mounted, pull
 from gpupeak.run import Job, prepare, settings_of
-from gpupeak.spool import mounted, pull
 from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import is_file
-from gpupeak.store import FeatureDirectory, feature_directory, npy_header, read_manifest
 from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
 from gpupeak.verify import read_checked
 from gpupeak.video.container import open_clip

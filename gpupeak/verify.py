@@ -37,13 +37,20 @@ from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolv
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
-from gpupeak.records import is_record, read_records
+from gpupeak.features.directory import (
+    TEMPORARY,
+    FeatureDirectory,
+    feature_directory,
+    npy_header,
+    read_header,
+    read_manifest,
+)
+from gpupeak.features.records import is_record, read_records
+from gpupeak.features.spool import mounted, pull
 from gpupeak.run import extract, settings_of
-from gpupeak.spool import mounted, pull
 from gpupeak.storage.fetching import at_hand, video_bytes
 from gpupeak.storage.files import open_bounded
 from gpupeak.storage.remote import shown, url_of
-from gpupeak.store import TEMPORARY, FeatureDirectory, feature_directory, npy_header, read_header, read_manifest
 from gpupeak.tally import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.types import Failed, Sample
 

@@ -13,8 +13,8 @@ from gpupeak import pipeline
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import DeviceError
+from gpupeak.features.writer import NpyWriter
 from gpupeak.types import FrameBatch, Outcome, Sample, Saved
-from gpupeak.write import NpyWriter
 
 Tell = Callable[[str], None]
 

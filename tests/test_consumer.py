@@ -21,7 +21,7 @@ from gpupeak.consumer import Check, check, consumer_directory, emit
 from gpupeak.consumer_yaml import read_document
 from gpupeak.corpora import datasets
 from gpupeak.errors import ConfigError
-from gpupeak.store import feature_directory
+from gpupeak.features.directory import feature_directory
 
 SAMPLES = ("sample_1", "sample_2")
 HERE = "preextracted_features/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"

@@ -15,7 +15,7 @@ from gpupeak import demo
 from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.display import Output
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.store import feature_directory, npy_header
+from gpupeak.features.directory import feature_directory, npy_header
 
 
 def extraction(argv: Sequence[str], shift: int = 0) -> int:

@@ -22,7 +22,7 @@ import typer
 from gpupeak import cli
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora import datasets
-from gpupeak.features import FeatureStore
+from gpupeak.features.packs import FeatureStore
 
 if sys.version_info >= (3, 11):
     import tomllib

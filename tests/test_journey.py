@@ -15,7 +15,7 @@ from clips import write_clip
 
 import gpupeak
 from gpupeak.demo_corpus import CLIPS, Corpus
-from gpupeak.store import read_manifest
+from gpupeak.features.directory import read_manifest
 
 ENCODER = ("--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0", "--device", "cpu", "--workers", "2")
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"

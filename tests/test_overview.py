@@ -16,8 +16,8 @@ from clips import write_clip
 
 from gpupeak import ExtractConfig
 from gpupeak.errors import ConfigError
+from gpupeak.features.directory import npy_header
 from gpupeak.overview import BROKEN, FAILED, MISSING, SAVED, Overview, overview
-from gpupeak.store import npy_header
 
 SUB = "mine/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
 

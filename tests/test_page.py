@@ -25,9 +25,9 @@ from gpupeak import ExtractConfig, page
 from gpupeak import sheet as sheets
 from gpupeak.cli import main
 from gpupeak.errors import WriteError
+from gpupeak.features.directory import npy_header
 from gpupeak.overview import overview
 from gpupeak.page import refuse_unwritable, render, write_page
-from gpupeak.store import npy_header
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "a&amp;b", "'\"><svg onload=alert(2)>", "样本 1", "{{ 7 * 7 }}")
 SCRIPT = "</script><script>alert(3)</script><!--\u2028"

@@ -14,8 +14,8 @@ from gpupeak import pipeline
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import WriteError
+from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, Outcome, Sample, Saved
-from gpupeak.write import NpyWriter
 
 SIZE = 4
 

@@ -21,8 +21,8 @@ from gpupeak.build import Parts
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
 from gpupeak.encode.synthetic import SyntheticEncoder
+from gpupeak.features.writer import NpyWriter
 from gpupeak.types import FramePlan, Sample
-from gpupeak.write import NpyWriter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 profiling: Any = importlib.import_module("profiling")

@@ -26,8 +26,8 @@ import gpupeak
 from gpupeak import ExtractConfig, rayline
 from gpupeak.demo_corpus import Corpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
+from gpupeak.features.directory import read_manifest
 from gpupeak.rayline import Actors, RayLine, Recipe
-from gpupeak.store import read_manifest
 from gpupeak.types import Failed, Outcome, Saved
 
 ROOT = Path(gpupeak.__file__).parents[1]

@@ -17,7 +17,7 @@ from samples import ENCODER, small
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
-from gpupeak.store import read_manifest
+from gpupeak.features.directory import read_manifest
 from gpupeak.tally import Silent, Tally
 from gpupeak.types import Outcome
 

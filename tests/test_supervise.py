@@ -16,9 +16,9 @@ from gpupeak.build import Parts
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import DeviceError, RunError, WriteError
+from gpupeak.features.writer import NpyWriter
 from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Failed, FrameBatch, Sample, Saved
-from gpupeak.write import NpyWriter
 
 
 class FaultyDecoder(SyntheticDecoder):

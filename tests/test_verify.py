@@ -29,8 +29,8 @@ from gpupeak.demo_corpus import Corpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
+from gpupeak.features.directory import FeatureDirectory, npy_header, read_manifest
 from gpupeak.pipeline import Line
-from gpupeak.store import FeatureDirectory, npy_header, read_manifest
 from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Failed, Sample
 from gpupeak.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify

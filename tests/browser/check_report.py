@@ -27,9 +27,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from clips import write_clip
 
 from gpupeak import ExtractConfig
+from gpupeak.features.directory import npy_header
 from gpupeak.overview import FAILED, SAVED, Overview, Row, overview
 from gpupeak.page import write_page
-from gpupeak.store import npy_header
 from gpupeak.types import Sample, SamplingRule
 
 HOSTILE = (

@@ -23,12 +23,13 @@ from samples import ENCODER, small
 
 import gpupeak
 import gpupeak.run
-from gpupeak import ExtractConfig, store
+from gpupeak import ExtractConfig
 from gpupeak.cli import main
 from gpupeak.corpora.shards import MOST_SIZES, Shard, assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
+from gpupeak.features import directory as store
+from gpupeak.features.directory import FeatureDirectory, read_manifest
 from gpupeak.merge import merge
-from gpupeak.store import FeatureDirectory, read_manifest
 from gpupeak.survey import survey
 from gpupeak.tally import RunReport, Silent, Tally
 from gpupeak.types import Outcome, Sample

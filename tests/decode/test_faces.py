@@ -19,7 +19,7 @@ from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import ConfigError, LabelError, SampleError
-from gpupeak.features import FeatureStore
+from gpupeak.features.packs import FeatureStore
 from gpupeak.sampling import uniform
 from gpupeak.types import Failed, Sample
 

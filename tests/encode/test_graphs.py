@@ -25,9 +25,9 @@ from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError, WriteError
+from gpupeak.features.writer import NpyWriter
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Sample
-from gpupeak.write import NpyWriter
 
 SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
 BUCKETS = (4, 8, 16, 24)

@@ -41,15 +41,15 @@ from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.checkpoint import read_state
 from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.features import pack, unpack
+from gpupeak.features.directory import FeatureDirectory, npy_header
+from gpupeak.features.packs import pack, unpack
+from gpupeak.features.writer import NpyWriter
 from gpupeak.overview import overview
 from gpupeak.page import render
 from gpupeak.peaks.reading import read_curve, read_peak
 from gpupeak.pipeline import run as line
-from gpupeak.store import FeatureDirectory, npy_header
 from gpupeak.types import Failed, Sample
 from gpupeak.verify import verify
-from gpupeak.write import NpyWriter
 
 __all__ = ["KINDS", "NAMES", "Guard", "attacks", "run"]
 

@@ -37,12 +37,12 @@ from gpupeak.decode import pool as pools
 from gpupeak.decode.worker import MEMORY, Done, Planned
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import OUT_OF_MEMORY
+from gpupeak.features.directory import is_whole
+from gpupeak.features.writer import NpyWriter
 from gpupeak.run import extract
-from gpupeak.store import is_whole
 from gpupeak.survey import ExamineTask, survey
 from gpupeak.tally import Silent
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
-from gpupeak.write import NpyWriter
 
 __all__ = ["black", "crafted", "declaring", "mutate", "patched", "real_clips", "run", "through"]
 

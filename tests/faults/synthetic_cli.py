@@ -28,8 +28,8 @@ from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encoders import EncoderSpec
+from gpupeak.features.writer import NpyWriter
 from gpupeak.types import FeatureBatch, FrameBatch, Outcome, Sample
-from gpupeak.write import NpyWriter
 
 PAUSE = float(os.environ.get("FAULTS_PAUSE", "0"))
 

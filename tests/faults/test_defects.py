@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from samples import ENCODER, plan, sample
 
-from gpupeak import ExtractConfig, features
+from gpupeak import ExtractConfig
 from gpupeak.child import Child
 from gpupeak.cli import main
 from gpupeak.corpora import labels
@@ -25,8 +25,9 @@ from gpupeak.corpora.datasets import resolve
 from gpupeak.corpora.labels import read_names
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, LabelError, RunError, WriteError
-from gpupeak.records import read_records
-from gpupeak.store import FeatureDirectory, feature_directory, read_manifest
+from gpupeak.features import packs as features
+from gpupeak.features.directory import FeatureDirectory, feature_directory, read_manifest
+from gpupeak.features.records import read_records
 from gpupeak.types import FrameBatch, Saved
 
 

@@ -31,12 +31,14 @@ from samples import features
 from werkzeug.serving import make_server
 
 import gpupeak
-from gpupeak import ExtractConfig, hold, spool
+from gpupeak import ExtractConfig
 from gpupeak.cli import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
+from gpupeak.features import hold, spool
+from gpupeak.features.writer import NpyWriter
 from gpupeak.merge import merge
 from gpupeak.storage import fetching as fetch
 from gpupeak.storage import remote
@@ -45,7 +47,6 @@ from gpupeak.survey import examine, survey
 from gpupeak.tally import RunReport
 from gpupeak.types import Fetch, Sample, SamplingRule, Saved, StoredFile
 from gpupeak.verify import repair, verify
-from gpupeak.write import NpyWriter
 
 ENCODER = "open_clip:ViT-S-32-alt"
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError
-from gpupeak.records import (
+from gpupeak.features.records import (
     Record,
     Records,
     best_lines,

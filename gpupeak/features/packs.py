@@ -21,9 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.storage.files import expanded, name_fault, open_bounded
-from gpupeak.storage.remote import is_url, mirror_path, url_of
-from gpupeak.store import (
+from gpupeak.features.directory import (
     FeatureDirectory,
     encoder_directory,
     feature_directory,
@@ -31,6 +29,8 @@ from gpupeak.store import (
     read_features,
     replace_file,
 )
+from gpupeak.storage.files import expanded, name_fault, open_bounded
+from gpupeak.storage.remote import is_url, mirror_path, url_of
 
 if TYPE_CHECKING:
     import torch

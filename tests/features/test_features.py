@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 import gpupeak
 from gpupeak.cli import main
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.features import FeatureStore, pack, packed_file, unpack
-from gpupeak.store import FeatureDirectory
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.packs import FeatureStore, pack, packed_file, unpack
 
 N, DIM = 8, 6
 NAMES = ["b", "-a", "名前", "c d"]

@@ -21,11 +21,11 @@ import numpy as np
 
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import GpupeakError, RunError, SampleError
-from gpupeak.hold import Hold, take_all
+from gpupeak.features.directory import npy_header
+from gpupeak.features.hold import Hold, take_all
+from gpupeak.features.records import is_record
 from gpupeak.pipeline import Writer
-from gpupeak.records import is_record
 from gpupeak.storage import remote
-from gpupeak.store import npy_header
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved, Seconds
 
 __all__ = ["Spool", "StoreWriter", "mounted", "pull"]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpupeak.errors import RunError
-from gpupeak.records import lock_file, taken
+from gpupeak.features.records import lock_file, taken
 from gpupeak.storage import remote
 
 __all__ = ["Hold", "take_all"]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import WriteError
-from gpupeak.store import npy_header, temporary_name
+from gpupeak.features.directory import npy_header, temporary_name
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
 
 __all__ = ["NpyWriter"]

@@ -11,8 +11,8 @@ import pytest
 from samples import features
 
 from gpupeak.errors import WriteError
+from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, Saved
-from gpupeak.write import NpyWriter
 
 
 def test_each_sample_becomes_a_file_that_numpy_loads(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ import pytest
 from samples import sample
 from test_store import SETTINGS, save
 
-from gpupeak import store
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.records import is_record, read_records
-from gpupeak.store import FeatureDirectory, finished, read_manifest, temporary_name
+from gpupeak.features import directory as store
+from gpupeak.features.directory import FeatureDirectory, finished, read_manifest, temporary_name
+from gpupeak.features.records import is_record, read_records
 from gpupeak.types import Failed
 
 OTHER = {**SETTINGS, "weights_sha256": "bb"}

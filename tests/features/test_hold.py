@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from gpupeak import hold
 from gpupeak.errors import RunError, WriteError
-from gpupeak.hold import Hold, take_all
+from gpupeak.features import hold
+from gpupeak.features.hold import Hold, take_all
 from gpupeak.storage import remote
 
 SHARDS = ("00000-of-00002", "00001-of-00002")

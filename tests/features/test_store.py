@@ -14,7 +14,7 @@ from samples import features, plan, sample
 
 import gpupeak
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.store import (
+from gpupeak.features.directory import (
     FeatureDirectory,
     feature_directory,
     finished,
@@ -23,8 +23,8 @@ from gpupeak.store import (
     read_features,
     read_manifest,
 )
+from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, Saved
-from gpupeak.write import NpyWriter
 
 SETTINGS = {"encoder": "CLIP_VIT_LARGE", "weights": "random:0", "weights_sha256": "aa", "n_frms": 8}
 
