@@ -25,11 +25,11 @@ from peers.decoders import Decode
 from record import Record, Row, alternated, beside
 from workload import Scale, decode_clips, facts, make, sample_of
 
-from gpupeak.build import build
 from gpupeak.config import ExtractConfig
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, TowerShape, encoder_spec
+from gpupeak.lines.build import build
 from gpupeak.types import Sample, Saved
 
 Features = npt.NDArray[np.float64]

@@ -49,7 +49,6 @@ from record import conditions as of_machine
 from trim import trimming, verdict
 
 import gpupeak
-from gpupeak.build import Parts, build, choose_device, cuda_line
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
@@ -62,6 +61,7 @@ from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_add_layer_norm
 from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows
+from gpupeak.lines.build import Parts, build, choose_device, cuda_line
 from gpupeak.pipeline import Decoder, Encoder, Line
 from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, SamplingRule
 

@@ -32,7 +32,6 @@ import torch
 from record import Record, Row
 from workload import Scale, decode_clips, make, sample_of
 
-from gpupeak.build import Parts, build, cuda_line
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
@@ -40,6 +39,7 @@ from gpupeak.decode.worker import Planned
 from gpupeak.encode.gpu.device import Cuda, Event, Graph, Stream, TorchCuda, Work
 from gpupeak.encode.gpu.graphs import GraphEncoder
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.lines.build import Parts, build, cuda_line
 from gpupeak.pipeline import run
 from gpupeak.types import Failed, FrameBatch, Sample, Saved, Seconds
 

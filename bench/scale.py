@@ -31,7 +31,7 @@ from gpupeak import pipeline
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.features.writer import NpyWriter
-from gpupeak.rayline import RayLine
+from gpupeak.lines.ray import RayLine
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
 
 COUNT, ROUNDS = 3200, 3

@@ -106,8 +106,8 @@ def _package(
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     """The driver, the device that was asked for, and what only a GPU's line needs."""
     try:
-        from gpupeak.build import choose_decoder, choose_device
         from gpupeak.decode.nvdec import nvdec_missing
+        from gpupeak.lines.build import choose_decoder, choose_device
     except Exception as error:
         yield Finding("device", MISSING, f"cannot be chosen: {_line(error)}", "mend that first")
         return

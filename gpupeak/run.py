@@ -217,7 +217,7 @@ def _run(
     stop: threading.Event,
 ) -> str:
     """Build the line, take every pending sample through it, record every outcome; return the device."""
-    from gpupeak.build import build  # torch is imported here, where there is work for it
+    from gpupeak.lines.build import build  # torch is imported here, where there is work for it
 
     n = max(job.corpus.rule.n for job in jobs)
     by_name = {job.corpus.name: job for job in jobs}

@@ -603,7 +603,7 @@ def _compare_again(
             look.found.deep = _Compared().done("nothing, for want of a sample with features and a video")
     if not drawn:
         return
-    from gpupeak.build import build  # torch is imported here, where there is work for it
+    from gpupeak.lines.build import build  # torch is imported here, where there is work for it
 
     compared = {look.found.dataset: _Compared() for look in looked}
     with (

@@ -17,11 +17,11 @@ import pytest
 import torch
 from samples import sample
 
-from gpupeak.build import Parts
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.features.writer import NpyWriter
+from gpupeak.lines.build import Parts
 from gpupeak.types import FramePlan, Sample
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -316,7 +316,7 @@ def test_on_a_gpu_the_line_is_the_one_of_a_run_with_its_device_watched(
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(profiling, "nvdec_missing", lambda: "no NVDEC here")
     monkeypatch.setattr(profiling, "TorchCuda", lambda device: setup.cuda)
-    monkeypatch.setattr("gpupeak.build.load_tower", lambda *arguments: setup.tower(torch.float32))
+    monkeypatch.setattr("gpupeak.lines.build.load_tower", lambda *arguments: setup.tower(torch.float32))
     monkeypatch.setattr("gpupeak.kernels.patch_rows.cuda_patch_rows", lambda *arguments: gpu_check.patch_rows)
     samples = [sample(tmp_path, f"clip{i}", video=clip_of("h264")) for i in range(3)]
     trace = profiling.Trace()

@@ -115,7 +115,7 @@ def test_clips_are_drawn_around_those_of_the_nine_sets() -> None:
 
 
 def test_blocks_are_cut_as_the_ray_line_cuts_them() -> None:
-    from gpupeak.rayline import Actors, RayLine
+    from gpupeak.lines.ray import Actors, RayLine
 
     for samples in (5, 1000, 12_799, 5_000_000):
         for gpus in (1, 8, 64):

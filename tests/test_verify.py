@@ -22,7 +22,7 @@ import torch
 from clips import write_clip
 
 import gpupeak
-from gpupeak import ExtractConfig, build
+from gpupeak import ExtractConfig
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.demo_corpus import Corpus
@@ -30,8 +30,9 @@ from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
 from gpupeak.features.directory import FeatureDirectory, npy_header, read_manifest
+from gpupeak.lines import build
+from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.pipeline import Line
-from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Failed, Sample
 from gpupeak.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
 
@@ -586,7 +587,7 @@ def test_samples_go_through_a_supervised_line_as_they_do_on_a_gpu(
     """With what `build` makes for a GPU, and a line of the CPU inside."""
     told: list[str] = []
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the child imports this file
-    monkeypatch.setattr("gpupeak.build.build", lambda *a: SupervisedLine((cpu_line, a[:-1]), a[-1]))
+    monkeypatch.setattr("gpupeak.lines.build.build", lambda *a: SupervisedLine((cpu_line, a[:-1]), a[-1]))
     found = look(config, deep=2, tell=told.append)
     assert found.ok
     assert found.deep is not None
@@ -601,7 +602,7 @@ def test_a_supervised_line_that_fails_is_one_line(
     config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.setattr("gpupeak.build.build", lambda *a: SupervisedLine((no_line, ()), a[-1]))
+    monkeypatch.setattr("gpupeak.lines.build.build", lambda *a: SupervisedLine((no_line, ()), a[-1]))
     assert main(words(config, "--deep", "1", "--json")) == 3
     out, error = capsys.readouterr()
     assert json.loads(out) == {"exit_code": 3, "error": "the GPU has fallen off the bus"}
@@ -609,7 +610,7 @@ def test_a_supervised_line_that_fails_is_one_line(
 
 
 def test_what_is_drawn_depends_on_the_seed_alone(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpupeak.build.build", lambda *arguments: Refusing())
+    monkeypatch.setattr("gpupeak.lines.build.build", lambda *arguments: Refusing())
 
     def drawn(seed: int, deep: int = 1) -> list[str]:
         return list(faults(look(replace(config, seed=seed), deep=deep)))

@@ -31,7 +31,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
 
-from gpupeak.build import Parts
 from gpupeak.config import ExtractConfig
 from gpupeak.decode import pool as pools
 from gpupeak.decode.worker import MEMORY, Done, Planned
@@ -39,6 +38,7 @@ from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import OUT_OF_MEMORY
 from gpupeak.features.directory import is_whole
 from gpupeak.features.writer import NpyWriter
+from gpupeak.lines.build import Parts
 from gpupeak.run import extract
 from gpupeak.survey import ExamineTask, survey
 from gpupeak.tally import Silent
@@ -415,7 +415,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
             def advanced(self, tally: Any, outcome: Outcome) -> None:
                 outcomes.append(outcome)
 
-        with mock.patch("gpupeak.build.build", _synthetic(config, workers)):
+        with mock.patch("gpupeak.lines.build.build", _synthetic(config, workers)):
             extract(config, Keeping())
         return outcomes
 

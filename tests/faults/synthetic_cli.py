@@ -69,9 +69,9 @@ def main() -> None:
     if os.environ.get("FAULTS_CLOCK"):
         real, draw = time.time, random.Random(0)
         time.time = lambda: real() + draw.uniform(-1e6, 1e6)  # type: ignore[assignment]
-    module: Any = ModuleType("gpupeak.build")
+    module: Any = ModuleType("gpupeak.lines.build")
     module.build = build
-    sys.modules["gpupeak.build"] = module
+    sys.modules["gpupeak.lines.build"] = module
     _limit("FAULTS_NOFILE", resource.RLIMIT_NOFILE)
     sys.exit(command.main())
 

@@ -22,10 +22,10 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
 from gpupeak.features.spool import StoreWriter
 from gpupeak.features.writer import NpyWriter
-from gpupeak.many import ManyLines
+from gpupeak.lines.several import ManyLines
+from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.storage import remote
 from gpupeak.storage.fetching import FetchingDecoder
-from gpupeak.supervise import SupervisedLine
 from gpupeak.types import Outcome, Sample
 
 __all__ = ["Parts", "actor_line", "build", "choose_decoder", "choose_device", "cuda_line"]
@@ -81,7 +81,7 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipel
 
 
 def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
-    from gpupeak.rayline import RayLine
+    from gpupeak.lines.ray import RayLine
 
     _refuse_memory(config, "Ray's actors")
     fetched(spec, config.weights)  # before many ask for it, and so that it can be told what they were

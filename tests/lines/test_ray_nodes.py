@@ -26,7 +26,7 @@ HEAD, OTHER = "10.231.7.1", "10.231.7.2"  # nobody else's: nothing but the other
 DRIVER = f"""
 import json, subprocess, sys
 from pathlib import Path
-from gpupeak.rayline import RayLine
+from gpupeak.lines.ray import RayLine
 from lines import make_line
 from samples import sample
 

@@ -127,7 +127,7 @@ class SupervisedLine:
 
     def _start(self) -> None:
         self._held = dict[Path, Sample]()  # with the child and not yet answered for, by target
-        self._child = Child("gpupeak.supervise:serve")
+        self._child = Child("gpupeak.lines.supervised:serve")
         self._child.send(self._recipe)
         try:
             _, self.device = self._receive(START_SECONDS)

@@ -13,17 +13,17 @@ import pytest
 from lines import SyntheticLine, make_line, make_line_once, make_no_line
 from samples import sample
 
-from gpupeak import supervise
 from gpupeak.errors import DeviceError, RunError, WriteError
-from gpupeak.many import ManyLines
+from gpupeak.lines import supervised as supervise
+from gpupeak.lines.several import ManyLines
+from gpupeak.lines.supervised import Recipe, SupervisedLine
 from gpupeak.pipeline import Line
-from gpupeak.supervise import Recipe, SupervisedLine
 from gpupeak.types import Failed, Outcome, Sample, Saved
 
 
 @pytest.fixture(autouse=True)
 def _children_import_these_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")
 
 
 def children(*recipes: Recipe, tell: Callable[[str], None] = print, window: int = 8) -> ManyLines:

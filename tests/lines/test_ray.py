@@ -23,11 +23,12 @@ from ray.cluster_utils import Cluster
 from samples import sample
 
 import gpupeak
-from gpupeak import ExtractConfig, rayline
+from gpupeak import ExtractConfig
 from gpupeak.demo_corpus import Corpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
 from gpupeak.features.directory import read_manifest
-from gpupeak.rayline import Actors, RayLine, Recipe
+from gpupeak.lines import ray as rayline
+from gpupeak.lines.ray import Actors, RayLine, Recipe
 from gpupeak.types import Failed, Outcome, Saved
 
 ROOT = Path(gpupeak.__file__).parents[1]
@@ -41,7 +42,10 @@ def cluster() -> Iterator[Cluster]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(gpupeak.__file__).parents[1])])
+            "PYTHONPATH",
+            os.pathsep.join(
+                [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(gpupeak.__file__).parents[1])]
+            ),
         )
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(2):

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from samples import sample
 
-from gpupeak.build import Parts
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import DeviceError, RunError, WriteError
 from gpupeak.features.writer import NpyWriter
-from gpupeak.supervise import SupervisedLine
+from gpupeak.lines.build import Parts
+from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.types import Failed, FrameBatch, Sample, Saved
 
 
@@ -61,7 +61,7 @@ def supervised(**options: float) -> SupervisedLine:
 
 @pytest.fixture(autouse=True)
 def _children_import_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")
 
 
 def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) -> None:

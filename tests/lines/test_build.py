@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gpupeak import ExtractConfig
-from gpupeak import build as building
-from gpupeak.build import build, choose_decoder, choose_device
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import DeviceError
+from gpupeak.lines import build as building
+from gpupeak.lines.build import build, choose_decoder, choose_device
 
 NO_GPU = "torch finds no GPU"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
