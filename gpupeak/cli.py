@@ -26,9 +26,9 @@ from gpupeak._version import __version__
 from gpupeak.errors import ConfigError, GpupeakError, SampleError, UsageError, WriteError
 
 if TYPE_CHECKING:
+    from gpupeak.check.survey import Examination
     from gpupeak.config import ExtractConfig
     from gpupeak.display import Display
-    from gpupeak.survey import Examination
 
 __all__ = ["main", "own_process"]
 
@@ -417,8 +417,8 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
 @_command()
 def plan(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
+    from gpupeak.check.survey import survey
     from gpupeak.display import Output, clean, print_survey
-    from gpupeak.survey import survey
 
     surveys = survey(_sharded(config, lambda text: Output(stderr=True).say(clean(text))))
     if as_json:
@@ -437,8 +437,8 @@ def merge(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False
 
     Takes the words that extract took. Features are not touched. Exit code 1 if samples failed or are missing.
     """
+    from gpupeak.check.merge import merge as join
     from gpupeak.display import Output, clean
-    from gpupeak.merge import merge as join
 
     found = join(config, lambda text: Output(stderr=True).say(clean(text)))
     code = int(not all(each.complete for each in found))
@@ -480,9 +480,9 @@ def verify(
 
     Exit code 1 if anything is missing or wrong; warnings alone are 0.
     """
+    from gpupeak.check.verify import MIN_COSINE, repair
+    from gpupeak.check.verify import verify as look
     from gpupeak.display import Display, Output, clean, print_report, print_verifications
-    from gpupeak.verify import MIN_COSINE, repair
-    from gpupeak.verify import verify as look
 
     console = Output(stderr=True)
 
@@ -578,8 +578,8 @@ def inspect(
 
     Decodes nothing but what --show asks for.
     """
+    from gpupeak.check.survey import examine
     from gpupeak.display import Output, print_examination
-    from gpupeak.survey import examine
 
     if show == "-" and not sys.stdout.isatty():
         raise ConfigError("--show without a file draws on a terminal, and standard output is none; name a FILE.png")
@@ -645,8 +645,8 @@ def doctor(config: "ExtractConfig", as_json: _Json = False) -> int:
 
     Exit code 1 if the job could not run.
     """
+    from gpupeak.check.doctor import MISSING, diagnose
     from gpupeak.display import Output, print_findings
-    from gpupeak.doctor import MISSING, diagnose
 
     findings = diagnose(config)
     code = int(any(finding.state == MISSING for finding in findings))
@@ -691,7 +691,7 @@ def config_check(
     as_json: _Json = False,
 ) -> int:
     """Show what AffectGPT reads of its configuration, and whether it would load the features that are there."""
-    from gpupeak.consumer import check
+    from gpupeak.check.affectgpt import check
     from gpupeak.display import Output, print_check
 
     with _errors_in_json(as_json):
@@ -719,7 +719,7 @@ def config_emit(
     training: Annotated[bool, _option(_OUTPUT, "Sections for training, too.", "--training")] = False,
 ) -> int:
     """Print the lines that make AffectGPT load these features, to be put into its configuration."""
-    from gpupeak.consumer import emit
+    from gpupeak.check.affectgpt import emit
     from gpupeak.display import Output
 
     names = _dataset_names(datasets or ())

@@ -31,11 +31,11 @@ from gpupeak.tally import RunReport, Tally
 from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
 
 if TYPE_CHECKING:
-    from gpupeak.consumer import Check, Judgement, Setting
-    from gpupeak.doctor import Finding
+    from gpupeak.check.affectgpt import Check, Judgement, Setting
+    from gpupeak.check.doctor import Finding
+    from gpupeak.check.survey import Examination, Extracted, Survey
+    from gpupeak.check.verify import Comparison, Verification
     from gpupeak.overview import Overview
-    from gpupeak.survey import Examination, Extracted, Survey
-    from gpupeak.verify import Comparison, Verification
 
 __all__ = [
     "Display",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from samples import plan, sample
 
+from gpupeak.check.survey import Examination, Survey
 from gpupeak.display import (
     Display,
     Output,
@@ -25,7 +26,6 @@ from gpupeak.display import (
     print_warnings,
 )
 from gpupeak.errors import WriteError
-from gpupeak.survey import Examination, Survey
 from gpupeak.tally import RunReport, Tally
 from gpupeak.types import Failed, FramePlan, NoPeak, Peak, Sample, SamplingRule, Saved
 

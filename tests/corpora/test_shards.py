@@ -24,16 +24,16 @@ from samples import ENCODER, small
 import gpupeak
 import gpupeak.run
 from gpupeak import ExtractConfig
+from gpupeak.check.merge import merge
+from gpupeak.check.survey import survey
+from gpupeak.check.verify import verify
 from gpupeak.cli import main
 from gpupeak.corpora.shards import MOST_SIZES, Shard, assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features import directory as store
 from gpupeak.features.directory import FeatureDirectory, read_manifest
-from gpupeak.merge import merge
-from gpupeak.survey import survey
 from gpupeak.tally import RunReport, Silent, Tally
 from gpupeak.types import Outcome, Sample
-from gpupeak.verify import verify
 
 PER_SAMPLE = 256 << 10
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 1 << 40), max_size=60)

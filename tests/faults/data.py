@@ -30,8 +30,9 @@ import torch
 from safetensors.torch import save_file
 from tiny import SHAPE, SPEC, state
 
+from gpupeak.check.affectgpt_yaml import read_document
+from gpupeak.check.verify import verify
 from gpupeak.config import ExtractConfig
-from gpupeak.consumer_yaml import read_document
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.corpora.labels import read_names
 from gpupeak.decode.faces import open_faces
@@ -49,7 +50,6 @@ from gpupeak.page import render
 from gpupeak.peaks.reading import read_curve, read_peak
 from gpupeak.pipeline import run as line
 from gpupeak.types import Failed, Sample
-from gpupeak.verify import verify
 
 __all__ = ["KINDS", "NAMES", "Guard", "attacks", "run"]
 

@@ -31,6 +31,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
 
+from gpupeak.check.survey import ExamineTask, survey
 from gpupeak.config import ExtractConfig
 from gpupeak.decode import pool as pools
 from gpupeak.decode.worker import MEMORY, Done, Planned
@@ -40,7 +41,6 @@ from gpupeak.features.directory import is_whole
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts
 from gpupeak.run import extract
-from gpupeak.survey import ExamineTask, survey
 from gpupeak.tally import Silent
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
 

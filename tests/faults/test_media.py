@@ -17,13 +17,13 @@ import pytest
 from clips import write_clip
 from samples import sample
 
+from gpupeak.check.survey import examine, survey
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.features.directory import npy_header
 from gpupeak.overview import overview
-from gpupeak.survey import examine, survey
 from gpupeak.types import Failed, FrameBatch
 from gpupeak.video import container
 

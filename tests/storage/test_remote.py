@@ -32,6 +32,9 @@ from werkzeug.serving import make_server
 
 import gpupeak
 from gpupeak import ExtractConfig
+from gpupeak.check.merge import merge
+from gpupeak.check.survey import examine, survey
+from gpupeak.check.verify import repair, verify
 from gpupeak.cli import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
@@ -39,14 +42,11 @@ from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
 from gpupeak.features import hold, spool
 from gpupeak.features.writer import NpyWriter
-from gpupeak.merge import merge
 from gpupeak.storage import fetching as fetch
 from gpupeak.storage import remote
 from gpupeak.storage.mirror import Mirror
-from gpupeak.survey import examine, survey
 from gpupeak.tally import RunReport
 from gpupeak.types import Fetch, Sample, SamplingRule, Saved, StoredFile
-from gpupeak.verify import repair, verify
 
 ENCODER = "open_clip:ViT-S-32-alt"
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
@@ -779,7 +779,7 @@ def test_what_a_killed_process_left_is_removed_and_counted_anew(tmp_path: Path) 
 HAMMER = """
 import random, sys
 from pathlib import Path
-from gpupeak.merge import merge
+from gpupeak.check.merge import merge
 from gpupeak.storage.mirror import Mirror
 from gpupeak.types import StoredFile
 from gpupeak.storage import remote

@@ -100,7 +100,7 @@ def read_document(file: Path, options: Sequence[str] = ()) -> Document:
         raise ConfigError(f"{file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
-    child = Child("gpupeak.consumer_yaml:serve")
+    child = Child("gpupeak.check.affectgpt_yaml:serve")
     try:
         child.send((text, tuple(options)))
         answer: Document | str = child.receive(_SECONDS)

@@ -23,6 +23,7 @@ from clips import write_clip
 
 import gpupeak
 from gpupeak import ExtractConfig
+from gpupeak.check.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.demo_corpus import Corpus
@@ -34,7 +35,6 @@ from gpupeak.lines import build
 from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.pipeline import Line
 from gpupeak.types import Failed, Sample
-from gpupeak.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
 
 torch.set_num_threads(1)
 
@@ -586,7 +586,9 @@ def test_samples_go_through_a_supervised_line_as_they_do_on_a_gpu(
 ) -> None:
     """With what `build` makes for a GPU, and a line of the CPU inside."""
     told: list[str] = []
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the child imports this file
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
+    )  # the child imports this file
     monkeypatch.setattr("gpupeak.lines.build.build", lambda *a: SupervisedLine((cpu_line, a[:-1]), a[-1]))
     found = look(config, deep=2, tell=told.append)
     assert found.ok
@@ -601,7 +603,7 @@ def test_samples_go_through_a_supervised_line_as_they_do_on_a_gpu(
 def test_a_supervised_line_that_fails_is_one_line(
     config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")
     monkeypatch.setattr("gpupeak.lines.build.build", lambda *a: SupervisedLine((no_line, ()), a[-1]))
     assert main(words(config, "--deep", "1", "--json")) == 3
     out, error = capsys.readouterr()
@@ -864,7 +866,7 @@ def test_an_interrupt_is_told_as_one(
     def interrupted(*args: object, **options: object) -> Iterator[None]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpupeak.verify.verify", interrupted)
+    monkeypatch.setattr("gpupeak.check.verify.verify", interrupted)
     assert main(words(config, "--json")) == 130
     assert json.loads(capsys.readouterr().out)["exit_code"] == 130
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpupeak.check.verify import read_checked
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, count_peaks, list_samples, resolve
 from gpupeak.decode.faces import open_faces
@@ -27,7 +28,6 @@ from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import is_file
 from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
-from gpupeak.verify import read_checked
 from gpupeak.video.container import open_clip
 
 __all__ = ["Examination", "ExamineTask", "Extracted", "Survey", "examine", "survey"]

@@ -15,10 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpupeak import consumer, consumer_yaml
+from gpupeak.check import affectgpt as consumer
+from gpupeak.check import affectgpt_yaml as consumer_yaml
+from gpupeak.check.affectgpt import Check, check, consumer_directory, emit
+from gpupeak.check.affectgpt_yaml import read_document
 from gpupeak.cli import main
-from gpupeak.consumer import Check, check, consumer_directory, emit
-from gpupeak.consumer_yaml import read_document
 from gpupeak.corpora import datasets
 from gpupeak.errors import ConfigError
 from gpupeak.features.directory import feature_directory

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpupeak.compare import Difference, Tolerance, compare
+from gpupeak.check.compare import Difference, Tolerance, compare
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolve
 from gpupeak.encode.weights.identity import WeightsId, identify

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak.consumer_yaml import Document, Section, Unusable, Value, read_document
+from gpupeak.check.affectgpt_yaml import Document, Section, Unusable, Value, read_document
 from gpupeak.corpora.datasets import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError

@@ -14,11 +14,11 @@ from clips import write_clip
 
 import gpupeak
 from gpupeak import ExtractConfig
+from gpupeak.check.survey import examine, survey
 from gpupeak.demo_corpus import CLIPS, Corpus
 from gpupeak.errors import AuError, ConfigError, LabelError, RunError, SampleError
 from gpupeak.features.directory import read_manifest
 from gpupeak.sampling import uniform
-from gpupeak.survey import examine, survey
 
 SMALL = {"encoder": "open_clip:ViT-S-32-alt", "weights": "random:0", "device": "cpu", "workers": 1}
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from gpupeak import ExtractConfig, doctor
+from gpupeak import ExtractConfig
+from gpupeak.check import doctor
+from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli import main
 from gpupeak.decode import nvdec
 from gpupeak.demo_corpus import CLIPS, Corpus
-from gpupeak.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.lines import build
 
 

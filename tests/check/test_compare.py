@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gpupeak.compare import Tolerance, compare
+from gpupeak.check.compare import Tolerance, compare
 
 STRICT = Tolerance(0.9999, 5e-3)
 NOWHERE = np.zeros(64)
