@@ -536,9 +536,9 @@ def report(
     whose videos or lists are not at hand are told from what was extracted. Needs the extra report.
     """
     from gpupeak.display import Output, clean, print_overview
-    from gpupeak.overview import overview
-    from gpupeak.page import REQUIRED, refuse_unwritable, write_page
-    from gpupeak.sheet import require
+    from gpupeak.report.contents import overview
+    from gpupeak.report.page import REQUIRED, refuse_unwritable, write_page
+    from gpupeak.report.sheets import require
 
     require(*REQUIRED)
     refuse_unwritable(out)
@@ -601,7 +601,7 @@ def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
     from gpupeak.display import Output
     from gpupeak.features.directory import replace_file
-    from gpupeak.sheet import SheetTask, read_sheets, require, to_png, to_terminal
+    from gpupeak.report.sheets import SheetTask, read_sheets, require, to_png, to_terminal
     from gpupeak.types import Failed
 
     require("PIL")

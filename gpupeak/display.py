@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpupeak.check.doctor import Finding
     from gpupeak.check.survey import Examination, Extracted, Survey
     from gpupeak.check.verify import Comparison, Verification
-    from gpupeak.overview import Overview
+    from gpupeak.report.contents import Overview
 
 __all__ = [
     "Display",

@@ -28,8 +28,8 @@ from clips import write_clip
 
 from gpupeak import ExtractConfig
 from gpupeak.features.directory import npy_header
-from gpupeak.overview import FAILED, SAVED, Overview, Row, overview
-from gpupeak.page import write_page
+from gpupeak.report.contents import FAILED, SAVED, Overview, Row, overview
+from gpupeak.report.page import write_page
 from gpupeak.types import Sample, SamplingRule
 
 HOSTILE = (

@@ -45,10 +45,10 @@ from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features.directory import FeatureDirectory, npy_header
 from gpupeak.features.packs import pack, unpack
 from gpupeak.features.writer import NpyWriter
-from gpupeak.overview import overview
-from gpupeak.page import render
 from gpupeak.peaks.reading import read_curve, read_peak
 from gpupeak.pipeline import run as line
+from gpupeak.report.contents import overview
+from gpupeak.report.page import render
 from gpupeak.types import Failed, Sample
 
 __all__ = ["KINDS", "NAMES", "Guard", "attacks", "run"]

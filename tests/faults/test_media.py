@@ -23,7 +23,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.features.directory import npy_header
-from gpupeak.overview import overview
+from gpupeak.report.contents import overview
 from gpupeak.types import Failed, FrameBatch
 from gpupeak.video import container
 

@@ -24,7 +24,7 @@ from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features.directory import FeatureDirectory, feature_directory, read_features, read_manifest
 from gpupeak.features.spool import mounted, pull
-from gpupeak.sheet import Sheet, SheetTask, read_sheets
+from gpupeak.report.sheets import Sheet, SheetTask, read_sheets
 from gpupeak.storage.remote import is_directory, shown, url_of
 from gpupeak.types import Failed, Sample
 

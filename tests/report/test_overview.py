@@ -17,7 +17,7 @@ from clips import write_clip
 from gpupeak import ExtractConfig
 from gpupeak.errors import ConfigError
 from gpupeak.features.directory import npy_header
-from gpupeak.overview import BROKEN, FAILED, MISSING, SAVED, Overview, overview
+from gpupeak.report.contents import BROKEN, FAILED, MISSING, SAVED, Overview, overview
 
 SUB = "mine/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
 
@@ -282,7 +282,7 @@ def test_a_video_that_cannot_be_shown_is_told_and_has_a_placeholder(filmed: Path
 
 FAULTS = """
 import os, signal, time
-import gpupeak.sheet as sheet
+import gpupeak.report.sheets as sheet
 
 real = sheet.open_clip
 
@@ -302,7 +302,7 @@ def test_a_video_that_crashes_or_hangs_its_decoder_costs_its_sheet_alone(
     workers: int, filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(FAULTS)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
     told: list[str] = []
     config = own(filmed, workers=workers, time_limit=1.0)
     asked = ["s01", "s02", "s03", "s04"]

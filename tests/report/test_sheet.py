@@ -18,13 +18,12 @@ from clips import rotate, write_clip
 from PIL import Image
 from samples import sample
 
-from gpupeak import sheet as sheets
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve
-from gpupeak.sampling import uniform
-from gpupeak.sheet import (
+from gpupeak.report import sheets
+from gpupeak.report.sheets import (
     Sheet,
     SheetTask,
     heights,
@@ -35,6 +34,7 @@ from gpupeak.sheet import (
     to_png,
     to_terminal,
 )
+from gpupeak.sampling import uniform
 from gpupeak.types import Failed, Sample, SamplingRule
 
 INDICES = (0, 12, 23, 24, 25, 26, 36, 36)
@@ -216,9 +216,10 @@ def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_video_that_kills_its_decoder_ends_inspect_with_a_line(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = "import os, signal, gpupeak.sheet as s\ns.open_clip = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
+    fault = "import os, signal\nimport gpupeak.report.sheets as sheets\n"
+    fault += "sheets.open_clip = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
     (tmp_path / "sitecustomize.py").write_text(fault)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
     out = tmp_path / "sheet.png"
     assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(out)]) == 1
     reason = "decode: .*clip.mp4: the decoding process was ended by SIGSEGV, twice"
@@ -238,7 +239,7 @@ def test_inspect_shows_on_a_terminal(video: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "80", "HOME": str(video.parent)}
     command = [sys.executable, "-m", "gpupeak", "inspect", "--show", str(video), "--fallback", "uniform"]
-    with subprocess.Popen(command, stdout=theirs, env=environment, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(command, stdout=theirs, env=environment, cwd=Path(__file__).parents[2]) as process:
         os.close(theirs)
         shown = b""
         while data := _read(ours):

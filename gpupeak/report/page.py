@@ -22,8 +22,8 @@ from typing import Any
 from gpupeak._version import __version__
 from gpupeak.errors import WriteError
 from gpupeak.features.directory import replace_file
-from gpupeak.overview import OUTCOMES, Overview, Row
-from gpupeak.sheet import Sheet, heights, require, to_jpeg
+from gpupeak.report.contents import OUTCOMES, Overview, Row
+from gpupeak.report.sheets import Sheet, heights, require, to_jpeg
 from gpupeak.types import STAGES
 
 __all__ = ["REQUIRED", "refuse_unwritable", "render", "write_page"]

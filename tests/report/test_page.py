@@ -21,13 +21,13 @@ import pytest
 from clips import write_clip
 from PIL import Image
 
-from gpupeak import ExtractConfig, page
-from gpupeak import sheet as sheets
+from gpupeak import ExtractConfig
 from gpupeak.cli import main
 from gpupeak.errors import WriteError
 from gpupeak.features.directory import npy_header
-from gpupeak.overview import overview
-from gpupeak.page import refuse_unwritable, render, write_page
+from gpupeak.report import page, sheets
+from gpupeak.report.contents import overview
+from gpupeak.report.page import refuse_unwritable, render, write_page
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "a&amp;b", "'\"><svg onload=alert(2)>", "样本 1", "{{ 7 * 7 }}")
 SCRIPT = "</script><script>alert(3)</script><!--\u2028"
@@ -257,7 +257,7 @@ def test_a_sheet_that_could_not_be_read_is_a_placeholder_with_its_reason(corpus:
 def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gpupeak.overview.overview", None)
+    monkeypatch.setattr("gpupeak.report.contents.overview", None)
     file = tmp_path / "none" / "report.html"
     assert main(["report", "--output-root", str(tmp_path), "--out", str(file)]) == 3
     assert capsys.readouterr().err == f"error: {file}: cannot be written: No such file or directory\n"
@@ -293,7 +293,7 @@ def test_shares_are_not_rounded_to_all_or_nothing(count: int, of: int, told: str
 
 
 def test_without_a_browser_one_line_says_what_to_install() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/browser/check_report.py"]
     environment = {**os.environ, "PATH": "/nowhere"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
