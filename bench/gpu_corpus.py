@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from workload import encode
 
-from gpupeak.demo_corpus import au_info
+from gpupeak.demo.corpus import au_info
 from gpupeak.types import Sample, SamplingRule
 
 _MOVIE, _WIDE, _PHONE = (1920, 1080), (1280, 720), (640, 360)

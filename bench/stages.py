@@ -28,11 +28,11 @@ from record import Record, Row, alternated, beside
 from workload import Scale, decode_clips, facts, make, real_clips, sample_of
 
 import gpupeak
-from gpupeak import demo_corpus
 from gpupeak.channel import Channel
 from gpupeak.decode import decode_frames
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
+from gpupeak.demo import corpus as demo_corpus
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import CLIP_VIT_LARGE

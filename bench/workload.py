@@ -25,7 +25,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from record import Row, cores
 
-from gpupeak import demo_corpus
+from gpupeak.demo import corpus as demo_corpus
 from gpupeak.types import Sample, SamplingRule
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import open_clip

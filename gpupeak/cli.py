@@ -791,7 +791,7 @@ def demo(
     weights: Annotated[str, typer.Option(help="As in extract.", metavar="WEIGHTS")] = "random:0",
 ) -> int:
     """Draw a small corpus, extract its features and show what came out. Needs no data and no network."""
-    from gpupeak.demo import run_demo
+    from gpupeak.demo.show import run_demo
     from gpupeak.display import Output
 
     return run_demo(out, Output(), device, weights)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from clips import write_kind
 
-from gpupeak.demo_corpus import Corpus, make_corpus
+from gpupeak.demo.corpus import Corpus, make_corpus
 
 
 def pytest_configure() -> None:

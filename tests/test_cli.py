@@ -20,7 +20,7 @@ from clips import write_clip
 from samples import plan, sample
 
 import gpupeak
-import gpupeak.demo
+import gpupeak.demo.show
 import gpupeak.run
 from gpupeak import ExtractConfig
 from gpupeak.cli import main

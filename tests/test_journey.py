@@ -14,7 +14,7 @@ import pytest
 from clips import write_clip
 
 import gpupeak
-from gpupeak.demo_corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, Corpus
 from gpupeak.features.directory import read_manifest
 
 ENCODER = ("--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0", "--device", "cpu", "--workers", "2")

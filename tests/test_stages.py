@@ -16,8 +16,8 @@ from clips import write_clip
 from tiny import SPEC
 
 from gpupeak.decode import decode_frames
-from gpupeak.demo_corpus import EXPRESSIONS, write_openface
-from gpupeak.demo_corpus import Clip as Performance
+from gpupeak.demo.corpus import EXPRESSIONS, write_openface
+from gpupeak.demo.corpus import Clip as Performance
 from gpupeak.video.container import open_clip
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from gpupeak.check import doctor
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli import main
 from gpupeak.decode import nvdec
-from gpupeak.demo_corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, Corpus
 from gpupeak.lines import build
 
 

@@ -15,7 +15,7 @@ from clips import write_clip
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.survey import examine, survey
-from gpupeak.demo_corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, Corpus
 from gpupeak.errors import AuError, ConfigError, LabelError, RunError, SampleError
 from gpupeak.features.directory import read_manifest
 from gpupeak.sampling import uniform

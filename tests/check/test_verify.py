@@ -26,7 +26,7 @@ from gpupeak import ExtractConfig
 from gpupeak.check.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
 from gpupeak.cli import main
 from gpupeak.decode import decode_frames
-from gpupeak.demo_corpus import Corpus
+from gpupeak.demo.corpus import Corpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError

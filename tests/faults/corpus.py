@@ -14,7 +14,7 @@ import numpy as np
 from clips import write_clip
 
 import gpupeak
-from gpupeak.demo_corpus import au_info
+from gpupeak.demo.corpus import au_info
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -24,7 +24,7 @@ from samples import sample
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.demo_corpus import Corpus
+from gpupeak.demo.corpus import Corpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
 from gpupeak.features.directory import read_manifest
 from gpupeak.lines import ray as rayline

@@ -38,7 +38,7 @@ from gpupeak.check.verify import repair, verify
 from gpupeak.cli import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
-from gpupeak.demo_corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
 from gpupeak.features import hold, spool
 from gpupeak.features.writer import NpyWriter

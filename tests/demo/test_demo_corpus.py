@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from gpupeak.demo_corpus import CLIPS, Clip, Corpus, Expression, draw_clip, make_corpus
+from gpupeak.demo.corpus import CLIPS, Clip, Corpus, Expression, draw_clip, make_corpus
 from gpupeak.peaks.reading import read_peak
 from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
 
