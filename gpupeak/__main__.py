@@ -13,7 +13,7 @@ def main() -> int:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from gpupeak import cli
+    from gpupeak.cli import app as cli
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)

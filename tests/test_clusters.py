@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpupeak import cli
+from gpupeak.cli import app as cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 test_docs: Any = importlib.import_module("test_docs")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import typer
 
-from gpupeak import cli
+from gpupeak.cli import app as cli
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora import datasets
 from gpupeak.features.packs import FeatureStore

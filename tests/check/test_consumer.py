@@ -19,7 +19,7 @@ from gpupeak.check import affectgpt as consumer
 from gpupeak.check import affectgpt_yaml as consumer_yaml
 from gpupeak.check.affectgpt import Check, check, consumer_directory, emit
 from gpupeak.check.affectgpt_yaml import read_document
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.corpora import datasets
 from gpupeak.errors import ConfigError
 from gpupeak.features.directory import feature_directory

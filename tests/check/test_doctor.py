@@ -18,7 +18,7 @@ import torch
 from gpupeak import ExtractConfig
 from gpupeak.check import doctor
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.decode import nvdec
 from gpupeak.demo.corpus import CLIPS, Corpus
 from gpupeak.lines import build

@@ -24,7 +24,7 @@ from clips import write_clip
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.decode import decode_frames
 from gpupeak.demo.corpus import Corpus
 from gpupeak.encode.load import load_tower
@@ -116,7 +116,7 @@ def test_what_extract_has_made_is_right(config: ExtractConfig) -> None:
 
 def test_a_look_imports_neither_torch_nor_av(config: ExtractConfig) -> None:
     code = (
-        "import sys; from gpupeak.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from gpupeak.cli.app import main; code = main(sys.argv[1:]);"
         "sys.exit(' '.join({'torch', 'av', 'open_clip'} & set(sys.modules)) or code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words(config)], capture_output=True, text=True)

@@ -27,7 +27,7 @@ from gpupeak import ExtractConfig
 from gpupeak.check.merge import merge
 from gpupeak.check.survey import survey
 from gpupeak.check.verify import verify
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.corpora.shards import MOST_SIZES, Shard, assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features import directory as store

@@ -14,7 +14,7 @@ import torch
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.worker import Planned, prepare

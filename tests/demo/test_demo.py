@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpupeak.cli.display import Output
 from gpupeak.demo import show as demo
 from gpupeak.demo.corpus import CLIPS, Corpus
-from gpupeak.display import Output
 from gpupeak.errors import ConfigError, WriteError
 from gpupeak.features.directory import feature_directory, npy_header
 

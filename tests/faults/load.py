@@ -175,7 +175,7 @@ def plan(count: int, work: Path) -> dict[str, Any]:
 # The kernel counts the memory of whoever starts a process as that process's own: it is asked from inside.
 _PLAN = """
 import sys
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 code = main()
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")), file=sys.stderr)
 sys.exit(code)

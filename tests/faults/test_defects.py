@@ -19,7 +19,7 @@ from samples import ENCODER, plan, sample
 
 from gpupeak import ExtractConfig
 from gpupeak.child import Child
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.corpora import labels
 from gpupeak.corpora.datasets import resolve
 from gpupeak.corpora.labels import read_names

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
 
 import gpupeak
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.packs import FeatureStore, pack, packed_file, unpack

@@ -22,7 +22,7 @@ from clips import write_clip
 from PIL import Image
 
 from gpupeak import ExtractConfig
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.errors import WriteError
 from gpupeak.features.directory import npy_header
 from gpupeak.report import page, sheets

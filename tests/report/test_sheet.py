@@ -18,7 +18,7 @@ from clips import rotate, write_clip
 from PIL import Image
 from samples import sample
 
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.decode import decode_frames
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve

@@ -35,7 +35,7 @@ from gpupeak import ExtractConfig
 from gpupeak.check.merge import merge
 from gpupeak.check.survey import examine, survey
 from gpupeak.check.verify import repair, verify
-from gpupeak.cli import main
+from gpupeak.cli.app import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.demo.corpus import CLIPS, Corpus
@@ -642,9 +642,8 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_without_a_url_fsspec_is_not_imported(corpus: Corpus, tmp_path: Path) -> None:
     words = ["plan", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(tmp_path)]
     words += ["--mer-factory-output", str(corpus.mer_factory_output), "--weights", "random:0", "--json"]
-    code = (
-        f"import sys; from gpupeak.cli import main; code = main({words!r}); sys.exit(code or 'fsspec' in sys.modules)"
-    )
+    code = "import sys; from gpupeak.cli.app import main; "
+    code += f"code = main({words!r}); sys.exit(code or 'fsspec' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 

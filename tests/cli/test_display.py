@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from samples import plan, sample
 
 from gpupeak.check.survey import Examination, Survey
-from gpupeak.display import (
+from gpupeak.cli.display import (
     Display,
     Output,
     clean,

@@ -27,8 +27,8 @@ from gpupeak.errors import ConfigError, GpupeakError, SampleError, UsageError, W
 
 if TYPE_CHECKING:
     from gpupeak.check.survey import Examination
+    from gpupeak.cli.display import Display
     from gpupeak.config import ExtractConfig
-    from gpupeak.display import Display
 
 __all__ = ["main", "own_process"]
 
@@ -386,7 +386,7 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
     Progress goes to standard error, the table at the end to standard output. Ctrl-C stops after what
     is in hand, a second one at once.
     """
-    from gpupeak.display import Display, Output, print_report, print_warnings
+    from gpupeak.cli.display import Display, Output, print_report, print_warnings
 
     console = Output(stderr=True)
     display = Display(console, quiet=quiet)
@@ -418,7 +418,7 @@ def extract(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = Fal
 def plan(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
     from gpupeak.check.survey import survey
-    from gpupeak.display import Output, clean, print_survey
+    from gpupeak.cli.display import Output, clean, print_survey
 
     surveys = survey(_sharded(config, lambda text: Output(stderr=True).say(clean(text))))
     if as_json:
@@ -438,7 +438,7 @@ def merge(config: "ExtractConfig", quiet: _Quiet = False, as_json: _Json = False
     Takes the words that extract took. Features are not touched. Exit code 1 if samples failed or are missing.
     """
     from gpupeak.check.merge import merge as join
-    from gpupeak.display import Output, clean
+    from gpupeak.cli.display import Output, clean
 
     found = join(config, lambda text: Output(stderr=True).say(clean(text)))
     code = int(not all(each.complete for each in found))
@@ -482,7 +482,7 @@ def verify(
     """
     from gpupeak.check.verify import MIN_COSINE, repair
     from gpupeak.check.verify import verify as look
-    from gpupeak.display import Display, Output, clean, print_report, print_verifications
+    from gpupeak.cli.display import Display, Output, clean, print_report, print_verifications
 
     console = Output(stderr=True)
 
@@ -535,7 +535,7 @@ def report(
     Coverage, peaks, fallbacks, failures, time, and the chosen frames of some samples as pictures. Datasets
     whose videos or lists are not at hand are told from what was extracted. Needs the extra report.
     """
-    from gpupeak.display import Output, clean, print_overview
+    from gpupeak.cli.display import Output, clean, print_overview
     from gpupeak.report.contents import overview
     from gpupeak.report.page import REQUIRED, refuse_unwritable, write_page
     from gpupeak.report.sheets import require
@@ -579,7 +579,7 @@ def inspect(
     Decodes nothing but what --show asks for.
     """
     from gpupeak.check.survey import examine
-    from gpupeak.display import Output, print_examination
+    from gpupeak.cli.display import Output, print_examination
 
     if show == "-" and not sys.stdout.isatty():
         raise ConfigError("--show without a file draws on a terminal, and standard output is none; name a FILE.png")
@@ -599,7 +599,7 @@ def inspect(
 
 def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
-    from gpupeak.display import Output
+    from gpupeak.cli.display import Output
     from gpupeak.features.directory import replace_file
     from gpupeak.report.sheets import SheetTask, read_sheets, require, to_png, to_terminal
     from gpupeak.types import Failed
@@ -646,7 +646,7 @@ def doctor(config: "ExtractConfig", as_json: _Json = False) -> int:
     Exit code 1 if the job could not run.
     """
     from gpupeak.check.doctor import MISSING, diagnose
-    from gpupeak.display import Output, print_findings
+    from gpupeak.cli.display import Output, print_findings
 
     findings = diagnose(config)
     code = int(any(finding.state == MISSING for finding in findings))
@@ -692,7 +692,7 @@ def config_check(
 ) -> int:
     """Show what AffectGPT reads of its configuration, and whether it would load the features that are there."""
     from gpupeak.check.affectgpt import check
-    from gpupeak.display import Output, print_check
+    from gpupeak.cli.display import Output, print_check
 
     with _errors_in_json(as_json):
         names = _dataset_names(datasets or ())
@@ -720,7 +720,7 @@ def config_emit(
 ) -> int:
     """Print the lines that make AffectGPT load these features, to be put into its configuration."""
     from gpupeak.check.affectgpt import emit
-    from gpupeak.display import Output
+    from gpupeak.cli.display import Output
 
     names = _dataset_names(datasets or ())
     text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training)
@@ -766,7 +766,7 @@ def unpack(config: "ExtractConfig", as_json: _Json = False) -> int:
 
 
 def _pack_or_unpack(config: "ExtractConfig", as_json: bool, work: Callable[[Path, int], tuple[str, int]]) -> int:
-    from gpupeak.display import Output, clean
+    from gpupeak.cli.display import Output, clean
     from gpupeak.features.packs import FeatureStore
 
     n = config.n_frms or 8
@@ -791,8 +791,8 @@ def demo(
     weights: Annotated[str, typer.Option(help="As in extract.", metavar="WEIGHTS")] = "random:0",
 ) -> int:
     """Draw a small corpus, extract its features and show what came out. Needs no data and no network."""
+    from gpupeak.cli.display import Output
     from gpupeak.demo.show import run_demo
-    from gpupeak.display import Output
 
     return run_demo(out, Output(), device, weights)
 
@@ -847,7 +847,7 @@ def _verdict(error: BaseException) -> tuple[int, str]:
 
 def _complain(error: BaseException) -> int:
     """Print an error as one line on standard error and return the exit code."""
-    from gpupeak.display import Output, clean
+    from gpupeak.cli.display import Output, clean
 
     code, message = _verdict(error)
     with contextlib.suppress(OSError):  # standard error may be a file on a full disk
@@ -871,6 +871,6 @@ def _errors_in_json(wanted: bool) -> Iterator[None]:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    from gpupeak.display import Output
+    from gpupeak.cli.display import Output
 
     Output().out(json.dumps(value))

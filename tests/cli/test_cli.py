@@ -23,8 +23,8 @@ import gpupeak
 import gpupeak.demo.show
 import gpupeak.run
 from gpupeak import ExtractConfig
-from gpupeak.cli import main
-from gpupeak.display import Output
+from gpupeak.cli.app import main
+from gpupeak.cli.display import Output
 from gpupeak.errors import DeviceError, LabelError, WriteError
 from gpupeak.tally import Observer, RunReport, Tally
 from gpupeak.types import Failed, Saved
@@ -229,7 +229,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from gpupeak.cli import main; "
+        "import sys; from gpupeak.cli.app import main; "
         "codes = [main(words.split()) for words in ('--version', '--help', 'extract --help', 'inspect --help')]; "
         "heavy = {'torch', 'av', 'numpy', 'open_clip'} & set(sys.modules); sys.exit(' '.join(heavy) or any(codes))"
     )
@@ -259,7 +259,7 @@ import atexit, os, signal, sys
 from gpupeak import __main__ as process
 
 def cut(name):
-    if name == "gpupeak.cli":
+    if name == "gpupeak.cli.app":
         os.kill(os.getpid(), signal.SIGINT)
 
 def cut_both(*arguments, **options):
@@ -272,7 +272,8 @@ if when == "loading":
 elif when == "ended":  # among the last things that the process does
     atexit.register(cut_both)
 else:
-    from gpupeak import cli, run
+    from gpupeak import run
+    from gpupeak.cli import app as cli
     from gpupeak import tally as report
     run.extract = lambda config, observer, stop: report.RunReport((), 1.0, "cpu", False, ())
     command = cli.app
@@ -609,7 +610,7 @@ def done(config, observer, stop):
 
 gpupeak.run.extract = globals()[sys.argv.pop(1)]
 if __name__ == "__main__":
-    from gpupeak.cli import main
+    from gpupeak.cli.app import main
     sys.exit(main())
 """
 

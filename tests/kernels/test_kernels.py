@@ -45,7 +45,7 @@ class HostKernel:
             f'extern "C" void run(unsigned x, unsigned y, unsigned threads, void **arguments) {{ {body} }}\n'
         )
         flags = ["-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        headers = Path(__file__).with_name("host_cuda")
+        headers = Path(__file__).parents[1].joinpath("host_cuda")
         library = directory / f"{name}.so"
         subprocess.run([compiler, *flags, *options, f"-I{headers}", str(main), "-o", str(library)], check=True)
         self._run = ctypes.CDLL(str(library)).run
@@ -333,7 +333,7 @@ def test_a_lane_that_leaves_before_a_shuffle_is_noticed_on_the_host(tmp_path: Pa
     )
     compiler = shutil.which("g++") or shutil.which("clang++")
     program = tmp_path / "ragged"
-    headers = Path(__file__).with_name("host_cuda")
+    headers = Path(__file__).parents[1].joinpath("host_cuda")
     subprocess.run([str(compiler), f"-I{headers}", str(source), "-o", str(program)], check=True)
     ended = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert ended.returncode != 0
