@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 simulate: Any = importlib.import_module("simulate")
 
 EXACT = replace(simulate.Rates(), spread=0.0, engine_s=0.0, engine_start_s=0.0)

@@ -24,7 +24,7 @@ from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts
 from gpupeak.types import FramePlan, Sample
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 profiling: Any = importlib.import_module("profiling")
 gpu_check: Any = importlib.import_module("gpu_check")
 bench_record: Any = importlib.import_module("record")

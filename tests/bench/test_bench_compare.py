@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-COMPARE = Path(__file__).resolve().parents[1] / "bench/compare.py"
+COMPARE = Path(__file__).resolve().parents[2] / "bench/compare.py"
 
 ROWS: list[dict[str, Any]] = [
     {"part": "decoding", "row": "clip", "ratios": {"decord": {"median": 1.5}}, "median_s": 1.0, "took_s": 9},

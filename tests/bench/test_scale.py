@@ -10,7 +10,7 @@ import pytest
 
 from gpupeak.types import Failed, Sample, SamplingRule, Saved
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 scale: Any = importlib.import_module("scale")
 bench_record: Any = importlib.import_module("record")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 plots: Any = importlib.import_module("plots")
 
 FIT = {"x": "needed", "y": "sample_ms", "slope": 0.75, "start": 15.0, "r2": 0.9876}

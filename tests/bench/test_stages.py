@@ -20,7 +20,7 @@ from gpupeak.demo.corpus import EXPRESSIONS, write_openface
 from gpupeak.demo.corpus import Clip as Performance
 from gpupeak.video.container import open_clip
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 stages: Any = importlib.import_module("stages")
 decoders: Any = importlib.import_module("peers.decoders")
 record: Any = importlib.import_module("record")

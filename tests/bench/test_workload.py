@@ -15,7 +15,7 @@ from gpupeak.peaks.reading import read_peak
 from gpupeak.types import Peak
 from gpupeak.video.container import open_clip
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 workload: Any = importlib.import_module("workload")
 
 SIZE = (160, 120)

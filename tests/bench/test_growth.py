@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 growth: Any = importlib.import_module("growth")
 bench_record: Any = importlib.import_module("record")
 workload: Any = importlib.import_module("workload")

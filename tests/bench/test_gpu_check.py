@@ -21,7 +21,7 @@ from samples import sample
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import FrameBatch, FramePlan
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 gpu_check: Any = importlib.import_module("gpu_check")
 gpu_corpus: Any = importlib.import_module("gpu_corpus")
 bench_record: Any = importlib.import_module("record")
