@@ -16,7 +16,7 @@ import pytest
 from gpupeak import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = ("gpupeak", "kernels", "tests", "bench", "docs", ".ci")
+SOURCES = ("gpupeak", "kernels", "tests", "bench", "docs", ".ci", ".github")
 _SHIPPED = (".py", ".toml", ".typed", ".cu", ".cuh", ".css", ".jinja", ".js")
 
 
@@ -86,6 +86,7 @@ def test_the_source_archive_can_be_tested(built: Path) -> None:
     tests = {f"tests/{path.name}" for path in (REPOSITORY / "tests").glob("*.py")}
     documents = {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")}
     assert {"Makefile", "constraints.txt", "pyproject.toml", "README.md", "README.zh-CN.md"} <= members.keys()
+    assert {"CITATION.cff", "SECURITY.md", ".pre-commit-config.yaml", ".github/workflows/ci.yml"} <= members.keys()
     assert tests | documents <= members.keys()
 
 
@@ -117,6 +118,10 @@ def test_importing_gpupeak_imports_next_to_nothing(tmp_path: Path) -> None:
     heavy = ("torch", "numpy", "av", "open_clip", "typer", "rich", "transformers", "yaml")
     code = f"import sys, gpupeak; print(*(name for name in {heavy} if name in sys.modules))"
     assert run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(REPOSITORY)).split() == []
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"version: {__version__}" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8").splitlines()
 
 
 def test_versions_are_pinned_exactly() -> None:
