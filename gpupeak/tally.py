@@ -13,9 +13,9 @@ from gpupeak.types import Failed, Outcome
 __all__ = ["FALLBACK_WARNING", "Observer", "RunReport", "Silent", "Tally"]
 
 FALLBACK_WARNING = 0.2
-"""A dataset in which more than this share of the samples fell back ends in a warning."""
+"""A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5
-_DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past this many, they are counted together
+_DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """From the run's first moment of work on this dataset to its last outcome so far."""
+        """From the start of work on this dataset to its last outcome so far."""
         return 0.0 if self.began is None or self.ended is None else self.ended - self.began
 
     def start(self) -> None:

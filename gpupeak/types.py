@@ -2,7 +2,7 @@
 
     Sample -> FramePlan -> FrameBatch -> FeatureBatch -> Saved | Failed
 
-Each is frozen and checks itself at birth. Importing this module imports no torch.
+Each is frozen and checks its own shape. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ FALLBACKS = ("uniform", "middle", "fail")
 PEAK_SOURCES = ("au_info", "per_frame", "merr_data", "openface")
 """Where a peak can come from, in the order in which the artefacts of a sample are tried."""
 STREAMS = ("frame", "face", "face-rgb")
-"""What of a video is encoded: its frames, or the faces that OpenFace cut out of them, their channels as stored (BGR,
-which is how AffectGPT feeds them to CLIP) or swapped to RGB."""
+"""What of a video is encoded: its frames, or the faces that OpenFace cut out, with channels as stored (BGR, as
+AffectGPT feeds them to CLIP) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
 
@@ -164,9 +164,8 @@ class NoPeak:
 class VideoFacts:
     """What a decoder has to know of a video before it opens it.
 
-    `width` and `height` are in pixels before rotation; `bt709` says that the stream's colour tags name
-    BT.709; `rotation` is the counter-clockwise turn in degrees (0, 90, 180, 270) that makes the picture
-    upright; `bytes` is the size of the file.
+    `width` and `height` are in pixels before rotation; `bt709`: the stream is tagged as BT.709; `rotation` is the
+    counter-clockwise turn in degrees (0, 90, 180, 270) that makes the picture upright; `bytes` is the file's size.
     """
 
     width: int
@@ -182,9 +181,9 @@ class VideoFacts:
 class FramePlan:
     """Which frames of a sample's video are wanted, and why.
 
-    `indices` holds `rule.n` presentation-order frame numbers, ascending, repeats allowed, every one
-    below `frames` (the count of the video's presented frames, by demuxing). `fallback` says why the
-    rule's fallback was taken and `clamp` what was clamped into the video; None where neither happened.
+    `indices` are `rule.n` frame numbers in presentation order, ascending, repeats allowed, each below `frames`, the
+    count of presented frames. `fallback` says why the rule's fallback was taken, `clamp` what was clamped into the
+    video; else they are None.
     """
 
     sample: Sample
@@ -222,10 +221,10 @@ def _nothing() -> None:
 class FrameBatch:
     """Decoded frames of one or more samples.
 
-    `pixels` is uint8 RGB `[R, size, size, 3]`: a NumPy array on the host, or a torch tensor on a device,
-    filled behind the `torch.cuda.Event` that is then in `ready`. `spans[i]` are the rows of `plans[i]`,
-    exactly `rule.n` of them; rows in no span hold nothing of use. The memory may be borrowed from the
-    decoder: whoever has read `pixels` for the last time calls `release`, once, and touches them no more.
+    `pixels` is uint8 RGB `[R, size, size, 3]`: a NumPy array on the host, or a torch tensor on a device that is
+    filled when the `torch.cuda.Event` in `ready` has passed. `spans[i]` are the `rule.n` rows of `plans[i]`; rows in
+    no span hold nothing of use. The memory may be borrowed from the decoder: the last reader of `pixels` calls
+    `release`, once.
     """
 
     plans: tuple[FramePlan, ...]
