@@ -8,11 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpupeak.corpora.shards import Shard
 from gpupeak.encode.weights.cache import cache_file
 from gpupeak.errors import ConfigError
 from gpupeak.storage import remote
-from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS
+from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS, Shard
 
 __all__ = ["DECODERS", "ENGINES", "SPLITS", "ExtractConfig", "parse_size"]
 
@@ -151,7 +150,10 @@ class ExtractConfig:
         if self.shard_index is not None:
             if self.num_shards is None:
                 raise ConfigError(f"shard-index is {self.shard_index}; num-shards says of how many")
-            Shard(self.shard_index, self.num_shards)
+            try:
+                Shard(self.shard_index, self.num_shards)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
         elif self.num_shards not in (None, 1):
             raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
         places = (self.dataset_root, self.mer_factory_output, self.output_root, self.videos, self.aus, self.samples)

@@ -36,6 +36,7 @@ __all__ = [
     "SamplingRule",
     "Saved",
     "Seconds",
+    "Shard",
     "Span",
     "StoredFile",
     "VideoFacts",
@@ -50,6 +51,7 @@ STREAMS = ("frame", "face", "face-rgb")
 AffectGPT feeds them to CLIP) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
+_MOST_SHARDS = 99_999
 
 Seconds: TypeAlias = Mapping[str, float]
 """Stage name -> seconds spent on one sample; a batched stage's is its batch time over its samples."""
@@ -135,6 +137,28 @@ class Sample:
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Shard `index`, from 0, of the `count` that divide a run."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= _MOST_SHARDS:
+            raise ValueError(f"num-shards is {self.count}, expected 1 to {_MOST_SHARDS}")
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
+
+    def __str__(self) -> str:
+        return f"{self.index} of {self.count}"
+
+    @property
+    def tag(self) -> str:
+        """What its files have in their names, `00003-of-00008`."""
+        return f"{self.index:05}-of-{self.count:05}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gpupeak.errors import ConfigError
+from gpupeak.types import Shard
 
-__all__ = ["MOST_SHARDS", "MOST_SIZES", "Shard", "assign", "slurm_shard"]
+__all__ = ["MOST_SIZES", "assign", "slurm_shard"]
 
-MOST_SHARDS = 99_999
 MOST_SIZES = 200_000
 """Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
 them, and of that many, taking turns is as even as weighing."""
 _PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as long as decoding so much of a video
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Shard `index`, from 0, of `count`."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= MOST_SHARDS:
-            raise ConfigError(f"num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
-        if not 0 <= self.index < self.count:
-            raise ConfigError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
-
-    def __str__(self) -> str:
-        return f"{self.index} of {self.count}"
-
-    @property
-    def tag(self) -> str:
-        """What its files have in their names, `00003-of-00008`."""
-        return f"{self.index:05}-of-{self.count:05}"
 
 
 def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
@@ -64,7 +41,7 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
     array divides each of the array's shards.
 
     Raises:
-        ConfigError: a variable is no number, or the array's numbers have gaps.
+        ConfigError: a variable is no number, the array's numbers have gaps, or there is no such shard.
     """
     index, count, told = 0, 1, []
     array, step = "SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS"
@@ -84,7 +61,12 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
         process = _number(environment, "SLURM_PROCID")
         index, count = index * tasks + process, count * tasks
         told.append(f"SLURM_PROCID={process}")
-    return (Shard(index, count), " and ".join(told)) if count > 1 else None
+    if count == 1:
+        return None
+    try:
+        return Shard(index, count), " and ".join(told)
+    except ValueError as error:
+        raise ConfigError(f"{error}, by {' and '.join(told)}; --num-shards 1 does without") from error
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -28,12 +28,12 @@ from gpupeak.check.merge import merge
 from gpupeak.check.survey import survey
 from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
-from gpupeak.corpora.shards import MOST_SIZES, Shard, assign, slurm_shard
+from gpupeak.corpora.shards import MOST_SIZES, assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features import directory as store
 from gpupeak.features.directory import FeatureDirectory, read_manifest
 from gpupeak.tally import RunReport, Silent, Tally
-from gpupeak.types import Outcome, Sample
+from gpupeak.types import Outcome, Sample, Shard
 
 PER_SAMPLE = 256 << 10
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 1 << 40), max_size=60)
@@ -138,6 +138,8 @@ def test_the_tasks_of_arrays_and_steps_are_all_of_the_shards() -> None:
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "12"}, "the array's numbers have gaps"),
         ({**ARRAY, "SLURM_ARRAY_TASK_STEP": "2"}, "the array's numbers have gaps"),
         ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "x"}, "SLURM_ARRAY_TASK_COUNT is 'x', expected a number"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "100000"}, "num-shards is 100000, expected 1 to 99999"),
+        ({**STEP, "SLURM_PROCID": "4"}, "shard-index is 4, expected 0 to 3, by SLURM_PROCID=4"),
     ],
 )
 def test_what_slurm_cannot_mean_is_refused(environment: dict[str, str], message: str) -> None:
