@@ -10,8 +10,9 @@ from pathlib import Path
 
 from gpupeak.encode.weights.cache import cache_file
 from gpupeak.errors import ConfigError
+from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.storage import remote
-from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS, Shard
+from gpupeak.types import FALLBACKS, SAMPLINGS, STREAMS, Shard
 
 __all__ = ["DECODERS", "ENGINES", "SPLITS", "ExtractConfig", "parse_size"]
 
@@ -52,7 +53,7 @@ class ExtractConfig:
         sampling: one of `types.SAMPLINGS`. Default `emotion_peak`; faces are sampled uniformly.
         fallback: one of `types.FALLBACKS`. Default `uniform`; given explicitly it also allows a
             dataset in which no sample has a usable peak.
-        peak_source: one of `types.PEAK_SOURCES`, or `auto`.
+        peak_source: one of `peaks.PEAK_SOURCES`, or `auto`.
         seed: what `headtail` draws from.
         device: `auto`, `cpu`, `cuda:N`, or several GPUs: `cuda:0,cuda:1`.
         decoder: one of `DECODERS`: `cpu` decodes on the CPU's cores, `nvdec` on the GPU what NVDEC takes,

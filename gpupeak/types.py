@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FALLBACKS",
-    "PEAK_SOURCES",
     "SAMPLINGS",
     "STAGES",
     "STREAMS",
@@ -44,8 +43,6 @@ __all__ = [
 
 SAMPLINGS = ("emotion_peak", "uniform", "headtail")
 FALLBACKS = ("uniform", "middle", "fail")
-PEAK_SOURCES = ("au_info", "per_frame", "merr_data", "openface")
-"""Where a peak can come from, in the order in which the artefacts of a sample are tried."""
 STREAMS = ("frame", "face", "face-rgb")
 """What of a video is encoded: its frames, or the faces that OpenFace cut out, with channels as stored (BGR, as
 AffectGPT feeds them to CLIP) or swapped to RGB."""
@@ -67,7 +64,7 @@ class SamplingRule:
         method: one of `SAMPLINGS`.
         n: frames a sample, at least 1.
         fallback: one of `FALLBACKS`; what `emotion_peak` does with a sample that has no usable peak.
-        peak_source: one of `PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
+        peak_source: one of `peaks.PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
         seed: what `headtail` draws from, together with the sample's name.
     """
 
@@ -81,7 +78,6 @@ class SamplingRule:
         for name, value, allowed in (
             ("method", self.method, SAMPLINGS),
             ("fallback", self.fallback, FALLBACKS),
-            ("peak_source", self.peak_source, ("auto", *PEAK_SOURCES)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")

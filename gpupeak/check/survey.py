@@ -23,11 +23,12 @@ from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.features.directory import FeatureDirectory, feature_directory, npy_header, read_manifest
 from gpupeak.features.records import is_record
 from gpupeak.features.spool import mounted, pull
+from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.run import Job, prepare, settings_of
 from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import is_file
-from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
+from gpupeak.types import FramePlan, Sample, SamplingRule
 from gpupeak.video.container import open_clip
 
 __all__ = ["Examination", "ExamineTask", "Extracted", "Survey", "examine", "survey"]

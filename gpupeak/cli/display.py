@@ -26,9 +26,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gpupeak.errors import WriteError
+from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.storage.remote import is_url, shown
 from gpupeak.tally import RunReport, Tally
-from gpupeak.types import PEAK_SOURCES, Failed, FramePlan, Outcome
+from gpupeak.types import Failed, FramePlan, Outcome
 
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting

@@ -13,7 +13,8 @@ import pytest
 
 from gpupeak.demo.corpus import CLIPS, Clip, Corpus, Expression, draw_clip, make_corpus
 from gpupeak.peaks.reading import read_peak
-from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.types import NoPeak, Peak
 
 EVERY_CLIP = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
 

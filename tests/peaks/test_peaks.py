@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from gpupeak.peaks import reading as peaks
 from gpupeak.peaks.reading import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, Curve, read_curve, read_peak
-from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.types import NoPeak, Peak
 
 NAME = "sample_00001998"
 UNITS = [f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)]
@@ -158,7 +159,9 @@ class TestSources:
 
     def test_openface_without_any_face(self, tmp_path: Path) -> None:
         write(tmp_path / f"{NAME}.csv", openface([{"frame": n, "success": 0} for n in range(1, 9)]))
-        assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: no row with a face")
+        assert missing(tmp_path) == NoPeak(
+            NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: no frame with a face and AU intensities"
+        )
 
 
 class TestOrder:
