@@ -259,7 +259,7 @@ def _unpickled(pickled: bytes) -> object:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled), 1):
         if count > _MOST_VALUES:
             raise _Unlike(f"more than {_MOST_VALUES:,} values")
-        if "PUT" in opcode.name and argument > count:
+        if "PUT" in opcode.name and (argument or 0) > count:
             raise ValueError(f"memo {argument:,} after {count:,} opcodes")
     return _Unpickler(io.BytesIO(pickled), encoding="bytes").load()
 
