@@ -63,8 +63,7 @@ class TestNpz:
         assert read_names(path, "train_corpus") == ["other"]
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    @pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
-    def test_every_protocol_and_what_labels_hold(self, tmp_path: Path, protocol: int, module: str) -> None:
+    def test_every_protocol_and_what_labels_hold(self, tmp_path: Path, protocol: int) -> None:
         shared = [1, 2.5, None, True, "text", b"bytes", b"", 2**80, -1, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)]
         content = {
             NAMES[0]: {"emo": shared, "val": np.float32(1.5), "again": shared},
@@ -73,9 +72,12 @@ class TestNpz:
             np.str_(NAMES[3]): np.array([1, "x", None], dtype=object),
             **{f"clip_{i}": {i: float(i)} for i in range(400)},
         }
-        pickled = spelt(pickle.dumps(boxed(content), protocol), module)
-        path = npz(tmp_path / "a.npz", k=pickled)
-        assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
+        pickled = pickle.dumps(boxed(content), protocol)
+        # Protocols that name a global in plain text can be respelt as another version of NumPy writes it.
+        for module in (b"numpy._core", b"numpy.core") if protocol < 4 else ():
+            path = npz(tmp_path / "a.npz", k=re.sub(rb"numpy\._?core", module, pickled))
+            assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
+        assert read_names(npz(tmp_path / "a.npz", k=pickled))[:4] == NAMES
 
     def test_python_2s_strings(self, tmp_path: Path) -> None:
         pickled = pickle.dumps(boxed({}), 2).replace(b"}", b"}(U\x06\xe7\x89\x87\xe6\xae\xb5K\x01U\x01aK\x02u", 1)
@@ -115,28 +117,10 @@ class TestNpz:
         np.savez(tmp_path / "a.npz", k=boxed(value))
         refused(tmp_path / "a.npz")
 
-    def test_arrays_of_numbers(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "a.npz", np.arange(4))
-        assert "an array of <i8 found where names belong" in refused(tmp_path / "a.npz")
-
     @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04}."])
     def test_what_is_no_npz(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.npz").write_bytes(content)
         assert "damaged .npz" in refused(tmp_path / "a.npz")
-
-
-def spelt(pickled: bytes, module: str) -> bytes:
-    """The pickle with NumPy's core called `module`, as another version of NumPy would have written it."""
-    # Frames say how long they are, and the names inside change their length.
-    frames = [position for opcode, _, position in pickletools.genops(pickled) if opcode.name == "FRAME"]
-    spans = zip([0, *(start + 9 for start in frames)], [*frames, None], strict=True)
-    pickled = b"".join(pickled[start:stop] for start, stop in spans)
-    pickled = re.sub(rb"cnumpy\._?core", b"c" + module.encode(), pickled)
-    for part in ("multiarray", "numeric"):
-        name = f"{module}.{part}".encode()
-        pickled = re.sub(rb"[\x12-\x16]numpy\._?core\." + part.encode(), bytes([len(name)]) + name, pickled)
-    assert module.encode() in pickled
-    return pickled
 
 
 class Runs:
@@ -149,6 +133,7 @@ class Runs:
         return self.call
 
 
+SET = b"cbuiltins\nset\nh\x00\x85R"
 # A zero-dimensional array of what comes next, up to the opcodes that end a list, a tuple and the array.
 ARRAY_OF = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)NN]"
 
@@ -200,10 +185,8 @@ class TestHostilePickles:
         "pickled",
         [
             # An array of 2**60 objects that is not there.
-            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x08"
-            + bytes(7)
-            + b"\x10\x85U\x01O\x87R.",
-            # A type of numbers that is an eternity of fields, and what only NumPy should be asked.
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nL1152921504606846976L\nS'O'\ntR.",
+            # A dtype of 10**12 objects.
             b"\x80\x02cnumpy\ndtype\nU\x0f(999999999999)O\x85R.",
             # A memo slot, a string and a frame of 4 GB or more.
             b"\x80\x02Nr\xff\xff\xff\x7f.",
@@ -212,12 +195,8 @@ class TestHostilePickles:
             b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
             b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.",
             b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.",
-            # A million sets, each of the same list of a million.
-            b"\x80\x02]("
-            + b"".join(b"J" + struct.pack("<i", i) for i in range(100_000))
-            + b"eq\x000"
-            + b"cbuiltins\nset\nh\x00\x85R0" * 100_000
-            + b"N.",
+            # A hundred thousand sets, each of the same hundred thousand numbers.
+            b"](" + b"".join(b"J%b" % struct.pack("<i", i) for i in range(10**5)) + b"eq\x000" + SET * 10**5 + b"N.",
             # A tuple that holds a tuple twice, forty levels down.
             b"\x80\x02]" + b"q\x00h\x00\x86" * 40 + b".",
             b"\x80\x02N" + b"q\x00cnumpy\ndtype\nh\x00h\x00\x86R" * 40 + b"q\x00" + ARRAY_OF + b"]h\x00aatb.",
@@ -225,12 +204,7 @@ class TestHostilePickles:
             b"\x80\x02]q\x00h\x00a.",
             b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
             b"I" + b"9" * 100_000 + b"\n.",
-            b"\x80\x02.",
-            b"\x80\x02h\x07.",
-            b"\x80\x02N",
-            b"\x80\x02NR.",
-            b"\x80\x02}(NNNu.",
-            b"\x80\x02cnumpy\ndtype\nNb.",
+            *(b"\x80\x02.", b"\x80\x02h\x07.", b"\x80\x02N", b"\x80\x02}(NNNu.", b"\x80\x02cnumpy\ndtype\nNb."),
         ],
         ids=itertools.count(),
     )
@@ -359,21 +333,15 @@ class TestText:
         assert "line 2: field larger than field limit" in refused(tmp_path / "a.csv")
 
     @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
-    def test_what_is_no_file(self, tmp_path: Path, suffix: str) -> None:
+    def test_what_is_no_file_of_a_size_that_can_be_read(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"a{suffix}"
         assert refused(path).endswith("no such file")
-        path.mkdir()
-        assert refused(path).endswith("not a regular file")
-        path.rmdir()
         os.mkfifo(path)
         assert refused(path).endswith("not a regular file")
-
-    @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
-    def test_a_file_of_many_gigabytes_is_not_read(self, tmp_path: Path, suffix: str) -> None:
-        path = tmp_path / f"a{suffix}"
+        path.unlink()
         with path.open("wb") as stream:
             stream.truncate(4 << 30)
-        assert "4,294,967,296 bytes, expected at most" in refused(path)
+        assert "4,294,967,296 bytes, expected at most 268,435,456" in refused(path)
 
     @pytest.mark.parametrize("name", ["list", "list.pkl"])
     def test_other_extensions(self, tmp_path: Path, name: str) -> None:
