@@ -12,7 +12,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights import cache
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
@@ -24,7 +24,7 @@ SPEC = EncoderSpec("TINY", "TINY", SHAPE.dim, SHAPE.size, "ViT-L-14-quickgelu", 
 
 def state(seed: int = 0, shape: TowerShape = SHAPE) -> dict[str, torch.Tensor]:
     """Random weights in open_clip's naming."""
-    return draw_state(seed, expected_state(shape))
+    return random_state(seed, expected_state(shape))
 
 
 def images(count: int = 2, size: int = SHAPE.size) -> torch.Tensor:

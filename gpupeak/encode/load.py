@@ -7,8 +7,8 @@ from torch import nn
 
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.checkpoint import read_state
-from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encode.weights.identity import WeightsId, locate
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec
 
 __all__ = ["fetched", "load_tower"]
@@ -51,7 +51,7 @@ def load_tower(
         return load_open_clip(spec, found, device, dtype, own_tower=torch.device(device).type == "cpu")
     expected = expected_state(spec.tower)
     if found.seed is not None:
-        state = draw_state(found.seed, expected)
+        state = random_state(found.seed, expected)
     else:
         state = read_state(spec, found, expected, quick_gelu=True)
     return VisionTower.from_state(state, spec.tower, device=device, dtype=dtype)

@@ -18,8 +18,8 @@ from torch import nn
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights import cache
 from gpupeak.encode.weights.checkpoint import read_state
-from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encode.weights.identity import INSTEAD, WeightsId
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
 
@@ -124,7 +124,7 @@ def _state(
 ) -> dict[str, torch.Tensor]:
     """Draw or read parameters of the names and shapes in `expected`."""
     if weights.seed is not None:
-        return draw_state(weights.seed, expected)
+        return random_state(weights.seed, expected)
     return read_state(spec, weights, expected, quick_gelu=quick_gelu)
 
 

@@ -22,7 +22,7 @@ from gpupeak import pipeline
 from gpupeak.encode.gpu.device import TorchCuda, time_on_device
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError, WriteError
 from gpupeak.features.writer import NpyWriter
@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def tower() -> VisionTower:
-    return VisionTower.from_state(draw_state(7, expected_state(SHAPE)), SHAPE)
+    return VisionTower.from_state(random_state(7, expected_state(SHAPE)), SHAPE)
 
 
 def encoder(

@@ -7,7 +7,7 @@ import torch
 from tiny import SHAPE, difference, images, normalised, reference, state
 
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 
 WITHIN = 1e-4  # of the features' largest value, in float32
@@ -126,16 +126,16 @@ def test_the_tower_is_for_inference(tower: VisionTower) -> None:
 
 def test_draws_depend_on_seed_and_name_only() -> None:
     expected = expected_state(SHAPE)
-    first, backwards = draw_state(5, expected), draw_state(5, dict(reversed(expected.items())))
+    first, backwards = random_state(5, expected), random_state(5, dict(reversed(expected.items())))
     assert all(torch.equal(first[name], backwards[name]) for name in expected)
-    other = draw_state(6, expected)
+    other = random_state(6, expected)
     assert not any(torch.equal(first[name], other[name]) for name in expected)
     assert not torch.equal(first["ln_pre.bias"], first["ln_post.bias"])
 
 
 def test_draws_have_the_scale_of_their_kind() -> None:
     shape = TowerShape(size=224, patch=16, width=512, layers=1, heads=8, dim=256)
-    drawn = draw_state(0, expected_state(shape))
+    drawn = random_state(0, expected_state(shape))
     block = "transformer.resblocks.0"
     for name, fan_in in (
         ("conv1.weight", 3 * 16 * 16),
@@ -155,6 +155,8 @@ def test_draws_have_the_scale_of_their_kind() -> None:
 
 def test_whole_numbers_are_not_drawn() -> None:
     counter = torch.tensor(3)
-    drawn = draw_state(0, {"bn.num_batches_tracked": counter, "bn.running_var": torch.ones(4), "scale": torch.ones(())})
+    drawn = random_state(
+        0, {"bn.num_batches_tracked": counter, "bn.running_var": torch.ones(4), "scale": torch.ones(())}
+    )
     assert drawn["bn.num_batches_tracked"] is counter
     assert bool((drawn["bn.running_var"] >= 0.8).all()) and drawn["scale"].shape == ()

@@ -22,7 +22,7 @@ from samples import plan
 
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels import add_layer_norm, compile, patch_rows
@@ -159,7 +159,7 @@ def test_patch_rows_write_nothing_beyond_their_own() -> None:
 
 def test_patch_rows_are_those_of_the_tower() -> None:
     shape = TowerShape(size=56, patch=14, width=32, layers=1, heads=1, dim=8)
-    tower = VisionTower.from_state(draw_state(0, expected_state(shape)), shape, dtype=torch.float16)
+    tower = VisionTower.from_state(random_state(0, expected_state(shape)), shape, dtype=torch.float16)
     frames = PIXELS["random"]((3, 56, 56, 3))
     out = poisoned(3 * 16, tower.row)
     scale_shift = tower.scale_shift
@@ -171,7 +171,7 @@ def test_patch_rows_are_those_of_the_tower() -> None:
 def test_the_encoder_takes_the_kernel_for_the_reference() -> None:
     """In half precision, with batches that end within a bucket: the same features to the bit."""
     shape = TowerShape(size=28, patch=14, width=32, layers=1, heads=1, dim=8)
-    tower = VisionTower.from_state(draw_state(0, expected_state(shape)), shape, dtype=torch.float16)
+    tower = VisionTower.from_state(random_state(0, expected_state(shape)), shape, dtype=torch.float16)
     frames = PIXELS["random"]((21, 28, 28, 3)).numpy()
     names, cuda = ("a", "b"), LazyCuda()
     spans = ((1, 9), (12, 20))
