@@ -11,7 +11,6 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights import cache
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 
@@ -70,8 +69,7 @@ def difference(features: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache directory of this test's own, and a process that remembers nothing."""
+    """A user's cache directory of this test's own; what this process knows of another is not looked at."""
     home = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    monkeypatch.setattr(cache, "_here", {"files": {}, "tags": {}})
     return home

@@ -204,9 +204,7 @@ def test_two_names_of_a_file_share_what_is_remembered(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", "[" * 100_000, '{"files": [], "tags": 3}', '{"files": {"PATH": {"sha256": "x"}}}', "\udcff"],
 )
-def test_a_torn_cache_is_no_cache(
-    content: str, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_torn_cache_is_no_cache(content: str, tmp_path: Path, empty_cache: Path) -> None:
     file = tmp_path / "clip.pt"
     file.write_bytes(b"weights")
     saved = empty_cache / "gpupeak" / "weights.json"
@@ -214,14 +212,10 @@ def test_a_torn_cache_is_no_cache(
     saved.write_text(content.replace("PATH", str(file)), errors="surrogateescape")
     assert identify(SPEC, str(file)).sha256 == sha256(b"weights")
     assert locate(SPEC, "openai").files == ()
-    monkeypatch.setattr(cache, "_here", {"files": {}, "tags": {}})
-    overwrite_unseen(file, b"changed")
-    assert identify(SPEC, str(file)).sha256 == sha256(b"weights"), "the cache was mended"
+    assert json.loads(saved.read_text())["files"][str(file)]["sha256"] == sha256(b"weights"), "the cache was mended"
 
 
-def test_a_cache_that_cannot_be_written_still_serves_this_process(
-    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_still_serves_this_process(tmp_path: Path, empty_cache: Path) -> None:
     empty_cache.write_text("a file where the directory belongs")
     file = tmp_path / "clip.pt"
     file.write_bytes(b"before")
@@ -245,17 +239,6 @@ def test_the_cache_is_where_xdg_says(empty_cache: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.cache_file() == tmp_path / ".cache" / "gpupeak" / "weights.json"
-
-
-def test_processes_do_not_lose_each_others_entries(tmp_path: Path, empty_cache: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from gpupeak.encode.weights.cache import remember_tag\n"
-        "for i in range(25): remember_tag(sys.argv[1], str(i), Path('/x'))"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code, f"model{i}"]) for i in range(4)]
-    assert [process.wait() for process in running] == [0] * 4
-    saved = json.loads((empty_cache / "gpupeak" / "weights.json").read_text())
-    assert len(saved["tags"]) == 100
 
 
 def test_a_fetched_tag_is_found_and_hashed_until_its_file_is_gone(tmp_path: Path) -> None:
