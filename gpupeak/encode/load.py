@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import WeightsId, locate
-from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec
 
 __all__ = ["fetched", "load_tower"]
@@ -49,9 +48,5 @@ def load_tower(
 
         # On a GPU a tower of our own means graphs and a kernel, which are tuned for and checked with ViT-L/14 alone.
         return load_open_clip(spec, found, device, dtype, own_tower=torch.device(device).type == "cpu")
-    expected = expected_state(spec.tower)
-    if found.seed is not None:
-        state = random_state(found.seed, expected)
-    else:
-        state = read_state(spec, found, expected, quick_gelu=True)
+    state = load_state(spec, found, expected_state(spec.tower), quick_gelu=True)
     return VisionTower.from_state(state, spec.tower, device=device, dtype=dtype)

@@ -6,7 +6,6 @@ Imported only when it is needed: importing open_clip takes seconds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from torch import nn
 
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights import cache
-from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import INSTEAD, WeightsId
-from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.errors import WeightsError
 
@@ -91,7 +89,7 @@ def load_open_clip(
     if own_tower and quick_gelu and (mean, std) == (MEAN, STD):
         shape = _plain_shape(config)
         if shape is not None:
-            state = _state(spec, weights, expected_state(shape), quick_gelu)
+            state = load_state(spec, weights, expected_state(shape), quick_gelu=quick_gelu)
             return VisionTower.from_state(state, shape, device=device, dtype=dtype)
     visual: nn.Module = open_clip.CustomTextCLIP(
         config["embed_dim"],
@@ -99,7 +97,8 @@ def load_open_clip(
         _NO_TEXT,
         quick_gelu=quick_gelu,
     ).visual
-    visual.load_state_dict(_state(spec, weights, visual.state_dict(), quick_gelu), strict=True)
+    state = load_state(spec, weights, visual.state_dict(), quick_gelu=quick_gelu)
+    visual.load_state_dict(state, strict=True)
     return OpenClipTower(visual, mean, std, device=device, dtype=dtype)
 
 
@@ -117,15 +116,6 @@ def _plain_shape(config: dict[str, Any]) -> TowerShape | None:
         heads=width // _HEAD_WIDTH,
         dim=config["embed_dim"],
     )
-
-
-def _state(
-    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], quick_gelu: bool
-) -> dict[str, torch.Tensor]:
-    """Draw or read parameters of the names and shapes in `expected`."""
-    if weights.seed is not None:
-        return random_state(weights.seed, expected)
-    return read_state(spec, weights, expected, quick_gelu=quick_gelu)
 
 
 def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:

@@ -39,7 +39,7 @@ from gpupeak.decode.faces import open_faces
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features.directory import FeatureDirectory, npy_header
@@ -485,7 +485,7 @@ def mutated_head(data: bytes, draw: Draw) -> bytes:
 
 
 def _read_weights(file: Path) -> object:
-    return read_state(SPEC, locate(SPEC, str(file)), expected_state(SHAPE), quick_gelu=True)
+    return load_state(SPEC, locate(SPEC, str(file)), expected_state(SHAPE), quick_gelu=True)
 
 
 RUN = {
