@@ -20,11 +20,11 @@ def fetched(spec: EncoderSpec, weights: str | None) -> WeightsId:
         WeightsError: the weights are not there, or cannot be fetched.
     """
     found = locate(spec, weights)
-    if found.seed is None and not found.files:
-        from gpupeak.encode.openclip import fetch
+    if found.tag is None or found.files:
+        return found
+    from gpupeak.encode.openclip import fetch
 
-        found = fetch(spec, found)
-    return found
+    return fetch(spec, found)
 
 
 def load_tower(
@@ -36,7 +36,7 @@ def load_tower(
     """Build the tower of `spec` with these weights: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
 
     Args:
-        weights: as `weights.locate`; what open_clip has to fetch is fetched, and can be identified after.
+        weights: as `weights.identity.locate`; what open_clip has to fetch is fetched, and can be identified after.
         device, dtype: what the tower computes on and in; its features are float32 in any case.
 
     Raises:

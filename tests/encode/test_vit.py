@@ -76,7 +76,7 @@ def test_weights_are_left_as_they_are() -> None:
 def test_a_state_that_lacks_a_parameter_is_no_state() -> None:
     weights = state()
     del weights["transformer.resblocks.1.mlp.c_fc.bias"]
-    with pytest.raises(KeyError):
+    with pytest.raises(RuntimeError, match=r"blocks\.1\.fc1\.bias"):
         encode(weights, images())
 
 

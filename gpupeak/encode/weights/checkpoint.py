@@ -57,7 +57,7 @@ _NOT_LEARNT = "vision_model.embeddings.position_ids"  # 0, 1, 2, ...: older tran
 
 
 def load_state(
-    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], *, quick_gelu: bool
+    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], *, quick_gelu: bool = False
 ) -> dict[str, torch.Tensor]:
     """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
