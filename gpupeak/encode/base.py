@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
 
-__all__ = ["TowerEncoder"]
+__all__ = ["TowerEncoder", "outcomes"]
 
 
 class TowerEncoder:
@@ -83,26 +83,11 @@ class TowerEncoder:
         return [done for at in range(0, len(samples), step) for done in self._together(samples[at : at + step])]
 
     def _together(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
-        """Encode samples in one call of the tower; those with a feature that is no number have failed."""
+        """Encode samples in one call of the tower."""
         began = time.perf_counter()
         features = self._features([sample.pixels for sample in samples])
         seconds = (time.perf_counter() - began) / len(samples)
-        finite = np.isfinite(features).all(axis=1)
-        good: list[tuple[FramePlan, Span, Seconds]] = []
-        failed: list[FeatureBatch | Failed] = []
-        stop = 0
-        for sample in samples:
-            start, stop = stop, stop + len(sample.pixels)
-            bad = int((~finite[start:stop]).sum())
-            if bad:
-                reason = f"the features of {bad} of {stop - start} frames are not finite"
-                failed.append(Failed(sample.plan.sample, "encode", reason, sample.plan))
-            else:
-                good.append((sample.plan, (start, stop), {**sample.seconds, "encode": seconds}))
-        if not good:
-            return failed
-        plans, spans, spent = zip(*good, strict=True)
-        return [FeatureBatch(plans, features, spans, spent), *failed]
+        return outcomes([(sample.plan, sample.seconds) for sample in samples], features, seconds)
 
     def _features(self, frames: list[torch.Tensor]) -> np.ndarray:
         try:
@@ -115,6 +100,38 @@ class TowerEncoder:
         if features.shape != expected:
             raise ValueError(f"the tower gave features {features.shape}, expected {expected}")
         return features
+
+
+def outcomes(
+    samples: Sequence[tuple[FramePlan, Seconds]],
+    features: np.ndarray,
+    seconds: float,
+    release: Callable[[], None] = lambda: None,
+) -> list[FeatureBatch | Failed]:
+    """What becomes of samples that were encoded together; those with a feature that is not finite have failed.
+
+    Args:
+        features: `[R, dim]`, the samples' rows one after another.
+        seconds: what each sample's encoding took.
+        release: called when no sample of the batch needs its rows any more.
+    """
+    finite = np.isfinite(features).all(axis=1)
+    good: list[tuple[FramePlan, Span, Seconds]] = []
+    failed: list[Failed] = []
+    stop = 0
+    for plan, spent in samples:
+        start, stop = stop, stop + plan.sample.rule.n
+        bad = int((~finite[start:stop]).sum())
+        if bad:
+            reason = f"the features of {bad} of {stop - start} frames are not finite"
+            failed.append(Failed(plan.sample, "encode", reason, plan))
+        else:
+            good.append((plan, (start, stop), {**spent, "encode": seconds}))
+    if not good:
+        release()
+        return [*failed]
+    plans, spans, spent_on = zip(*good, strict=True)
+    return [*failed, FeatureBatch(plans, features, spans, spent_on, release)]
 
 
 class _Frames(NamedTuple):

@@ -135,31 +135,31 @@ def test_what_is_held_or_comes_after_the_end_is_released() -> None:
 
 
 def test_a_ring_hands_out_every_slot_once_and_the_oldest_first() -> None:
-    ring = Ring(3)
-    assert [ring.take() for _ in range(3)] == [0, 1, 2]
+    ring = Ring("abc")
+    taken = [ring.take() for _ in range(3)]
+    assert [slot for slot, _ in taken] == ["a", "b", "c"]
     assert ring.full
-    ring.give_back(1)
-    ring.give_back(0)
+    taken[1][1]()
+    taken[0][1]()
     assert not ring.full
-    assert [ring.take() for _ in range(2)] == [1, 0]
+    assert [ring.take()[0] for _ in range(2)] == ["b", "a"]
 
 
 def test_a_full_ring_holds_back_until_a_slot_is_given_back() -> None:
-    ring = Ring(1)
-    slot = ring.take()
-    taken: list[int] = []
-    thread = threading.Thread(target=lambda: taken.append(ring.take()), daemon=True)
+    ring = Ring("a")
+    slot, give_back = ring.take()
+    taken: list[str] = []
+    thread = threading.Thread(target=lambda: taken.append(ring.take()[0]), daemon=True)
     thread.start()
     thread.join(0.05)
     assert taken == []
-    ring.give_back(slot)
+    give_back()
     thread.join(30)
     assert taken == [slot]
 
 
 def test_a_slot_given_back_twice_is_an_error() -> None:
-    ring = Ring(2)
-    slot = ring.take()
-    ring.give_back(slot)
+    _, give_back = Ring("ab").take()
+    give_back()
     with pytest.raises(ValueError, match="given back twice"):
-        ring.give_back(slot)
+        give_back()
