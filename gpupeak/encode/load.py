@@ -46,7 +46,6 @@ def load_tower(
     if spec.tower is None:
         from gpupeak.encode.openclip import load_open_clip
 
-        # On a GPU a tower of our own means graphs and a kernel, which are tuned for and checked with ViT-L/14 alone.
-        return load_open_clip(spec, found, device, dtype, own_tower=torch.device(device).type == "cpu")
+        return load_open_clip(spec, found, device, dtype)
     state = load_state(spec, found, expected_state(spec.tower), quick_gelu=True)
     return VisionTower.from_state(state, spec.tower, device=device, dtype=dtype)
