@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,15 +56,14 @@ class TowerEncoder:
                 borrowed.callback(batch.release)
                 samples += self._frames(batch)
                 if len(samples) >= self._batch_size:
-                    done = self._encode(samples)
+                    done = list(self._encode(samples))
                     borrowed.close()
                     samples = []
                     yield from done
-            done = self._encode(samples)
+            done = list(self._encode(samples))
         yield from done
 
     def _frames(self, batch: FrameBatch) -> list[_Frames]:
-        """A batch's samples, their pixels where they are."""
         if batch.pixels.shape[1] != self._spec.size:
             raise ValueError(f"frames are {batch.pixels.shape[1]} pixels a side, expected {self._spec.size}")
         if isinstance(batch.pixels, torch.Tensor):
@@ -78,28 +77,31 @@ class TowerEncoder:
             for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True)
         ]
 
-    def _encode(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
-        step = self._batch_size
-        return [done for at in range(0, len(samples), step) for done in self._together(samples[at : at + step])]
+    def _encode(self, samples: list[_Frames]) -> Iterator[FeatureBatch | Failed]:
+        for at in range(0, len(samples), self._batch_size):
+            together = samples[at : at + self._batch_size]
+            began = time.perf_counter()
+            features = self._features(torch.cat([sample.pixels for sample in together]))
+            seconds = (time.perf_counter() - began) / len(together)
+            yield from outcomes([(sample.plan, sample.seconds) for sample in together], features, seconds)
 
-    def _together(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
-        """Encode samples in one call of the tower."""
-        began = time.perf_counter()
-        features = self._features([sample.pixels for sample in samples])
-        seconds = (time.perf_counter() - began) / len(samples)
-        return outcomes([(sample.plan, sample.seconds) for sample in samples], features, seconds)
-
-    def _features(self, frames: list[torch.Tensor]) -> np.ndarray:
+    @torch.inference_mode()
+    def _features(self, pixels: torch.Tensor) -> np.ndarray:
         try:
-            with torch.inference_mode():
-                pixels = torch.cat(frames) if len(frames) > 1 else frames[0]
-                features = self._tower(pixels.to(self._device)).cpu().numpy()
+            features = self._tower(pixels.to(self._device)).cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise DeviceError(f"{self._device} has not memory enough for {len(frames)} samples at once") from error
-        expected = (sum(map(len, frames)), self._spec.dim)
-        if features.shape != expected:
-            raise ValueError(f"the tower gave features {features.shape}, expected {expected}")
+            raise DeviceError(f"{self._device} has not memory enough for {len(pixels)} frames at once") from error
+        if features.shape != (len(pixels), self._spec.dim):
+            raise ValueError(f"the tower gave features {features.shape}, expected {(len(pixels), self._spec.dim)}")
         return features
+
+
+class _Frames(NamedTuple):
+    """One sample's frames, uint8 `[n, size, size, 3]`."""
+
+    plan: FramePlan
+    pixels: torch.Tensor
+    seconds: Seconds
 
 
 def outcomes(
@@ -132,11 +134,3 @@ def outcomes(
         return [*failed]
     plans, spans, spent_on = zip(*good, strict=True)
     return [*failed, FeatureBatch(plans, features, spans, spent_on, release)]
-
-
-class _Frames(NamedTuple):
-    """One sample's frames, uint8 `[n, size, size, 3]`."""
-
-    plan: FramePlan
-    pixels: torch.Tensor
-    seconds: Seconds
