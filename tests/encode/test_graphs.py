@@ -19,7 +19,7 @@ from lazy_cuda import LazyCuda
 from samples import plan, sample
 
 from gpupeak import pipeline
-from gpupeak.encode.gpu.device import TorchCuda, time_on_device
+from gpupeak.encode.gpu.device import time_on_device
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
@@ -539,15 +539,6 @@ def test_settings_that_cannot_work_are_refused() -> None:
     large = FrameBatch((plan(HERE),), np.zeros((8, 56, 56, 3), np.uint8), ((0, 8),), ({},))
     with pytest.raises(ValueError, match="56 pixels a side, expected 28"):
         list(encoder(cuda).encode([large]))
-
-
-def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-
-    monkeypatch.setattr(torch, "zeros", refuse)
-    with pytest.raises(DeviceError, match=r"^cuda:1 has not memory enough .*2.00 GiB\.$"):
-        TorchCuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)
 
 
 def test_timing_takes_a_runner_as_it_is() -> None:
