@@ -53,23 +53,19 @@ def names(batches: list[FrameBatch]) -> list[str]:
     return [batch.plans[0].sample.name for batch in batches]
 
 
-def test_takes_what_is_ready_up_to_the_most() -> None:
-    source = Source(8, 8, 8, 8, 0)
+@pytest.mark.parametrize(
+    ("images", "taken"),
+    [
+        ((8, 8, 7, 9), [["0", "1"], ["2", "3"]]),
+        ((8, 40, 8), [["0"], ["1"], ["2"]]),  # one batch however large, and none out of turn
+    ],
+)
+def test_takes_what_is_ready_up_to_the_most(images: tuple[int, ...], taken: list[list[str]]) -> None:
+    source = Source(*images, 0)
     with Inbox(source, images=100) as inbox:
         source.asked.acquire()
-        source.allow(4)
-        assert names(inbox.take(most=16)) == ["0", "1"]
-        assert names(inbox.take(most=23)) == ["2", "3"]
-
-
-def test_takes_one_batch_however_large_and_none_out_of_turn() -> None:
-    source = Source(8, 40, 8, 0)
-    with Inbox(source, images=100) as inbox:
-        source.asked.acquire()
-        source.allow(3)
-        assert names(inbox.take(most=16)) == ["0"]
-        assert names(inbox.take(most=16)) == ["1"]
-        assert names(inbox.take(most=16)) == ["2"]
+        source.allow(len(images))
+        assert [names(inbox.take(most=16)) for _ in taken] == taken
 
 
 def test_waits_for_the_first_batch_and_for_no_other() -> None:
@@ -103,9 +99,7 @@ def test_reads_ahead_no_further_than_its_limit() -> None:
         source.allow(1)
         source.allowed.release(3)
         # The second batch reaches the limit: the third is not asked for before one is taken.
-        while len(inbox._ready) < 2:
-            pass
-        assert not source.asked.acquire(timeout=0.05)
+        assert not source.asked.acquire(timeout=0.1)
         assert names(inbox.take(most=8)) == ["0"]
         assert source.asked.acquire(timeout=30)
 
