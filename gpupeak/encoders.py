@@ -32,10 +32,6 @@ class TowerShape:
     heads: int
     dim: int
 
-    def __post_init__(self) -> None:
-        if self.size % self.patch or self.width % self.heads:
-            raise ValueError(f"{self}: expected whole patches and heads")
-
     @property
     def grid(self) -> int:
         """Patches along one side."""

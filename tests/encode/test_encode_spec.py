@@ -92,11 +92,6 @@ def test_open_clip_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         encoder_spec("open_clip:ViT-B-32")
 
 
-def test_shapes_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="whole patches and heads"):
-        TowerShape(size=225, patch=14, width=32, layers=1, heads=2, dim=4)
-
-
 def test_naming_and_identifying_import_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "clip.pt").write_bytes(b"weights")
     code = f"""
