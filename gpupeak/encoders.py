@@ -47,16 +47,16 @@ class EncoderSpec:
         directory: stands for the encoder in `frame_<directory>_...`; safe as a part of a file name.
         dim: features an image.
         size: side of the square input, in pixels.
-        model: open_clip's name of the architecture.
+        model: open_clip's name of the architecture, where it is one of its models.
         tag: the pretrained weights used when none are named, as open_clip spells it; None has none.
-        tower: the sizes of a tower of this project's own; None where `encode.openclip` chooses.
+        tower: the sizes of a tower of this project's own; None where `encode.load` chooses by name.
     """
 
     name: str
     directory: str
     dim: int
     size: int
-    model: str
+    model: str = ""
     tag: str | None = None
     tower: TowerShape | None = None
 
