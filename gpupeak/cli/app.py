@@ -613,7 +613,7 @@ def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     if isinstance(sheet, Failed):
         raise SampleError(sheet.stage, sheet.reason)
     if show == "-":
-        return to_terminal(sheet, Output().width, os.environ)
+        return to_terminal(sheet, Output().width)
     try:
         replace_file(Path(show), [to_png(sheet)])
     except OSError as error:
