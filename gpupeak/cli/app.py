@@ -794,7 +794,7 @@ def demo(
     from gpupeak.cli.display import Output
     from gpupeak.demo.show import run_demo
 
-    return run_demo(out, Output(), device, weights)
+    return run_demo(out, Output(), main, device, weights)
 
 
 @contextlib.contextmanager

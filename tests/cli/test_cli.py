@@ -494,11 +494,12 @@ def test_a_home_of_nobody_is_a_name_like_any_other(
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
 
-    def run_demo(out: Path, console: Output, device: str, weights: str) -> int:
+    def run_demo(out: Path, console: Output, command: object, device: str, weights: str) -> int:
+        assert command is main
         calls.append((out, device, weights))
         return 1
 
-    monkeypatch.setattr(gpupeak.demo, "run_demo", run_demo)
+    monkeypatch.setattr(gpupeak.demo.show, "run_demo", run_demo)
     assert main(["demo"]) == 1
     assert main(["demo", "--out", "x", "--device", "cpu", "--weights", "openai"]) == 1
     assert calls == [(Path("demo"), "auto", "random:0"), (Path("x"), "cpu", "openai")]
