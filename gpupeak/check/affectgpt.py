@@ -89,10 +89,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What AffectGPT would do with a configuration.
-
-    `no_effect` names what looks as if it switched something on, and says what does.
-    """
+    """What AffectGPT would do with a configuration; `no_effect`: what only looks as if it switched something on."""
 
     file: Path
     run_dir: Path
@@ -158,11 +155,8 @@ def emit(
 ) -> str:
     """The YAML that makes AffectGPT load what `extract` with the same settings writes.
 
-    Args:
-        datasets: whose directories are named in a comment, and with `training` have a section each; without any,
-            AffectGPT's two training sets have one.
-        output_root: relative to where AffectGPT runs.
-        training: print sections for training, too.
+    A comment names the directories of `datasets`. With `training`, each has a section, too; without any, AffectGPT's
+    two training sets. `output_root` is relative to where AffectGPT runs.
 
     Raises:
         ConfigError: there is no such encoder, or YAML would read a name or `output_root` as something else.

@@ -137,12 +137,8 @@ def _document(text: str, options: Sequence[str]) -> Document:
 def _section(parent: DictConfig, name: object, path: str = "") -> DictConfig | None:
     """A section, None where it is not there or empty."""
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
 
-    try:
-        section = parent.get(name)  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}{name}: {_first_line(error)}") from error
+    section = parent.get(name)  # type: ignore[arg-type]
     if section is not None and not isinstance(section, DictConfig):
         raise ConfigError(f"{path}{name} is {reprlib.repr(section)}, expected a section")
     return section
@@ -171,15 +167,11 @@ def _value(section: DictConfig, key: str) -> Value:
     try:
         value: object = OmegaConf.select(section, key, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        return Unusable(f"cannot be resolved: {_first_line(error)}")
+        # Not the lines in which OmegaConf names its own types.
+        return Unusable(f"cannot be resolved: {str(error).splitlines()[0][:500]}")
     if value is None or (isinstance(value, str) and len(value) <= _LONGEST_TEXT):
         return value
     if isinstance(value, (int, float)) and abs(value) <= _LARGEST_NUMBER:  # bool is an int
         return value
     told = f"a number of {value.bit_length():,} bits" if isinstance(value, int) else reprlib.repr(value)
     return Unusable(f"is {told}, expected a text of at most {_LONGEST_TEXT:,} characters, or a number to a billion")
-
-
-def _first_line(error: BaseException) -> str:
-    """What OmegaConf says, without the lines in which it names its own types."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:500]

@@ -27,23 +27,11 @@ _FEATURES = "preextracted_features"
 _MADE = ("dataset", "mer-factory-output", _FEATURES)
 
 
-def run_demo(
-    out: Path,
-    console: Console,
-    command: Callable[[Sequence[str]], int],
-    device: str = "auto",
-    weights: str = "random:0",
-) -> int:
-    """Draw a corpus into `out`, extract its features by `command`, show what came out and check it.
+def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int], device: str, weights: str) -> int:
+    """Draw a corpus into `out`, extract its features, show what came out and check it; an earlier demo is made anew.
 
-    An earlier demo in `out` is made anew.
-
-    Args:
-        command: takes the words after `gpupeak` on the command line and returns the exit code.
-        device, weights: as in `ExtractConfig`.
-
-    Returns:
-        The exit code: the command's own, or 1 if a peak was not found where it was drawn.
+    `command` takes the words after `gpupeak` on a command line. Returns its exit code, or 1 if a peak was not found
+    where it was drawn.
 
     Raises:
         ConfigError: `out` holds something else than a demo.
@@ -88,19 +76,18 @@ def _draw(out: Path, console: Console) -> Corpus:
         if out.exists() and any(out.iterdir()):
             if not is_corpus(out):
                 raise ConfigError(f"{out}: is not empty and holds no demo; give another --out")
-            for made in _MADE:
-                if (out / made).exists():
-                    shutil.rmtree(out / made)
+            for name in _MADE:
+                if (out / name).exists():
+                    shutil.rmtree(out / name)
         corpus = make_corpus(out)
     except OSError as error:
         raise WriteError(f"{out}: the demo cannot be written there: {error.strerror or error}") from error
-    _say(console, "A corpus", "bold")
-    _say(
-        console,
-        f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to a "
-        f"peak and falls,\nlaid out as a small mer2023 and iemocap, one clip without an action-unit file: "
-        f"made in {time.perf_counter() - began:.1f} s.",
+    made = (
+        f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to "
     )
+    made += "a peak and falls,\nlaid out as a small mer2023 and iemocap, one clip without an action-unit file: "
+    _say(console, "A corpus", "bold")
+    _say(console, f"{made}made in {time.perf_counter() - began:.1f} s.")
     return corpus
 
 

@@ -54,7 +54,7 @@ CONFIG = "# The demo's datasets are smaller than the ones whose names they bear.
 
 def run(out: Path, command: Callable[[Sequence[str]], int] = extraction) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=120, markup=False, highlight=False)
-    code = demo.run_demo(out, console, command)
+    code = demo.run_demo(out, console, command, "auto", "random:0")
     return code, console.file.getvalue()
 
 
