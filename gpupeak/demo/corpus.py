@@ -19,7 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLIPS", "EXPRESSIONS", "Clip", "Corpus", "Expression", "au_info", "draw_clip", "draw_face"]
+__all__ = ["CLIPS", "EXPRESSIONS", "Clip", "DemoCorpus", "Expression", "au_info", "draw_clip", "draw_face"]
 __all__ += ["is_corpus", "make_corpus", "per_frame", "write_json", "write_openface"]
 
 FPS = 25
@@ -92,7 +92,7 @@ _CONFIG_BEGINS = "# The demo's datasets are smaller than the ones whose names th
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class DemoCorpus:
     """What `make_corpus` made, as the arguments of a run over it."""
 
     datasets: tuple[str, ...]
@@ -101,9 +101,9 @@ class Corpus:
     config_file: Path
 
 
-def make_corpus(root: Path) -> Corpus:
+def make_corpus(root: Path) -> DemoCorpus:
     """Draw and encode `CLIPS`, and write their label and action-unit files, below `root`."""
-    corpus = Corpus(tuple(_VIDEOS), root / "dataset", root / "mer-factory-output", root / _CONFIG)
+    corpus = DemoCorpus(tuple(_VIDEOS), root / "dataset", root / "mer-factory-output", root / _CONFIG)
     root.mkdir(parents=True, exist_ok=True)
     _write_config(corpus.config_file)  # first, so that even a corpus cut short is known for one
     for number, clip in enumerate(CLIPS):

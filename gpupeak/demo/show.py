@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from gpupeak.demo.corpus import CLIPS, Clip, Corpus, is_corpus, make_corpus
+from gpupeak.demo.corpus import CLIPS, Clip, DemoCorpus, is_corpus, make_corpus
 from gpupeak.errors import ConfigError, WriteError
 from gpupeak.features.directory import feature_directory, read_manifest
 
@@ -70,7 +70,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style), soft_wrap=True)
 
 
-def _draw(out: Path, console: Console) -> Corpus:
+def _draw(out: Path, console: Console) -> DemoCorpus:
     began = time.perf_counter()
     try:
         if out.exists() and any(out.iterdir()):

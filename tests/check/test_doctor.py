@@ -22,12 +22,12 @@ from gpupeak import ExtractConfig
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli.app import main
 from gpupeak.decode import nvdec
-from gpupeak.demo.corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.lines import build
 
 
 @pytest.fixture
-def config(corpus: Corpus, tmp_path: Path) -> ExtractConfig:
+def config(corpus: DemoCorpus, tmp_path: Path) -> ExtractConfig:
     return ExtractConfig(
         datasets=corpus.datasets,
         dataset_root=corpus.dataset_root,

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from gpupeak.demo import show as demo
-from gpupeak.demo.corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import ConfigError, WriteError
 from gpupeak.features.directory import feature_directory, npy_header
 
@@ -40,11 +40,11 @@ def extraction(argv: Sequence[str], shift: int = 0) -> int:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No videos, no encoder: what the demo does around them."""
 
-    def make_corpus(root: Path) -> Corpus:
+    def make_corpus(root: Path) -> DemoCorpus:
         (root / "dataset").mkdir(parents=True)
         (root / "dataset/clip.mp4").write_bytes(b"new")
         (root / "gpupeak.toml").write_text(CONFIG)
-        return Corpus(("mer2023", "iemocap"), root / "dataset", root / "mer-factory-output", root / "gpupeak.toml")
+        return DemoCorpus(("mer2023", "iemocap"), root / "dataset", root / "mer-factory-output", root / "gpupeak.toml")
 
     monkeypatch.setattr(demo, "make_corpus", make_corpus)
 

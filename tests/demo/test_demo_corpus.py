@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from gpupeak.demo.corpus import CLIPS, Clip, Corpus, Expression, draw_clip
+from gpupeak.demo.corpus import CLIPS, Clip, DemoCorpus, Expression, draw_clip
 from gpupeak.peaks.reading import read_peak
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.types import NoPeak, Peak
@@ -20,12 +20,12 @@ from gpupeak.types import NoPeak, Peak
 EVERY_CLIP = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
 
 
-def video(corpus: Corpus, clip: Clip) -> Path:
+def video(corpus: DemoCorpus, clip: Clip) -> Path:
     (path,) = corpus.dataset_root.rglob(f"{clip.name}.*")
     return path
 
 
-def au_directory(corpus: Corpus, clip: Clip) -> Path:
+def au_directory(corpus: DemoCorpus, clip: Clip) -> Path:
     return corpus.mer_factory_output / {"mer2023": "MER2023", "iemocap": "IEMOCAPFour"}[clip.dataset]
 
 
@@ -42,7 +42,7 @@ def test_a_demo_stays_small_and_shows_every_source_and_a_fallback() -> None:
 
 
 @EVERY_CLIP
-def test_clips_are_as_the_datasets_have_them(corpus: Corpus, clip: Clip) -> None:
+def test_clips_are_as_the_datasets_have_them(corpus: DemoCorpus, clip: Clip) -> None:
     with av.open(video(corpus, clip)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
@@ -57,7 +57,7 @@ def test_clips_are_as_the_datasets_have_them(corpus: Corpus, clip: Clip) -> None
 
 
 @EVERY_CLIP
-def test_the_face_shows_most_at_the_peak(corpus: Corpus, clip: Clip) -> None:
+def test_the_face_shows_most_at_the_peak(corpus: DemoCorpus, clip: Clip) -> None:
     """Decoded frames against the same clip drawn with a face that shows nothing: head, wall and noise cancel."""
     neutral = dataclasses.replace(clip, expression=Expression("neutral", {}))
     drawn = draw_clip(neutral, seed=CLIPS.index(clip))
@@ -73,7 +73,7 @@ def test_the_face_shows_most_at_the_peak(corpus: Corpus, clip: Clip) -> None:
 
 
 @EVERY_CLIP
-def test_the_action_units_tell_the_peak(corpus: Corpus, clip: Clip) -> None:
+def test_the_action_units_tell_the_peak(corpus: DemoCorpus, clip: Clip) -> None:
     found = read_peak(clip.name, [au_directory(corpus, clip)])
     if clip.source is None:
         assert isinstance(found, NoPeak)
@@ -85,7 +85,7 @@ def test_the_action_units_tell_the_peak(corpus: Corpus, clip: Clip) -> None:
     assert sums[-1][1] == clip.peak
 
 
-def test_published_mer_factory_text_alone_is_no_peak(corpus: Corpus) -> None:
+def test_published_mer_factory_text_alone_is_no_peak(corpus: DemoCorpus) -> None:
     (clip,) = (clip for clip in CLIPS if clip.source == "merr_data")
     analysis = au_directory(corpus, clip) / clip.name / f"{clip.name}_au_analysis.json"
     assert "Peak at " in analysis.read_text()
@@ -93,7 +93,7 @@ def test_published_mer_factory_text_alone_is_no_peak(corpus: Corpus) -> None:
     assert isinstance(read_peak(clip.name, [au_directory(corpus, clip)], "per_frame"), NoPeak)
 
 
-def test_openface_columns_carry_spaces(corpus: Corpus) -> None:
+def test_openface_columns_carry_spaces(corpus: DemoCorpus) -> None:
     (clip,) = (clip for clip in CLIPS if clip.source == "openface")
     header, first = (au_directory(corpus, clip) / f"{clip.name}.csv").read_text().splitlines()[:2]
     assert header.startswith("frame, face_id, timestamp, confidence, success, AU01_r")
@@ -101,7 +101,7 @@ def test_openface_columns_carry_spaces(corpus: Corpus) -> None:
     assert first.startswith("1, ")
 
 
-def test_labels_have_the_form_of_the_datasets(corpus: Corpus) -> None:
+def test_labels_have_the_form_of_the_datasets(corpus: DemoCorpus) -> None:
     listed = labels(corpus.dataset_root / "mer2023-dataset-process/label-6way.npz", "test1_corpus")
     assert list(listed) == [clip.name for clip in CLIPS if clip.dataset == "mer2023"]
     assert all({"emo", "val"} <= set(label) for label in listed.values())

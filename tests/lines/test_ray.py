@@ -24,7 +24,7 @@ from samples import sample
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.demo.corpus import Corpus
+from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
 from gpupeak.features.directory import read_manifest
 from gpupeak.lines import ray as rayline
@@ -56,7 +56,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def settings(corpus: Corpus, out: Path) -> ExtractConfig:
+def settings(corpus: DemoCorpus, out: Path) -> ExtractConfig:
     return ExtractConfig(
         datasets=corpus.datasets,
         dataset_root=corpus.dataset_root,
@@ -81,7 +81,7 @@ def names(outcomes: Iterable[Outcome]) -> list[str]:
     return sorted(outcome.sample.name for outcome in outcomes)
 
 
-def test_two_workers_make_the_bytes_of_a_plain_run(cluster: Cluster, corpus: Corpus, tmp_path: Path) -> None:
+def test_two_workers_make_the_bytes_of_a_plain_run(cluster: Cluster, corpus: DemoCorpus, tmp_path: Path) -> None:
     plain, by_ray = settings(corpus, tmp_path / "plain"), settings(corpus, tmp_path / "ray")
     assert gpupeak.extract(plain).exit_code == 0
     report = gpupeak.extract(dataclasses.replace(by_ray, engine="ray", device="auto"))
@@ -215,7 +215,7 @@ def test_gpus_that_ray_does_not_show_are_one_line(cluster: Cluster) -> None:
             run((make_line, ("cpu", 0.0, None)), [], **options)
 
 
-def command(corpus: Corpus, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def command(corpus: DemoCorpus, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """gpupeak extract in a process of its own, which is connected to no cluster."""
     words = ["extract", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(out)]
     words += ["--mer-factory-output", str(corpus.mer_factory_output), "--config", str(corpus.config_file)]
@@ -229,7 +229,7 @@ def command(corpus: Corpus, out: Path, *options: str) -> subprocess.CompletedPro
     )
 
 
-def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: DemoCorpus, tmp_path: Path) -> None:
     ended = command(corpus, tmp_path / "out", "--weights", "random:0", "--json", "--quiet")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
@@ -246,7 +246,7 @@ def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: C
     ],
 )
 def test_what_cannot_be_had_is_one_line(
-    corpus: Corpus, tmp_path: Path, options: tuple[str, ...], code: int, told: str
+    corpus: DemoCorpus, tmp_path: Path, options: tuple[str, ...], code: int, told: str
 ) -> None:
     ended = command(corpus, tmp_path / "out", "--quiet", *options)
     assert ended.returncode == code

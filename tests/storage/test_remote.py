@@ -38,7 +38,7 @@ from gpupeak.check.verify import repair, verify
 from gpupeak.cli.app import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.decode.worker import Planned, prepare
-from gpupeak.demo.corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError, WriteError
 from gpupeak.features import hold, spool
 from gpupeak.features.writer import NpyWriter
@@ -142,7 +142,7 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def s3(server: Server, corpus: Corpus) -> Any:
+def s3(server: Server, corpus: DemoCorpus) -> Any:
     """A client of the server, which holds the corpus in the bucket `data`."""
     client = boto3.client("s3")
     client.create_bucket(Bucket="data")
@@ -163,7 +163,7 @@ def bucket(s3: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[
     server.fault = lambda method, path, query: None
 
 
-def settings(corpus: Corpus, **changes: object) -> ExtractConfig:
+def settings(corpus: DemoCorpus, **changes: object) -> ExtractConfig:
     given: dict[str, Any] = {
         "datasets": corpus.datasets,
         "dataset_root": corpus.dataset_root,
@@ -177,7 +177,7 @@ def settings(corpus: Corpus, **changes: object) -> ExtractConfig:
     return ExtractConfig(**given | changes)
 
 
-def in_s3(corpus: Corpus, bucket: str, cache: Path, **changes: object) -> ExtractConfig:
+def in_s3(corpus: DemoCorpus, bucket: str, cache: Path, **changes: object) -> ExtractConfig:
     given: dict[str, Any] = {
         "dataset_root": "s3://data/mer/dataset",
         "mer_factory_output": "s3://data/mer/mer-factory-output",
@@ -188,7 +188,7 @@ def in_s3(corpus: Corpus, bucket: str, cache: Path, **changes: object) -> Extrac
 
 
 @pytest.fixture(scope="module")
-def plain(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def plain(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a run without any store makes."""
     out = tmp_path_factory.mktemp("plain")
     assert gpupeak.extract(settings(corpus, output_root=out)).exit_code == 0
@@ -215,7 +215,7 @@ def counts(report: RunReport) -> tuple[int, int, int]:
 
 
 def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     config = in_s3(corpus, bucket, tmp_path)
     report = gpupeak.extract(config)
@@ -251,7 +251,7 @@ def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
 
 
 def test_what_a_store_lacks_is_made_and_what_it_has_is_kept(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     _, second, *rest = sorted(plain)
     for name in rest:
@@ -276,7 +276,7 @@ def test_what_a_store_lacks_is_made_and_what_it_has_is_kept(
 
 
 def test_shards_in_a_store_are_merged_there(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     configs = [in_s3(corpus, bucket, tmp_path, num_shards=2, shard_index=index) for index in range(2)]
     with ThreadPoolExecutor(2) as threads:
@@ -300,7 +300,7 @@ def test_shards_in_a_store_are_merged_there(
 
 
 def test_two_runs_at_one_url_do_not_both_go_on(
-    corpus: Corpus, s3: Any, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     config = in_s3(corpus, bucket, tmp_path)
 
@@ -321,7 +321,7 @@ def test_two_runs_at_one_url_do_not_both_go_on(
     assert not [name for name in files if name.endswith(".lock")]
 
 
-def test_a_merge_waits_for_no_shard_that_runs(corpus: Corpus, s3: Any, bucket: str, tmp_path: Path) -> None:
+def test_a_merge_waits_for_no_shard_that_runs(corpus: DemoCorpus, s3: Any, bucket: str, tmp_path: Path) -> None:
     gpupeak.extract(in_s3(corpus, bucket, tmp_path, num_shards=2, shard_index=0))
     before = objects(s3, bucket)
     (record,) = {name.rpartition("/")[0] for name in before if "/run." in name and name.startswith("mer2023/")}
@@ -336,7 +336,7 @@ def test_a_merge_waits_for_no_shard_that_runs(corpus: Corpus, s3: Any, bucket: s
 
 
 def test_faults_that_pass_change_nothing(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     seen: Counter[str] = Counter()
     locked = threading.Lock()
@@ -363,7 +363,7 @@ def test_faults_that_pass_change_nothing(
 
 
 def test_a_server_that_hangs_is_not_waited_for(
-    corpus: Corpus,
+    corpus: DemoCorpus,
     s3: Any,
     server: Server,
     bucket: str,
@@ -394,7 +394,7 @@ def test_a_server_that_hangs_is_not_waited_for(
 
 @pytest.mark.parametrize("suffix", ["video/sample_00000001.mp4", "sample_00000001_merr_data.json"])
 def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
-    suffix: str, corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    suffix: str, corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     server.fault = lambda method, path, query: server.unavailable if path.endswith(suffix) else None
     report = gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))
@@ -474,7 +474,7 @@ def command(config: ExtractConfig, *more: str) -> list[str]:
 
 
 def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     uploading, killed = threading.Event(), threading.Event()
     puts: list[str] = []
@@ -530,7 +530,7 @@ class _Rest:
 
 
 def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
 ) -> None:
     server.fault = lambda method, path, query: server.refused if method == "PUT" else None
     with pytest.raises(WriteError, match=rf"^s3://{bucket}/features/mer2023/{HOME}/\.gpupeak\.lock: cannot be written"):
@@ -539,7 +539,7 @@ def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(
 
 
 def test_features_that_cannot_be_put_are_not_saved(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
 ) -> None:
     server.fault = lambda method, path, query: (
         server.unavailable if method == "PUT" and path.endswith("00000001.npy") else None
@@ -575,7 +575,7 @@ def test_wrong_use_is_one_line(
     changes: dict[str, object],
     code: int,
     message: str,
-    corpus: Corpus,
+    corpus: DemoCorpus,
     s3: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -592,7 +592,7 @@ def test_wrong_use_is_one_line(
 
 
 def test_wrong_credentials_are_one_line(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = in_s3(corpus, bucket, tmp_path)
     server.fault = lambda method, path, query: server.refused
@@ -609,7 +609,7 @@ def test_wrong_credentials_are_one_line(
 
 
 def test_a_store_that_cannot_be_reached_is_one_line(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: DemoCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -639,7 +639,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         remote.listing(remote.mirror_path(tmp_path, "s3://data/x"))
 
 
-def test_without_a_url_fsspec_is_not_imported(corpus: Corpus, tmp_path: Path) -> None:
+def test_without_a_url_fsspec_is_not_imported(corpus: DemoCorpus, tmp_path: Path) -> None:
     words = ["plan", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(tmp_path)]
     words += ["--mer-factory-output", str(corpus.mer_factory_output), "--weights", "random:0", "--json"]
     code = "import sys; from gpupeak.cli.app import main; "
@@ -683,7 +683,7 @@ def kept(base: Path) -> int:
 
 
 def test_a_small_cache_holds_no_more_than_it_may(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     videos = [path for path in corpus.dataset_root.rglob("*") if path.suffix in (".mp4", ".avi")]
     aus = [path.stat().st_size for path in corpus.mer_factory_output.rglob("*.*")]
@@ -835,7 +835,7 @@ def upload(fs: Any, root: Path, place: str) -> None:
             fs.pipe_file(f"{place}/{path.relative_to(root)}", path.read_bytes())
 
 
-def test_a_store_is_listed_as_a_directory_is(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path) -> None:
     root = tmp_path / "mer"
     faces = root / "mer2023-dataset-process/openface_face"
     faces.mkdir(parents=True)
@@ -863,7 +863,7 @@ def test_a_store_is_listed_as_a_directory_is(corpus: Corpus, tmp_path: Path) -> 
 
 
 def test_a_sample_sent_to_another_machine_fetches_what_it_needs(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
 ) -> None:
     (found,) = resolve(in_s3(corpus, bucket, tmp_path / "here", datasets=("mer2023",)))
     sample, _, third = list_samples(found, tmp_path).samples
@@ -918,7 +918,7 @@ def test_what_is_ready_does_not_wait_for_more(tmp_path: Path) -> None:
 
 
 def test_looking_goes_by_url_too(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = in_s3(corpus, bucket, tmp_path)
     here = survey(settings(corpus, output_root=tmp_path / "none"))
@@ -940,7 +940,7 @@ def test_looking_goes_by_url_too(
 
 
 def test_verify_finds_and_mends_what_is_broken_in_a_store(
-    corpus: Corpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     config = in_s3(corpus, bucket, tmp_path)
     for name, data in plain.items():
@@ -964,7 +964,7 @@ def test_verify_finds_and_mends_what_is_broken_in_a_store(
         verify(config, against=f"s3://{bucket}/features")
 
 
-def test_memory_serves_one_process(corpus: Corpus, plain: dict[str, bytes], tmp_path: Path) -> None:
+def test_memory_serves_one_process(corpus: DemoCorpus, plain: dict[str, bytes], tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
     upload(fs, corpus.dataset_root.parent, "/mer")
     config = settings(
@@ -980,7 +980,7 @@ def test_memory_serves_one_process(corpus: Corpus, plain: dict[str, bytes], tmp_
     assert counts(gpupeak.extract(config)) == (0, 5, 0)
 
 
-def test_a_file_url_is_a_path(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_file_url_is_a_path(corpus: DemoCorpus, tmp_path: Path) -> None:
     config = settings(corpus, dataset_root=f"file://{corpus.dataset_root}", output_root=f"file://{tmp_path}/out")
     assert config.path(config.dataset_root or "") == corpus.dataset_root
     assert config.path(config.output_root) == tmp_path / "out"
