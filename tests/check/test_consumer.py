@@ -44,35 +44,32 @@ def affectgpt_directory(root: str | None, name: str, encoder: Any, sampling: Any
     return f"{home}/frame_{encoder}_{sampling}_{n}frms"
 
 
-def affectgpt_inference(config: Mapping[str, Any], name: str, run_dir: Path, outside: str | None = None) -> bool:
-    """Whether inference loads the file of `SAMPLES[0]`."""
-    inference = config["inference"]
-    n_default = config["model"]["vis_processor"]["train"]["n_frms"]
-    sampling = inference.get("frame_sampling", "uniform")
+def affectgpt_file(config: Mapping[str, Any], section: Mapping[str, Any], name: str, root: str | None) -> str | None:
+    """The file of `SAMPLES[0]` that a section asks for; `root` is what its root is by default."""
     directory = affectgpt_directory(
-        inference.get("preextracted_root", "./preextracted_features"),
+        section.get("preextracted_root", root),
         name,
-        inference.get("visual_encoder", "CLIP_VIT_LARGE"),
-        sampling,
-        inference.get("frame_n_frms", n_default),
+        section.get("visual_encoder", "CLIP_VIT_LARGE"),
+        section.get("frame_sampling", "uniform"),
+        section.get("frame_n_frms", config["model"]["vis_processor"]["train"]["n_frms"]),
     )
-    if outside is None:
-        outside = config["datasets"]["mercaptionplus"]["face_or_frame"]
-    needed = "frame" in outside and sampling == "emotion_peak" and directory is not None
-    return needed and (run_dir / str(directory) / f"{SAMPLES[0]}.npy").exists()
+    return directory and f"{directory}/{SAMPLES[0]}.npy"
 
 
-def affectgpt_training(config: Mapping[str, Any], section: str, run_dir: Path) -> bool:
-    dataset = config["datasets"][section]
-    directory = affectgpt_directory(
-        dataset.get("preextracted_root"),
-        section,
-        dataset.get("visual_encoder", "CLIP_VIT_LARGE"),
-        dataset.get("frame_sampling", "uniform"),
-        dataset.get("frame_n_frms", config["model"]["vis_processor"]["train"]["n_frms"]),
+def affectgpt_inference(config: Mapping[str, Any], name: str, run_dir: Path, outside: str | None = None) -> bool:
+    inference = config["inference"]
+    file = affectgpt_file(config, inference, name, "./preextracted_features")
+    frames = "frame" in (outside or config["datasets"]["mercaptionplus"]["face_or_frame"])
+    return (
+        frames and inference.get("frame_sampling") == "emotion_peak" and file is not None and (run_dir / file).exists()
     )
-    needed = bool(dataset.get("use_preextracted_frame", False)) and "frame" in dataset["face_or_frame"]
-    return needed and directory is not None and (run_dir / directory / f"{SAMPLES[0]}.npy").exists()
+
+
+def affectgpt_training(config: Mapping[str, Any], name: str, run_dir: Path) -> bool:
+    section = config["datasets"][name]
+    file = affectgpt_file(config, section, name, None)
+    needed = section.get("use_preextracted_frame", False) and "frame" in section["face_or_frame"]
+    return bool(needed) and file is not None and (run_dir / file).exists()
 
 
 # Features, files and commands
