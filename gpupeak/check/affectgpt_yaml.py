@@ -108,7 +108,7 @@ def _document(text: str, options: Sequence[str]) -> Document:
     if math.prod(max(text.count("${"), 1) for text in texts) > _MOST_PARTS:
         raise ConfigError("too many values with more than one ${...}, which together can grow without end")
 
-    stray = []
+    stray: list[str] = []
 
     def values(path: str, section: DictConfig, with_others: DictConfig) -> Section:
         found = {key: _value(section, key) for key in KEYS if key in section.keys()}  # noqa: SIM118 - in `section` resolves

@@ -252,7 +252,8 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
             fault = f"{corpus.name}: {told}"
             yield Finding("reading", MISSING, fault, "the videos have to be readable")
             continue
-        rate, advice = count / seconds, None
+        rate = count / seconds
+        advice: str | None = None
         found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {shown(corpus.videos)}"
         if not files:
             advice = "gpupeak plan names the samples without a video"

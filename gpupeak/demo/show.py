@@ -119,7 +119,8 @@ def _tree(path: Path, branch: Tree) -> Tree:
 def _show_frames(console: Console, out: Path) -> bool:
     """Show which frames were chosen and why; say whether every peak is where it was drawn."""
     table = Table("sample", "drawn", "found", "frames chosen", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.columns[0].no_wrap, table.columns[1].justify = True, "right"
+    table.columns[0].no_wrap = True
+    table.columns[1].justify = "right"
     wrong = []
     for clip in CLIPS:
         (entry,) = (line for line in read_manifest(_features(out, clip)) if line["sample"] == clip.name)
