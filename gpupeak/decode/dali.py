@@ -15,8 +15,8 @@ import numpy.typing as npt
 import nvidia.dali
 import torch
 
+from gpupeak.channel import merged
 from gpupeak.decode.colours import as_swscale
-from gpupeak.decode.merge import merged
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.window import Window, facts
 from gpupeak.decode.worker import Planned

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from gpupeak.decode.merge import merged
+from gpupeak.channel import merged
 from gpupeak.decode.nvdec import Refused
 from gpupeak.pipeline import Decoder
 from gpupeak.types import Failed, FrameBatch, Sample
