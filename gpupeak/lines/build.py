@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -11,9 +11,10 @@ from threading import Event
 import torch
 
 from gpupeak import pipeline
+from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
-from gpupeak.decode.pool import WorkerPool, cores
+from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import fetched, load_tower
 from gpupeak.encode.vit import VisionTower
@@ -22,6 +23,7 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
 from gpupeak.features.spool import StoreWriter
 from gpupeak.features.writer import NpyWriter
+from gpupeak.lines import Tell
 from gpupeak.lines.several import ManyLines
 from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.storage import remote
@@ -29,9 +31,6 @@ from gpupeak.storage.fetching import FetchingDecoder
 from gpupeak.types import Outcome, Sample
 
 __all__ = ["Parts", "actor_line", "build", "choose_decoder", "choose_device", "cuda_line"]
-
-Tell = Callable[[str], None]
-"""Told of a choice, one line each; on any thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, resolve
-from gpupeak.decode.pool import cores
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features.directory import FeatureDirectory, feature_directory, read_features, read_manifest
