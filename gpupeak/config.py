@@ -185,8 +185,7 @@ class ExtractConfig:
             raise ConfigError("--num-shards divides a run without an engine; with --engine ray, Ray divides it")
         if self.address is not None and not (isinstance(self.address, str) and _ADDRESS.fullmatch(self.address)):
             raise ConfigError(
-                f"address is {self.address!r}, expected auto, HOST or HOST:PORT, on a node of the cluster; "
-                "Ray Data does not run through Ray's client"
+                f"address is {self.address!r}, expected auto, HOST or HOST:PORT, on a node of the cluster, not ray://"
             )
         if self.actors is not None:
             bounds = _ACTORS.fullmatch(self.actors) if isinstance(self.actors, str) else None
