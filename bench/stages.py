@@ -36,7 +36,8 @@ from gpupeak.demo import corpus as demo_corpus
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE
-from gpupeak.features.directory import feature_directory, npy_header
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import npy_header
 from gpupeak.features.writer import NpyWriter
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import emotion_peak

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpupeak.encode.weights.cache import cache_file
 from gpupeak.errors import ConfigError
 from gpupeak.peaks.sources import PEAK_SOURCES
-from gpupeak.storage import remote
+from gpupeak.storage.places import cache_directory
+from gpupeak.storage.places import place as parse_place
 from gpupeak.types import FALLBACKS, SAMPLINGS, STREAMS, Shard
 
 __all__ = ["DECODERS", "ENGINES", "SPLITS", "ExtractConfig", "parse_size"]
@@ -24,7 +23,6 @@ _DEVICES = re.compile(r"auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*")
 _ACTORS = re.compile(r"([0-9]{1,6})(?::([0-9]{1,6}))?")
 _ADDRESS = re.compile(r"[^\s/]+")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
-_SLASH_LOST = re.compile(r"(s3a?|gs|gcs|az|abfss?|hdfs|sftp|memory|file|https?):/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +68,8 @@ class ExtractConfig:
         limit: at most so many samples a dataset.
         split: one of `SPLITS`.
         fsync: have every file on disk before it counts as saved (against power loss, not only kill -9).
-        cache: a local directory for what is fetched from URLs; None is `~/.cache/gpupeak`.
-        cache_size: the most bytes of it; the least recently used files go first.
+        cache: a local directory for copies of what lies at URLs while they are needed; None is `~/.cache/gpupeak`.
+        cache_size: the most bytes of them, for each process that decodes.
         config_file: a TOML or YAML file that adds to the dataset table or overrides it.
         num_shards, shard_index: take one of so many parts of all samples, balanced by the bytes of their videos;
             others may be taken at the same time, into the same directories. None or 1 takes all.
@@ -159,7 +157,7 @@ class ExtractConfig:
             raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
         places = (self.dataset_root, self.mer_factory_output, self.output_root, self.videos, self.aus, self.samples)
         for place in places:
-            self.path(place or ".")  # a URL that cannot be is refused now
+            parse_place(place or ".")  # a URL that cannot be is refused now
 
     def _check_devices(self) -> None:
         if not isinstance(self.device, str) or not _DEVICES.fullmatch(self.device):
@@ -204,22 +202,10 @@ class ExtractConfig:
             return None
         return Shard(self.shard_index, self.num_shards)
 
-    def path(self, place: Path | str) -> Path:
-        """Where a path of these settings is on this machine: `~` expanded; of a URL, its mirror path in the cache.
-
-        Raises:
-            ConfigError: a URL that holds a password, or names no place, or has been a `Path`.
-        """
-        if isinstance(place, Path) and _SLASH_LOST.match(str(place)):
-            raise ConfigError(f"{str(place)!r} was a URL: give it as text, a Path keeps one slash only")
-        if remote.is_url(place):
-            known = cache_file()
-            base = self.cache or (known.parent if known else Path(tempfile.gettempdir(), "gpupeak"))
-            return remote.mirror_path(base.expanduser(), str(place))
-        try:
-            return Path(place).expanduser()
-        except RuntimeError:  # no such user: then it is a name like any other
-            return Path(place)
+    @property
+    def cache_directory(self) -> Path:
+        """Where copies of what lies in stores are kept while they are needed."""
+        return self.cache.expanduser() if self.cache is not None else cache_directory()
 
 
 def parse_size(text: str) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from gpupeak.types import Failed, Outcome
+from gpupeak.types import Failed, Outcome, Place
 
 __all__ = ["FALLBACK_WARNING", "Observer", "RunReport", "Silent", "Tally"]
 
@@ -24,13 +23,13 @@ class Tally:
 
     Args:
         dataset: its name.
-        directory: where its features go; of a store, the URL.
+        directory: where its features go.
         listed: samples in the list, after `limit`.
         expected: samples that the consumer asserts, None where no number is known.
     """
 
     dataset: str
-    directory: Path | str
+    directory: Place
     listed: int
     expected: int | None = None
     skipped: int = 0

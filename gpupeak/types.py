@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,19 +25,20 @@ __all__ = [
     "STREAMS",
     "Failed",
     "FeatureBatch",
-    "Fetch",
     "FrameBatch",
     "FramePlan",
     "NoPeak",
     "Outcome",
     "Peak",
+    "Place",
+    "RemoteFile",
     "Sample",
     "SamplingRule",
     "Saved",
     "Seconds",
     "Shard",
     "Span",
-    "StoredFile",
+    "Url",
     "VideoFacts",
 ]
 
@@ -85,28 +86,59 @@ class SamplingRule:
             raise ValueError(f"n is {self.n}, expected at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file in a store, as it was listed: `path` is its mirror path (`remote.mirror_path`), `size` is in bytes,
-    `changed` the time of its last change in ns since 1970, 0 where the store tells none.
+@dataclass(frozen=True, slots=True, order=True)
+class Url:
+    """A file or directory in a store that fsspec reaches, as `str` shows it: `s3://bucket/directory/file`.
+
+    Joins and takes apart like a `Path`; `storage.places.place` makes one of text.
     """
 
-    path: Path
+    protocol: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.where}"
+
+    def __truediv__(self, other: Path | Url | str) -> Path | Url:
+        if isinstance(other, Url) or Path(other).is_absolute():
+            return other if isinstance(other, Url) else Path(other)
+        parts = PurePosixPath(other).parts
+        return Url(self.protocol, "/".join((self.where, *parts)))
+
+    def __rtruediv__(self, other: Path) -> Url:
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.where.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> Url:
+        return Url(self.protocol, self.where.rpartition("/")[0])
+
+    def is_below(self, other: Url) -> bool:
+        """Whether this lies in the directory `other`, or in one of its directories."""
+        return self.protocol == other.protocol and self.where.startswith(f"{other.where}/")
+
+
+Place: TypeAlias = Path | Url
+"""Where something lies: on this machine, or in a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file in a store, as it was listed; `size` is in bytes."""
+
+    url: Url
     size: int
-    changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """What of a sample lies in a store: it is at its mirror paths only while it is at hand (`fetch.at_hand`).
-
-    `files` are its video and its action-unit files, `directories` those of its `au_dirs` that are there, `limit`
-    is the most bytes that the cache may hold.
-    """
-
-    files: tuple[StoredFile, ...]
-    directories: tuple[Path, ...]
-    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +147,17 @@ class Sample:
 
     `video` is None when no file was found; of a face stream it is the `.npy` file of the faces. `au_dirs`
     are the directories whose action-unit files may belong to this sample, in the order in which they are
-    tried (`peaks.read_peak`). `fetch` is None where all of this lies on this machine.
+    tried (`peaks.read_peak`). `remote` are those of its files that lie in a store and have to be fetched.
     """
 
     dataset: str
     name: str
-    video: Path | None
-    au_dirs: tuple[Path, ...]
+    video: Place | None
+    au_dirs: tuple[Place, ...]
     rule: SamplingRule
-    target: Path
+    target: Place
     stream: str = "frame"
-    fetch: Fetch | None = None
+    remote: tuple[RemoteFile, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stream not in STREAMS:
@@ -169,7 +201,7 @@ class Peak:
     after: int | None
     total: int | None
     source: str
-    file: Path
+    file: Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_clip
+from samples import read_manifest
 
 import gpupeak
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
-from gpupeak.features.directory import read_manifest
 
 ENCODER = ("--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0", "--device", "cpu", "--workers", "2")
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"

@@ -24,7 +24,8 @@ from gpupeak.check.affectgpt_yaml import Document, Section, Unusable, Value, rea
 from gpupeak.corpora.datasets import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.features.directory import is_whole, npy_header, read_manifest
+from gpupeak.features.npy import is_whole, npy_header
+from gpupeak.features.records import read_manifest
 from gpupeak.storage.files import is_directory
 
 __all__ = ["Check", "Judgement", "Setting", "check", "consumer_directory", "emit"]
@@ -407,7 +408,7 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
         problems.append(f"no .npy file in {path}")
     last: dict[str, object] = {}
     with contextlib.suppress(RunError):
-        last = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
+        last = {line.sample: line.outcome for line in read_manifest(path)}
     absent = sorted(last.keys() - names)
     if gone := [name for name in absent if last[name] != "failed"]:
         problems.append(f"{len(gone)} files of manifest.jsonl are no longer there: {_few(gone)}")

@@ -21,11 +21,11 @@ from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, res
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.features.directory import npy_header
-from gpupeak.features.spool import mounted
+from gpupeak.features.npy import npy_header
+from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
-from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.types import Sample
+from gpupeak.storage.places import is_directory, local, place
+from gpupeak.types import Sample, Url
 
 __all__ = ["MISSING", "NOTE", "OK", "Finding", "diagnose"]
 
@@ -60,11 +60,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     What `config` names has to be there: a device, a decoder, weights, datasets. What it leaves open may
     be missing, with a note, where the job can run without it or still get it.
     """
-    with mounted(config) as settings:
-        return _diagnose(settings)
-
-
-def _diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
+    remote.forget()
     corpora, datasets = _datasets(config)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     system = f"{platform.python_version()}, {cores} cores, {platform.system()} {platform.machine()}"
@@ -197,7 +193,7 @@ def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], tuple[Finding,
     findings = [Finding("datasets", OK, names)]
     for corpus in corpora:
         if corpus.rule.method == "emotion_peak" and not any(map(is_directory, corpus.au_dirs)):
-            searched = ", ".join(map(shown, corpus.au_dirs)) or "--mer-factory-output is not given"
+            searched = ", ".join(map(str, corpus.au_dirs)) or "--mer-factory-output is not given"
             findings.append(Finding("action units", NOTE, f"{corpus.name}: none at {searched}", _AUS))
     return corpora, tuple(findings)
 
@@ -222,9 +218,10 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
     """Free space below the output root, against what all samples take; what is written already counts as free."""
-    root = config.path(config.output_root).absolute()
-    if (url := url_of(root)) is not None:
-        return Finding("output", OK, f"{url}: in a store, where room is not looked for")
+    root = place(config.output_root)
+    if isinstance(root, Url):
+        return Finding("output", OK, f"{root}: in a store, where room is not looked for")
+    root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
     try:
         dim = encoder_spec(config.encoder).dim
@@ -254,10 +251,10 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
             continue
         rate = count / seconds
         advice: str | None = None
-        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {shown(corpus.videos)}"
+        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
         if not files:
             advice = "gpupeak plan names the samples without a video"
-            found = f"{corpus.name}: no video of its samples below {shown(corpus.videos)}"
+            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
         elif rate < _SLOW_READING:
             advice = "slower than a GPU's line takes them: copy the videos to a local disk"
         yield Finding("reading", OK if advice is None else NOTE, found, advice)
@@ -268,7 +265,7 @@ def _read(samples: Sequence[Sample]) -> tuple[int, float]:
     count, began = 0, time.perf_counter()
     buffer = bytearray(_CHUNK)
     for sample in samples:
-        with at_hand(sample, aus=False), open(sample.video or "", "rb", buffering=0) as stream:  # noqa: PTH123
+        with at_hand(sample, aus=False) as found, local(found.here.video or Path()).open("rb", buffering=0) as stream:
             if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while got := stream.readinto(buffer):

@@ -12,10 +12,12 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError
-from gpupeak.features.directory import FeatureDirectory, feature_directory, finished, read_manifest
-from gpupeak.features.spool import Spool, mounted
-from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.types import Failed
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.records import read_manifest
+from gpupeak.features.remote import copies_below
+from gpupeak.run import feature_place
+from gpupeak.storage.places import is_directory, place
+from gpupeak.types import Failed, Place
 
 __all__ = ["Merged", "merge"]
 
@@ -29,7 +31,7 @@ class Merged:
     """
 
     dataset: str
-    directory: Path | str
+    directory: Place
     parts: int
     listed: int | None
     saved: int
@@ -61,17 +63,17 @@ def merge(config: ExtractConfig, tell: Callable[[str], None] = lambda text: None
         RunError: a run, or a shard, is writing there.
         WriteError: a record cannot be written.
     """
-    with mounted(config) as settings:
-        spec = encoder_spec(settings.encoder)
-        corpora = resolve(settings, absent=True)
-        places = [(corpus, _directory(settings, corpus, spec)) for corpus in corpora]
+    with copies_below(place(config.output_root)) as copies:
+        spec = encoder_spec(config.encoder)
+        corpora = resolve(config, absent=True)
+        places = [(corpus, feature_place(config, corpus, spec)) for corpus in corpora]
         there = [(corpus, path) for corpus, path in places if is_directory(path)]
         if not there:
-            raise ConfigError(f"nothing to merge: no dataset has features in {settings.output_root} ({places[0][1]})")
-        return tuple(_merge(corpus, path, spec, tell) for corpus, path in there)
+            raise ConfigError(f"nothing to merge: no dataset has features in {config.output_root} ({places[0][1]})")
+        return tuple(_merge(corpus, path, spec, copies, tell) for corpus, path in there)
 
 
-def _merge(corpus: Corpus, path: Path, spec: EncoderSpec, tell: Callable[[str], None]) -> Merged:
+def _merge(corpus: Corpus, path: Place, spec: EncoderSpec, copies: Path | None, tell: Callable[[str], None]) -> Merged:
     n, dim = corpus.rule.n, spec.dim
     try:
         listing = list_samples(corpus, path).samples
@@ -80,18 +82,10 @@ def _merge(corpus: Corpus, path: Path, spec: EncoderSpec, tell: Callable[[str], 
     except LabelError as error:
         names, listed = [], None
         tell(f"{corpus.name}: in the order of their names: {error}")
-    spool = Spool(path)
-    with FeatureDirectory(path, n, dim) as directory, spool:
-        Spool.hold([spool])
+    with FeatureDirectory(path, n, dim, copies=copies) as directory:
         parts = directory.absorb(names)
-        outcomes = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
+        outcomes = {line.sample: line.outcome for line in read_manifest(directory.path)}
         wanted = set(outcomes if listed is None else names)
-        saved = finished(path, wanted, n, dim)
+        saved = directory.done(wanted)
     failed = sum(outcomes.get(name) == "failed" for name in wanted - saved)
-    where = path if url_of(path) is None else shown(path)
-    return Merged(corpus.name, where, parts, listed, len(saved), failed)
-
-
-def _directory(config: ExtractConfig, corpus: Corpus, spec: EncoderSpec) -> Path:
-    rule, root = corpus.rule, config.path(config.output_root)
-    return feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
+    return Merged(corpus.name, path, parts, listed, len(saved), failed)

@@ -136,7 +136,7 @@ def _option(
 
 def _place(text: str | None) -> Path | str | None:
     """What an option names: the URL of a store as it stands, anything else as a path."""
-    from gpupeak.storage.remote import is_url
+    from gpupeak.storage.places import is_url
 
     return text if text is None or is_url(text) else Path(text)
 
@@ -600,8 +600,8 @@ def inspect(
 def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
     from gpupeak.cli.display import Output
-    from gpupeak.features.directory import replace_file
     from gpupeak.report.sheets import SheetTask, read_sheets, require, to_png, to_terminal
+    from gpupeak.storage.atomic import replace_file
     from gpupeak.types import Failed
 
     require("PIL")

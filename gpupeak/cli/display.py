@@ -27,9 +27,8 @@ from rich.text import Text
 
 from gpupeak.errors import WriteError
 from gpupeak.peaks.sources import PEAK_SOURCES
-from gpupeak.storage.remote import is_url, shown
 from gpupeak.tally import RunReport, Tally
-from gpupeak.types import Failed, FramePlan, Outcome
+from gpupeak.types import Failed, FramePlan, Outcome, Place, Url
 
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
@@ -100,11 +99,8 @@ class Output(Console):
 
 
 def clean(text: object) -> str:
-    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys.
-
-    Files in stores go by their URLs.
-    """
-    line = shown(text)
+    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys."""
+    line = str(text)
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -610,10 +606,10 @@ def _manifest(tally: Tally) -> str:
     return clean(f"{tally.directory}/manifest.jsonl")
 
 
-def _common(directories: Sequence[Path | str]) -> str:
-    """What the directories have in common; all are in one output root, a path or a URL."""
-    common = os.path.commonpath(directories)
-    return common.replace(":/", "://", 1) if is_url(directories[0]) else common
+def _common(directories: Sequence[Place]) -> str:
+    """What the directories have in common; all are in one output root."""
+    common = os.path.commonpath([str(directory) for directory in directories])
+    return common.replace(":/", "://", 1) if isinstance(directories[0], Url) else common
 
 
 def _peak(plan: FramePlan) -> str | None:

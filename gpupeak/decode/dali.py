@@ -21,7 +21,6 @@ from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.window import Window, facts
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError, SampleError
-from gpupeak.storage.fetching import at_hand
 from gpupeak.types import Failed, FrameBatch, Sample
 
 __all__ = ["DaliDecoder", "Encoded", "Planner", "encoded", "frames_pipeline"]
@@ -271,15 +270,14 @@ class Encoded(NamedTuple):
 
 
 def encoded(planned: Planned) -> Encoded:
-    """A sample's video as it lies on disk. Raises OSError; SampleError if it cannot be fetched to there any more."""
-    with at_hand(planned.plan.sample, aus=False):
-        return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
+    """A sample's video as it lies on disk. Raises OSError."""
+    return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
 
 
-def _encoded(planned: Planned) -> Encoded | OSError | SampleError:
+def _encoded(planned: Planned) -> Encoded | OSError:
     try:
         return encoded(planned)
-    except (OSError, SampleError) as error:
+    except OSError as error:
         return error
 
 

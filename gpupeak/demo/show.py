@@ -19,7 +19,8 @@ from rich.tree import Tree
 
 from gpupeak.demo.corpus import CLIPS, Clip, DemoCorpus, is_corpus, make_corpus
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.features.directory import feature_directory, read_manifest
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.records import read_manifest
 
 __all__ = ["run_demo"]
 
@@ -123,11 +124,11 @@ def _show_frames(console: Console, out: Path) -> bool:
     table.columns[1].justify = "right"
     wrong = []
     for clip in CLIPS:
-        (entry,) = (line for line in read_manifest(_features(out, clip)) if line["sample"] == clip.name)
-        peak, fallback, indices = entry["peak"], entry["fallback"], entry["indices"]
-        found = f"{fallback['reason']}: uniform" if peak is None else f"{peak['index']}, by {peak['source']}"
+        (line,) = (line for line in read_manifest(_features(out, clip)) if line.sample == clip.name)
+        peak, indices = line.peak, line.indices
+        found = f"{peak.index}, by {peak.source}" if peak else f"{line.fallback and line.fallback.reason}: uniform"
         expected = None if clip.source is None else (clip.peak, clip.source)
-        if (peak and (peak["index"], peak["source"])) != expected or (peak and clip.peak not in indices):
+        if (peak and (peak.index, peak.source)) != expected or (peak and clip.peak not in indices):
             wrong.append(clip.name)
         chosen = Text(" ").join(Text(str(index), "bold green" if index == clip.peak else "") for index in indices)
         table.add_row(clip.name, str(clip.peak), found, chosen)

@@ -26,8 +26,8 @@ from gpupeak.errors import DeviceError, GpupeakError, RunError
 from gpupeak.lines import Recipe, Tell
 from gpupeak.lines.cluster import Actors, connected, import_ray, one_line
 from gpupeak.pipeline import Line
-from gpupeak.storage import remote
-from gpupeak.types import Failed, Outcome, Sample, Saved
+from gpupeak.storage.places import is_directory
+from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
 __all__ = ["RayLine"]
 
@@ -171,7 +171,7 @@ class RayLine:
         if target is None or answer.host in seen:
             return
         seen.add(answer.host)
-        if remote.url_of(target) is None and not _appears(target):
+        if isinstance(target, Path) and not _appears(target):
             raise RunError(
                 f"node {answer.host} has saved {target}, and here it is not: "
                 "the output has to be on a file system that all nodes share, or at a URL"
@@ -295,7 +295,7 @@ class _Actor:
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._blocks: queue.SimpleQueue[list[tuple[Sample, Future[Outcome]]]] = queue.SimpleQueue()
-        self._open: dict[Path, Future[Outcome]] = {}  # by target: the samples that are in the line
+        self._open: dict[Place, Future[Outcome]] = {}  # by target: the samples that are in the line
         self._line: Line | None = None
         self._notices: list[str] = []
         self._error: GpupeakError | None = None
@@ -371,12 +371,12 @@ def _places(samples: Iterable[Sample]) -> tuple[Path, ...]:
 
     Those are looked for because a directory that is not there means no peak, and so other frames.
     """
-    places: list[Path] = []
+    places: list[Place] = []
     for sample in {each.dataset: each for each in sorted(samples, key=lambda each: each.video is not None)}.values():
         places.append(sample.target.parent)
-        if sample.video is not None and sample.fetch is None:
-            places += [sample.video, *(directory for directory in sample.au_dirs if directory.exists())]
-    return tuple(place for place in places if remote.url_of(place) is None)
+        if sample.video is not None:
+            places += [sample.video, *filter(is_directory, sample.au_dirs)]
+    return tuple(place for place in places if isinstance(place, Path))
 
 
 def _appears(path: Path) -> bool:

@@ -7,12 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from gpupeak.channel import merged
 from gpupeak.errors import RunError, WriteError
 from gpupeak.pipeline import READY_OUTCOMES, Line
-from gpupeak.types import Outcome, Sample
+from gpupeak.types import Outcome, Place, Sample
 
 __all__ = ["ManyLines"]
 
@@ -96,7 +95,7 @@ class _Shared:
         self._over = False
         self._back: deque[Sample] = deque()
         self._change = threading.Condition()
-        self.held: dict[Line, dict[Path, Sample]] = {line: {} for line in lines}  # given to it, not yet answered for
+        self.held: dict[Line, dict[Place, Sample]] = {line: {} for line in lines}  # given to it, not yet answered for
         self.error: RunError | None = None
 
     def take(self, line: Line) -> Iterator[Sample]:

@@ -12,14 +12,13 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from gpupeak.channel import Cancelled, Channel
 from gpupeak.child import Child, Ended, Suspects, connect
 from gpupeak.errors import GpupeakError, RunError
 from gpupeak.lines import Recipe, Tell
-from gpupeak.types import Failed, Outcome, Sample
+from gpupeak.types import Failed, Outcome, Place, Sample
 
 __all__ = ["SupervisedLine"]
 
@@ -85,7 +84,7 @@ class SupervisedLine:
 
     def _through(self, samples: Iterator[Sample], stop: threading.Event) -> Iterator[Outcome]:
         """Send samples through the child there is until it has answered for all of them."""
-        self._held = held = dict[Path, Sample]()
+        self._held = held = dict[Place, Sample]()
         ended = told = False
         patience = self._time_limit
         while True:
@@ -96,7 +95,7 @@ class SupervisedLine:
                     self._child.send(_END)
                 else:
                     held[sample.target] = sample
-                    if sample.fetch is not None:
+                    if sample.remote:
                         patience = self._time_limit + FETCH_SECONDS
                     self._child.send(sample)
             if stop.is_set() and not told:
@@ -111,7 +110,7 @@ class SupervisedLine:
             yield value
 
     def _start(self) -> None:
-        self._held = dict[Path, Sample]()  # with the child and not yet answered for, by target
+        self._held = dict[Place, Sample]()  # with the child and not yet answered for, by target
         self._child = Child(serve)
         self._child.send(self._recipe)
         try:

@@ -22,10 +22,11 @@ from typing import Any
 
 from gpupeak._version import __version__
 from gpupeak.errors import WriteError
-from gpupeak.features.directory import replace_file
+from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.report.contents import OUTCOMES, Overview, Row
 from gpupeak.report.sheets import Sheet, heights, require, to_jpeg
-from gpupeak.types import PEAK_SOURCES, STAGES
+from gpupeak.storage.atomic import replace_file
+from gpupeak.types import STAGES
 
 __all__ = ["REQUIRED", "refuse_unwritable", "render", "write_page"]
 

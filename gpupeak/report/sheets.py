@@ -26,6 +26,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve, read_curve
 from gpupeak.storage.fetching import at_hand
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample
 from gpupeak.video.container import open_clip
 
@@ -93,16 +94,14 @@ def read_sheet(
     """
     if sample.video is None:
         raise SampleError("find", "no video file of this name")
-    with at_hand(sample):
-        return _read_sheet(sample, sample.video, indices, peak, side, remarks)
+    with at_hand(sample) as found:
+        return _read_sheet(found.here, indices, peak, side, remarks)
 
 
-def _read_sheet(
-    sample: Sample, video: Path, indices: Sequence[int], peak: int | None, side: int, remarks: Sequence[str]
-) -> Sheet:
+def _read_sheet(sample: Sample, indices: Sequence[int], peak: int | None, side: int, remarks: Sequence[str]) -> Sheet:
     from PIL import Image
 
-    wanted = sorted(set(indices))
+    wanted, video = sorted(set(indices)), local(sample.video or Path())
     times: tuple[float, ...] = ()
     if sample.stream == "frame":
         with open_clip(video) as clip:
@@ -128,7 +127,7 @@ def _read_sheet(
         pictures=tuple(resized[index] for index in indices),
         peak=None if peak is None else min(peak, frames - 1),
         # Faces are numbered as they were cut out, action units by the frames of the video.
-        curve=read_curve(sample.name, sample.au_dirs) if sample.stream == "frame" else None,
+        curve=read_curve(sample.name, [local(each) for each in sample.au_dirs]) if sample.stream == "frame" else None,
         remarks=tuple(remarks),
     )
 
@@ -144,20 +143,22 @@ class SheetTask:
     remarks: tuple[str, ...] = ()
 
     def __call__(self) -> Sheet:
-        indices, peak, remarks = self.indices, self.peak, self.remarks
-        if not indices:
-            plan = _chosen(self.sample)
-            indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
-            remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
-        return read_sheet(self.sample, indices, peak, self.side, remarks)
+        if self.sample.video is None:
+            raise SampleError("find", "no video file of this name")
+        with at_hand(self.sample) as found:
+            indices, peak, remarks = self.indices, self.peak, self.remarks
+            if not indices:
+                plan = _chosen(found.here)
+                indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
+                remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
+            return read_sheet(found.here, indices, peak, self.side, remarks)
 
 
 def _chosen(sample: Sample) -> FramePlan:
-    if sample.video is None:
-        raise SampleError("find", "no video file of this name")
+    video = local(sample.video or Path())
     if sample.stream != "frame":
-        return plan_frames(sample, len(open_faces(sample.video)), "faces")
-    with open_clip(sample.video) as clip:
+        return plan_frames(sample, len(open_faces(video)), "faces")
+    with open_clip(video) as clip:
         return plan_frames(sample, clip.frames, clip.codec)
 
 

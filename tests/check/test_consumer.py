@@ -20,7 +20,7 @@ from gpupeak.check.affectgpt import Check, check, consumer_directory, emit
 from gpupeak.cli.app import main
 from gpupeak.corpora import datasets
 from gpupeak.errors import ConfigError
-from gpupeak.features.directory import feature_directory
+from gpupeak.features.layout import feature_directory
 
 SAMPLES = ("sample_1", "sample_2")
 HERE = "preextracted_features/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"

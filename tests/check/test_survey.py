@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_clip
+from samples import read_manifest
 
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.survey import examine, survey
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import AuError, ConfigError, LabelError, RunError, SampleError
-from gpupeak.features.directory import read_manifest
 from gpupeak.sampling import uniform
 
 SMALL = {"encoder": "open_clip:ViT-S-32-alt", "weights": "random:0", "device": "cpu", "workers": 1}

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from clips import write_clip
+from samples import read_manifest
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -30,7 +31,8 @@ from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
-from gpupeak.features.directory import FeatureDirectory, npy_header, read_manifest
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.npy import npy_header
 from gpupeak.lines import build
 from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.pipeline import Line

@@ -19,7 +19,7 @@ import pytest
 from clips import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import ENCODER, small
+from samples import ENCODER, read_manifest, small
 
 import gpupeak
 import gpupeak.run
@@ -31,7 +31,7 @@ from gpupeak.cli.app import main
 from gpupeak.corpora.shards import assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features import directory as store
-from gpupeak.features.directory import FeatureDirectory, read_manifest
+from gpupeak.features.directory import FeatureDirectory
 from gpupeak.tally import RunReport, Silent, Tally
 from gpupeak.types import Outcome, Shard
 

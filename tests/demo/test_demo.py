@@ -15,7 +15,8 @@ from rich.console import Console
 from gpupeak.demo import show as demo
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.features.directory import feature_directory, npy_header
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import npy_header
 
 
 def extraction(argv: Sequence[str], shift: int = 0) -> int:

@@ -42,7 +42,8 @@ from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.features.directory import FeatureDirectory, npy_header
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.npy import npy_header
 from gpupeak.features.packs import pack, unpack
 from gpupeak.features.writer import NpyWriter
 from gpupeak.peaks.reading import read_curve, read_peak

@@ -16,14 +16,16 @@ import pytest
 from data import NAMES, Guard, attacks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import read_manifest
 
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import resolve
 from gpupeak.corpora.labels import _Unlike, _unpickled, read_names
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features import directory as store
-from gpupeak.features.directory import FeatureDirectory, read_manifest, replace_file
+from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.packs import unpack
+from gpupeak.storage.atomic import replace_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANY = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import ENCODER, plan, sample
+from samples import ENCODER, plan, read_manifest, sample
 
 from gpupeak import ExtractConfig
 from gpupeak.child import Child
@@ -27,7 +27,8 @@ from gpupeak.decode import worker
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, LabelError, RunError, WriteError
 from gpupeak.features import packs as features
-from gpupeak.features.directory import FeatureDirectory, feature_directory, read_manifest
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import feature_directory
 from gpupeak.features.records import read_records
 from gpupeak.types import FrameBatch, Saved
 

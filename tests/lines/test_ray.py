@@ -17,14 +17,13 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from samples import sample
+from samples import read_manifest, sample
 from synthetic_lines import SyntheticLine, make_liar, make_line, make_no_line
 
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
-from gpupeak.features.directory import read_manifest
 from gpupeak.lines import Recipe
 from gpupeak.lines.cluster import Actors
 from gpupeak.lines.ray import RayLine

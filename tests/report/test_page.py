@@ -21,7 +21,7 @@ from PIL import Image
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
 from gpupeak.errors import WriteError
-from gpupeak.features.directory import npy_header
+from gpupeak.features.npy import npy_header
 from gpupeak.report import page, sheets
 from gpupeak.report.contents import MISSING, SAVED, Overview, Row, overview
 from gpupeak.report.page import refuse_unwritable, render, write_page
