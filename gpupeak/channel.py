@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
-__all__ = ["Cancelled", "Channel", "merged"]
-
 T = TypeVar("T")
 
 

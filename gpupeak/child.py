@@ -21,8 +21,6 @@ from typing import Any, Generic, TypeVar
 import gpupeak
 from gpupeak.errors import RunError
 
-__all__ = ["Child", "Ended", "Suspects", "connect", "cores"]
-
 T = TypeVar("T")
 
 _ORPHAN_CHECK_SECONDS = 1.0

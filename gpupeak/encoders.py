@@ -11,8 +11,6 @@ from pathlib import Path
 
 from gpupeak.errors import ConfigError
 
-__all__ = ["CLIP_VIT_LARGE", "EncoderSpec", "TowerShape", "encoder_spec", "pretrained_tag"]
-
 _PREFIX = "open_clip:"
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
 

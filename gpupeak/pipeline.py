@@ -11,8 +11,6 @@ from typing import Any, Protocol, TypeVar
 from gpupeak.channel import Cancelled, Channel
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, Outcome, Sample, Saved
 
-__all__ = ["Decoder", "Encoder", "Line", "Writer", "run"]
-
 T = TypeVar("T")
 
 READY_BATCHES = 2  # between two stages: one being taken while the next is being made

@@ -30,8 +30,6 @@ from gpupeak.storage.places import place
 from gpupeak.tally import Observer, RunReport, Silent, Tally
 from gpupeak.types import Failed, Outcome, Place, Sample
 
-__all__ = ["Job", "extract", "prepare", "settings_of"]
-
 _LOOKING = 16  # threads that ask for the sizes of videos
 
 

@@ -12,8 +12,6 @@ from typing import NamedTuple
 from gpupeak.errors import SampleError
 from gpupeak.types import NoPeak, Peak, SamplingRule
 
-__all__ = ["Choice", "choose", "emotion_peak", "headtail", "middle", "uniform", "uniform_both_ends"]
-
 # The rules multiply a float step by an integer and truncate; up to here a float holds every integer.
 _MOST_FRAMES = 2**53
 

@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from gpupeak.types import Failed, Outcome, Place
 
-__all__ = ["FALLBACK_WARNING", "Observer", "RunReport", "Silent", "Tally"]
-
 FALLBACK_WARNING = 0.2
 """A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5

@@ -18,30 +18,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "FALLBACKS",
-    "SAMPLINGS",
-    "STAGES",
-    "STREAMS",
-    "Failed",
-    "FeatureBatch",
-    "FrameBatch",
-    "FramePlan",
-    "NoPeak",
-    "Outcome",
-    "Peak",
-    "Place",
-    "RemoteFile",
-    "Sample",
-    "SamplingRule",
-    "Saved",
-    "Seconds",
-    "Shard",
-    "Span",
-    "Url",
-    "VideoFacts",
-]
-
 SAMPLINGS = ("emotion_peak", "uniform", "headtail")
 FALLBACKS = ("uniform", "middle", "fail")
 STREAMS = ("frame", "face", "face-rgb")

@@ -28,8 +28,6 @@ from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import read_manifest
 from gpupeak.storage.files import is_directory
 
-__all__ = ["Check", "Judgement", "Setting", "check", "consumer_directory", "emit"]
-
 INFERENCE, TRAINING = "inference", "training"
 
 _PATH_KEYS = ("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder")

@@ -21,8 +21,6 @@ from gpupeak.storage.files import read_bounded
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["KEYS", "Document", "Section", "Unusable", "Value", "read_document"]
-
 KEYS = (
     *("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder", "face_or_frame", "mer_factory_output"),
     *("use_preextracted_frame", "use_preextracted_features"),

@@ -27,8 +27,6 @@ from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.places import is_directory, local, place
 from gpupeak.types import Sample, Url
 
-__all__ = ["MISSING", "NOTE", "OK", "Finding", "diagnose"]
-
 OK, NOTE, MISSING = ("ok", "note", "missing")
 """As it should be; the job runs, but slower or after a download; the job cannot run."""
 

@@ -32,8 +32,6 @@ from gpupeak.storage.places import is_there, local, place
 from gpupeak.types import FramePlan, Place, Sample, SamplingRule, Url
 from gpupeak.video.container import open_clip
 
-__all__ = ["Examination", "ExamineTask", "Extracted", "Survey", "examine", "survey"]
-
 _NAMED = 5
 
 

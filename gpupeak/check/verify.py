@@ -49,20 +49,6 @@ from gpupeak.storage.places import local, place
 from gpupeak.tally import FALLBACK_WARNING, Observer, RunReport
 from gpupeak.types import Failed, Place, Sample, Url
 
-__all__ = [
-    "KINDS",
-    "MENDABLE",
-    "MIN_COSINE",
-    "OTHER_DECODER",
-    "SAME_DECODER",
-    "Comparison",
-    "Fault",
-    "Verification",
-    "read_checked",
-    "repair",
-    "verify",
-]
-
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
 KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
 """What can be wrong with a sample: no file; a file of another form or without sense; one from before an overwrite

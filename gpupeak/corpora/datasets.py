@@ -45,19 +45,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = [
-    "VIDEO_EXTENSIONS",
-    "Corpus",
-    "Listing",
-    "au_directories",
-    "count_peaks",
-    "default_datasets",
-    "expected_samples",
-    "list_samples",
-    "require_peaks",
-    "resolve",
-]
-
 VIDEO_EXTENSIONS = (
     *(".mp4", ".avi", ".mkv", ".mov"),  # AffectGPT's, in its order
     *(".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv"),

@@ -32,8 +32,6 @@ import numpy as np
 from gpupeak.errors import LabelError
 from gpupeak.storage.files import read_bounded
 
-__all__ = ["read_names"]
-
 _LARGEST_FILE = 256 << 20
 # A pickled dict of a million names with their labels takes 60 MB and ten seconds.
 _LARGEST_ARRAY = 64 << 20

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from gpupeak.errors import ConfigError
 from gpupeak.types import Shard
 
-__all__ = ["MOST_SIZES", "assign", "slurm_shard"]
-
 MOST_SIZES = 200_000
 """Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
 them, and of that many, taking turns is as even as weighing."""

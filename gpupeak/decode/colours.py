@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["as_swscale"]
-
 # The weights of R, G and B in luma, by ITU-R BT.601 and BT.709. Cb and Cr are B - luma and R - luma, scaled so that
 # the largest is 1/2; which range of integers stands for all this is the same in both.
 _BT601, _BT709 = (0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722)

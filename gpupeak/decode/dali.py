@@ -23,8 +23,6 @@ from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError, SampleError
 from gpupeak.types import Failed, FrameBatch, Sample
 
-__all__ = ["DaliDecoder", "Encoded", "Planner", "encoded", "frames_pipeline"]
-
 dali: Any = nvidia.dali  # its annotations are not complete
 
 _READY = 2

@@ -13,8 +13,6 @@ import numpy.typing as npt
 from gpupeak.errors import SampleError
 from gpupeak.video.container import MAX_SIDE
 
-__all__ = ["face_frames", "open_faces"]
-
 _MAGIC = b"\x93NUMPY"
 
 

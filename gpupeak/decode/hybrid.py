@@ -15,8 +15,6 @@ from gpupeak.decode.nvdec import Refused
 from gpupeak.pipeline import Decoder
 from gpupeak.types import Failed, FrameBatch, Sample
 
-__all__ = ["HybridDecoder", "choose"]
-
 _READY = 4
 """Batches that are decoded and wait for whoever reads `HybridDecoder.decode`."""
 _REFUSED = 256

@@ -18,8 +18,6 @@ from av.video.reformatter import VideoReformatter
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
 
-__all__ = ["decode_clip", "decode_frames"]
-
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
     """Decode frames of a video by their numbers in presentation order, from 0.

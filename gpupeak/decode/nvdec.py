@@ -10,8 +10,6 @@ from typing import NamedTuple
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
 
-__all__ = ["Refused", "examine", "nvdec_missing"]
-
 MAX_BYTES = 1 << 28
 """DALI wants a whole file in memory; libav, which larger files are left to, reads the packets it needs."""
 

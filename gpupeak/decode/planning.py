@@ -7,8 +7,6 @@ from gpupeak.sampling import choose
 from gpupeak.storage.places import local
 from gpupeak.types import FramePlan, Peak, Sample
 
-__all__ = ["plan_frames"]
-
 
 def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
     """Plan one sample whose video has `frames` presented frames.

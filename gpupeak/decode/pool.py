@@ -24,8 +24,6 @@ from gpupeak.decode.worker import NO_SLOT, READY, Answer, Done, Planned, Task, m
 from gpupeak.errors import OUT_OF_MEMORY, RunError
 from gpupeak.types import Failed, FrameBatch, Sample
 
-__all__ = ["WorkerPool"]
-
 _START_SECONDS = 120.0  # imports from a cold network file system are slow
 _STARTS = 3  # of a process that is killed before it is ready
 

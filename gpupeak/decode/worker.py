@@ -30,8 +30,6 @@ from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 from gpupeak.video.container import open_clip
 
-__all__ = ["MEMORY", "NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
-
 READY = "ready"
 """The first message of a worker: its imports went well."""
 

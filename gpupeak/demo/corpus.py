@@ -19,8 +19,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLIPS", "EXPRESSIONS", "Clip", "DemoCorpus", "Expression", "au_info", "draw_clip", "draw_face"]
-__all__ += ["is_corpus", "make_corpus", "per_frame", "write_json", "write_openface"]
 
 FPS = 25
 HEIGHT, WIDTH = 360, 640

@@ -22,8 +22,6 @@ from gpupeak.errors import ConfigError, WriteError
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.records import read_manifest
 
-__all__ = ["run_demo"]
-
 _FEATURES = "preextracted_features"
 _MADE = ("dataset", "mer-factory-output", _FEATURES)
 

@@ -14,8 +14,6 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
 
-__all__ = ["TowerEncoder", "outcomes"]
-
 
 class TowerEncoder:
     """Runs a tower over frames, some samples at a time.

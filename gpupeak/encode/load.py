@@ -10,8 +10,6 @@ from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import WeightsId, locate
 from gpupeak.encoders import EncoderSpec
 
-__all__ = ["fetched", "load_tower"]
-
 
 def fetched(spec: EncoderSpec, weights: str | None) -> WeightsId:
     """`locate`, after open_clip has fetched what it has to fetch.

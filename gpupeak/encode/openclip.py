@@ -20,8 +20,6 @@ from gpupeak.encode.weights.identity import INSTEAD, WeightsId
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 
-__all__ = ["OpenClipTower", "fetch", "known_tag", "load_open_clip"]
-
 _HUB_SECONDS = 10.0
 _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layers": 1}
 """A text tower of next to nothing: it is never asked, and some would be configured over the network."""

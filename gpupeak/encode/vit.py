@@ -21,8 +21,6 @@ from gpupeak.encoders import TowerShape
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm
 from gpupeak.kernels.patch_rows import patch_rows
 
-__all__ = ["MEAN", "STD", "VisionTower", "expected_state"]
-
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """What OpenAI's CLIP subtracts from RGB in 0 .. 1, and divides by."""

@@ -31,8 +31,6 @@ from gpupeak.storage import places, remote
 from gpupeak.storage.atomic import TEMPORARY, replace_file, writer_is_gone
 from gpupeak.types import Outcome, Place, Url
 
-__all__ = ["FeatureDirectory"]
-
 _WAY_OUT = "give --overwrite to make them all again, or another --output-root"
 _SHARDS_WAY_OUT = "let those shards end and a run without shards merge them first, or give another --output-root"
 

@@ -7,8 +7,6 @@ from typing import TypeVar
 from gpupeak.encoders import encoder_spec
 from gpupeak.types import Place
 
-__all__ = ["encoder_directory", "feature_directory"]
-
 _Root = TypeVar("_Root", bound=Place)
 
 

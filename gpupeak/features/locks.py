@@ -22,8 +22,6 @@ from gpupeak.storage import remote
 from gpupeak.storage.atomic import process_is_gone, process_name
 from gpupeak.types import Place, Url
 
-__all__ = ["LocalLock", "RemoteLock", "is_held", "not_running"]
-
 _TRIES = 5
 _PAUSE = 0.02  # seconds; whoever looks whether a shard is running holds its lock for an instant
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)

@@ -17,8 +17,6 @@ from gpupeak.storage import places
 from gpupeak.storage.files import at_once, open_bounded
 from gpupeak.types import Place, Url
 
-__all__ = ["NpyHeader", "is_whole", "load_features", "npy_header", "read_features", "read_header"]
-
 _LONGEST_HEADER = 1 << 16
 _LARGEST_FEATURES = 1 << 30
 

@@ -34,8 +34,6 @@ from gpupeak.types import Url
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DatasetFeatures", "FeatureStore", "TorchFeatures", "pack", "packed_file", "unpack"]
-
 _TENSOR, _SAMPLES = "features", "samples"
 
 

@@ -25,24 +25,6 @@ from gpupeak.errors import ConfigError, RunError
 from gpupeak.storage.files import at_once
 from gpupeak.types import Failed, NoPeak, Outcome, Peak, Saved
 
-__all__ = [
-    "FAILED",
-    "KEPT",
-    "SAVED",
-    "ManifestLine",
-    "Record",
-    "Records",
-    "best_lines",
-    "difference",
-    "in_order",
-    "is_record",
-    "lock_name",
-    "pretty",
-    "read_lines",
-    "read_manifest",
-    "read_records",
-]
-
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
 _LONGEST_LINE = 16 << 20  # bytes of a manifest's line: a million frames' numbers

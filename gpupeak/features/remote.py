@@ -21,8 +21,6 @@ from gpupeak.pipeline import Writer
 from gpupeak.storage import places, remote
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Place, Saved, Seconds, Url
 
-__all__ = ["RemoteRecords", "RemoteWriter", "copied", "copies_below"]
-
 _UPLOADS = 8  # of each of the line's two writers: 16 at once hide 50 ms a request up to 300 files/s
 _WAITING = 4 * _UPLOADS
 _THREADS = 32

@@ -18,8 +18,6 @@ from gpupeak.storage.atomic import temporary_name
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
 
-__all__ = ["NpyWriter"]
-
 _header = lru_cache(maxsize=16)(npy_header)
 _OWN_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)  # this sample's name, not the disk
 

@@ -31,8 +31,6 @@ from gpupeak.storage.fetching import FetchingDecoder
 from gpupeak.storage.places import place
 from gpupeak.types import Outcome, Sample, Url
 
-__all__ = ["Parts", "actor_line", "build", "choose_decoder", "choose_device", "cuda_line"]
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -20,8 +20,6 @@ from typing import Any, TextIO, cast
 from gpupeak.child import cores
 from gpupeak.errors import ConfigError, DeviceError
 
-__all__ = ["Actors", "connected", "import_ray", "one_line"]
-
 _PORT = 6379  # where a cluster's head listens: Ray's default
 _CONNECT_SECONDS, _JOIN_SECONDS = 10.0, 60.0
 _STORE_BYTES = 256 << 20  # of a cluster of our own: what lies in its store are lists of samples

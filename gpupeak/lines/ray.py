@@ -29,8 +29,6 @@ from gpupeak.pipeline import Line
 from gpupeak.storage.places import is_directory
 from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
-__all__ = ["RayLine"]
-
 _MAX_DEATHS = 5  # in a row, beyond one of every actor: no sample's fault and no node's any more
 
 _LINGER_SECONDS = 0.05  # a line that has taken all blocks there are waits so long for another, then empties itself

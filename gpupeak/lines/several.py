@@ -13,8 +13,6 @@ from gpupeak.errors import RunError, WriteError
 from gpupeak.pipeline import READY_OUTCOMES, Line
 from gpupeak.types import Outcome, Place, Sample
 
-__all__ = ["ManyLines"]
-
 
 class ManyLines:
     """Runs several lines side by side over one list of samples.

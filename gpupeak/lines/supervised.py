@@ -20,8 +20,6 @@ from gpupeak.errors import GpupeakError, RunError
 from gpupeak.lines import Recipe, Tell
 from gpupeak.types import Failed, Outcome, Place, Sample
 
-__all__ = ["SupervisedLine"]
-
 FETCH_SECONDS = 600.0  # until one sample has come from a slow store, sixteen at a time
 START_SECONDS = 600.0  # weights from a cold network file system, kernels compiled, graphs captured
 MAX_DEATHS = 10  # in a row with nothing done between: no sample's fault any more

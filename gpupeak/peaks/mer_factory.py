@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from gpupeak.peaks.rows import Row, Unusable, as_whole, member, total_intensity, whole
 
-__all__ = ["au_info", "merr_data", "per_frame"]
-
 
 def au_info(document: object) -> Iterator[Row]:
     """The first peak of `au_info`, with the frames around it."""

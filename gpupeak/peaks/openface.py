@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from gpupeak.peaks.rows import Row, Unusable, as_float, as_whole, total_intensity
 
-__all__ = ["openface"]
-
 _UNITS = tuple(f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45))
 
 

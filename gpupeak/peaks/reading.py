@@ -20,8 +20,6 @@ from gpupeak.peaks.sources import PEAK_SOURCES, SOURCES, Source
 from gpupeak.storage.files import is_directory, open_bounded, read_bounded
 from gpupeak.types import NoPeak, Peak
 
-__all__ = ["NO_DIRECTORY", "NO_FILE", "NO_USABLE_PEAK", "UNREADABLE", "Curve", "places", "read_curve", "read_peak"]
-
 NO_DIRECTORY = "no AU directory"
 NO_FILE = "no AU file"
 UNREADABLE = "AU file unreadable"

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeGuard, TypeVar
 
-__all__ = ["Row", "Unusable", "as_float", "as_whole", "member", "strongest", "total_intensity", "whole"]
-
 # 2**31 frames are 24 days at 1,000 frames a second.
 _MOST_FRAMES = 2**31
 

@@ -14,8 +14,6 @@ from gpupeak.peaks.mer_factory import au_info, merr_data, per_frame
 from gpupeak.peaks.openface import openface
 from gpupeak.peaks.rows import Row
 
-__all__ = ["PEAK_SOURCES", "SOURCES", "Source"]
-
 
 @dataclass(frozen=True, slots=True)
 class Source:

@@ -31,8 +31,6 @@ from gpupeak.report.sheets import Sheet, SheetTask, read_sheets
 from gpupeak.storage.places import is_directory, place
 from gpupeak.types import Failed, Place, Sample
 
-__all__ = ["BROKEN", "FAILED", "MISSING", "OUTCOMES", "POSITIONS", "SAVED", "Overview", "Row", "overview"]
-
 SAVED, FAILED, MISSING, BROKEN = "saved", "failed", "missing", "broken"
 OUTCOMES = (SAVED, FAILED, MISSING, BROKEN)
 """What can be said of a listed sample: its features are there; they are not, and a run said why; they are not, and

@@ -28,8 +28,6 @@ from gpupeak.report.sheets import Sheet, heights, require, to_jpeg
 from gpupeak.storage.atomic import replace_file
 from gpupeak.types import STAGES
 
-__all__ = ["REQUIRED", "refuse_unwritable", "render", "write_page"]
-
 REQUIRED = ("jinja2", "PIL")
 """The packages of the extra `report`."""
 

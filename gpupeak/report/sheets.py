@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["Sheet", "SheetTask", "heights", "read_sheet", "read_sheets", "require", "to_jpeg", "to_png", "to_terminal"]
-
 _Picture: TypeAlias = "npt.NDArray[np.uint8]"
 
 _A_ROW = 8

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["TEMPORARY", "process_is_gone", "process_name", "replace_file", "temporary_name", "writer_is_gone"]
-
 TEMPORARY = re.compile(r"\.gpupeak-(?:(\d+)@([^@/]+)-\d+|.*)\.tmp\Z")
 """What a file being written is called: hidden, so that no `*.npy` pattern picks it up. In it are the writer's process
 id and host (`temporary_name`), if it is not from another version or tool."""

@@ -21,8 +21,6 @@ from gpupeak.storage.atomic import temporary_name, writer_is_gone
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, FramePlan, NoPeak, Place, Sample, Url
 
-__all__ = ["Fetched", "FetchingDecoder", "at_hand", "fetched", "local_file", "video_bytes"]
-
 _THREADS = 16  # each waits for one sample's files: tens of milliseconds a request, whatever the bandwidth
 _AHEAD = 32
 _FAILURES_IN_A_ROW = 64

@@ -16,8 +16,6 @@ from gpupeak.errors import ConfigError
 from gpupeak.storage import files, remote
 from gpupeak.types import Place, Url
 
-__all__ = ["cache_directory", "is_directory", "is_there", "is_url", "local", "names", "place", "read", "scan"]
-
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _SLASH_LOST = re.compile(r"(s3a?|gs|gcs|az|abfss?|hdfs|sftp|memory|file|https?):/")
 _LOCAL = ("file", "local")

@@ -23,20 +23,6 @@ from typing import Any, TypeVar
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.types import Url
 
-__all__ = [
-    "Entry",
-    "StoreError",
-    "create",
-    "fetch",
-    "forget",
-    "listing",
-    "put",
-    "read",
-    "remove",
-    "tree",
-    "write_error",
-]
-
 _T = TypeVar("_T")
 
 _ATTEMPTS = 6

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from gpupeak.video.h264 import Bits, Sequence, is_field, read_sequence, slice_type, unescaped
 
-__all__ = ["REFERENCED", "Picture", "Syntax"]
-
 REFERENCED = -1
 
 # Codecs of which one packet is one frame, and decoding can start at a key frame ...

@@ -31,8 +31,6 @@ from gpupeak.video.gops import Gops
 from gpupeak.video.h264 import Sequence
 from gpupeak.video.orientation import certainly_upright
 
-__all__ = ["MAX_PACKETS", "MAX_PIXELS", "MAX_SIDE", "Clip", "decoded", "open_clip", "quarter_turns"]
-
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26
 """Twice 8K. A decoder holds up to 17 frames, so larger ones could exhaust the memory."""

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-__all__ = ["Gops"]
-
 
 @dataclass(slots=True)
 class Gops:

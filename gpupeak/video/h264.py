@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["Bits", "Sequence", "is_field", "read_sequence", "slice_type", "unescaped"]
-
 _WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 _LONGEST = 1024
 """Bytes of a parameter set that are read; it is shorter even with all scaling lists."""

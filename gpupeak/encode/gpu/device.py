@@ -15,8 +15,6 @@ import torch
 
 from gpupeak.errors import DeviceError
 
-__all__ = ["Cuda", "Event", "Graph", "Stream", "TorchCuda", "Work", "time_on_device"]
-
 Work = Callable[[], object]
 """Puts work on the current stream and returns at once."""
 Graph = Callable[[], object]

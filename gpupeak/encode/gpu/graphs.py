@@ -34,8 +34,6 @@ from gpupeak.encode.vit import VisionTower
 from gpupeak.kernels.patch_rows import PatchRows
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds
 
-__all__ = ["BUCKETS", "EagerRunner", "GraphEncoder", "GraphRunner", "Runner"]
-
 BUCKETS: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256)
 """Images a graph is captured for. Multiples of 16 fill the matrix units' tiles."""
 SLOTS = 8

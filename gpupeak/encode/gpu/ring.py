@@ -10,8 +10,6 @@ from typing import Generic, TypeVar
 
 from gpupeak.types import FrameBatch
 
-__all__ = ["Inbox", "Ring"]
-
 T = TypeVar("T")
 
 _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds

@@ -15,8 +15,6 @@ from typing import Any
 
 from gpupeak.storage.files import read_bounded
 
-__all__ = ["cache_file", "file_sha256", "remember_tag", "tag_file"]
-
 _CACHE_BYTES = 16 << 20
 
 _here: dict[tuple[Path | None, str, str], Any] = {}

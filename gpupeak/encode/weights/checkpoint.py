@@ -25,8 +25,6 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 from gpupeak.storage.files import read_bounded
 
-__all__ = ["load_state"]
-
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
 """A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
 

@@ -14,8 +14,6 @@ from gpupeak.encoders import EncoderSpec, pretrained_tag
 from gpupeak.errors import WeightsError
 from gpupeak.storage.files import expanded, read_bounded
 
-__all__ = ["INSTEAD", "WeightsId", "identify", "locate"]
-
 INSTEAD = "an HF directory, a state dict file, or random:SEED"
 """What can always be passed, in an error's words."""
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-__all__ = ["random_state"]
-
 
 def random_state(seed: int, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Random float32 values for every floating-point tensor of a module's state, each from the seed and its own name.
