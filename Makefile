@@ -41,9 +41,10 @@ test: setup ## Run the tests, those of faults in small among them, in three proc
 test-browser: setup ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
 	@$(BIN)/python -m pytest tests/browser/check_report.py
 
-check: setup ## Check formatting (ruff format), style (ruff) and types (mypy)
+check: setup ## Check formatting (ruff format), style (ruff), layers (import-linter) and types (mypy)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/mypy
 
 faults: setup ## Cause faults, hours of them, and count what is lost: tests/faults/run.py

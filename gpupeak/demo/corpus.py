@@ -19,7 +19,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-
 FPS = 25
 HEIGHT, WIDTH = 360, 640
 _RISE = 9.0  # frames: the standard deviation of the bump that an expression is, 0.36 s
