@@ -28,7 +28,7 @@ from gpupeak.errors import ConfigError
         ("time_limit", 1e300, "at most 86400"),
         ("sampling", "peak", "sampling is 'peak', expected one of emotion_peak, uniform, headtail"),
         ("fallback", "none", "fallback is 'none'"),
-        ("peak_source", "x", "peak source is 'x'"),
+        ("peak_source", "x", "peak-source is 'x'"),
         ("split", "dev", "split is 'dev', expected one of test, train, all"),
         ("decoder", "gpu", "decoder is 'gpu', expected one of auto, nvdec, cpu, hybrid"),
         ("device", "gpu", "device is 'gpu', expected auto, cpu or cuda:N"),

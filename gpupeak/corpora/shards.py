@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from gpupeak.config import Shard
 from gpupeak.errors import ConfigError
 
-__all__ = ["MOST_SHARDS", "MOST_SIZES", "Shard", "assign", "slurm_shard"]
+__all__ = ["MOST_SIZES", "Shard", "assign", "slurm_shard"]
 
-MOST_SHARDS = 99_999
 MOST_SIZES = 200_000
 """Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
 them, and of that many, taking turns is as even as weighing."""
 _PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as long as decoding so much of a video
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Shard `index`, from 0, of `count`."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= MOST_SHARDS:
-            raise ConfigError(f"num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
-        if not 0 <= self.index < self.count:
-            raise ConfigError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
-
-    def __str__(self) -> str:
-        return f"{self.index} of {self.count}"
-
-    @property
-    def tag(self) -> str:
-        """What its files have in their names, `00003-of-00008`."""
-        return f"{self.index:05}-of-{self.count:05}"
 
 
 def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
