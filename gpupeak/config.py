@@ -19,8 +19,13 @@ from gpupeak.storage import remote
 from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS
 
 __all__ = [
+    "ENCODER",
     "MOST_SHARDS",
     "OPTIONS",
+    "OUTPUT",
+    "RUN",
+    "SAMPLING",
+    "SOURCE",
     "ExtractConfig",
     "Option",
     "Shard",
@@ -32,8 +37,9 @@ __all__ = [
 
 MOST_SHARDS = 99_999
 SOURCE, SAMPLING, ENCODER, RUN, OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
+"""The panels of `--help`."""
 _COMMANDS = (("pack", "unpack"), ("doctor",), ("inspect",), ("verify", "report"), ("extract", "plan"))
-"""Each takes the options of those before it, and more."""
+"""Each of these takes the options of those before it, and more."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _SLASH_LOST = re.compile(r"(s3a?|gs|gcs|az|abfss?|hdfs|sftp|memory|file|https?):/")
 _T = TypeVar("_T")
@@ -120,10 +126,8 @@ def _option(default: _T, panel: str, metavar: str, help: str, told: str | None =
     """A field of `ExtractConfig`; the default is told as it is, unless `told` says otherwise."""
     if told is None:
         told = str(default) if metavar and default is not None else ""
-    made: Any = field(
-        default=default, metadata={"panel": panel, "metavar": metavar, "help": help, "told": told, **more}
-    )
-    return made
+    metadata = {"panel": panel, "metavar": metavar, "help": help, "told": told, **more}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

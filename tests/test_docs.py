@@ -20,6 +20,7 @@ import pytest
 import typer
 
 from gpupeak.cli import app as cli
+from gpupeak.cli.options import spread
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora import datasets
 from gpupeak.features.packs import FeatureStore
@@ -92,7 +93,7 @@ def test_every_command_parses(name: str) -> None:
         assert {words[0] for words in shown} >= {"extract", "plan", "inspect"}
     for words in shown:
         depth = 1 if words[0] in COMMANDS else 2
-        arguments = cli._spread_datasets([word for word in words if word not in ("--help", "...")])[depth:]
+        arguments = spread([word for word in words if word not in ("--help", "...")])[depth:]
         if arguments or shlex.join(["gpupeak", *words]) not in spans(text(name)):  # not where it is only named
             COMMANDS[" ".join(words[:depth])].make_context(words[depth - 1], arguments)
 
@@ -145,7 +146,7 @@ def test_every_link_leads_somewhere(name: str) -> None:
 
 @EVERY_README
 def test_the_table_of_datasets_is_the_one_in_use(name: str) -> None:
-    table = tomllib.loads((REPOSITORY / "gpupeak/datasets.toml").read_text())
+    table = tomllib.loads((REPOSITORY / "gpupeak/corpora/datasets.toml").read_text())
     rows = re.findall(
         r"^\| `(\w+)` \| ([\d,]+) \| `([^`]+)`[,\uff0c] ?(.+) \| `([^`]+)` \| `(\w+)` \|$", text(name), re.MULTILINE
     )

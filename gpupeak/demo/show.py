@@ -16,7 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from gpupeak.cli.app import main
-from gpupeak.cli.display import Output
+from gpupeak.cli.output import Output
 from gpupeak.demo.corpus import CLIPS, Clip, Corpus, is_corpus, make_corpus
 from gpupeak.errors import ConfigError, WriteError
 from gpupeak.features.directory import feature_directory, read_manifest

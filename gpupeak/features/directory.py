@@ -540,7 +540,9 @@ class FeatureDirectory:
 
 
 _WAY_OUT = "give --overwrite to make them all again, or another --output-root"
-_SHARDS_WAY_OUT = "let those shards end and gpupeak merge them first, or give another --output-root"
+_SHARDS_WAY_OUT = (
+    "let those shards end and run extract once as they did, without --num-shards, or give another --output-root"
+)
 
 
 def manifest_entry(outcome: Outcome) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from samples import ENCODER, small
 import gpupeak
 import gpupeak.run
 from gpupeak import ExtractConfig
-from gpupeak.check.merge import merge
 from gpupeak.check.survey import survey
 from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
@@ -240,8 +239,8 @@ def test_shards_at_the_same_time_and_merged_are_one_run_to_the_byte(config: Extr
     assert verify(config)[0].strays == []
     assert [survey_.done for survey_ in survey(config)] == [11]
 
-    (merged,) = merge(config)
-    assert (merged.parts, merged.listed, merged.saved, merged.failed, merged.missing) == (2, 12, 11, 1, 0)
+    (tally,) = gpupeak.extract(config).datasets
+    assert (tally.listed, tally.skipped, tally.saved, tally.failed) == (12, 11, 0, 1)
     assert records(config) == records(plain) == {"run.json", "manifest.jsonl"}
     assert lines(config) == lines(plain)
     assert [entry["sample"] for entry in lines(plain)] == [f"clip{index:02}" for index in range(12)]
@@ -250,7 +249,6 @@ def test_shards_at_the_same_time_and_merged_are_one_run_to_the_byte(config: Extr
     for key in ("settings", "devices", "versions", "overwriting", "dataset", "device"):
         assert one[key] == other[key]
     assert one.keys() == other.keys()
-    assert merge(config)[0].parts == 0, "a second merge finds nothing to do"
 
 
 def read(manifest: Path) -> Iterator[dict[str, Any]]:
@@ -267,8 +265,6 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
         gpupeak.extract(first)
     with pytest.raises(RunError, match="another gpupeak run is writing here"):
         gpupeak.extract(config)
-    with pytest.raises(RunError, match="another gpupeak run is writing here"):
-        merge(config)
     with pytest.raises(ConfigError, match="this run has 'random:1'"):
         gpupeak.extract(shard(config, 1, weights="random:1"))
     gpupeak.extract(shard(config, 1))
@@ -282,8 +278,8 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
     assert tally.skipped + tally.saved + tally.failed == tally.listed
     assert tally.saved > 0, "it was killed before its end"
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
-    (merged,) = merge(config)
-    assert (merged.saved, merged.failed, merged.missing) == (11, 1, 0)
+    (tally,) = gpupeak.extract(config).datasets
+    assert (tally.skipped, tally.saved, tally.failed) == (11, 0, 1)
     assert not [path for path in home(config).iterdir() if path.name.startswith(".")]
 
 
@@ -297,17 +293,6 @@ def test_a_lock_file_that_cannot_be_removed_does_not_hide_why(tmp_path: Path, mo
         raise WriteError("it is read-only")
     with FeatureDirectory(tmp_path, 8, 4, "00000-of-00002"):
         pass  # what was left there is held by nobody
-
-
-def test_a_merge_without_the_videos_finds_what_was_extracted(config: ExtractConfig, tmp_path: Path) -> None:
-    gpupeak.extract(shard(config, 0, limit=3))
-    (merged,) = merge(replace(config, videos=tmp_path / "gone", limit=3))
-    assert (merged.parts, merged.saved, merged.failed, merged.missing) == (1, *_counted(home(config)), 0)
-
-
-def _counted(path: Path) -> tuple[int, int]:
-    outcomes = [entry["outcome"] for entry in read_manifest(path)]
-    return outcomes.count("saved"), outcomes.count("failed")
 
 
 def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> None:
@@ -328,29 +313,13 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing", "stale"}
     with pytest.raises(ConfigError, match="give --overwrite"):
         gpupeak.extract(shard(config, 1))
-    with pytest.raises(ConfigError, match="gpupeak merge them first"):
+    with pytest.raises(ConfigError, match="extract once as they did, without --num-shards"):
         gpupeak.extract(shard(config, 1, overwrite=True))
-    merged = merge(other)[0]
-    assert (merged.saved, merged.missing) == (tally.saved, 12 - tally.saved - tally.failed)
     gpupeak.extract(shard(other, 1))  # goes on without the option
-    merged = merge(other)[0]
-    assert (merged.saved, merged.failed, merged.missing) == (11, 1, 0)
+    (merged,) = gpupeak.extract(other).datasets
+    assert (merged.skipped, merged.saved, merged.failed) == (11, 0, 1)
     assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing"}
-
-
-def test_the_merge_command_ends_in_counts(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    gpupeak.extract(shard(config, 0, limit=3))
-    words = ["merge", "--videos", str(config.videos), "--name", "mine", "--output-root", str(config.output_root)]
-    words += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--limit", "3"]
-    assert main([*words, "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)["datasets"][0]
-    assert (found["parts"], found["listed"], found["complete"]) == (1, 3, False)
-    gpupeak.extract(replace(config, limit=3))
-    assert main(words) == 0
-    assert capsys.readouterr().out == "mine: 0 shards merged: 3 saved, 0 failed, 0 missing\n"
-    assert main(["merge", "mer2023", "--output-root", str(config.output_root)]) == 2
-    assert "nothing to merge" in capsys.readouterr().err
 
 
 def test_two_plain_runs_without_locks_share_the_work(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpupeak.cli.display import Output
+from gpupeak.cli.output import Output
 from gpupeak.demo import show as demo
 from gpupeak.demo.corpus import CLIPS, Corpus
 from gpupeak.errors import ConfigError, WriteError

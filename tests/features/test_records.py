@@ -139,7 +139,7 @@ def test_parts_of_before_an_overwrite_do_not_come_back(tmp_path: Path) -> None:
 def test_an_overwrite_by_other_settings_waits_for_those_shards(tmp_path: Path) -> None:
     run(tmp_path, *NAMES)
     run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
-    with pytest.raises(ConfigError, match="gpupeak merge them first"):
+    with pytest.raises(ConfigError, match="extract once as they did, without --num-shards"):
         run(tmp_path, "b", part=ONE, settings=THIRD, overwrite=True)
     with opened(tmp_path) as directory:
         directory.absorb()

@@ -32,7 +32,6 @@ from werkzeug.serving import make_server
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.check.merge import merge
 from gpupeak.check.survey import examine, survey
 from gpupeak.check.verify import repair, verify
 from gpupeak.cli.app import main
@@ -287,16 +286,13 @@ def test_shards_in_a_store_are_merged_there(
     assert not any(name.endswith(("/run.json", "/manifest.jsonl")) for name in files), "each has records of its own"
 
     whole = in_s3(corpus, bucket, tmp_path)
-    merged = merge(whole)
-    assert [(each.saved, each.failed, each.complete) for each in merged] == [(3, 0, True), (2, 0, True)]
-    assert sum(each.parts for each in merged) == len([name for name in files if "/run." in name])
+    assert counts(gpupeak.extract(whole)) == (0, 5, 0)
     files = objects(s3, bucket)
     assert files.keys() - plain.keys() == {
         f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")
     }
     lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
     assert sorted(line["sample"] for line in lines) == sorted(clip.name for clip in CLIPS)
-    assert counts(gpupeak.extract(whole)) == (0, 5, 0)
 
 
 def test_two_runs_at_one_url_do_not_both_go_on(
@@ -321,18 +317,18 @@ def test_two_runs_at_one_url_do_not_both_go_on(
     assert not [name for name in files if name.endswith(".lock")]
 
 
-def test_a_merge_waits_for_no_shard_that_runs(corpus: Corpus, s3: Any, bucket: str, tmp_path: Path) -> None:
+def test_a_plain_run_waits_for_no_shard_that_runs(corpus: Corpus, s3: Any, bucket: str, tmp_path: Path) -> None:
     gpupeak.extract(in_s3(corpus, bucket, tmp_path, num_shards=2, shard_index=0))
     before = objects(s3, bucket)
     (record,) = {name.rpartition("/")[0] for name in before if "/run." in name and name.startswith("mer2023/")}
     running = hold.Hold(remote.mirror_path(tmp_path / "other", f"s3://{bucket}/features/{record}"), "00001-of-00002")
     running.take()
     with pytest.raises(RunError, match="another gpupeak run is writing here"):
-        merge(in_s3(corpus, bucket, tmp_path))
+        gpupeak.extract(in_s3(corpus, bucket, tmp_path))
     running.check()
     running.release()
     assert objects(s3, bucket) == before
-    assert all(each.parts == 1 for each in merge(in_s3(corpus, bucket, tmp_path)))
+    assert counts(gpupeak.extract(in_s3(corpus, bucket, tmp_path)))[2] == 0
 
 
 def test_faults_that_pass_change_nothing(
@@ -778,7 +774,6 @@ def test_what_a_killed_process_left_is_removed_and_counted_anew(tmp_path: Path) 
 HAMMER = """
 import random, sys
 from pathlib import Path
-from gpupeak.check.merge import merge
 from gpupeak.storage.mirror import Mirror
 from gpupeak.types import StoredFile
 from gpupeak.storage import remote
