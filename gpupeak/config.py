@@ -76,8 +76,8 @@ class Option:
         types: of its values: `Path` and `str` for a place, which may be a URL.
         default: its field's; None is "not given".
         panel, metavar, help: what `--help` says. A flag has no metavar.
-        told: the default in words, empty where there is none to tell.
         command: of those that take it, the one with the fewest options.
+        told: the default in words, empty where there is none to tell.
         choices: all values there are, where they are few.
         least: of a whole number.
         most: of a number above 0.
@@ -90,10 +90,10 @@ class Option:
     types: tuple[Any, ...]
     default: object
     panel: str
+    command: str
     metavar: str
     help: str
     told: str
-    command: str = "inspect"
     choices: tuple[str, ...] = ()
     least: int | None = None
     most: float | None = None
@@ -122,12 +122,12 @@ class Option:
         return None
 
 
-def _option(default: _T, panel: str, metavar: str, help: str, told: str | None = None, **more: Any) -> _T:
-    """A field of `ExtractConfig`; the default is told as it is, unless `told` says otherwise."""
+def _option(default: _T, panel: str, command: str, metavar: str, help: str, told: str | None = None, **more: Any) -> _T:
+    """A field of `ExtractConfig`; its default is told as it is unless `told` says otherwise."""
     if told is None:
         told = str(default) if metavar and default is not None else ""
-    metadata = {"panel": panel, "metavar": metavar, "help": help, "told": told, **more}
-    return field(default=default, metadata=metadata)
+    about = {"panel": panel, "command": command, "metavar": metavar, "help": help, "told": told}
+    return field(default=default, metadata={**about, **more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,173 +141,92 @@ class ExtractConfig:
         ConfigError: a value that cannot be meant, or two that do not go together.
     """
 
-    datasets: tuple[str, ...] = _option((), SOURCE, "NAMES", "Datasets: one name or several.", "", command="pack")
-    dataset_root: Path | str | None = _option(
-        None, SOURCE, "DIR_OR_URL", "Holds the datasets.", "the current directory", command="doctor", file="all"
-    )
-    mer_factory_output: Path | str | None = _option(
-        None, SOURCE, "DIR_OR_URL", "Holds the datasets' action-unit files.", command="doctor", file="all"
-    )
-    split: str = _option("test", SOURCE, "SPLIT", "test, train or all.", choices=("test", "train", "all"))
-    samples: Path | str | None = _option(
-        None, SOURCE, "FILE", "Take only the samples of this list: .txt, .csv, .json, .npz.", file="one"
-    )
-    limit: int | None = _option(None, SOURCE, "N", "At most so many samples a dataset.", least=1)
-    videos: Path | str | None = _option(
-        None,
-        SOURCE,
-        "DIR_OR_URL",
-        "A corpus of your own: a directory of videos, or one video.",
-        command="doctor",
-        file="one",
-    )
-    name: str | None = _option(None, SOURCE, "NAME", "What that corpus is called.", command="doctor")
-    aus: Path | str | None = _option(
-        None, SOURCE, "DIR_OR_URL", "Holds that corpus's action-unit files.", command="doctor", file="one"
-    )
-    config_file: Path | None = _option(
-        None, SOURCE, "FILE", "Datasets and settings of your own: .toml, .yaml.", name="config", command="doctor"
-    )
-    cache: Path | None = _option(
-        None, SOURCE, "DIR", "Where what is fetched from URLs is kept.", "~/.cache/gpupeak", command="doctor"
-    )
-    cache_size: int = _option(
-        20_000_000_000, SOURCE, "SIZE", "The most that is kept there.", "20GB", command="doctor", least=1
-    )
-    stream: str = _option(
-        "frame",
-        SAMPLING,
-        "STREAM",
+    # fmt: off
+    # A table: on the first line where an option belongs, then what is told of it and what it may be.
+    datasets: tuple[str, ...] = _option((), SOURCE, "pack", "NAMES",
+        "Datasets: one name or several.", "")
+    dataset_root: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "Holds the datasets.", "the current directory", file="all")
+    mer_factory_output: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "Holds the datasets' action-unit files.", file="all")
+    split: str = _option("test", SOURCE, "inspect", "SPLIT",
+        "test, train or all.", choices=("test", "train", "all"))
+    samples: Path | str | None = _option(None, SOURCE, "inspect", "FILE",
+        "Take only the samples of this list: .txt, .csv, .json, .npz.", file="one")
+    limit: int | None = _option(None, SOURCE, "inspect", "N",
+        "At most so many samples a dataset.", least=1)
+    videos: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "A corpus of your own: a directory of videos, or one video.", file="one")
+    name: str | None = _option(None, SOURCE, "doctor", "NAME",
+        "What that corpus is called.")
+    aus: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "Holds that corpus's action-unit files.", file="one")
+    config_file: Path | None = _option(None, SOURCE, "doctor", "FILE",
+        "Datasets and settings of your own: .toml, .yaml.", name="config")
+    cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
+        "Where what is fetched from URLs is kept.", "~/.cache/gpupeak")
+    cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
+        "The most that is kept there.", "20GB", least=1)
+
+    stream: str = _option("frame", SAMPLING, "pack", "STREAM",
         "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "
-        "face-rgb for the same with its channels swapped.",
-        command="pack",
-        choices=STREAMS,
-    )
-    sampling: str | None = _option(
-        None,
-        SAMPLING,
-        "RULE",
-        "How frames are chosen: emotion_peak, uniform or headtail.",
-        "emotion_peak",
-        command="pack",
-        choices=SAMPLINGS,
-        file="all, one",
-    )
-    n_frms: int | None = _option(None, SAMPLING, "N", "Frames a sample.", "8", command="pack", least=1, file="all, one")
-    fallback: str | None = _option(
-        None,
-        SAMPLING,
-        "RULE",
+        "face-rgb for the same with its channels swapped.", choices=STREAMS)
+    sampling: str | None = _option(None, SAMPLING, "pack", "RULE",
+        "How frames are chosen: emotion_peak, uniform or headtail.", "emotion_peak", choices=SAMPLINGS, file="all, one")
+    n_frms: int | None = _option(None, SAMPLING, "pack", "N",
+        "Frames a sample.", "8", least=1, file="all, one")
+    fallback: str | None = _option(None, SAMPLING, "inspect", "RULE",
         "For a sample without a usable peak: uniform, middle or fail. "
-        "Given, a dataset without any usable peak is no error.",
-        "uniform",
-        choices=FALLBACKS,
-        file="all, one",
-    )
-    peak_source: str = _option(
-        "auto",
-        SAMPLING,
-        "KIND",
+        "Given, a dataset without any usable peak is no error.", "uniform", choices=FALLBACKS, file="all, one")
+    peak_source: str = _option("auto", SAMPLING, "inspect", "KIND",
         "Read peaks only from au_info, per_frame, merr_data or openface; auto tries them in this order.",
-        choices=("auto", *PEAK_SOURCES),
-    )
-    seed: int = _option(0, SAMPLING, "N", "What headtail, verify --deep and report draw from.")
-    encoder: str = _option(
-        "CLIP_VIT_LARGE",
-        ENCODER,
-        "NAME",
-        "CLIP_VIT_LARGE or open_clip:MODEL[/TAG].",
-        name="visual-encoder",
-        command="pack",
-    )
-    weights: str | None = _option(
-        None,
-        ENCODER,
-        "WEIGHTS",
-        "A Hugging Face directory, an open_clip file, openai (fetched) or random:SEED.",
-        "openai, or TAG",
-        command="doctor",
-    )
-    device: str = _option(
-        "auto",
-        RUN,
-        "DEVICE",
+        choices=("auto", *PEAK_SOURCES))
+    seed: int = _option(0, SAMPLING, "inspect", "N",
+        "What headtail, verify --deep and report draw from.")
+
+    encoder: str = _option("CLIP_VIT_LARGE", ENCODER, "pack", "NAME",
+        "CLIP_VIT_LARGE or open_clip:MODEL[/TAG].", name="visual-encoder")
+    weights: str | None = _option(None, ENCODER, "doctor", "WEIGHTS",
+        "A Hugging Face directory, an open_clip file, openai (fetched) or random:SEED.", "openai, or TAG")
+
+    device: str = _option("auto", RUN, "doctor", "DEVICE",
         "auto, cpu, cuda:N, or several GPUs: cuda:0,cuda:1.",
-        command="doctor",
-        pattern=r"auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*",
-        form="auto, cpu or cuda:N, or several: cuda:0,cuda:1",
-    )
-    decoder: str = _option(
-        "auto",
-        RUN,
-        "DECODER",
-        "auto, nvdec, cpu, or hybrid for both at once.",
-        command="doctor",
-        choices=("auto", "nvdec", "cpu", "hybrid"),
-    )
-    batch_size: int | None = _option(None, RUN, "N", "Samples encoded at once.", "what suits the device", least=1)
-    workers: int | None = _option(None, RUN, "N", "Decoding processes.", "one a core", least=1)
-    time_limit: float = _option(
-        120.0,
-        RUN,
-        "SECONDS",
-        "How long a sample may take to decode.",
-        "120",
-        most=86_400,  # a day; the system waits no longer than some weeks
-        form="more than 0 and at most 86400",
-    )
-    num_shards: int | None = _option(
-        None,
-        RUN,
-        "N",
+        pattern="auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*",
+        form="auto, cpu or cuda:N, or several: cuda:0,cuda:1")
+    decoder: str = _option("auto", RUN, "doctor", "DECODER",
+        "auto, nvdec, cpu, or hybrid for both at once.", choices=("auto", "nvdec", "cpu", "hybrid"))
+    batch_size: int | None = _option(None, RUN, "inspect", "N",
+        "Samples encoded at once.", "what suits the device", least=1)
+    workers: int | None = _option(None, RUN, "inspect", "N",
+        "Decoding processes.", "one a core", least=1)
+    time_limit: float = _option(120.0, RUN, "inspect", "SECONDS",
+        "How long a sample may take to decode.", "120",
+        most=86_400, form="more than 0 and at most 86400")  # a day; the system waits no longer than some weeks
+    num_shards: int | None = _option(None, RUN, "extract", "N",
         "Take one of N parts of all samples; the others may run at the same time, elsewhere.",
-        "as SLURM's array or srun says, else 1",
-        command="extract",
-    )
-    shard_index: int | None = _option(None, RUN, "I", "Which of the N, from 0.", command="extract")
-    engine: str | None = _option(
-        None,
-        RUN,
-        "ENGINE",
-        "ray: run as a Ray job, over many machines. Needs the extra ray.",
-        command="verify",
-        choices=("ray",),
-    )
-    address: str | None = _option(
-        None,
-        RUN,
-        "ADDRESS",
-        "The Ray cluster that this machine is a node of: auto, HOST or HOST:PORT.",
-        "one on this machine, for this run",
-        command="verify",
+        "as SLURM's array or srun says, else 1")
+    shard_index: int | None = _option(None, RUN, "extract", "I",
+        "Which of the N, from 0.")
+    engine: str | None = _option(None, RUN, "verify", "ENGINE",
+        "ray: run as a Ray job, over many machines. Needs the extra ray.", choices=("ray",))
+    address: str | None = _option(None, RUN, "verify", "ADDRESS",
+        "The Ray cluster that this machine is a node of: auto, HOST or HOST:PORT.", "one on this machine, for this run",
         pattern=r"[^\s/]+",
-        form="auto, HOST or HOST:PORT, on a node of the cluster; Ray Data does not run through Ray's client",
-    )
-    actors: str | None = _option(
-        None,
-        RUN,
-        "N",
-        "Ray actors, each with a line: N or MIN:MAX.",
-        "one a GPU, else one a node",
-        command="verify",
-        pattern=r"[0-9]{1,6}(:[0-9]{1,6})?",
-        form="N or MIN:MAX, of at least 1",
-    )
-    gpus_per_actor: float | None = _option(
-        None,
-        RUN,
-        "GPUS",
-        "What of a GPU each takes, such as 0.5.",
-        "1",
-        command="verify",
-        most=1,
-        form="more than 0 and at most 1: an actor uses one GPU",
-    )
-    output_root: Path | str = _option(
-        Path("preextracted_features"), OUTPUT, "DIR_OR_URL", "Where the features go.", command="pack"
-    )
-    overwrite: bool = _option(False, OUTPUT, "", "Extract what is already there, too.", command="extract")
-    fsync: bool = _option(False, OUTPUT, "", "A file counts as saved when it is safe from power loss.")
+        form="auto, HOST or HOST:PORT, on a node of the cluster; Ray Data does not run through Ray's client")
+    actors: str | None = _option(None, RUN, "verify", "N",
+        "Ray actors, each with a line: N or MIN:MAX.", "one a GPU, else one a node",
+        pattern="[0-9]{1,6}(:[0-9]{1,6})?", form="N or MIN:MAX, of at least 1")
+    gpus_per_actor: float | None = _option(None, RUN, "verify", "GPUS",
+        "What of a GPU each takes, such as 0.5.", "1",
+        most=1, form="more than 0 and at most 1: an actor uses one GPU")
+
+    output_root: Path | str = _option(Path("preextracted_features"), OUTPUT, "pack", "DIR_OR_URL",
+        "Where the features go.")
+    overwrite: bool = _option(False, OUTPUT, "extract", "",
+        "Extract what is already there, too.")
+    fsync: bool = _option(False, OUTPUT, "inspect", "",
+        "A file counts as saved when it is safe from power loss.")
+    # fmt: on
 
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
