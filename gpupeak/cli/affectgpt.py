@@ -1,11 +1,13 @@
 """`gpupeak config check` and `gpupeak config emit`."""
 
+# ruff: noqa: B008 - a default that is a call is how typer is told of an option
+
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from gpupeak.cli.options import Json, dataset_names, option
+from gpupeak.cli.options import JSON, dataset_names, option
 from gpupeak.cli.output import Output, clean, errors_in_json, print_json
 from gpupeak.config import ENCODER, OUTPUT, SAMPLING, SOURCE
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
 
 __all__ = ["consumer"]
+
+_ROOT = "./preextracted_features"
 
 consumer = typer.Typer(help="AffectGPT's configuration: check that it loads these features, or print what to paste.")
 
@@ -23,28 +27,20 @@ consumer = typer.Typer(help="AffectGPT's configuration: check that it loads thes
     "2 no such file, or none of AffectGPT's.",
 )
 def config_check(
-    file: Annotated[Path, typer.Argument(help="The configuration: evaluation's or training's.", metavar="FILE")],
-    datasets: Annotated[
-        list[str] | None,
-        option(
-            SOURCE,
-            "Datasets, or AffectGPT's names for them: one or several.",
-            "--dataset",
-            "--datasets",
-            metavar="NAMES",
-            default="those that have a directory under the root",
-        ),
-    ] = None,
-    options: Annotated[
-        list[str] | None, option(SOURCE, "As AffectGPT's --options.", "--options", metavar="KEY=VALUE")
-    ] = None,
-    face_or_frame: Annotated[
-        str | None, option(SOURCE, "As AffectGPT's --outside_face_or_frame.", metavar="VALUE")
-    ] = None,
-    run_dir: Annotated[
-        Path, option(SOURCE, "Where AffectGPT runs.", metavar="DIR", default="the current directory")
-    ] = Path(),
-    as_json: Json = False,
+    file: Path = typer.Argument(help="The configuration: evaluation's or training's.", metavar="FILE"),
+    datasets: list[str] | None = option(
+        None,
+        SOURCE,
+        "NAMES",
+        "Datasets, or AffectGPT's names for them: one or several.",
+        "--dataset",
+        "--datasets",
+        told="those that have a directory under the root",
+    ),
+    options: list[str] | None = option(None, SOURCE, "KEY=VALUE", "As AffectGPT's --options."),
+    face_or_frame: str | None = option(None, SOURCE, "VALUE", "As AffectGPT's --outside_face_or_frame."),
+    run_dir: Path = option(Path(), SOURCE, "DIR", "Where AffectGPT runs.", told="the current directory"),
+    as_json: bool = JSON,
 ) -> int:
     """Show what AffectGPT reads of its configuration, and whether it would load the features that are there."""
     from gpupeak.check.affectgpt import check
@@ -61,17 +57,11 @@ def config_check(
 
 @consumer.command("emit")
 def config_emit(
-    datasets: Annotated[
-        list[str] | None, typer.Argument(help="Names, apart or joined by commas.", metavar="DATASETS")
-    ] = None,
-    output_root: Annotated[
-        str, option(OUTPUT, "Where the features are.", metavar="DIR", default="./preextracted_features")
-    ] = "./preextracted_features",
-    n_frms: Annotated[int, option(SAMPLING, "As in extract.", metavar="N", default=8, min=1)] = 8,
-    visual_encoder: Annotated[
-        str, option(ENCODER, "As in extract.", metavar="NAME", default="CLIP_VIT_LARGE")
-    ] = "CLIP_VIT_LARGE",
-    training: Annotated[bool, option(OUTPUT, "Sections for training, too.", "--training")] = False,
+    datasets: list[str] | None = typer.Argument(None, help="Names, apart or joined by commas.", metavar="DATASETS"),
+    output_root: str = option(_ROOT, OUTPUT, "DIR", "Where the features are.", told=_ROOT),
+    n_frms: int = option(8, SAMPLING, "N", "As in extract.", told=8, min=1),
+    visual_encoder: str = option("CLIP_VIT_LARGE", ENCODER, "NAME", "As in extract.", told="CLIP_VIT_LARGE"),
+    training: bool = option(False, OUTPUT, "", "Sections for training, too.", "--training"),
 ) -> int:
     """Print the lines that make AffectGPT load these features, to be put into its configuration."""
     from gpupeak.check.affectgpt import emit

@@ -8,8 +8,7 @@ Nothing heavy is imported before a command needs it: `--help` answers without nu
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from inspect import cleandoc
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -41,16 +40,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _add(command: Callable[..., int]) -> None:
-    paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(command.__name__, help=text, epilog=_EPILOG)(command)
-
-
-for command in (extract, plan, verify, report, inspect, doctor, pack, unpack, demo):
-    _add(command)
+for _command in (extract, plan, verify, report, inspect, doctor, pack, unpack, demo):
+    app.command(epilog=_EPILOG)(_command)
 app.add_typer(consumer, name="config")
 
 

@@ -1,7 +1,8 @@
 """`gpupeak demo`."""
 
+# ruff: noqa: B008 - a default that is a call is how typer is told of an option
+
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -11,9 +12,9 @@ __all__ = ["demo"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.", metavar="DIR")] = Path("demo"),
-    device: Annotated[str, typer.Option(help="Where the encoder runs.", metavar="auto|cpu|cuda:N")] = "auto",
-    weights: Annotated[str, typer.Option(help="As in extract.", metavar="WEIGHTS")] = "random:0",
+    out: Path = typer.Option(Path("demo"), help="Where everything goes.", metavar="DIR"),
+    device: str = typer.Option("auto", help="Where the encoder runs.", metavar="auto|cpu|cuda:N"),
+    weights: str = typer.Option("random:0", help="As in extract.", metavar="WEIGHTS"),
 ) -> int:
     """Draw a small corpus, extract its features and show what came out. Needs no data and no network."""
     from gpupeak.demo.show import run_demo

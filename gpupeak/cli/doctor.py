@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from gpupeak.cli.options import Json, with_settings
+from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, clean, print_json
 from gpupeak.config import ExtractConfig
 
@@ -17,7 +17,7 @@ __all__ = ["doctor"]
 
 
 @with_settings()
-def doctor(config: ExtractConfig, as_json: Json = False) -> int:
+def doctor(config: ExtractConfig, as_json: bool = JSON) -> int:
     """Show what this machine has for extract with the same arguments, and what to install. Changes nothing.
 
     Exit code 1 if the job could not run.

@@ -13,7 +13,7 @@ from types import FrameType
 
 from rich.text import Text
 
-from gpupeak.cli.options import Json, Quiet, with_settings
+from gpupeak.cli.options import JSON, QUIET, with_settings
 from gpupeak.cli.output import (
     INTERRUPTED,
     Output,
@@ -38,7 +38,7 @@ own_process = False
 
 
 @with_settings()
-def extract(config: ExtractConfig, quiet: Quiet = False, as_json: Json = False) -> int:
+def extract(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
     """Extract the features of DATASETS. What is already there is skipped; a run that was cut off goes on.
 
     Progress goes to standard error, the table at the end to standard output. Ctrl-C stops after what
@@ -63,10 +63,8 @@ def extract(config: ExtractConfig, quiet: Quiet = False, as_json: Json = False) 
         code, message = (report.exit_code, None) if error is None else verdict(error)
         if as_json:
             print_json(code, message, **{**report.to_json(), "interrupted": code == INTERRUPTED})
-        if quiet:
-            _print_failures(console, report)
-        elif report.datasets and not isinstance(error, UsageError):
-            print_report(console if as_json else Output(), report)
+        if report.datasets and not isinstance(error, UsageError):
+            print_report(console if as_json or quiet else Output(), report, quiet=quiet)
         return code if error is None else complain(error)
 
 
@@ -107,25 +105,31 @@ def interrupts(stop: threading.Event, display: Display, *, last: bool = False) -
             signal.signal(number, signal.SIG_IGN if last else handler)
 
 
-def print_report(console: Output, report: RunReport) -> None:
-    """What a run ends with: a table of the datasets and all together, then what fell back and failed, and why."""
+def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> None:
+    """What a run ends with: a table of the datasets and all together, then what fell back and failed, and why.
+
+    With `quiet` only what failed, and warnings.
+    """
     tallies = report.datasets
-    rows = [(tally.dataset, [tally], tally.seconds) for tally in tallies]
-    if len(tallies) > 1:
-        rows.append(("all", list(tallies), report.seconds))
-    cut_short = ["not reached"] * any(tally.not_reached for tally in tallies)
-    headers = ["saved", "skipped", "fell back", "clamped", "failed", *cut_short, "seconds", "samples/s"]
-    print_table(console, headers, [_row(*row, cut_short=bool(cut_short)) for row in rows])
+    if not quiet:
+        rows = [(tally.dataset, [tally], tally.seconds) for tally in tallies]
+        if len(tallies) > 1:
+            rows.append(("all", list(tallies), report.seconds))
+        cut_short = ["not reached"] * any(tally.not_reached for tally in tallies)
+        headers = ["saved", "skipped", "fell back", "clamped", "failed", *cut_short, "seconds", "samples/s"]
+        print_table(console, headers, [_row(*row, cut_short=bool(cut_short)) for row in rows])
     for tally in tallies:
         name = clean(tally.dataset)
-        if tally.fallbacks:
+        if tally.fallbacks and not quiet:
             console.say(f"{name} fell back: {commonest(tally.fallbacks)}")
         if tally.failed:
-            console.say(f"{name} failed: {_failures(tally)}", "red")
+            reasons = {f"{stage}: {reason}": count for (stage, reason), count in tally.failures.items()}
+            console.say(f"{name} failed: {commonest(Counter(reasons))}", "red")
             for failed in tally.failed_first:
                 console.say(f"  {failure(failed)}")
             console.tell(f"  all of them: {tally.directory}/manifest.jsonl")
-    if directories := [tally.directory for tally in tallies if tally.saved or tally.skipped]:
+    directories = [tally.directory for tally in tallies if tally.saved or tally.skipped]
+    if directories and not quiet:
         console.tell(f"features in {_common(directories)}")
     for warning in (warning for tally in tallies for warning in tally.warnings):
         console.warn(warning)
@@ -149,19 +153,6 @@ def _row(name: str, tallies: Sequence[Tally], seconds: float, cut_short: bool) -
         f"{seconds:.1f}",
         rate(count("saved"), seconds),
     ]
-
-
-def _print_failures(console: Output, report: RunReport) -> None:
-    for tally in report.datasets:
-        if tally.failed:
-            told = f"{tally.failed} failed: {_failures(tally)}; see {tally.directory}/manifest.jsonl"
-            console.tell(f"{tally.dataset}: {told}")
-        for warning in tally.warnings:
-            console.warn(warning)
-
-
-def _failures(tally: Tally) -> str:
-    return commonest(Counter({f"{stage}: {reason}": count for (stage, reason), count in tally.failures.items()}))
 
 
 def _common(directories: Sequence[Path | str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gpupeak.cli.options import Json, with_settings
+from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, print_json
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import ConfigError
@@ -12,7 +12,7 @@ __all__ = ["pack", "unpack"]
 
 
 @with_settings()
-def pack(config: ExtractConfig, as_json: Json = False) -> int:
+def pack(config: ExtractConfig, as_json: bool = JSON) -> int:
     """Pack each dataset's .npy files into one file beside them, for training loops: gpupeak.FeatureStore maps it.
 
     DATASETS are directories of the output root; none for all that are there. The .npy files stay.
@@ -27,7 +27,7 @@ def pack(config: ExtractConfig, as_json: Json = False) -> int:
 
 
 @with_settings()
-def unpack(config: ExtractConfig, as_json: Json = False) -> int:
+def unpack(config: ExtractConfig, as_json: bool = JSON) -> int:
     """Write what pack packed as .npy files again, those that are not there.
 
     DATASETS are directories of the output root; none for all that are there.

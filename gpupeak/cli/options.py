@@ -5,7 +5,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -14,25 +14,27 @@ from gpupeak.config import OUTPUT, ExtractConfig, Option, options_of, parse_size
 from gpupeak.errors import ConfigError
 from gpupeak.storage.remote import is_url
 
-__all__ = ["Json", "Quiet", "dataset_names", "option", "place", "spread", "with_settings"]
+__all__ = ["JSON", "QUIET", "dataset_names", "option", "place", "spread", "with_settings"]
 
 _TAKE_MANY = ("--datasets", "--dataset", "--show-samples", "--options")
 
 
 def option(
-    panel: str, help: str, *names: str, metavar: str = "", default: object = None, min: int | None = None
+    value: object, panel: str, metavar: str, help: str, *names: str, told: object = None, min: int | None = None
 ) -> Any:
-    """An option in a panel of the help; `default` is what the help says of it, a flag needs no `metavar`."""
-    told = help.replace("[", "\\[") + ("" if default is None else f" [dim]\\[default: {default}][/]")
-    return typer.Option(*names, help=told, show_default=False, rich_help_panel=panel, metavar=metavar, min=min)
+    """The default of a parameter that is an option in a panel of the help; a flag has no `metavar`.
+
+    The help tells the default only where it is `told`.
+    """
+    text = help.replace("[", "\\[") + ("" if told is None else f" [dim]\\[default: {told}][/]")
+    return typer.Option(value, *names, help=text, show_default=False, rich_help_panel=panel, metavar=metavar, min=min)
 
 
-Quiet = Annotated[bool, option(OUTPUT, "Only notices, warnings and errors: no progress, no table.", "--quiet", "-q")]
-Json = Annotated[bool, option(OUTPUT, "One JSON object on standard output, and nothing else there.", "--json")]
-_Names = Annotated[
-    list[str] | None,
-    typer.Argument(help="Names, apart or joined by commas; none for the nine of MER-UniBench.", metavar="DATASETS"),
-]
+QUIET = option(False, OUTPUT, "", "Only notices, warnings and errors: no progress, no table.", "--quiet", "-q")
+JSON = option(False, OUTPUT, "", "One JSON object on standard output, and nothing else there.", "--json")
+_NAMES = typer.Argument(
+    None, help="Names, apart or joined by commas; none for the nine of MER-UniBench.", metavar="DATASETS"
+)
 
 
 def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -50,8 +52,8 @@ def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Calla
             with errors_in_json(extra["as_json"]):
                 return command(_settings(taken, given), **extra)
 
-        shared = [_parameter("names", _Names)] if names else []
-        shared += [_parameter(field, _annotation(option)) for field, option in taken.items()]
+        shared = [_parameter("names", list[str], _NAMES)] if names else []
+        shared += [_as_parameter(field, option) for field, option in taken.items()]
         own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
         run.__signature__ = Signature([*shared, *own])  # type: ignore[attr-defined]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -60,19 +62,14 @@ def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Calla
     return wrap
 
 
-def _parameter(name: str, annotation: Any) -> Parameter:
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _parameter(name: str, kind: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind | None)
 
 
-def _annotation(of: Option) -> Any:
-    kind: Any = of.types[0]
-    if kind is str and ... in of.types:
-        kind = list[str]
-    elif _reader(of) is not None:
-        kind = str
-    return Annotated[
-        kind | None, option(of.panel, of.help, f"--{of.name}", metavar=of.metavar, default=of.told or None)
-    ]
+def _as_parameter(field: str, of: Option) -> Parameter:
+    kind: Any = of.types[0] if _reader(of) is None else str
+    how = option(None, of.panel, of.metavar, of.help, f"--{of.name}", told=of.told or None)
+    return _parameter(field, list[str] if field == "datasets" else kind, how)
 
 
 def _reader(of: Option) -> Callable[[str], object] | None:

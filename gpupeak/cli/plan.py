@@ -5,14 +5,14 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.filesize import decimal
 from rich.text import Text
 
 from gpupeak.cli.extract import sharded
-from gpupeak.cli.options import Json, Quiet, option, with_settings
+from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, clean, commonest, first, print_json, print_table
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import ConfigError, SampleError, WriteError
@@ -25,7 +25,7 @@ __all__ = ["inspect", "plan"]
 
 
 @with_settings()
-def plan(config: ExtractConfig, quiet: Quiet = False, as_json: Json = False) -> int:
+def plan(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
     from gpupeak.check.survey import survey
 
@@ -78,19 +78,15 @@ def _row(name: str, surveys: "Sequence[Survey]", sources: Sequence[str], asked: 
 @with_settings(names=False)
 def inspect(
     config: ExtractConfig,
-    target: Annotated[
-        str, typer.Argument(help="A video, or a sample: NAME or DATASET/NAME.", metavar="VIDEO_OR_SAMPLE")
-    ],
-    show: Annotated[
-        str | None,
-        option(
-            "Pictures",
-            "Decode these frames, too, and draw them under the curve of the action units: into a .png file, "
-            "or without one on the terminal.",
-            metavar="FILE.png",
-        ),
-    ] = None,
-    as_json: Json = False,
+    target: str = typer.Argument(help="A video, or a sample: NAME or DATASET/NAME.", metavar="VIDEO_OR_SAMPLE"),
+    show: str | None = option(
+        None,
+        "Pictures",
+        "FILE.png",
+        "Decode these frames, too, and draw them under the curve of the action units: into a .png file, "
+        "or without one on the terminal.",
+    ),
+    as_json: bool = JSON,
 ) -> int:
     """Show which frames of one video would be taken, and why; what decoding them needs; what was extracted.
 
@@ -140,6 +136,7 @@ def _print_examination(console: Output, found: "Examination") -> None:
     plan, rule, there = found.plan, found.sample.rule, found.extracted
     faces = found.sample.stream != "frame"
     fps = "no frame rate" if found.fps is None else f"{found.fps:.6g} frames/s"
+    different = f"{len(plan.unique)} different"
     for name, value in (
         ("sample", found.sample),
         ("video", found.sample.video),
@@ -151,12 +148,7 @@ def _print_examination(console: Output, found: "Examination") -> None:
         ("clamped", plan.clamp),
         ("indices", " ".join(map(str, plan.indices))),
         ("at seconds", None if faces else " ".join(f"{seconds:.2f}" for seconds in found.times)),
-        (
-            "decoding",
-            None
-            if faces
-            else f"{found.packets_needed} of {found.packets} packets, for {len(plan.unique)} different frames",
-        ),
+        ("decoding", None if faces else f"{found.packets_needed} of {found.packets} packets, for {different} frames"),
         ("features", there and f"{there.state}: {there.file}"),
         ("recorded", there and _recorded(there)),
         ("made by", there and there.made_by),
@@ -168,13 +160,10 @@ def _print_examination(console: Output, found: "Examination") -> None:
 
 def _recorded(there: "Extracted") -> str | None:
     """What the manifest tells of a sample, and how its frames compare with those that would be taken now."""
-    if there.recorded is None:
-        return None
-    if not there.indices:
+    if there.recorded is None or not there.indices:
         return there.recorded
-    if there.agrees:
-        return f"{there.recorded}, of these frames"
-    return f"{there.recorded}, of other frames: {' '.join(map(str, there.indices))}"
+    which = "of these frames" if there.agrees else f"of other frames: {' '.join(map(str, there.indices))}"
+    return f"{there.recorded}, {which}"
 
 
 def _peak(plan: FramePlan) -> str | None:

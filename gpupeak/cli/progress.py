@@ -108,22 +108,17 @@ class Display:
 
     def _picture(self) -> RenderableType:
         """What the terminal shows now; called on the thread that draws."""
-        if self._stopping:
-            status = _STOPPING
-        elif not self.tallies:
-            status = "reading the lists of samples"
-        elif all(tally.began is None for tally in self.tallies):
+        status = "" if self.tallies else "reading the lists of samples"
+        if self.tallies and all(tally.began is None for tally in self.tallies):
             status = "loading the encoder"
-        else:
-            status = ""
-        return Group(self._table(), Text(status, "bold")) if self.tallies else Text(status, "bold")
+        told = Text(_STOPPING if self._stopping else status, "bold")
+        return Group(self._table(), told) if self.tallies else told
 
     def _table(self) -> Table:
         width, room = self._console.width, self._console.height - 5
-        bar = 0 if width < 80 else 10 if width < 100 else min(24, width - 84)
-        roomy = width >= 100
-        table = Table(box=None, pad_edge=False, padding=(0, 2 if roomy else 1, 0, 0))
-        table.add_column("", no_wrap=True, max_width=20 if roomy else 12 if bar else 10, overflow="ellipsis")
+        bar = 0 if width < 80 else min(24, width - 70)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True, max_width=12 if bar else 10, overflow="ellipsis")
         if bar:
             table.add_column("", width=bar)
         for header in ("done", "saved", "failed", "fell back", "samples/s", "left") if bar else _SHORT:
@@ -158,23 +153,15 @@ class Display:
 
 def _progress(tally: Tally) -> str:
     """One dataset in a line, under way or just finished."""
-    worked = tally.saved + tally.failed
-    if tally.not_reached and worked:
-        return f"{_counts(tally)}, {_clock(tally.not_reached * tally.seconds / worked)} left"
-    return f"{_counts(tally)}, {tally.seconds:.1f} s"
-
-
-def _counts(tally: Tally) -> str:
-    others = (
-        (tally.skipped, "skipped"),
-        (tally.failed, "failed"),
-        (tally.fallbacks.total(), "fell back"),
-        (tally.clamped, "clamped"),
-    )
-    counts = [f"{tally.saved} saved", *(f"{count} {what}" for count, what in others if count)]
+    counts = {"saved": tally.saved, "skipped": tally.skipped, "failed": tally.failed}
+    counts |= {"fell back": tally.fallbacks.total(), "clamped": tally.clamped}
+    told = [f"{count} {what}" for what, count in counts.items() if count or what == "saved"]
     if tally.saved:
-        counts.append(f"{rate(tally.saved, tally.seconds)} samples/s")
-    return f"{clean(tally.dataset)}: {tally.done} of {tally.listed} done: {', '.join(counts)}"
+        told.append(f"{rate(tally.saved, tally.seconds)} samples/s")
+    worked = tally.saved + tally.failed
+    left = _clock(tally.not_reached * tally.seconds / worked) if tally.not_reached and worked else None
+    told.append(f"{tally.seconds:.1f} s" if left is None else f"{left} left")
+    return f"{clean(tally.dataset)}: {tally.done} of {tally.listed} done: {', '.join(told)}"
 
 
 def failure(failed: Failed) -> str:

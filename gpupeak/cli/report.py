@@ -1,10 +1,12 @@
 """`gpupeak report`."""
 
+# ruff: noqa: B008 - a default that is a call is how typer is told of an option
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from gpupeak.cli.options import Json, Quiet, option, with_settings
+from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, clean, print_json
 from gpupeak.config import OUTPUT, ExtractConfig
 
@@ -13,24 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
+_PICTURES = "Pictures"
+
 
 @with_settings()
 def report(
     config: ExtractConfig,
-    out: Annotated[
-        Path, option(OUTPUT, "The file to write.", metavar="FILE.html", default="gpupeak-report.html")
-    ] = Path("gpupeak-report.html"),
-    show: Annotated[
-        int, option("Pictures", "Contact sheets a dataset, of samples drawn by --seed.", metavar="N", default=8, min=0)
-    ] = 8,
-    show_unusual: Annotated[
-        int, option("Pictures", "And of those whose features stand out most.", metavar="N", default=4, min=0)
-    ] = 4,
-    show_samples: Annotated[
-        list[str] | None, option("Pictures", "And of these: NAME or DATASET/NAME.", metavar="NAMES")
-    ] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    out: Path = option(
+        Path("gpupeak-report.html"), OUTPUT, "FILE.html", "The file to write.", told="gpupeak-report.html"
+    ),
+    show: int = option(8, _PICTURES, "N", "Contact sheets a dataset, of samples drawn by --seed.", told=8, min=0),
+    show_unusual: int = option(4, _PICTURES, "N", "And of those whose features stand out most.", told=4, min=0),
+    show_samples: list[str] | None = option(None, _PICTURES, "NAMES", "And of these: NAME or DATASET/NAME."),
+    quiet: bool = QUIET,
+    as_json: bool = JSON,
 ) -> int:
     """Write one HTML file about the features that extract made with the same arguments; it opens offline.
 

@@ -4,18 +4,18 @@ import contextlib
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from gpupeak.cli.extract import interrupts, print_report
-from gpupeak.cli.options import Json, Quiet, option, place, with_settings
+from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
 from gpupeak.cli.output import INTERRUPTED, NAMED, Output, clean, first, print_json, print_table, red
 from gpupeak.cli.progress import Display
 from gpupeak.config import ExtractConfig
 
 if TYPE_CHECKING:
-    from gpupeak.check.verify import Comparison, Verification
+    from gpupeak.check.verify import Verification
 
 __all__ = ["verify"]
 
@@ -23,27 +23,16 @@ __all__ = ["verify"]
 @with_settings()
 def verify(
     config: ExtractConfig,
-    deep: Annotated[
-        int,
-        option("Checks", "Extract K samples of each dataset again, drawn by the seed, and compare.", metavar="K"),
-    ] = 0,
-    against: Annotated[
-        str | None, option("Checks", "Compare with the features in another output root.", metavar="DIR")
-    ] = None,
-    min_cosine: Annotated[
-        float | None,
-        option(
-            "Checks",
-            "With --against, the least cosine of a frame, less the dataset's mean.",
-            metavar="COSINE",
-            default=0.9995,
-        ),
-    ] = None,
-    fix: Annotated[
-        bool, option("Checks", "Extract what is missing or broken, and nothing else; then look again.", "--fix")
-    ] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    deep: int = option(0, "Checks", "K", "Extract K samples of each dataset again, drawn by the seed, and compare."),
+    against: str | None = option(None, "Checks", "DIR", "Compare with the features in another output root."),
+    min_cosine: float | None = option(
+        None, "Checks", "COSINE", "With --against, the least cosine of a frame, less the dataset's mean.", told=0.9995
+    ),
+    fix: bool = option(
+        False, "Checks", "", "Extract what is missing or broken, and nothing else; then look again.", "--fix"
+    ),
+    quiet: bool = QUIET,
+    as_json: bool = JSON,
 ) -> int:
     """Check the features that extract makes with the same arguments: all there, whole, of one kind. Writes nothing.
 
@@ -69,8 +58,7 @@ def verify(
     code = INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
     if as_json:
         fixed = None if report is None else report.to_json()
-        datasets = [each.to_json() for each in found]
-        print_json(code, fixed=fixed, datasets=datasets)
+        print_json(code, fixed=fixed, datasets=[each.to_json() for each in found])
     else:
         _print(Output(), found, table=not quiet)
     return code
@@ -97,10 +85,8 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
             console.warn(warning)
         if table:
             _print_remarks(console, each)
-    wrong, mendable = (
-        sum(len({fault.sample for fault in each.faults}) for each in found),
-        sum(len(each.mendable) for each in found),
-    )
+    wrong = sum(len({fault.sample for fault in each.faults}) for each in found)
+    mendable = sum(len(each.mendable) for each in found)
     if all(each.ok for each in found):
         console.say("all is well", "green")
     else:
@@ -119,7 +105,12 @@ def _print_remarks(console: Output, found: "Verification") -> None:
         console.say(f"{name}: left behind by killed runs, harmless, removed by the next one: {names}")
     for comparison, what in ((found.deep, "extracted again: on"), (found.against, "compared: with")):
         if comparison is not None:
-            console.say(f"{name}, {what} {_comparison(comparison)}")
+            told = f"{comparison.where}: {comparison.compared} samples, {comparison.differing} differ"
+            if comparison.median is not None:
+                told += (
+                    f"; cosine of the worst frame, less the mean: {comparison.median:.6f} in the middle; the farthest:"
+                )
+            console.say(f"{name}, {what} {clean(told)}")
             for difference in comparison.worst:
                 console.tell(f"  {difference.sample}: {difference}")
 
@@ -127,10 +118,3 @@ def _print_remarks(console: Output, found: "Verification") -> None:
 def _row(found: "Verification", kinds: Sequence[str]) -> list[str | Text]:
     listed = f"{found.listed}" if found.expected is None else f"{found.listed}/{found.expected}"
     return [found.dataset, listed, str(found.whole), *(red(found.counts[kind]) for kind in kinds)]
-
-
-def _comparison(found: "Comparison") -> str:
-    text = clean(f"{found.where}: {found.compared} samples, {found.differing} differ")
-    if found.median is None:
-        return text
-    return f"{text}; cosine of the worst frame, less the mean: {found.median:.6f} in the middle; the farthest:"

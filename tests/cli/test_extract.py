@@ -111,7 +111,7 @@ def test_json_is_one_object_and_nothing_else(stage: Any, tmp_path: Path, capsys:
     assert "mine failed: decode: no moov atom (1)" in error
 
 
-def test_quiet_tells_of_failures_and_warnings_in_a_line(
+def test_quiet_tells_of_failures_and_warnings_alone(
     stage: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.act = run(tmp_path)
@@ -121,7 +121,9 @@ def test_quiet_tells_of_failures_and_warnings_in_a_line(
     assert error.splitlines() == [
         "a library prints",
         "on the CPU",
-        f"mine: 1 failed: decode: no moov atom (1); see {tmp_path}/manifest.jsonl",
+        "mine failed: decode: no moov atom (1)",
+        "  bad: decode: no moov atom",
+        f"  all of them: {tmp_path}/manifest.jsonl",
         "warning: mine: odd",
     ]
 
