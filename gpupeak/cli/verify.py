@@ -105,12 +105,11 @@ def _print_remarks(console: Output, found: "Verification") -> None:
         console.say(f"{name}: left behind by killed runs, harmless, removed by the next one: {names}")
     for comparison, what in ((found.deep, "extracted again: on"), (found.against, "compared: with")):
         if comparison is not None:
-            told = f"{comparison.where}: {comparison.compared} samples, {comparison.differing} differ"
+            text = f"{what} {comparison.where}: {comparison.compared} samples, {comparison.differing} differ"
             if comparison.median is not None:
-                told += (
-                    f"; cosine of the worst frame, less the mean: {comparison.median:.6f} in the middle; the farthest:"
-                )
-            console.say(f"{name}, {what} {clean(told)}")
+                text += f"; cosine of the worst frame, less the mean: {comparison.median:.6f} in the middle"
+                text += "; the farthest:"
+            console.say(f"{name}, {clean(text)}")
             for difference in comparison.worst:
                 console.tell(f"  {difference.sample}: {difference}")
 
