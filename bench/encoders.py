@@ -26,7 +26,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from workload import Scale
 
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 
 Encode: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -77,7 +77,7 @@ def rate(shape: TowerShape, *, images: int, ceiling: float, rounds: int, compili
     """Images/s of every side; what it encodes is held against gpupeak's, and `ok` says that it is the same."""
     device, dtype = device_and_dtype()
     pixels = torch.from_numpy(drawn(4 * images)[::4].copy()).to(device)
-    sides = dict(encoders(shape, draw_state(0, expected_state(shape)), device, dtype))
+    sides = dict(encoders(shape, random_state(0, expected_state(shape)), device, dtype))
     compiled: Row = {}
     if compiling:
         began = time.perf_counter()

@@ -27,7 +27,7 @@ from workload import Scale, decode_clips, facts, make, sample_of
 
 from gpupeak.config import ExtractConfig
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, TowerShape, encoder_spec
 from gpupeak.lines.build import build
 from gpupeak.types import Sample, Saved
@@ -72,7 +72,7 @@ class Sides:
         told: list[str] = []
         config = ExtractConfig(encoder=spec.name, weights="random:0", workers=workers)
         self._line = build(config, spec, N, told.append)
-        self._baseline = Baseline(shape, draw_state(0, expected_state(shape)), decode)
+        self._baseline = Baseline(shape, random_state(0, expected_state(shape)), decode)
         self._conditions = {
             "encoder": spec.name,
             "line": told,

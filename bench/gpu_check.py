@@ -55,7 +55,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work, time_on_device
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
@@ -121,7 +121,7 @@ class Setup:
     no_nvdec: str | None
 
     def tower(self, dtype: torch.dtype) -> VisionTower:
-        state = draw_state(0, expected_state(self.shape))
+        state = random_state(0, expected_state(self.shape))
         return VisionTower.from_state(state, self.shape, device=self.device, dtype=dtype)
 
     def patch_kernel(self) -> PatchRows:
@@ -293,7 +293,7 @@ class Towers:
         sizes |= {"heads": shape.heads, "output_dim": shape.dim}
         with torch.device("meta"):
             visual = VisionTransformer(**sizes, mlp_ratio=4.0, act_layer=QuickGELU)
-        visual.load_state_dict(draw_state(0, expected_state(shape)), strict=True, assign=True)
+        visual.load_state_dict(random_state(0, expected_state(shape)), strict=True, assign=True)
         tower = OpenClipTower(visual, MEAN, STD, device=self.setup.device, dtype=self.setup.dtype)
 
         @torch.inference_mode()

@@ -31,7 +31,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encoders import CLIP_VIT_LARGE
-from gpupeak.features.directory import feature_directory
+from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter
 from gpupeak.sampling import choose
 from gpupeak.types import Sample, SamplingRule, Saved

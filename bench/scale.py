@@ -157,7 +157,7 @@ def main() -> int:
         arguments: dict[str, Any] = json.loads(options.request)
         print(json.dumps(measure(**arguments)))
         return 0
-    told_of = conditions(("ray", "pyarrow", "numpy"))
+    told_of = conditions(("ray", "numpy"))
     record = Record(options.out, told_of, "scale", part_seconds=1800, start_seconds=1500)
     with record.part("engine"):
         engine(record, options.count, options.rounds)

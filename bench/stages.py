@@ -34,9 +34,10 @@ from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.demo import corpus as demo_corpus
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE
-from gpupeak.features.directory import feature_directory, npy_header
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import npy_header
 from gpupeak.features.writer import NpyWriter
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import emotion_peak
@@ -429,7 +430,7 @@ def encoded_at_run_time(images: int, one: Row, instead: Row) -> Row:
     """The same and ViT-L/14 in float32 on this CPU, on all its cores: what features really save."""
     shape = CLIP_VIT_LARGE.tower
     assert shape is not None
-    tower = VisionTower.from_state(draw_state(0, expected_state(shape)), shape)
+    tower = VisionTower.from_state(random_state(0, expected_state(shape)), shape)
     pixels = torch.zeros((images, shape.size, shape.size, 3), dtype=torch.uint8)
     began = time.perf_counter()
     with torch.inference_mode():

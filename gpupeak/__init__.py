@@ -16,7 +16,7 @@ from gpupeak._version import __version__
 
 if TYPE_CHECKING:
     from gpupeak.config import ExtractConfig
-    from gpupeak.features.directory import load_features
+    from gpupeak.features.npy import load_features
     from gpupeak.features.packs import FeatureStore
     from gpupeak.run import extract
     from gpupeak.tally import RunReport
@@ -28,7 +28,7 @@ _HOMES = {
     "FeatureStore": "gpupeak.features.packs",
     "RunReport": "gpupeak.tally",
     "extract": "gpupeak.run",
-    "load_features": "gpupeak.features.directory",
+    "load_features": "gpupeak.features.npy",
 }
 
 

@@ -12,14 +12,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import gpupeak
 from gpupeak.errors import RunError
 
-__all__ = ["Child", "Ended", "connect"]
+T = TypeVar("T")
 
 _ORPHAN_CHECK_SECONDS = 1.0
 
@@ -29,7 +31,7 @@ class Ended(Exception):
 
 
 class Child:
-    """A process that runs `entry`, "module:function", in a session of its own: Ctrl-C is for the parent to act on.
+    """A process that runs `entry`, a module's function, in a session of its own: Ctrl-C is for the parent to act on.
 
     `arguments` and the numbers of `descriptors`, which it inherits, reach it through `connect`.
 
@@ -37,11 +39,10 @@ class Child:
         RunError: the system gives no process, or no descriptors for it.
     """
 
-    def __init__(self, entry: str, *arguments: int, descriptors: tuple[int, ...] = ()) -> None:
-        module, _, function = entry.partition(":")
+    def __init__(self, entry: Callable[[], None], *arguments: int, descriptors: tuple[int, ...] = ()) -> None:
         root = str(Path(gpupeak.__file__).parent.parent)
         # The package's own directory instead of the current one, which python -c would search first.
-        code = f"import sys; sys.path[0] = {root!r}; from {module} import {function}; {function}()"
+        code = f"import sys; sys.path[0] = {root!r}; from {entry.__module__} import {entry.__name__} as run; run()"
         try:
             ours, theirs = socket.socketpair()
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -99,6 +100,56 @@ def connect() -> tuple[Connection, tuple[int, ...]]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return Connection(socket_number), tuple(arguments)
+
+
+class Suspects(Generic[T]):
+    """What processes held that have ended: each goes through another one alone, and is set aside if that ends, too.
+
+    A process that ends says nothing of what ended it. One that ends with a single thing in its hands, which was in
+    the hands of one that ended before, names it.
+
+    Args:
+        who: the processes, as the beginning of a sentence.
+        most_deaths: in a row, with nothing done between, before it is nothing's fault any more; None for any number.
+    """
+
+    def __init__(self, who: str, most_deaths: int | None = None) -> None:
+        self._who, self._most, self._deaths = who, most_deaths, 0
+        self._waiting: deque[T] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def pop(self) -> T:
+        """The next one to go through a process alone."""
+        return self._waiting.popleft()
+
+    def clear(self) -> None:
+        """Forget what is waiting."""
+        self._waiting.clear()
+
+    def survived(self) -> None:
+        """Something was done."""
+        self._deaths = 0
+
+    def ended(self, held: Iterable[T], alone: bool, how: object) -> list[T]:
+        """A process ended while it held this; what of it is to be set aside.
+
+        Raises:
+            RunError: process after process ended with nothing done.
+        """
+        self._deaths += 1
+        if self._deaths == self._most:
+            raise RunError(f"{self._who} failed {self._deaths} times in a row, the last time it {how}")
+        if alone:
+            return list(held)
+        self._waiting.extend(held)
+        return []
+
+
+def cores() -> int:
+    """The cores that this process may use; where the system does not tell, those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_with(parent: int) -> None:

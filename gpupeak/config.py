@@ -8,63 +8,21 @@ The command line, the checks of `ExtractConfig`, the settings file and docs/opti
 
 import re
 import sys
-import tempfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from gpupeak.encode.weights.cache import cache_file
 from gpupeak.errors import ConfigError
-from gpupeak.storage import remote
-from gpupeak.types import FALLBACKS, PEAK_SOURCES, SAMPLINGS, STREAMS
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.storage.places import cache_directory, place
+from gpupeak.types import FALLBACKS, SAMPLINGS, STREAMS, Shard
 
-__all__ = [
-    "ENCODER",
-    "MOST_SHARDS",
-    "OPTIONS",
-    "OUTPUT",
-    "RUN",
-    "SAMPLING",
-    "SOURCE",
-    "ExtractConfig",
-    "Option",
-    "Shard",
-    "file_fields",
-    "options_of",
-    "options_table",
-    "parse_size",
-]
-
-MOST_SHARDS = 99_999
 SOURCE, SAMPLING, ENCODER, RUN, OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
 """The panels of `--help`."""
 _COMMANDS = (("pack", "unpack"), ("doctor",), ("inspect",), ("verify", "report"), ("extract", "plan"))
 """Each of these takes the options of those before it, and more."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
-_SLASH_LOST = re.compile(r"(s3a?|gs|gcs|az|abfss?|hdfs|sftp|memory|file|https?):/")
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Shard `index`, from 0, of `count`."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= MOST_SHARDS:
-            raise ConfigError(f"num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
-        if not 0 <= self.index < self.count:
-            raise ConfigError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
-
-    def __str__(self) -> str:
-        return f"{self.index} of {self.count}"
-
-    @property
-    def tag(self) -> str:
-        """What its files have in their names, `00003-of-00008`."""
-        return f"{self.index:05}-of-{self.count:05}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +170,7 @@ class ExtractConfig:
     address: str | None = _option(None, RUN, "verify", "ADDRESS",
         "The Ray cluster that this machine is a node of: auto, HOST or HOST:PORT.", "one on this machine, for this run",
         pattern=r"[^\s/]+",
-        form="auto, HOST or HOST:PORT, on a node of the cluster; Ray Data does not run through Ray's client")
+        form="auto, HOST or HOST:PORT, on a node of the cluster, not ray://")
     actors: str | None = _option(None, RUN, "verify", "N",
         "Ray actors, each with a line: N or MIN:MAX.", "one a GPU, else one a node",
         pattern="[0-9]{1,6}(:[0-9]{1,6})?", form="N or MIN:MAX, of at least 1")
@@ -234,7 +192,7 @@ class ExtractConfig:
             if expected := option.expected(value):
                 raise ConfigError(f"{option.name} is {value!r}, expected {expected}")
             if {Path, str} <= set(option.types):
-                self.path(value or ".")  # a URL that cannot be is refused now
+                place(value or ".")  # a URL that cannot be is refused now
         if isinstance(self.datasets, str):
             raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
         if self.stream != "frame" and self.sampling not in (None, "uniform"):
@@ -249,7 +207,10 @@ class ExtractConfig:
         if self.shard_index is not None:
             if self.num_shards is None:
                 raise ConfigError(f"shard-index is {self.shard_index}; num-shards says of how many")
-            Shard(self.shard_index, self.num_shards)
+            try:
+                Shard(self.shard_index, self.num_shards)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
         elif self.num_shards not in (None, 1):
             raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
         self._check_engine()
@@ -278,22 +239,10 @@ class ExtractConfig:
             return None
         return Shard(self.shard_index, self.num_shards)
 
-    def path(self, place: Path | str) -> Path:
-        """Where a path of these settings is on this machine: `~` expanded; of a URL, its mirror path in the cache.
-
-        Raises:
-            ConfigError: a URL that holds a password, or names no place, or has been a `Path`.
-        """
-        if isinstance(place, Path) and _SLASH_LOST.match(str(place)):
-            raise ConfigError(f"{str(place)!r} was a URL: give it as text, a Path keeps one slash only")
-        if remote.is_url(place):
-            known = cache_file()
-            base = self.cache or (known.parent if known else Path(tempfile.gettempdir(), "gpupeak"))
-            return remote.mirror_path(base.expanduser(), str(place))
-        try:
-            return Path(place).expanduser()
-        except RuntimeError:  # no such user: then it is a name like any other
-            return Path(place)
+    @property
+    def cache_directory(self) -> Path:
+        """Where copies of what lies in stores are kept while they are needed."""
+        return self.cache.expanduser() if self.cache is not None else cache_directory()
 
 
 def parse_size(text: str) -> int:

@@ -8,11 +8,8 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gpupeak.errors import ConfigError
-
-__all__ = ["CLIP_VIT_LARGE", "EncoderSpec", "TowerShape", "encoder_spec", "pretrained_tag"]
 
 _PREFIX = "open_clip:"
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
@@ -33,10 +30,6 @@ class TowerShape:
     heads: int
     dim: int
 
-    def __post_init__(self) -> None:
-        if self.size % self.patch or self.width % self.heads:
-            raise ValueError(f"{self}: expected whole patches and heads")
-
     @property
     def grid(self) -> int:
         """Patches along one side."""
@@ -52,17 +45,16 @@ class EncoderSpec:
         directory: stands for the encoder in `frame_<directory>_...`; safe as a part of a file name.
         dim: features an image.
         size: side of the square input, in pixels.
-        model: open_clip's name of the architecture.
+        model: open_clip's name of the architecture, where it is one of its models.
         tag: the pretrained weights used when none are named, as open_clip spells it; None has none.
-        tower: the sizes of this project's own tower (`vit.VisionTower`), or None where open_clip's
-            own module is used.
+        tower: the sizes of a tower of this project's own; None where `encode.load` chooses by name.
     """
 
     name: str
     directory: str
     dim: int
     size: int
-    model: str
+    model: str = ""
     tag: str | None = None
     tower: TowerShape | None = None
 
@@ -79,16 +71,19 @@ CLIP_VIT_LARGE = EncoderSpec(
 )
 
 
+_NAMED = {spec.name: spec for spec in (CLIP_VIT_LARGE,)}
+
+
 def encoder_spec(name: str) -> EncoderSpec:
-    """The encoder that `name` means: `CLIP_VIT_LARGE` or `open_clip:<model>[/<tag>]`.
+    """The encoder that `name` means: one that has a name here, or `open_clip:<model>[/<tag>]`.
 
     Raises:
         ConfigError: there is no such encoder, or its input is not a square image.
     """
-    if name == CLIP_VIT_LARGE.name:
-        return CLIP_VIT_LARGE
+    if name in _NAMED:
+        return _NAMED[name]
     if not name.startswith(_PREFIX):
-        raise ConfigError(f"encoder is {name!r}, expected {CLIP_VIT_LARGE.name} or {_PREFIX}<model>[/<tag>]")
+        raise ConfigError(f"encoder is {name!r}, expected {', '.join(_NAMED)} or {_PREFIX}<model>[/<tag>]")
     model, slash, tag = name.removeprefix(_PREFIX).partition("/")
     configs = _open_clip_configs()
     if model not in configs:
@@ -99,15 +94,13 @@ def encoder_spec(name: str) -> EncoderSpec:
     clean = pretrained_tag(tag)
     if slash and clean is None:
         raise ConfigError(f"encoder is {name!r}: {tag!r} cannot be a pretrained tag of open_clip")
-    dim, size = _sizes(name, configs[model])
-    return EncoderSpec(
-        name=name,
-        directory=f"open_clip_{model}_{clean}" if clean else f"open_clip_{model}",
-        dim=dim,
-        size=size,
-        model=model,
-        tag=clean,
-    )
+    config = json.loads(configs[model].read_text(encoding="utf-8"))
+    sides = config["vision_cfg"].get("image_size", 224)
+    size, *others = set(sides) if isinstance(sides, list) else {sides}
+    if others:
+        raise ConfigError(f"encoder is {name!r}: its input is {sides} pixels, expected a square")
+    directory = f"open_clip_{model}_{clean}" if clean else f"open_clip_{model}"
+    return EncoderSpec(name, directory, config["embed_dim"], size, model, clean)
 
 
 def pretrained_tag(text: str) -> str | None:
@@ -121,14 +114,3 @@ def _open_clip_configs() -> dict[str, Path]:
     if package is None or package.origin is None:
         raise ConfigError("open_clip is not installed: pip install open_clip_torch")
     return {path.stem: path for path in sorted((Path(package.origin).parent / "model_configs").glob("*.json"))}
-
-
-def _sizes(name: str, config_file: Path) -> tuple[int, int]:
-    """Features and input side of a model."""
-    config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
-    size = config["vision_cfg"].get("image_size", 224)
-    if isinstance(size, list):
-        if len(set(size)) != 1:
-            raise ConfigError(f"encoder is {name!r}: its input is {size} pixels, expected a square")
-        size = size[0]
-    return config["embed_dim"], size

@@ -19,21 +19,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = [
-    "OUT_OF_MEMORY",
-    "AuError",
-    "ConfigError",
-    "DeviceError",
-    "GpupeakError",
-    "LabelError",
-    "RunError",
-    "SampleError",
-    "UsageError",
-    "WeightsError",
-    "WriteError",
-]
-
-
 OUT_OF_MEMORY = "asks for more memory than it may have"
 """The reason of a sample whose file made the decoder ask for too much; the process that decoded it is replaced."""
 

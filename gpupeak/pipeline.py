@@ -1,4 +1,4 @@
-"""The straight line: samples are planned and decoded, encoded, saved; one outcome a sample, always."""
+"""The line: samples are planned and decoded, encoded, saved. Each has exactly one outcome."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any, Protocol, TypeVar
 
 from gpupeak.channel import Cancelled, Channel
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, Outcome, Sample, Saved
-
-__all__ = ["Decoder", "Encoder", "Line", "Writer", "run"]
 
 T = TypeVar("T")
 
@@ -62,12 +60,11 @@ def run(
     stop: threading.Event | None = None,
     writers: int = 2,
 ) -> Generator[Outcome]:
-    """Take every sample to its outcome, in the order in which they come.
+    """Take every sample to its outcome; outcomes come as they are ready.
 
-    Decoding, encoding and writing overlap, each on threads of its own on its own side of a bounded
-    channel: a slow stage holds the ones before it back and nothing piles up. When `stop` is set, what
-    is being encoded is still encoded and written, what was decoded ahead is dropped, and the samples
-    not reached have no outcome.
+    Decoding, encoding and writing overlap on threads of their own, with bounded channels between them: a slow stage
+    holds back those before it. When `stop` is set, what is being encoded is still encoded and written, what was
+    decoded ahead is dropped, and the samples not reached have no outcome.
 
     Raises:
         RunError: whatever a stage raised; every thread of the line has been told to end.
@@ -85,9 +82,8 @@ def run(
 class _Line:
     """The threads and channels around the stages, ended together.
 
-    Failures are set aside where they occur and come out with the outcomes, so a stage only ever sees
-    what it can work on. The first exception of any stage ends the whole line; outcomes that were
-    already reached still come out, then `raise_error` raises it in the caller's thread.
+    Failures go to the outcomes at once, so a stage sees only what it can work on. The first exception of any stage
+    ends the line: outcomes already reached still come out, then `raise_error` raises it in the caller's thread.
     """
 
     def __init__(self) -> None:
@@ -104,7 +100,7 @@ class _Line:
     ) -> None:
         self._cancel()
         self.outcomes.cancel()
-        if kind is not KeyboardInterrupt:  # at a second Ctrl-C nothing is waited for: the process is about to end
+        if kind is not KeyboardInterrupt:  # at a second Ctrl-C the process is about to end: nothing is waited for
             for thread in self._threads:
                 thread.join()
 

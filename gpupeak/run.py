@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import random
 import shlex
 import sys
 import threading
@@ -23,14 +22,13 @@ from gpupeak.corpora.datasets import Corpus, Listing, list_samples, require_peak
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.features.directory import FeatureDirectory, feature_directory
-from gpupeak.features.spool import Spool, mounted
-from gpupeak.storage import remote
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
+from gpupeak.storage.places import place
 from gpupeak.tally import Observer, RunReport, Silent, Tally
-from gpupeak.types import Failed, Outcome, Sample
-
-__all__ = ["Job", "extract", "prepare", "settings_of"]
+from gpupeak.types import Failed, Outcome, Place, Sample
 
 _LOOKING = 16  # threads that ask for the sizes of videos
 
@@ -40,7 +38,7 @@ def extract(
     observer: Observer | None = None,
     stop: threading.Event | None = None,
     *,
-    again: Collection[Path | str] = (),
+    again: Collection[str] = (),
 ) -> RunReport:
     """Extract features as `config` says; samples that are already there are skipped.
 
@@ -53,12 +51,12 @@ def extract(
         UsageError: something about the settings or the input lists is wrong; nothing was decoded.
         RunError: the run could not go on. What was saved stays, and the next run goes on from there.
     """
-    with mounted(config) as settings:
-        return _extract(settings, observer or Silent(), stop or threading.Event(), again)
+    with copies_below(place(config.output_root)) as copies:
+        return _extract(config, copies, observer or Silent(), stop or threading.Event(), again)
 
 
 def _extract(
-    config: ExtractConfig, observer: Observer, stop: threading.Event, again: Collection[Path | str]
+    config: ExtractConfig, copies: Path | None, observer: Observer, stop: threading.Event, again: Collection[str]
 ) -> RunReport:
     began = time.monotonic()
     spec = encoder_spec(config.encoder)
@@ -69,7 +67,7 @@ def _extract(
         observer.notice(text)
 
     weights = identify(spec, config.weights)
-    jobs = prepare(config, spec, weights, again)
+    jobs = prepare(config, spec, weights, copies, again)
     tallies = tuple(job.tally for job in jobs)
     if config.shard is not None:
         mine, whole = (sum(counts) for counts in ((t.listed for t in tallies), (len(job.names) for job in jobs)))
@@ -78,8 +76,8 @@ def _extract(
     with contextlib.ExitStack() as directories:
         for job in jobs:
             directories.enter_context(job.directory)
-            directories.enter_context(job.spool)
-        Spool.hold(job.spool for job in jobs)
+            if job.directory.unguarded:
+                tell(f"{job.directory.place}: this file system has no locks: let no second run write here meanwhile")
         for job in jobs:
             job.directory.refuse_mixing(settings_of(job.corpus, spec, weights), overwrite=config.overwrite)
             if config.shard is None:
@@ -104,40 +102,50 @@ class Job:
     """One dataset of a run: `pending` samples are to be worked on, `refused` ones have names that are no file names.
 
     `names` are those of all its samples in the order of their list; the others are the run's own, which a shard's
-    are not all of. A `pending` sample whose file is there by now needs no work any more, unless they are made `anew`.
+    are not all of.
     """
 
     corpus: Corpus
     directory: FeatureDirectory
-    spool: Spool
     names: list[str]
     samples: list[Sample]
     done: set[str]
     pending: list[Sample]
-    anew: bool
     refused: list[Failed]
     warnings: list[str]
     tally: Tally
 
 
+def feature_place(config: ExtractConfig, corpus: Corpus, spec: EncoderSpec) -> Place:
+    """The directory that the features of a dataset go to."""
+    rule = corpus.rule
+    return feature_directory(place(config.output_root), corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
+
+
 def prepare(
-    config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, again: Collection[Path | str] = ()
+    config: ExtractConfig,
+    spec: EncoderSpec,
+    weights: WeightsId,
+    copies: Path | None = None,
+    again: Collection[str] = (),
 ) -> list[Job]:
-    """List the datasets and see what is done in them, writing nothing; `again` as in `extract`.
+    """List the datasets and see what is done in them, writing nothing.
+
+    Args:
+        copies: where records of stores are copied to (`features.remote.copies_below`).
+        again: as in `extract`.
 
     Raises:
         UsageError: all that can be refused about a dataset is refused here.
     """
-    listed: list[tuple[Corpus, Path, Listing]] = []
+    listed: list[tuple[Corpus, Place, Listing]] = []
     for corpus in resolve(config):
-        rule = corpus.rule
-        root = config.path(config.output_root)
-        path = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
-        listed.append((corpus, path, list_samples(corpus, path)))
+        target = feature_place(config, corpus, spec)
+        listed.append((corpus, target, list_samples(corpus, target)))
     taken = _taken([listing.samples for _, _, listing in listed], config)
     return [
-        _prepare(corpus, path, listing, mine, config, spec, weights, again)
-        for (corpus, path, listing), mine in zip(listed, taken, strict=True)
+        _prepare(corpus, target, listing, mine, config, spec, weights, copies, again)
+        for (corpus, target, listing), mine in zip(listed, taken, strict=True)
     ]
 
 
@@ -168,43 +176,38 @@ def _sample(entry: Sample | Failed) -> Sample:
 
 def _prepare(
     corpus: Corpus,
-    path: Path,
+    target: Place,
     listing: Listing,
     mine: list[Sample | Failed],
     config: ExtractConfig,
     spec: EncoderSpec,
     weights: WeightsId,
-    again: Collection[Path | str],
+    copies: Path | None,
+    again: Collection[str],
 ) -> Job:
     rule, shard = corpus.rule, config.shard
-    spool = Spool(path, None if shard is None else shard.tag)
-    directory = FeatureDirectory(path, rule.n, spec.dim, None if shard is None else shard.tag)
+    directory = FeatureDirectory(target, rule.n, spec.dim, None if shard is None else shard.tag, copies)
     directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
     samples = [entry for entry in mine if isinstance(entry, Sample)]
-    redone = {remote.shown(target) for target in again}
-    wanted = {sample.name for sample in samples if not redone or remote.shown(sample.target) not in redone}
+    wanted = {sample.name for sample in samples if str(sample.target) not in again}
     done = set() if config.overwrite else directory.done(wanted)
     pending = [sample for sample in samples if sample.name not in done]
     if pending:
-        require_peaks(corpus, listing.samples)
+        require_peaks(corpus, listing.samples, config)
     warnings = list(listing.warnings)
     if done and directory.run is None:
-        where = remote.shown(path)
-        warnings.append(f"{corpus.name}: {len(done)} files in {where} have no run.json: kept, of unknown origin")
-    told = path if remote.url_of(path) is None else remote.shown(path)
+        warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
     expected = corpus.expected if shard is None else None
     return Job(
         corpus,
         directory,
-        spool,
         names=[_sample(entry).name for entry in listing.samples],
         samples=samples,
         done=done,
         pending=pending,
-        anew=config.overwrite or bool(again) or directory.overwriting,
         refused=[entry for entry in mine if isinstance(entry, Failed)],
         warnings=warnings,
-        tally=Tally(corpus.name, told, listed=len(mine), expected=expected, skipped=len(done)),
+        tally=Tally(corpus.name, target, listed=len(mine), expected=expected, skipped=len(done)),
     )
 
 
@@ -225,7 +228,6 @@ def _run(
     def record(outcome: Outcome) -> None:
         job = by_name[outcome.sample.dataset]
         job.directory.record(outcome)
-        job.spool.keep_in_step()
         job.tally.add(outcome)
         observer.advanced(job.tally, outcome)
 
@@ -239,7 +241,6 @@ def _run(
                 devices = _devices(job, line.device)
                 run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": devices}
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite)
-                job.spool.push()  # a store that takes nothing is noticed before anything is decoded
                 for failed in job.refused:
                     record(failed)
         for outcome in line.run(_feed(jobs), stop):
@@ -250,15 +251,7 @@ def _run(
 def _feed(jobs: list[Job]) -> Iterator[Sample]:
     for job in jobs:
         job.tally.start()
-        if job.directory.guarded:
-            yield from job.pending
-            continue
-        # No lock keeps another run out. Each goes through the list in an order of its own and leaves out what is there.
-        for sample in random.sample(job.pending, len(job.pending)):
-            if not job.anew and job.directory.has(sample.name):
-                job.tally.skipped += 1
-            else:
-                yield sample
+        yield from job.pending
 
 
 def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Which frames of a video represent it? Peak or none -> frame indices. Pure: reads no file, draws from no clock.
+"""Which frames of a video are encoded? Every rule is AffectGPT's own, frame for frame.
 
-Every rule is AffectGPT's own, frame for frame, so that features made here are the ones it would
-have made. All indices are 0-based frame numbers in presentation order.
+All indices are 0-based frame numbers in presentation order. Nothing is read or drawn but what is passed.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from typing import NamedTuple
 from gpupeak.errors import SampleError
 from gpupeak.types import NoPeak, Peak, SamplingRule
 
-__all__ = ["Choice", "choose", "emotion_peak", "headtail", "middle", "uniform", "uniform_both_ends"]
-
 # The rules multiply a float step by an integer and truncate; up to here a float holds every integer.
 _MOST_FRAMES = 2**53
 
@@ -22,8 +19,8 @@ _MOST_FRAMES = 2**53
 class Choice(NamedTuple):
     """The frames chosen for one video.
 
-    `indices` holds `rule.n` ascending frame numbers, repeats allowed. `fallback` says why the rule's
-    fallback was taken, `clamp` what was moved into range, in one line; None where neither happened.
+    `indices` are `rule.n` ascending frame numbers, repeats allowed. `fallback` says why the rule's fallback was
+    taken, `clamp` in one line what was moved into range; else they are None.
     """
 
     indices: tuple[int, ...]
@@ -32,16 +29,14 @@ class Choice(NamedTuple):
 
 
 def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> list[int]:
-    """The peak, its neighbours, and the rest of the video evenly: AffectGPT's emotion_peak sampling.
+    """AffectGPT's emotion_peak sampling: the peak, up to two frames on either side, the rest of the video evenly.
 
-    The peak comes first, then up to two frames on either side of it, then frames spread evenly over
-    those not yet taken. A video of fewer than `n` frames has its frames repeated in turn.
+    A video of fewer than `n` frames has its frames repeated in turn.
 
     Args:
         peak: frame number of the peak; one outside 0 .. total-1 is clamped into it.
-        before, after: frames before and after the peak, as its file counts them. They need not be
-            `peak` and `total - 1 - peak`; they only decide how many neighbours are taken: as many as
-            there are up to two, and two on the other side where one of them is 0.
+        before, after: frames before and after the peak, as its file counts them. They only decide how many
+            neighbours are taken: as many as there are up to two; two on the other side where one is 0.
         total: frames in the video, as the file of the peak counts them. The work does not depend on it.
         n: frames wanted. AffectGPT's function returns 8 for every `n` below 8; this one returns `n`,
             giving up neighbours in the order peak+2, peak-2, peak+1, peak-1.
@@ -73,8 +68,8 @@ def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> 
 def uniform(frames: int, n: int) -> list[int]:
     """AffectGPT's uniform sampling: `numpy.arange(0, frames, frames / min(n, frames)).astype(int)`.
 
-    A video of fewer than `n` frames has its last index repeated. For some pairs, such as 7 of 17
-    frames, rounding lets that `arange` run one element too far; this returns `n`.
+    A video of fewer than `n` frames has its last index repeated. Rounding can make that `arange` one element too
+    long, for 7 of 17 frames say; this returns `n`.
 
     Raises:
         ValueError: `frames` is not in 1 .. 2**53, or `n` is below 1.
@@ -111,12 +106,10 @@ def middle(frames: int, n: int) -> list[int]:
 def headtail(frames: int, n: int, seed: int, name: str) -> list[int]:
     """AffectGPT's headtail sampling, drawn from `seed` and the sample's `name`.
 
-    `min(n, frames) // 2` frames of the first half and as many of the second, without replacement,
-    ascending, the last one repeated up to `n`. Where that leaves nothing to draw (a single frame, or
-    n = 1) the answer is frame 0, `n` times.
+    `min(n, frames) // 2` frames of the first half and as many of the second, without replacement, ascending, the
+    last one repeated up to `n`; frame 0, `n` times, where that leaves nothing to draw (one frame, or n = 1).
 
-    The draw is SHAKE-256 of seed and name, read as 64-bit integers: the same on every machine, in
-    every process, with every version of Python and NumPy.
+    The draw is SHAKE-256 of seed and name, read as 64-bit integers: the same on every machine and version.
 
     Raises:
         ValueError: `frames` is not in 1 .. 2**53, or `n` is below 1.
@@ -136,10 +129,9 @@ def headtail(frames: int, n: int, seed: int, name: str) -> list[int]:
 def choose(rule: SamplingRule, name: str, frames: int, peak: Peak | NoPeak | None) -> Choice:
     """Apply `rule` to one video.
 
-    With `emotion_peak`, what the peak's file does not say is filled in from the video: `total` is
-    `frames`, `before` and `after` are the frames on either side. A file that counts other than the
-    video does is believed for the rule, and each index past the end of the video then becomes its
-    last frame.
+    With `emotion_peak`, what the peak's file does not say comes from the video: `total` is `frames`, `before` and
+    `after` are the frames on either side. A file that counts other than the video is believed for the rule; then
+    each index past the end of the video becomes its last frame.
 
     Args:
         rule: how to choose.
@@ -204,9 +196,9 @@ def _not_among(taken: Sequence[int], ranks: Sequence[int]) -> list[int]:
 
 
 def _drawn(size: int, draws: Sequence[int]) -> list[int]:
-    """As many of 0 .. size-1 as there are 64-bit `draws`, without replacement, ascending.
+    """As many of 0 .. size-1 as there are 64-bit `draws`, without replacement, ascending: Floyd's sampling.
 
-    Floyd's sampling: every subset is equally likely, and nothing of length `size` is made.
+    Every subset is equally likely, and nothing of length `size` is made.
     """
     chosen: set[int] = set()
     for last, draw in enumerate(draws, start=size - len(draws)):

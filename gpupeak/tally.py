@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from gpupeak.types import Failed, Outcome
-
-__all__ = ["FALLBACK_WARNING", "Observer", "RunReport", "Silent", "Tally"]
+from gpupeak.types import Failed, Outcome, Place
 
 FALLBACK_WARNING = 0.2
-"""A dataset in which more than this share of the samples fell back ends in a warning."""
+"""A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5
-_DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past this many, they are counted together
+_DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
 @dataclass(slots=True)
@@ -24,13 +21,13 @@ class Tally:
 
     Args:
         dataset: its name.
-        directory: where its features go; of a store, the URL.
+        directory: where its features go.
         listed: samples in the list, after `limit`.
         expected: samples that the consumer asserts, None where no number is known.
     """
 
     dataset: str
-    directory: Path | str
+    directory: Place
     listed: int
     expected: int | None = None
     skipped: int = 0
@@ -58,7 +55,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """From the run's first moment of work on this dataset to its last outcome so far."""
+        """From the start of work on this dataset to its last outcome so far."""
         return 0.0 if self.began is None or self.ended is None else self.ended - self.began
 
     def start(self) -> None:

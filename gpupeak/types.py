@@ -2,53 +2,30 @@
 
     Sample -> FramePlan -> FrameBatch -> FeatureBatch -> Saved | Failed
 
-Each is frozen and checks itself at birth. Importing this module imports no torch.
+Each is frozen and checks its own shape. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import torch
+import numpy as np
+import numpy.typing as npt
 
-__all__ = [
-    "FALLBACKS",
-    "PEAK_SOURCES",
-    "SAMPLINGS",
-    "STAGES",
-    "STREAMS",
-    "Failed",
-    "FeatureBatch",
-    "Fetch",
-    "FrameBatch",
-    "FramePlan",
-    "NoPeak",
-    "Outcome",
-    "Peak",
-    "Sample",
-    "SamplingRule",
-    "Saved",
-    "Seconds",
-    "Span",
-    "StoredFile",
-    "VideoFacts",
-]
+if TYPE_CHECKING:
+    import torch
 
 SAMPLINGS = ("emotion_peak", "uniform", "headtail")
 FALLBACKS = ("uniform", "middle", "fail")
-PEAK_SOURCES = ("au_info", "per_frame", "merr_data", "openface")
-"""Where a peak can come from, in the order in which the artefacts of a sample are tried."""
 STREAMS = ("frame", "face", "face-rgb")
-"""What of a video is encoded: its frames, or the faces that OpenFace cut out of them, their channels as stored (BGR,
-which is how AffectGPT feeds them to CLIP) or swapped to RGB."""
+"""What of a video is encoded: its frames, or the faces that OpenFace cut out, with channels as stored (BGR, as
+AffectGPT feeds them to CLIP) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
+_MOST_SHARDS = 99_999
 
 Seconds: TypeAlias = Mapping[str, float]
 """Stage name -> seconds spent on one sample; a batched stage's is its batch time over its samples."""
@@ -64,7 +41,7 @@ class SamplingRule:
         method: one of `SAMPLINGS`.
         n: frames a sample, at least 1.
         fallback: one of `FALLBACKS`; what `emotion_peak` does with a sample that has no usable peak.
-        peak_source: one of `PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
+        peak_source: one of `peaks.PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
         seed: what `headtail` draws from, together with the sample's name.
     """
 
@@ -78,7 +55,6 @@ class SamplingRule:
         for name, value, allowed in (
             ("method", self.method, SAMPLINGS),
             ("fallback", self.fallback, FALLBACKS),
-            ("peak_source", self.peak_source, ("auto", *PEAK_SOURCES)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
@@ -86,28 +62,59 @@ class SamplingRule:
             raise ValueError(f"n is {self.n}, expected at least 1")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file in a store, as it was listed: `path` is its mirror path (`remote.mirror_path`), `size` is in bytes,
-    `changed` the time of its last change in ns since 1970, 0 where the store tells none.
+@dataclass(frozen=True, slots=True, order=True)
+class Url:
+    """A file or directory in a store that fsspec reaches, as `str` shows it: `s3://bucket/directory/file`.
+
+    Joins and takes apart like a `Path`; `storage.places.place` makes one of text.
     """
 
-    path: Path
+    protocol: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.where}"
+
+    def __truediv__(self, other: Path | Url | str) -> Path | Url:
+        if isinstance(other, Url) or Path(other).is_absolute():
+            return other if isinstance(other, Url) else Path(other)
+        parts = PurePosixPath(other).parts
+        return Url(self.protocol, "/".join((self.where, *parts)))
+
+    def __rtruediv__(self, other: Path) -> Url:
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.where.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> Url:
+        return Url(self.protocol, self.where.rpartition("/")[0])
+
+    def is_below(self, other: Url) -> bool:
+        """Whether this lies in the directory `other`, or in one of its directories."""
+        return self.protocol == other.protocol and self.where.startswith(f"{other.where}/")
+
+
+Place: TypeAlias = Path | Url
+"""Where something lies: on this machine, or in a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file in a store, as it was listed; `size` is in bytes."""
+
+    url: Url
     size: int
-    changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """What of a sample lies in a store: it is at its mirror paths only while it is at hand (`fetch.at_hand`).
-
-    `files` are its video and its action-unit files, `directories` those of its `au_dirs` that are there, `limit`
-    is the most bytes that the cache may hold.
-    """
-
-    files: tuple[StoredFile, ...]
-    directories: tuple[Path, ...]
-    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +123,17 @@ class Sample:
 
     `video` is None when no file was found; of a face stream it is the `.npy` file of the faces. `au_dirs`
     are the directories whose action-unit files may belong to this sample, in the order in which they are
-    tried (`peaks.read_peak`). `fetch` is None where all of this lies on this machine.
+    tried (`peaks.read_peak`). `remote` are those of its files that lie in a store and have to be fetched.
     """
 
     dataset: str
     name: str
-    video: Path | None
-    au_dirs: tuple[Path, ...]
+    video: Place | None
+    au_dirs: tuple[Place, ...]
     rule: SamplingRule
-    target: Path
+    target: Place
     stream: str = "frame"
-    fetch: Fetch | None = None
+    remote: tuple[RemoteFile, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stream not in STREAMS:
@@ -134,6 +141,28 @@ class Sample:
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Shard `index`, from 0, of the `count` that divide a run."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= _MOST_SHARDS:
+            raise ValueError(f"num-shards is {self.count}, expected 1 to {_MOST_SHARDS}")
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
+
+    def __str__(self) -> str:
+        return f"{self.index} of {self.count}"
+
+    @property
+    def tag(self) -> str:
+        """What its files have in their names, `00003-of-00008`."""
+        return f"{self.index:05}-of-{self.count:05}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +177,7 @@ class Peak:
     after: int | None
     total: int | None
     source: str
-    file: Path
+    file: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +192,8 @@ class NoPeak:
 class VideoFacts:
     """What a decoder has to know of a video before it opens it.
 
-    `width` and `height` are in pixels before rotation; `bt709` says that the stream's colour tags name
-    BT.709; `rotation` is the counter-clockwise turn in degrees (0, 90, 180, 270) that makes the picture
-    upright; `bytes` is the size of the file.
+    `width` and `height` are in pixels before rotation; `bt709`: the stream is tagged as BT.709; `rotation` is the
+    counter-clockwise turn in degrees (0, 90, 180, 270) that makes the picture upright; `bytes` is the file's size.
     """
 
     width: int
@@ -181,9 +209,9 @@ class VideoFacts:
 class FramePlan:
     """Which frames of a sample's video are wanted, and why.
 
-    `indices` holds `rule.n` presentation-order frame numbers, ascending, repeats allowed, every one
-    below `frames` (the count of the video's presented frames, by demuxing). `fallback` says why the
-    rule's fallback was taken and `clamp` what was clamped into the video; None where neither happened.
+    `indices` are `rule.n` frame numbers in presentation order, ascending, repeats allowed, each below `frames`, the
+    count of presented frames. `fallback` says why the rule's fallback was taken, `clamp` what was clamped into the
+    video; else they are None.
     """
 
     sample: Sample
@@ -221,10 +249,10 @@ def _nothing() -> None:
 class FrameBatch:
     """Decoded frames of one or more samples.
 
-    `pixels` is uint8 RGB `[R, size, size, 3]`: a NumPy array on the host, or a torch tensor on a device,
-    filled behind the `torch.cuda.Event` that is then in `ready`. `spans[i]` are the rows of `plans[i]`,
-    exactly `rule.n` of them; rows in no span hold nothing of use. The memory may be borrowed from the
-    decoder: whoever has read `pixels` for the last time calls `release`, once, and touches them no more.
+    `pixels` is uint8 RGB `[R, size, size, 3]`: a NumPy array on the host, or a torch tensor on a device that is
+    filled when the `torch.cuda.Event` in `ready` has passed. `spans[i]` are the `rule.n` rows of `plans[i]`; rows in
+    no span hold nothing of use. The memory may be borrowed from the decoder: the last reader of `pixels` calls
+    `release`, once.
     """
 
     plans: tuple[FramePlan, ...]

@@ -4,6 +4,6 @@
     add_layer_norm   residual + delta, and its LayerNorm
     compile          a `.cu` file -> a kernel that runs on torch's current stream
 
-A reference and its kernel take the same arguments; `tests/test_kernels.py` holds them against each other.
+A reference and its kernel take the same arguments; `tests/kernels/` holds them against each other.
 Importing this package imports neither torch nor CuPy.
 """

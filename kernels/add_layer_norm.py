@@ -14,8 +14,6 @@ import torch.nn.functional as F
 
 from gpupeak.kernels.compile import Kernel, load
 
-__all__ = ["AddLayerNorm", "add_layer_norm", "cuda_add_layer_norm"]
-
 AddLayerNorm: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
 ]

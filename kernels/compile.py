@@ -14,8 +14,6 @@ import torch
 
 from gpupeak.errors import DeviceError
 
-__all__ = ["Kernel", "load", "options", "source"]
-
 
 def source(name: str) -> Path:
     """The CUDA source of a kernel; it holds one `extern "C"` function, named like the file."""

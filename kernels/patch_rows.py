@@ -15,8 +15,6 @@ import torch
 
 from gpupeak.kernels.compile import Kernel, load
 
-__all__ = ["PatchRows", "cuda_patch_rows", "patch_rows"]
-
 PatchRows: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """`patch_rows`, or the kernel that does the same."""
 

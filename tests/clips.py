@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
@@ -23,14 +23,17 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-__all__ = ["KINDS", "cut", "decode_in_full", "pictures", "remux", "rotate", "write_audio", "write_clip", "write_kind"]
+__all__ = [
+    *("KINDS", "cut", "decode_in_full", "pictures", "remux", "rotate", "with_data"),
+    *("write_audio", "write_clip", "write_kind"),
+]
 
 Options: TypeAlias = dict[str, str]
+Picture: TypeAlias = npt.NDArray[np.uint8]
+Packets: TypeAlias = "list[Packet[Any]]"
 
 
-def pictures(
-    frames: int, size: tuple[int, int] = (96, 64), seed: int = 0, scenes: int = 1
-) -> Iterator[npt.NDArray[np.uint8]]:
+def pictures(frames: int, size: tuple[int, int] = (96, 64), seed: int = 0, scenes: int = 1) -> Iterator[Picture]:
     """RGB pictures `[height, width, 3]` of a texture that moves, the number of each in binary along the top."""
     width, height = size
     textures = np.random.default_rng(seed).integers(0, 256, (scenes, height // 4 + 40, width // 4 + 60, 3), np.uint8)
@@ -57,6 +60,7 @@ def write_clip(
     colorspace: int | None = None,
     scenes: int = 1,
     seed: int = 0,
+    drawn: Iterable[Picture] | None = None,
 ) -> Path:
     """Write a clip and return its path; the suffix names the container.
 
@@ -64,6 +68,7 @@ def write_clip(
         times: when each frame is presented, in units of 1/fps s; one unit each if None.
         colorspace: the matrix (ITU-T H.273) by which the pictures are converted and that is tagged.
         scenes: how many scenes, cut hard.
+        drawn: the pictures, if not those of `pictures`.
     """
     with _own_priority(), av.open(str(path), "w", options=mux_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
@@ -72,7 +77,7 @@ def write_clip(
         stream.pix_fmt = pix_fmt
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
-        for number, picture in enumerate(pictures(frames, size, seed, scenes)):
+        for number, picture in enumerate(drawn or pictures(frames, size, seed, scenes)):
             frame = VideoFrame.from_ndarray(picture, format="rgb24")
             frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace)
             frame.pts = number if times is None else times[number]
@@ -115,7 +120,7 @@ def write_audio(path: Path) -> Path:
     return path
 
 
-def remux(source: Path, path: Path, change: Callable[[list[Packet[Any]]], list[Packet[Any]]]) -> Path:
+def remux(source: Path, path: Path, change: Callable[[Packets], Packets]) -> Path:
     """Copy the packets of a clip that `change` returns, as it returns them."""
     with av.open(str(source)) as given, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(given.streams.video[0])
@@ -123,6 +128,14 @@ def remux(source: Path, path: Path, change: Callable[[list[Packet[Any]]], list[P
             packet.stream = stream
             container.mux(packet)
     return path
+
+
+def with_data(packet: Packet[Any], data: bytes) -> Packet[Any]:
+    """A packet as another, but for its data."""
+    copy: Packet[Any] = Packet(data)
+    copy.time_base, copy.pts, copy.dts = packet.time_base, packet.pts, packet.dts
+    copy.is_keyframe, copy.duration = packet.is_keyframe, packet.duration
+    return copy
 
 
 def cut(source: Path, path: Path, first: int) -> Path:
@@ -143,14 +156,17 @@ def rotate(source: Path, path: Path, matrix: tuple[int, int, int, int]) -> Path:
 def _shown_early(path: Path, frames: int, options: Options | None = None) -> Path:
     """An edit list that cuts the first `frames` off: their packets are there, for the others to refer to."""
 
-    def earlier(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+    def earlier(packets: Packets) -> Packets:
         for packet in packets:
-            assert packet.pts is not None and packet.dts is not None
-            shift = int(frames / 25 / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            _delay(packet, -int(frames / 25 / packet.time_base))
         return packets
 
     return remux(write_clip(path.with_name(f"whole_{path.name}"), options=options), path, earlier)
+
+
+def _delay(packet: Packet[Any], time: int) -> None:
+    assert packet.pts is not None and packet.dts is not None
+    packet.pts, packet.dts = packet.pts + time, packet.dts + time
 
 
 def _cut(path: Path, first: int, codec: str = "libx264", options: Options | None = None) -> Path:
@@ -170,22 +186,19 @@ def _packed(path: Path) -> Path:
     options = {"bf": "1", "b_strategy": "0", "g": "24", "sc_threshold": "1000000000", "qscale": "3"}
     plain = write_clip(path.with_name("unpacked.avi"), codec="mpeg4", options=options)
 
-    def pack(packets: list[Packet[Any]]) -> list[Packet[Any]]:
-        vops = [bytes(packet) for packet in packets]
-        vops[0] = b"\0\0\1\xb2DivX503b1393p\0" + vops[0]
+    def pack(packets: Packets) -> Packets:
         payloads: list[bytes] = []
-        for vop in vops:
+        for vop in map(bytes, packets):
             if _vop_type(vop) == 2:
                 # A P-VOP of time increment 0 (of 25 a second, 5 bits) with vop_coded 0.
                 payloads[-1:] = [payloads[-1] + vop, b"\0\0\1\xb6" + int("0101000001011111", 2).to_bytes(2, "big")]
             else:
                 payloads.append(vop)
-        packed = []
-        for number, payload in enumerate(payloads):
-            packet: Packet[Any] = Packet(payload)
+        payloads[0] = b"\0\0\1\xb2DivX503b1393p\0" + payloads[0]
+        packed = [Packet(payload) for payload in payloads]
+        for number, packet in enumerate(packed):
             packet.time_base, packet.pts, packet.dts = Fraction(1, 25), number, number
-            packet.is_keyframe = _vop_type(payload) == 0
-            packed.append(packet)
+            packet.is_keyframe = _vop_type(payloads[number]) == 0
         return packed
 
     return remux(plain, path, pack)
@@ -198,7 +211,7 @@ def _vop_type(data: bytes) -> int:
 def _hidden(path: Path) -> Path:
     """VP8 with every fifth frame hidden, as alternate reference frames are: show_frame is bit 4 (RFC 6386, 9.1)."""
 
-    def hide(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+    def hide(packets: Packets) -> Packets:
         for packet in packets[3::5]:
             data = bytes(packet)
             packet.update(bytes([data[0] & ~0x10]) + data[1:])
@@ -209,8 +222,7 @@ def _hidden(path: Path) -> Path:
 
 def _without_vui(path: Path) -> Path:
     """H.264 that does not say how many frames are reordered: its sequence parameter set ends before its VUI."""
-    options = {"g": "24", "x264-params": "bframes=5:b-adapt=0:b-pyramid=2"}
-    whole = write_clip(path.with_name(f"vui_{path.name}"), options=options)
+    whole = write_clip(path.with_name(f"vui_{path.name}"), options=_PYRAMID)
     with av.open(str(whole)) as container:
         header = container.streams.video[0].codec_context.extradata or b""
     unit = header[8 : 8 + int.from_bytes(header[6:8], "big")]
@@ -242,25 +254,22 @@ def _two_encoders(path: Path) -> Path:
             packets += encoder.encode(None)
             for number, packet in enumerate(packets):
                 sets = (encoder.extradata or b"") if number == 0 else b""
-                copy: Packet[Any] = Packet(sets + bytes(packet))
-                assert packet.pts is not None and packet.dts is not None
-                copy.time_base, copy.stream = Fraction(1, 25), stream
-                copy.pts, copy.dts, copy.is_keyframe = (
-                    packet.pts + 24 * part,
-                    packet.dts + 24 * part,
-                    packet.is_keyframe,
-                )
+                copy = with_data(packet, sets + bytes(packet))
+                _delay(copy, 24 * part)
+                copy.stream = stream
                 container.mux(copy)
     return path
 
 
 _VFR = tuple(number + number // 5 * 2 + number // 7 * 5 for number in range(48))
+_PYRAMID = {"g": "24", "x264-params": "bframes=5:b-adapt=0:b-pyramid=2"}
 _OPEN_GOP = {"x264-params": "keyint=12:open-gop=1:bframes=3:b-pyramid=normal:scenecut=0"}
+_AV1_OPEN_GOP = {"svtav1-params": "keyint=16:irefresh-type=1"}
 _CLOCKWISE, _HALF, _COUNTER = (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)
 
 
-def _x265(params: str) -> Options:
-    return {"x265-params": f"log-level=none:{params}"}
+def _hevc(params: str, make: Callable[..., Path] = write_clip, **more: Any) -> Callable[[Path], Path]:
+    return partial(make, codec="libx265", options={"x265-params": f"log-level=none:{params}"}, **more)
 
 
 KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
@@ -272,10 +281,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "h264_raw": (".h264", write_clip),
     "h264_fragmented": (".mp4", partial(write_clip, mux_options={"movflags": "frag_keyframe+empty_moov"})),
     "h264_short_gop": (".mp4", partial(write_clip, options={"g": "12"})),
-    "h264_pyramid": (
-        ".mp4",
-        partial(write_clip, options={"g": "24", "x264-params": "bframes=5:b-adapt=0:b-pyramid=2"}),
-    ),
+    "h264_pyramid": (".mp4", partial(write_clip, options=_PYRAMID)),
     "h264_no_vui": (".mp4", _without_vui),
     "h264_no_vui_mkv": (".mkv", _without_vui),
     "h264_open_gop": (".mp4", partial(write_clip, options=_OPEN_GOP)),
@@ -304,17 +310,14 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "h264_rotated_mkv": (".mkv", _rotated_mkv),
     "h264_one_frame": (".mp4", partial(write_clip, frames=1)),
     "h264_three_frames": (".mp4", partial(write_clip, frames=3)),
-    "hevc": (".mp4", partial(write_clip, codec="libx265", options=_x265("keyint=12"))),
-    "hevc_mkv": (".mkv", partial(write_clip, codec="libx265", options=_x265("keyint=16:bframes=4:b-pyramid=1"))),
-    "hevc_ts": (".ts", partial(write_clip, codec="libx265", options=_x265("keyint=12"))),
-    "hevc_layers": (
-        ".mp4",
-        partial(write_clip, codec="libx265", options=_x265("temporal-layers=3:bframes=3:b-adapt=0")),
-    ),
-    "hevc_closed_gop": (".mp4", partial(write_clip, codec="libx265", options=_x265("keyint=12:open-gop=0"))),
-    "hevc_10_bit": (".mp4", partial(write_clip, codec="libx265", pix_fmt="yuv420p10le", options=_x265("keyint=12"))),
-    "hevc_cut": (".mkv", partial(_cut, first=12, codec="libx265", options=_x265("keyint=12"))),
-    "hevc_cut_radl": (".mp4", partial(_cut, first=12, codec="libx265", options=_x265("keyint=12:open-gop=0:radl=2"))),
+    "hevc": (".mp4", _hevc("keyint=12")),
+    "hevc_mkv": (".mkv", _hevc("keyint=16:bframes=4:b-pyramid=1")),
+    "hevc_ts": (".ts", _hevc("keyint=12")),
+    "hevc_layers": (".mp4", _hevc("temporal-layers=3:bframes=3:b-adapt=0")),
+    "hevc_closed_gop": (".mp4", _hevc("keyint=12:open-gop=0")),
+    "hevc_10_bit": (".mp4", _hevc("keyint=12", pix_fmt="yuv420p10le")),
+    "hevc_cut": (".mkv", _hevc("keyint=12", _cut, first=12)),
+    "hevc_cut_radl": (".mp4", _hevc("keyint=12:open-gop=0:radl=2", _cut, first=12)),
     "vp9": (".webm", partial(write_clip, codec="libvpx-vp9", options={"g": "16", "lag-in-frames": "12"})),
     "vp9_odd": (".mp4", partial(write_clip, codec="libvpx-vp9", size=(95, 63), options={"g": "16", "cpu-used": "5"})),
     "vp8": (".webm", partial(write_clip, codec="libvpx", options={"g": "16", "auto-alt-ref": "1"})),
@@ -322,10 +325,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "vp8_cut": (".webm", partial(_cut, first=5, codec="libvpx", options={"g": "16"})),
     "av1": (".mp4", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
     "av1_mkv": (".mkv", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
-    "av1_open_gop": (
-        ".webm",
-        partial(write_clip, codec="libsvtav1", options={"svtav1-params": "keyint=16:irefresh-type=1"}),
-    ),
+    "av1_open_gop": (".webm", partial(write_clip, codec="libsvtav1", options=_AV1_OPEN_GOP)),
     "mpeg4_avi": (".avi", partial(write_clip, codec="mpeg4", size=(95, 63))),
     "mpeg4_avi_b": (".avi", partial(write_clip, codec="mpeg4", options={"bf": "2", "g": "15"})),
     "mpeg4_avi_packed": (".avi", _packed),

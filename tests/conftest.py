@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from clips import write_kind
 
-from gpupeak.demo.corpus import Corpus, make_corpus
+from gpupeak.demo.corpus import DemoCorpus, make_corpus
 
 
 def pytest_configure() -> None:
@@ -27,6 +27,6 @@ def clip_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
     """The corpus of `gpupeak demo`."""
     return make_corpus(tmp_path_factory.mktemp("corpus"))

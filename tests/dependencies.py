@@ -30,9 +30,7 @@ PAGE = ROOT / "docs/dependencies.md"
 OTHER_PYTHONS = {
     "async-timeout": "Apache-2.0",
     "exceptiongroup": "MIT",
-    "pytz": "MIT",
     "tomli": "MIT",
-    "tzdata": "Apache-2.0",
 }
 """Needed on Python 3.10 only, each with its licence."""
 _HEAD = """\

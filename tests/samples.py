@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpupeak import ExtractConfig
+from gpupeak.features import records
 from gpupeak.types import FeatureBatch, FramePlan, Sample, SamplingRule
 
 ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
@@ -42,3 +45,8 @@ def features(directory: Path, *names: str, n: int = 8, dim: int = 4, dtype: type
     rows = np.arange(len(names) * n * dim, dtype=dtype).reshape(-1, dim)
     spans = tuple((i * n, (i + 1) * n) for i in range(len(names)))
     return FeatureBatch(tuple(plan(directory, name, n) for name in names), rows, spans, ({},) * len(names))
+
+
+def read_manifest(directory: Path) -> list[dict[str, Any]]:
+    """What stands in a directory's manifests, those of shards that are not yet merged included."""
+    return [json.loads(line.raw) for line in records.read_manifest(directory)]

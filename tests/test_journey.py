@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_clip
+from samples import read_manifest
 
 import gpupeak
-from gpupeak.demo.corpus import CLIPS, Corpus
-from gpupeak.features.directory import read_manifest
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 
 ENCODER = ("--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0", "--device", "cpu", "--workers", "2")
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
@@ -32,7 +32,7 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
     return done
 
 
-def test_from_two_datasets_to_features_that_load(corpus: Corpus, tmp_path: Path) -> None:
+def test_from_two_datasets_to_features_that_load(corpus: DemoCorpus, tmp_path: Path) -> None:
     out = tmp_path / "features"
     given = ["--datasets", *corpus.datasets, "--dataset-root", corpus.dataset_root, "--output-root", out]
     given += ["--mer-factory-output", corpus.mer_factory_output, "--config", corpus.config_file, *ENCODER]

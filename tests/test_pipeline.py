@@ -82,12 +82,9 @@ def test_no_samples_no_outcomes() -> None:
 def test_a_stage_that_breaks_ends_the_run_with_its_error_and_every_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     decoder = Decoder()
+    encoder = Encoder(fault=RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        line(
-            (sample(tmp_path, str(i)) for i in range(10_000)),
-            decoder=decoder,
-            encoder=Encoder(fault=RuntimeError("out of memory")),
-        )
+        line((sample(tmp_path, str(i)) for i in range(10_000)), decoder=decoder, encoder=encoder)
     assert decoder.ended
     assert decoder.asked < 20, "nothing piles up behind a broken stage"
     assert threading.active_count() == before
@@ -111,11 +108,9 @@ def test_a_slow_encoder_holds_reading_ahead_back(tmp_path: Path) -> None:
 
 
 def test_stop_finishes_what_is_being_encoded_and_reaches_no_more(tmp_path: Path) -> None:
-    stop, decoder = threading.Event(), Decoder()
-    outcomes = []
-    for outcome in pipeline.run(
-        (sample(tmp_path, str(i)) for i in range(100_000)), decoder, Encoder(), NpyWriter(), stop=stop
-    ):
+    stop, decoder, outcomes = threading.Event(), Decoder(), list[Outcome]()
+    samples = (sample(tmp_path, str(i)) for i in range(100_000))
+    for outcome in pipeline.run(samples, decoder, Encoder(), NpyWriter(), stop=stop):
         outcomes.append(outcome)
         stop.set()
     assert decoder.ended

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_clip
-from samples import ENCODER, small
+from samples import ENCODER, read_manifest, small
 
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
-from gpupeak.features.directory import read_manifest
 from gpupeak.tally import Silent, Tally
 from gpupeak.types import Outcome
 

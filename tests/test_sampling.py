@@ -17,6 +17,7 @@ from gpupeak.sampling import choose, emotion_peak, headtail, middle, uniform, un
 from gpupeak.types import NoPeak, Peak, SamplingRule
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "emotion_peak_sample.json").read_text())
+assert len(VECTORS) == 200
 NO_FILE = NoPeak("no AU file", "nothing of this sample in /aus")
 COUNTS = [*range(1, 130), 250, 299, 300, 999, 1000, 4096, 86_399, 1_000_003]
 
@@ -28,18 +29,9 @@ def a_peak(index: int, before: int | None = None, after: int | None = None, tota
 def slow_emotion_peak(peak: int, before: int, after: int, total: int, n: int) -> list[int]:
     """The rule step by step, with every list written out."""
     peak = min(max(peak, 0), total - 1)
-    if before >= 2 and after >= 2:
-        around = [-1, 1, -2, 2]
-    elif before == 1 and after >= 2:
-        around = [-1, 1, 2]
-    elif before >= 2 and after == 1:
-        around = [-1, 1, -2]
-    elif before == 1 and after == 1:
-        around = [-1, 1]
-    elif before == 0:
-        around = [1, 2]
-    else:
-        around = [-1, -2]
+    around = {(2, 2): [-1, 1, -2, 2], (1, 2): [-1, 1, 2], (2, 1): [-1, 1, -2], (1, 1): [-1, 1]}.get(
+        (min(before, 2), min(after, 2)), [1, 2] if before == 0 else [-1, -2]
+    )
     taken = [peak, *(peak + step for step in around if 0 <= peak + step < total)][:n]
     rest = [index for index in range(total) if index not in taken]
     missing = n - len(taken)
@@ -58,9 +50,6 @@ class TestEmotionPeak:
     @pytest.mark.parametrize(("total", "peak", "before", "after", "indices"), VECTORS)
     def test_agrees_with_the_consumer(self, total: int, peak: int, before: int, after: int, indices: list[int]) -> None:
         assert emotion_peak(peak, before, after, total) == indices
-
-    def test_there_are_vectors(self) -> None:
-        assert len(VECTORS) == 200
 
     @given(
         total=st.integers(1, 400),
@@ -147,13 +136,9 @@ class TestHeadtail:
         assert sum(index < frames // 2 for index in drawn) == count or (count == 0 and drawn == [0])
         assert 0 <= drawn[0] <= drawn[-1] < frames
 
-    def test_one_frame_gives_zeros(self) -> None:
-        assert headtail(1, 8, 0, "a") == [0] * 8
-
-    def test_seed_and_name_matter_and_nothing_else(self) -> None:
+    def test_seed_and_name_matter(self) -> None:
         draws = {tuple(headtail(300, 8, seed, name)) for seed in (0, 1) for name in ("a", "b", "中文")}
         assert len(draws) == 6
-        assert headtail(300, 8, 0, "a") == headtail(300, 8, 0, "a")
 
     def test_the_draw_never_changes(self) -> None:
         # Features are compared across runs and machines: these very numbers must stay.
@@ -183,9 +168,8 @@ class TestChoose:
 
     @pytest.mark.parametrize("total", [0, -7, 10**400])
     def test_an_impossible_total_is_none(self, total: int) -> None:
-        assert choose(SamplingRule(), "a", 300, a_peak(120, total=total)) == choose(
-            SamplingRule(), "a", 300, a_peak(120)
-        )
+        rule = SamplingRule()
+        assert choose(rule, "a", 300, a_peak(120, total=total)) == choose(rule, "a", 300, a_peak(120))
 
     def test_a_peak_past_the_end_is_clamped_and_recorded(self) -> None:
         choice = choose(SamplingRule(), "a", 300, a_peak(310))
@@ -211,11 +195,8 @@ class TestChoose:
     def test_without_a_peak_the_fallback_is_taken_and_recorded(self, fallback: str, rule) -> None:
         choice = choose(SamplingRule(fallback=fallback), "a", 300, NO_FILE)
         assert choice == (tuple(rule(300, 8)), NO_FILE, None)
-
-    def test_no_peak_looked_for_is_a_reason_too(self) -> None:
-        choice = choose(SamplingRule(), "a", 300, None)
-        assert choice.fallback is not None
-        assert choice.fallback.reason == "no AU directory"
+        missing = choose(SamplingRule(fallback=fallback), "a", 300, None).fallback
+        assert missing is not None and missing.reason == "no AU directory"
 
     def test_fallback_fail_fails_the_sample(self) -> None:
         with pytest.raises(SampleError, match="no AU file: nothing of this sample in /aus") as caught:

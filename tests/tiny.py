@@ -11,8 +11,7 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights import cache
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
@@ -24,7 +23,7 @@ SPEC = EncoderSpec("TINY", "TINY", SHAPE.dim, SHAPE.size, "ViT-L-14-quickgelu", 
 
 def state(seed: int = 0, shape: TowerShape = SHAPE) -> dict[str, torch.Tensor]:
     """Random weights in open_clip's naming."""
-    return draw_state(seed, expected_state(shape))
+    return random_state(seed, expected_state(shape))
 
 
 def images(count: int = 2, size: int = SHAPE.size) -> torch.Tensor:
@@ -70,8 +69,7 @@ def difference(features: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache directory of this test's own, and a process that remembers nothing."""
+    """A user's cache directory of this test's own; what this process knows of another is not looked at."""
     home = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    monkeypatch.setattr(cache, "_here", {"files": {}, "tags": {}})
     return home

@@ -24,10 +24,9 @@ from gpupeak.check.affectgpt_yaml import Document, Section, Unusable, Value, rea
 from gpupeak.corpora.datasets import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.features.directory import is_whole, npy_header, read_manifest
+from gpupeak.features.npy import is_whole, npy_header
+from gpupeak.features.records import read_manifest
 from gpupeak.storage.files import is_directory
-
-__all__ = ["Check", "Judgement", "Setting", "check", "consumer_directory", "emit"]
 
 INFERENCE, TRAINING = "inference", "training"
 
@@ -40,13 +39,7 @@ _DEFAULTS: Mapping[str, Value] = {
 _N_FRMS = "model.vis_processor.train.n_frms"
 _TRAINING_SETS = ("mercaptionplus", "ovmerd")
 """AffectGPT's training sets; inference takes face_or_frame from their sections, which have to agree."""
-_SWITCHES = {
-    "frame_sampling",
-    "frame_n_frms",
-    "preextracted_root",
-    "use_preextracted_frame",
-    "use_preextracted_features",
-}
+_SWITCHES = {*_PATH_KEYS[:3], "use_preextracted_frame", "use_preextracted_features"}
 """A section that has one of these means to say how frames are loaded."""
 _SHOWN = 3
 
@@ -95,10 +88,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What AffectGPT would do with a configuration.
-
-    `no_effect` names what looks as if it switched something on, and says what does.
-    """
+    """What AffectGPT would do with a configuration; `no_effect`: what only looks as if it switched something on."""
 
     file: Path
     run_dir: Path
@@ -142,10 +132,10 @@ def check(
     Raises:
         ConfigError: the file cannot be read or is no configuration of AffectGPT, or a key's value is of no use.
     """
-    document = read_document(file, options)
     try:
+        document = read_document(file, options)
         return _check(file, document, tuple(dict.fromkeys(map(_lower, datasets))), face_or_frame, run_dir)
-    except _Useless as error:
+    except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
@@ -164,11 +154,8 @@ def emit(
 ) -> str:
     """The YAML that makes AffectGPT load what `extract` with the same settings writes.
 
-    Args:
-        datasets: whose directories are named in a comment, and with `training` have a section each; without any,
-            AffectGPT's two training sets have one.
-        output_root: relative to where AffectGPT runs.
-        training: print sections for training, too.
+    A comment names the directories of `datasets`. With `training`, each has a section, too; without any, AffectGPT's
+    two training sets. `output_root` is relative to where AffectGPT runs.
 
     Raises:
         ConfigError: there is no such encoder, or YAML would read a name or `output_root` as something else.
@@ -201,10 +188,6 @@ def emit(
     return "\n".join(lines) + "\n"
 
 
-class _Useless(Exception):
-    """A key of the file has a value of no use: the key, the value and what is expected."""
-
-
 def _check(file: Path, document: Document, asked: tuple[str, ...], face_or_frame: str | None, run_dir: Path) -> Check:
     told = {name: section for name, section in document.datasets.items() if _SWITCHES & section.keys()}
     judgements: list[Judgement] = []
@@ -212,21 +195,17 @@ def _check(file: Path, document: Document, asked: tuple[str, ...], face_or_frame
     if document.inference is not None:
         settings = _settings(document.inference, INFERENCE, document, _DEFAULTS)
         frames, doubt = _frames_at_inference(document, face_or_frame)
-        if doubt:
-            warnings.append(doubt)
+        warnings += [doubt] if doubt else []
         names = asked or _meant(settings, told, run_dir) or default_datasets()
         judgements += [_inference(name, settings, frames, run_dir) for name in names]
-    elif asked:
-        no_section = "no section inference, and at inference AffectGPT reads nothing else"
-        judgements += [
-            Judgement(name, INFERENCE, (), None, 0, expected_samples().get(name), (no_section,), "does not start")
-            for name in asked
-        ]
-    judgements += [
-        _training(name, section, document, run_dir)
-        for name, section in told.items()
-        if not asked or _lower(name) in asked
-    ]
+    else:
+        why = ("no section inference, and at inference AffectGPT reads nothing else",)
+        for name in asked:
+            expected = expected_samples().get(name)
+            judgements.append(Judgement(name, INFERENCE, (), None, 0, expected, why, "does not start"))
+    for name, section in told.items():
+        if not asked or _lower(name) in asked:
+            judgements.append(_training(name, section, document, run_dir))
     return Check(file, run_dir, tuple(judgements), tuple(_without_effect(document, told)), tuple(warnings))
 
 
@@ -261,22 +240,22 @@ def _settings(section: Section, path: str, document: Document, defaults: Mapping
         else:
             setting = Setting(key, defaults.get(key), "default")
         if isinstance(setting.value, Unusable):
-            raise _Useless(f"{setting.origin} {setting.value.reason}")
+            raise ConfigError(f"{setting.origin} {setting.value.reason}")
         found[key] = setting
     root = found["preextracted_root"]
     if root.value is not None and not isinstance(root.value, str):
-        raise _Useless(f"{root.origin} is {root.value!r}, expected a path")
+        raise ConfigError(f"{root.origin} is {root.value!r}, expected a path")
     return found
 
 
-def _usable(section: Section, path: str, key: str) -> str | int | float | bool | None:
+def _usable(section: Section, path: str, key: str) -> Value:
     value = section.get(key)
     if isinstance(value, Unusable):
-        raise _Useless(f"{path}.{key} {value.reason}")
+        raise ConfigError(f"{path}.{key} {value.reason}")
     return value
 
 
-def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[str | None, str | None]:
+def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[list[str], str | None]:
     """Why AffectGPT does not use frames at inference, if it does not; and what is to be seen to, if it may."""
     if face_or_frame is not None:
         return _without_frames("--outside_face_or_frame", face_or_frame), None
@@ -286,19 +265,18 @@ def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple
         if "face_or_frame" in document.datasets.get(name, ())
     }
     if not given:
-        return None, (
+        return [], (
             "face_or_frame is in neither datasets.mercaptionplus nor datasets.ovmerd: "
             "AffectGPT has to be given --outside_face_or_frame, with frame in it"
         )
     if len(set(given.values())) > 1:
         told = " and ".join(f"{key} is {value!r}" for key, value in given.items())
-        return f"{told}, and AffectGPT takes only one", None
-    key, value = next(iter(given.items()))
-    return _without_frames(key, value), None
+        return [f"{told}, and AffectGPT takes only one"], None
+    return _without_frames(*given.popitem()), None
 
 
-def _without_frames(key: str, value: object) -> str | None:
-    return None if "frame" in str(value) else f"{key} is {value!r}, without frame in it"
+def _without_frames(key: str, value: object) -> list[str]:
+    return [] if "frame" in str(value) else [f"{key} is {value!r}, without frame in it"]
 
 
 def _warnings(document: Document) -> Iterator[str]:
@@ -314,7 +292,8 @@ def _warnings(document: Document) -> Iterator[str]:
 
 def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator[str]:
     inference = document.inference or {}
-    for path, section in ((INFERENCE, inference), *((f"datasets.{name}", section) for name, section in told.items())):
+    sections = {INFERENCE: inference, **{f"datasets.{name}": section for name, section in told.items()}}
+    for path, section in sections.items():
         if "use_preextracted_features" in section:
             yield (
                 f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is "
@@ -328,10 +307,9 @@ def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator
             "or from --outside_face_or_frame"
         )
     for name, section in told.items():
-        if not section.get("use_preextracted_frame"):
-            keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
-            if keys:
-                yield f"datasets.{name} ({keys}): not read at inference, nor in training without use_preextracted_frame"
+        keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
+        if keys and not section.get("use_preextracted_frame"):
+            yield f"datasets.{name} ({keys}): not read at inference, nor in training without use_preextracted_frame"
     for option in document.ignored:
         yield f"--options {option}: the file has no such section, and AffectGPT adds none"
 
@@ -339,9 +317,9 @@ def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator
 # What it would load
 
 
-def _inference(name: str, settings: Mapping[str, Setting], frames: str | None, run_dir: Path) -> Judgement:
+def _inference(name: str, settings: Mapping[str, Setting], frames: list[str], run_dir: Path) -> Judgement:
     sampling, n = settings["frame_sampling"].value, settings["frame_n_frms"].value
-    problems = [frames] if frames else []
+    problems = [*frames]
     instead = f"decodes the video again and takes its middle frame {n} times"
     if sampling != "emotion_peak":
         problems.append(f"{_told(settings['frame_sampling'])}, and at inference only emotion_peak loads files")
@@ -356,13 +334,12 @@ def _inference(name: str, settings: Mapping[str, Setting], frames: str | None, r
 def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Judgement:
     path = f"datasets.{section_name}"
     settings = _settings(section, path, document, {**_DEFAULTS, "preextracted_root": None})
-    problems = []
+    problems: list[str] = []
     if not _usable(section, path, "use_preextracted_frame"):
         there = "is false" if "use_preextracted_frame" in section else "is not set"
         problems.append(f"{path}.use_preextracted_frame {there}, and in training nothing else loads files")
     if "face_or_frame" in section:
-        without = _without_frames(f"{path}.face_or_frame", _usable(section, path, "face_or_frame"))
-        problems += [without] if without else []
+        problems += _without_frames(f"{path}.face_or_frame", _usable(section, path, "face_or_frame"))
     sampling = settings["frame_sampling"].value
     instead = f"decodes the video again, with {sampling} sampling"
     if sampling == "emotion_peak":
@@ -381,7 +358,7 @@ def _judgement(
 ) -> Judgement:
     """Add what the files have to say to what the keys said."""
     sampling, n, root, encoder = (settings[key].value for key in _PATH_KEYS)
-    directory, files, partly = None, 0, False
+    directory, files, partly = None, set[str](), False
     warnings: list[str] = []
     if n is None:
         problems.append(f"frame_n_frms is not set, nor is its default, {_N_FRMS}")
@@ -390,18 +367,19 @@ def _judgement(
     else:
         directory = consumer_directory(str(root), name, encoder, sampling, n)
         path = run_dir / directory
-        found = _npy_files(path)
-        files = len(found)
-        looks = use == TRAINING or sampling == "emotion_peak"
-        if looks and is_directory(path):
-            broken = _broken(path, found, encoder, n)
-            missing, warnings = _missing(path, found, expected)
-            partly = bool(files and missing and not (problems or broken))
-            problems += [*broken, *missing]
-        elif looks:
-            problems.append(_why_not_there(str(root), directory, run_dir))
+        files = {entry[:-4] for entry in _entries(path) if entry.endswith(".npy")}
+        if use == TRAINING or sampling == "emotion_peak":
+            if is_directory(path):
+                broken = _broken(path, files, encoder, n)
+                missing, warnings = _missing(path, files, expected)
+                partly = bool(files and missing and not (problems or broken))
+                problems += [*broken, *missing]
+            else:
+                problems.append(_why_not_there(str(root), directory, run_dir))
     told = tuple(settings.values())
-    return Judgement(name, use, told, directory, files, expected, tuple(problems), instead, tuple(warnings), partly)
+    return Judgement(
+        name, use, told, directory, len(files), expected, tuple(problems), instead, tuple(warnings), partly
+    )
 
 
 def _told(setting: Setting) -> str:
@@ -428,12 +406,11 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
         problems.append(f"no .npy file in {path}")
     last: dict[str, object] = {}
     with contextlib.suppress(RunError):
-        last = {entry["sample"]: entry.get("outcome") for entry in read_manifest(path)}
-    gone = sorted(name for name, outcome in last.items() if outcome != "failed" and name not in names)
-    if gone:
+        last = {line.sample: line.outcome for line in read_manifest(path)}
+    absent = sorted(last.keys() - names)
+    if gone := [name for name in absent if last[name] != "failed"]:
         problems.append(f"{len(gone)} files of manifest.jsonl are no longer there: {_few(gone)}")
-    failed = sorted(name for name, outcome in last.items() if outcome == "failed" and name not in names)
-    if failed:
+    if failed := [name for name in absent if last[name] == "failed"]:
         told = f"{len(failed)} samples failed when they were extracted, and have no file: {_few(failed)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.
         (problems if expected is None else warnings).append(told)
@@ -451,28 +428,21 @@ def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
     """Which part of a path is not there, and what is there in its place."""
     home = Path(directory).parent
     if is_directory(run_dir / home):
-        others = sorted(entry.name for entry in _entries(run_dir / home) if entry.name.startswith("frame_"))
+        others = sorted(name for name in _entries(run_dir / home) if name.startswith("frame_"))
         there = f"there is {_few(others)}" if others else "there is none of its kind"
         return f"no {Path(directory).name} in {home}, {there}"
     if is_directory(run_dir / root):
         last = Path(os.path.normpath(root)).name
-        to_one = (
-            f"; the root is {last}'s, and AffectGPT appends every other dataset" if last in expected_samples() else ""
-        )
-        return f"no directory {home.name} in {root}{to_one}"
+        other = f"; the root is {last}'s, and AffectGPT appends every other dataset"
+        return f"no directory {home.name} in {root}{other if last in expected_samples() else ''}"
     start = "" if Path(root).is_absolute() else f" in {run_dir.absolute()}"
     literal = "; AffectGPT expands neither ~ nor $" if root.startswith("~") or "$" in root else ""
     return f"preextracted_root is {root}, and there is no such directory{start}{literal}"
 
 
-def _npy_files(path: Path) -> set[str]:
-    return {entry.name[:-4] for entry in _entries(path) if entry.name.endswith(".npy")}
-
-
-def _entries(path: Path) -> list[os.DirEntry[str]]:
+def _entries(path: Path) -> list[str]:
     try:
-        with os.scandir(path) as entries:
-            return list(entries)
+        return [entry.name for entry in path.iterdir()]
     except (OSError, ValueError):  # a path that no file can have is a ValueError
         return []
 

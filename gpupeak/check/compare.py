@@ -13,8 +13,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Difference", "Tolerance", "compare"]
-
 _Vector: TypeAlias = "npt.NDArray[np.float64]"
 
 _LEVEL = 1e-3

@@ -21,21 +21,20 @@ from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, res
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.features.directory import npy_header
-from gpupeak.features.spool import mounted
+from gpupeak.features.npy import npy_header
+from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
-from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.types import Sample
+from gpupeak.storage.places import is_directory, local, place
+from gpupeak.types import Sample, Url
 
-__all__ = ["MISSING", "NOTE", "OK", "STATES", "Finding", "diagnose"]
-
-OK, NOTE, MISSING = STATES = ("ok", "note", "missing")
+OK, NOTE, MISSING = ("ok", "note", "missing")
 """As it should be; the job runs, but slower or after a download; the job cannot run."""
 
 _MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
 _SPARE = 64 << 20  # bytes beside the features: manifests, and a file system that is never quite full
 _READ_SECONDS, _READ_BYTES = 2.0, 256 << 20  # how long and how much is read to learn how fast it can be
 _CHUNK = 4 << 20
+_AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
 _SLOW_READING = 200e6  # bytes/s: 12,799 videos of 1 MB are read in a minute at that
 
 
@@ -48,10 +47,6 @@ class Finding:
     found: str
     advice: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.state not in STATES:
-            raise ValueError(f"state is {self.state!r}, expected one of {', '.join(STATES)}")
-
     def to_json(self) -> dict[str, str | None]:
         """The finding as plain JSON values."""
         return dataclasses.asdict(self)
@@ -63,14 +58,12 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     What `config` names has to be there: a device, a decoder, weights, datasets. What it leaves open may
     be missing, with a note, where the job can run without it or still get it.
     """
-    with mounted(config) as settings:
-        return _diagnose(settings)
-
-
-def _diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
+    remote.forget()
     corpora, datasets = _datasets(config)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    system = f"{platform.python_version()}, {cores} cores, {platform.system()} {platform.machine()}"
     return (
-        _python(),
+        Finding("Python", OK, system),
         _package("torch", "torch", "pip install torch"),
         *_gpu(config),
         _package("PyAV", "av", "pip install av", distribution="av"),
@@ -79,12 +72,6 @@ def _diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
         *datasets,
         _disk(config, corpora),
         *_reading(corpora),
-    )
-
-
-def _python() -> Finding:
-    return Finding(
-        "Python", OK, f"{platform.python_version()}, {_cores()} cores, {platform.system()} {platform.machine()}"
     )
 
 
@@ -106,6 +93,8 @@ def _package(
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     """The driver, the device that was asked for, and what only a GPU's line needs."""
     try:
+        import torch
+
         from gpupeak.decode.nvdec import nvdec_missing
         from gpupeak.lines.build import choose_decoder, choose_device
     except Exception as error:
@@ -118,35 +107,25 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
         return
     device, why = chosen[0][0], ", ".join(told for _, told in chosen)
     on_gpu = device.type == "cuda"
+    if on_gpu:
+        has = torch.cuda.get_device_properties(device.index)
+        why += f", {has.total_memory / 2**30:.0f} GiB, compute capability {has.major}.{has.minor}"
     slow = None if on_gpu or config.device == "cpu" else "it runs, at seconds a sample: gpupeak is made for NVIDIA GPUs"
-    yield Finding("device", OK if slow is None else NOTE, f"{why}{_of_device(device.index) if on_gpu else ''}", slow)
+    yield Finding("device", OK if slow is None else NOTE, why, slow)
     yield _driver(needed=on_gpu)
     try:
         choose_decoder(config.decoder, device)
     except GpupeakError as error:
         yield Finding("NVDEC", MISSING, _line(error), "--decoder auto takes what there is")
     else:
-        lacking = nvdec_missing()
-        instead = "the CPU's cores decode instead" if on_gpu else None
-        yield (
-            Finding("NVDEC", OK, "libnvcuvid.so.1 loads")
-            if lacking is None
-            else Finding("NVDEC", NOTE, lacking, instead)
-        )
-    extra = "pip install 'gpupeak[gpu]'"
-    without = "videos are decoded on the CPU" if on_gpu else "not needed without a GPU"
+        if lacking := nvdec_missing():
+            yield Finding("NVDEC", NOTE, lacking, "the CPU's cores decode instead" if on_gpu else None)
+        else:
+            yield Finding("NVDEC", OK, "libnvcuvid.so.1 loads")
+    extra, needless = "pip install 'gpupeak[gpu]'", None if on_gpu else "not needed without a GPU"
+    without = needless or "videos are decoded on the CPU"
     yield _package("DALI", "nvidia.dali", extra, distribution="nvidia-dali-cuda130", without=without)
-    if on_gpu:
-        yield _package("CuPy", "cupy", extra, distribution="cupy-cuda13x")
-    else:
-        yield _package("CuPy", "cupy", extra, distribution="cupy-cuda13x", without=without)
-
-
-def _of_device(index: int) -> str:
-    import torch
-
-    properties = torch.cuda.get_device_properties(index)
-    return f", {properties.total_memory / 2**30:.0f} GiB, compute capability {properties.major}.{properties.minor}"
+    yield _package("CuPy", "cupy", extra, distribution="cupy-cuda13x", without=needless)
 
 
 def _driver(needed: bool) -> Finding:
@@ -188,14 +167,13 @@ def _weights(config: ExtractConfig) -> Finding:
 
 def _unknown_tag(spec: EncoderSpec, tag: str | None) -> str | None:
     """Why weights cannot be fetched that are not here; where open_clip is not there to say, that is told elsewhere."""
-    try:
+    with contextlib.suppress(Exception):  # whatever importing it provokes
         from gpupeak.encode.openclip import known_tag
 
-        known_tag(spec, str(tag))
-    except WeightsError as error:
-        return _line(error)
-    except Exception:  # whatever importing it provokes
-        return None
+        try:
+            known_tag(spec, str(tag))
+        except WeightsError as error:
+            return _line(error)
     return None
 
 
@@ -213,12 +191,9 @@ def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], tuple[Finding,
     findings = [Finding("datasets", OK, names)]
     for corpus in corpora:
         if corpus.rule.method == "emotion_peak" and not any(map(is_directory, corpus.au_dirs)):
-            searched = ", ".join(map(shown, corpus.au_dirs)) or "--mer-factory-output is not given"
+            searched = ", ".join(map(str, corpus.au_dirs)) or "--mer-factory-output is not given"
             findings.append(Finding("action units", NOTE, f"{corpus.name}: none at {searched}", _AUS))
     return corpora, tuple(findings)
-
-
-_AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
 
 
 def _some(config: ExtractConfig) -> tuple[Corpus, ...]:
@@ -241,9 +216,10 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
     """Free space below the output root, against what all samples take; what is written already counts as free."""
-    root = config.path(config.output_root).absolute()
-    if (url := url_of(root)) is not None:
-        return Finding("output", OK, f"{url}: in a store, where room is not looked for")
+    root = place(config.output_root)
+    if isinstance(root, Url):
+        return Finding("output", OK, f"{root}: in a store, where room is not looked for")
+    root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
     try:
         dim = encoder_spec(config.encoder).dim
@@ -272,13 +248,13 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
             yield Finding("reading", MISSING, fault, "the videos have to be readable")
             continue
         rate = count / seconds
-        slow = rate < _SLOW_READING
-        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {shown(corpus.videos)}"
+        advice: str | None = None
+        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
         if not files:
-            advice: str | None = "gpupeak plan names the samples without a video"
-            found = f"{corpus.name}: no video of its samples below {shown(corpus.videos)}"
-        else:
-            advice = "slower than a GPU's line takes them: copy the videos to a local disk" if slow else None
+            advice = "gpupeak plan names the samples without a video"
+            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
+        elif rate < _SLOW_READING:
+            advice = "slower than a GPU's line takes them: copy the videos to a local disk"
         yield Finding("reading", OK if advice is None else NOTE, found, advice)
 
 
@@ -287,7 +263,7 @@ def _read(samples: Sequence[Sample]) -> tuple[int, float]:
     count, began = 0, time.perf_counter()
     buffer = bytearray(_CHUNK)
     for sample in samples:
-        with at_hand(sample, aus=False), open(sample.video or "", "rb", buffering=0) as stream:  # noqa: PTH123
+        with at_hand(sample, aus=False) as found, local(found.here.video or Path()).open("rb", buffering=0) as stream:
             if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while got := stream.readinto(buffer):
@@ -295,10 +271,6 @@ def _read(samples: Sequence[Sample]) -> tuple[int, float]:
                 if time.perf_counter() - began > _READ_SECONDS or count > _READ_BYTES:
                     return count, time.perf_counter() - began
     return count, time.perf_counter() - began
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _line(error: BaseException) -> str:

@@ -20,17 +20,17 @@ from gpupeak.decode.worker import Done
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
-from gpupeak.features.directory import FeatureDirectory, feature_directory, npy_header, read_manifest
-from gpupeak.features.records import is_record
-from gpupeak.features.spool import mounted, pull
-from gpupeak.run import Job, prepare, settings_of
-from gpupeak.storage import remote
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.npy import npy_header
+from gpupeak.features.records import FAILED, KEPT, ManifestLine, is_record, read_manifest
+from gpupeak.features.remote import copied, copies_below
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.run import Job, feature_place, prepare, settings_of
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import is_file
-from gpupeak.types import PEAK_SOURCES, FramePlan, Sample, SamplingRule
+from gpupeak.storage.places import is_there, local, place
+from gpupeak.types import FramePlan, Place, Sample, SamplingRule, Url
 from gpupeak.video.container import open_clip
-
-__all__ = ["Examination", "ExamineTask", "Extracted", "Survey", "examine", "survey"]
 
 _NAMED = 5
 
@@ -45,7 +45,7 @@ class Survey:
     """
 
     dataset: str
-    directory: Path | str
+    directory: Place
     listed: int
     expected: int | None
     done: int
@@ -71,13 +71,13 @@ def survey(config: ExtractConfig) -> tuple[Survey, ...]:
     """
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
-    with mounted(config) as settings:
-        return tuple(_survey(job, spec) for job in prepare(settings, spec, weights))
+    with copies_below(place(config.output_root)) as copies:
+        return tuple(_survey(job, spec, config) for job in prepare(config, spec, weights, copies))
 
 
-def _survey(job: Job, spec: EncoderSpec) -> Survey:
+def _survey(job: Job, spec: EncoderSpec, config: ExtractConfig) -> Survey:
     rule, tally = job.corpus.rule, job.tally
-    found = count_peaks(job.samples if rule.method == "emotion_peak" else ())
+    found = count_peaks(job.samples if rule.method == "emotion_peak" else (), config)
     missing = [sample.name for sample in job.pending if sample.video is None]
     file_size = len(npy_header((rule.n, spec.dim))) + 4 * rule.n * spec.dim
     return Survey(
@@ -110,7 +110,7 @@ class Extracted:
         problem: why features made now would be of another kind, or the record cannot be read; None if neither.
     """
 
-    file: Path
+    file: Place
     state: str
     recorded: str | None
     indices: tuple[int, ...]
@@ -147,10 +147,10 @@ class Examination:
     def to_json(self) -> dict[str, Any]:
         """The examination as plain JSON values."""
         plan = self.plan
-        peak = plan.peak and {**dataclasses.asdict(plan.peak), "file": remote.shown(plan.peak.file)}
+        peak = plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)}
         return {
             "sample": str(self.sample),
-            "video": remote.shown(self.sample.video),
+            "video": str(self.sample.video),
             "codec": plan.codec,
             "width": self.width,
             "height": self.height,
@@ -183,11 +183,11 @@ def examine(config: ExtractConfig, target: str) -> Examination:
         RunError: the output root cannot be read.
         SampleError: the video cannot be planned.
     """
-    with mounted(config) as settings:
-        return _examine(settings, target)
+    with copies_below(place(config.output_root)) as copies:
+        return _examine(config, copies, target)
 
 
-def _examine(config: ExtractConfig, target: str) -> Examination:
+def _examine(config: ExtractConfig, copies: Path | None, target: str) -> Examination:
     sample, corpus = _find(config, target)
     pool = WorkerPool(1, n=1, size=1, time_limit=config.time_limit, held=0)
     with contextlib.closing(pool):
@@ -195,7 +195,9 @@ def _examine(config: ExtractConfig, target: str) -> Examination:
     if not isinstance(done, Done):
         raise SampleError(done.stage, done.reason)
     found: Examination = done.value
-    return found if corpus is None else dataclasses.replace(found, extracted=_extracted(found.plan, corpus, config))
+    if corpus is None:
+        return found
+    return dataclasses.replace(found, extracted=_extracted(found.plan, corpus, config, copies))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +210,10 @@ class ExamineTask:
         sample = self.sample
         if sample.video is None:
             raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
-        with at_hand(sample):
-            return _of_video(sample, sample.video) if sample.stream == "frame" else _of_faces(sample, sample.video)
+        with at_hand(sample) as found:
+            video = local(found.here.video or Path())
+            seen = _of_video(found.here, video) if sample.stream == "frame" else _of_faces(found.here, video)
+            return dataclasses.replace(seen, sample=sample, plan=found.restored(seen.plan))
 
 
 def _of_faces(sample: Sample, file: Path) -> Examination:
@@ -235,35 +239,33 @@ def _of_video(sample: Sample, video: Path) -> Examination:
         )
 
 
-def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig) -> Extracted:
+def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: Path | None) -> Extracted:
     sample, rule, spec = plan.sample, corpus.rule, encoder_spec(config.encoder)
-    root = config.path(config.output_root)
-    directory = feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
-    pull(directory, lambda name: is_record(name) or name == f"{sample.name}.npy")
+    target = feature_place(config, corpus, spec)
+    directory = copied(target, copies, lambda name: is_record(name) or name == f"{sample.name}.npy")
     file = directory / f"{sample.name}.npy"
     state = "none"
     if os.path.lexists(file):
         features = read_checked(file, rule.n, spec.dim)
         state = features if isinstance(features, str) else f"whole, float32 {list(features.shape)}"
-    entry: dict[str, Any] = {}
+    line: ManifestLine | None = None
     problem: str | None = None
     run: dict[str, Any] | None = None
     try:
-        for line in read_manifest(directory):
-            entry = line if line["sample"] == sample.name else entry
+        for each in read_manifest(directory):
+            line = each if each.sample == sample.name else line
         there = FeatureDirectory(directory, rule.n, spec.dim)
         if run := there.run:
             if run.get("overwriting"):
                 problem = "a run with --overwrite was cut short: some files are still those from before it"
             there.refuse_mixing(settings_of(corpus, spec, identify(spec, config.weights)))
     except ConfigError as error:
-        problem = str(error)
-    indices = entry.get("indices")
-    taken = tuple(indices) if isinstance(indices, list) and all(isinstance(i, int) for i in indices) else ()
+        problem = str(error).replace(str(directory), str(target))
+    taken = line.indices if line else ()
     return Extracted(
-        file,
+        target / f"{sample.name}.npy",
         state,
-        _recorded(entry) if entry else None,
+        _recorded(line) if line else None,
         taken,
         taken == plan.indices if taken else None,
         _made_by(run) if run else None,
@@ -271,10 +273,10 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig) -> Extrac
     )
 
 
-def _recorded(entry: dict[str, Any]) -> str:
-    if entry.get("outcome") == "failed":
-        return f"failed: {entry.get('stage')}: {entry.get('reason')}"
-    return "kept, of unknown origin" if entry.get("outcome") == "kept" else str(entry.get("outcome"))
+def _recorded(line: ManifestLine) -> str:
+    if line.outcome == FAILED:
+        return f"failed: {line.failure}"
+    return "kept, of unknown origin" if line.outcome == KEPT else line.outcome
 
 
 def _made_by(run: dict[str, Any]) -> str:
@@ -291,8 +293,8 @@ def _made_by(run: dict[str, Any]) -> str:
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
     """The sample that is meant, and its dataset if it is of one."""
     config = dataclasses.replace(config, limit=None)
-    path = config.path(target)
-    own_video = remote.is_there(path) if remote.is_url(target) else is_file(path)
+    path = place(target)
+    own_video = is_there(path) if isinstance(path, Url) else is_file(path)
     if own_video and config.stream != "frame":
         rule = SamplingRule("uniform", config.n_frms or SamplingRule().n)
         return Sample(config.name or "video", path.stem, path, (), rule, Path(f"{path.stem}.npy"), config.stream), None
@@ -306,7 +308,7 @@ def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
             samples=None,
         )
         wanted, config = path.stem, own
-    elif path.is_absolute() or path.suffix.lower() in VIDEO_EXTENSIONS:
+    elif isinstance(path, Url) or path.is_absolute() or path.suffix.lower() in VIDEO_EXTENSIONS:
         raise ConfigError(f"there is no video {path}")
     else:
         dataset, _, wanted = target.rpartition("/")

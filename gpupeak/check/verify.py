@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import random
 import statistics
@@ -37,36 +36,18 @@ from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolv
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
-from gpupeak.features.directory import (
-    TEMPORARY,
-    FeatureDirectory,
-    feature_directory,
-    npy_header,
-    read_header,
-    read_manifest,
-)
-from gpupeak.features.records import is_record, read_records
-from gpupeak.features.spool import mounted, pull
-from gpupeak.run import extract, settings_of
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import npy_header, read_header
+from gpupeak.features.records import SAVED, ManifestLine, is_record, read_manifest, read_records
+from gpupeak.features.remote import copied, copies_below
+from gpupeak.run import extract, feature_place, settings_of
+from gpupeak.storage.atomic import TEMPORARY
 from gpupeak.storage.fetching import at_hand, video_bytes
 from gpupeak.storage.files import open_bounded
-from gpupeak.storage.remote import shown, url_of
+from gpupeak.storage.places import local, place
 from gpupeak.tally import FALLBACK_WARNING, Observer, RunReport
-from gpupeak.types import Failed, Sample
-
-__all__ = [
-    "KINDS",
-    "MENDABLE",
-    "MIN_COSINE",
-    "OTHER_DECODER",
-    "SAME_DECODER",
-    "Comparison",
-    "Fault",
-    "Verification",
-    "read_checked",
-    "repair",
-    "verify",
-]
+from gpupeak.types import Failed, Place, Sample, Url
 
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
 KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
@@ -127,7 +108,7 @@ class Verification:
 
     Args:
         dataset: its name.
-        directory: where its features are; of a store, the URL.
+        directory: where its features are.
         listed: samples in the list, after `limit`.
         expected: samples that the consumer asserts, None where no number is known.
         whole: samples whose file is of the right form and whose values can be features.
@@ -144,7 +125,7 @@ class Verification:
     """
 
     dataset: str
-    directory: Path | str
+    directory: Place
     listed: int
     expected: int | None
     whole: int = 0
@@ -230,20 +211,26 @@ def verify(
         raise ConfigError(f"deep is {deep}, expected a number of samples")
     if not -1 <= min_cosine <= 1:
         raise ConfigError(f"min-cosine is {min_cosine}, expected a number from -1 to 1")
-    if against is not None and url_of(config.path(against)) is not None:
+    other = None if against is None else place(against)
+    if isinstance(other, Url):
         raise ConfigError(f"against {against}: a local directory is expected")
-    with mounted(config) as settings:
-        return _verify(settings, deep, against, min_cosine, tell)
+    with copies_below(place(config.output_root)) as copies:
+        return _verify(config, copies, deep, other, min_cosine, tell)
 
 
 def _verify(
-    config: ExtractConfig, deep: int, against: Path | str | None, min_cosine: float, tell: Callable[[str], None]
+    config: ExtractConfig,
+    copies: Path | None,
+    deep: int,
+    against: Path | None,
+    min_cosine: float,
+    tell: Callable[[str], None],
 ) -> tuple[Verification, ...]:
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     corpora = resolve(config)
-    others = None if against is None else _others(config.path(against), corpora, config, spec)
-    looked = [_look(corpus, config, spec, weights) for corpus in corpora]
+    others = None if against is None else _others(against, corpora, config, spec)
+    looked = [_look(corpus, config, spec, weights, copies) for corpus in corpora]
     if others is not None:
         for look, other in zip(looked, others, strict=True):
             _compare_with(look, other, spec, Tolerance(min_cosine, plain=False))
@@ -283,6 +270,13 @@ class _Line(NamedTuple):
     fallback: str | None
     still: bool
 
+    @classmethod
+    def of(cls, line: ManifestLine) -> _Line:
+        """One of many: what is the same in many lines is held once."""
+        still = len(line.indices) > 1 and len(set(line.indices)) == 1
+        fallback = None if line.fallback is None else sys.intern(line.fallback.reason)
+        return cls(sys.intern(line.outcome), line.failure, fallback, still)
+
 
 @dataclass(slots=True)
 class _Look:
@@ -303,16 +297,15 @@ class _Look:
     still: list[Sample] = field(default_factory=list)
 
 
-def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId) -> _Look:
-    path = _directory(config.path(config.output_root), corpus, spec)
+def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, copies: Path | None) -> _Look:
+    directory = feature_place(config, corpus, spec)
+    path = copied(directory, copies)
     listing = list_samples(corpus, path)
-    pull(path)
-    where = path if url_of(path) is None else shown(path)
-    found = Verification(corpus.name, where, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
+    found = Verification(corpus.name, directory, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
     there = _entries(path)
     found.temporaries = sorted(there.temporaries)
     overwriting = _check_run(found, path, corpus, spec, weights)
-    lines = dict(_lines(path))
+    lines = {line.sample: _Line.of(line) for line in read_manifest(path)}
     samples = [entry for entry in listing.samples if isinstance(entry, Sample)]
     look = _Look(corpus, path, found, lines, samples, np.zeros(spec.dim))
     rows, firsts, alike = 0, dict[bytes, Sample](), dict[bytes, list[Sample]]()
@@ -323,9 +316,9 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
         line = lines.get(entry.name)
         if entry.name not in there.samples:
             found.faults.append(Fault(entry.name, MISSING, _why_missing(entry, line)))
-        elif overwriting and (line is None or line.outcome != "saved"):
+        elif overwriting and (line is None or line.outcome != SAVED):
             found.faults.append(Fault(entry.name, STALE, "made before the --overwrite that was cut short"))
-        elif isinstance(features := read_checked(entry.target, corpus.rule.n, spec.dim), str):
+        elif isinstance(features := read_checked(path / f"{entry.name}.npy", corpus.rule.n, spec.dim), str):
             found.faults.append(Fault(entry.name, BROKEN, features))
         else:
             look.good.append(entry)
@@ -372,20 +365,6 @@ def _entries(path: Path) -> _Entries:
     return there
 
 
-def _lines(path: Path) -> Iterator[tuple[str, _Line]]:
-    for entry in read_manifest(path):
-        indices, fallback = entry.get("indices"), entry.get("fallback")
-        yield (
-            entry["sample"],
-            _Line(
-                sys.intern(str(entry.get("outcome"))),
-                f"{entry.get('stage')}: {entry.get('reason')}" if entry.get("outcome") == "failed" else None,
-                sys.intern(str(fallback.get("reason"))) if isinstance(fallback, dict) else None,
-                isinstance(indices, list) and len(indices) > 1 and all(index == indices[0] for index in indices),
-            ),
-        )
-
-
 def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
     """The features in a file, float32 `[n, dim]`, finite and not constant; or what is wrong with it, in a line."""
     size = 4 * n * dim
@@ -429,7 +408,7 @@ def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpe
         directory = FeatureDirectory(path, corpus.rule.n, spec.dim)
         directory.refuse_mixing(settings_of(corpus, spec, weights))
     except ConfigError as error:
-        found.problems.append(shown(error))
+        found.problems.append(str(error).replace(str(path), str(found.directory)))
         return False
     run = directory.run or {}
     devices = run.get("devices")
@@ -443,7 +422,7 @@ def _check_manifest(look: _Look) -> None:
     found = look.found
     for sample in look.good:
         line = look.lines.get(sample.name)
-        if line is None or line.outcome != "saved":
+        if line is None or line.outcome != SAVED:
             found.unknown += 1
         elif line.fallback is not None:
             found.fallbacks[line.fallback] += 1
@@ -508,13 +487,13 @@ def _videos(samples: Sequence[Sample]) -> Iterator[object]:
         elif count[size] == 1:
             yield size
         else:
-            yield size, _sha256(sample, sample.video) or sample.name
+            yield size, _sha256(sample) or sample.name
 
 
-def _sha256(sample: Sample, video: Path) -> bytes | None:
+def _sha256(sample: Sample) -> bytes | None:
     digest = hashlib.sha256()
     try:
-        with at_hand(sample, aus=False), open_bounded(video, sys.maxsize) as file:
+        with at_hand(sample, aus=False) as found, open_bounded(local(found.here.video or Path()), sys.maxsize) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except (OSError, SampleError):
@@ -552,12 +531,15 @@ class _Compared:
 
 def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spec: EncoderSpec) -> list[Path]:
     """The directories of another tree that these are compared with; those that are not there are found empty."""
-    others = [_directory(against, corpus, spec) for corpus in corpora]
+    others = []
+    for corpus in corpora:
+        rule = corpus.rule
+        others.append(feature_directory(against, corpus.name, spec.directory, rule.method, rule.n, corpus.stream))
     if not any(other.is_dir() for other in others):
         raise ConfigError(f"against {against}: there is no {others[0]}")
     for corpus, other in zip(corpora, others, strict=True):
-        here = _directory(config.path(config.output_root), corpus, spec)
-        if other.is_dir() and here.is_dir() and other.samefile(here):
+        here = feature_place(config, corpus, spec)
+        if isinstance(here, Path) and other.is_dir() and here.is_dir() and other.samefile(here):
             raise ConfigError(f"against {against}: these are the features to be verified, compared with themselves")
     return others
 
@@ -569,7 +551,7 @@ def _compare_with(look: _Look, other: Path, spec: EncoderSpec, tolerance: Tolera
     for sample in look.good:
         if sample.name not in there:
             continue
-        ours = read_checked(sample.target, n, spec.dim)
+        ours = read_checked(local(sample.target), n, spec.dim)
         theirs = read_checked(other / f"{sample.name}.npy", n, spec.dim)
         if isinstance(ours, str):
             found.faults.append(Fault(sample.name, BROKEN, ours))
@@ -597,7 +579,7 @@ def _compare_again(
     drawn: list[tuple[_Look, Sample]] = []
     for look in looked:
         if samples := _drawn(look, most, config.seed):
-            require_peaks(look.corpus, look.samples)
+            require_peaks(look.corpus, look.samples, config)
             drawn += [(look, sample) for sample in samples]
         else:
             look.found.deep = _Compared().done("nothing, for want of a sample with features and a video")
@@ -607,11 +589,11 @@ def _compare_again(
 
     compared = {look.found.dataset: _Compared() for look in looked}
     with (
-        tempfile.TemporaryDirectory(prefix="gpupeak-verify-") as place,
+        tempfile.TemporaryDirectory(prefix="gpupeak-verify-") as directory,
         contextlib.closing(build(config, spec, max(look.corpus.rule.n for look in looked), tell)) as line,
     ):
         tell(f"extracting {len(drawn)} samples again")
-        of = {Path(place) / f"{number}.npy": pair for number, pair in enumerate(drawn)}
+        of: dict[Place, tuple[_Look, Sample]] = {Path(directory) / f"{i}.npy": pair for i, pair in enumerate(drawn)}
         for outcome in line.run(dataclasses.replace(sample, target=target) for target, (_, sample) in of.items()):
             look, sample = of[outcome.sample.target]
             if isinstance(outcome, Failed):
@@ -619,8 +601,9 @@ def _compare_again(
                 look.found.faults.append(Fault(sample.name, CHANGED, reason))
                 continue
             n = look.corpus.rule.n
-            ours, fresh = read_checked(sample.target, n, spec.dim), read_checked(outcome.sample.target, n, spec.dim)
-            outcome.sample.target.unlink()
+            again = local(outcome.sample.target)
+            ours, fresh = read_checked(local(sample.target), n, spec.dim), read_checked(again, n, spec.dim)
+            again.unlink()
             if isinstance(ours, str) or isinstance(fresh, str):
                 wrong = ours if isinstance(ours, str) else f"extracted again: {fresh}"
                 look.found.faults.append(Fault(sample.name, CHANGED, wrong))
@@ -646,7 +629,7 @@ def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
 
 def _tolerance(look: _Look, sample: Sample, device: str) -> Tolerance:
     line = look.lines.get(sample.name)
-    recorded = line is not None and line.outcome == "saved"
+    recorded = line is not None and line.outcome == SAVED
     return SAME_DECODER if recorded and look.found.devices == (device,) == ("cpu",) else OTHER_DECODER
 
 
@@ -658,18 +641,8 @@ def _acquit(look: _Look, sample: Sample) -> None:
 
 def _frames(look: _Look, sample: Sample, indices: tuple[int, ...]) -> str:
     """Which other frames the features were made of, where the manifest tells."""
-    then: object = None
-    for entry in read_manifest(look.path):
-        if entry["sample"] == sample.name:
-            then = entry.get("indices")
-    if then in (None, list(indices)):
-        return ""
-    return f"; frames {json.dumps(then)} then, {json.dumps(indices)} now"
-
-
-def _directory(root: Path, corpus: Corpus, spec: EncoderSpec) -> Path:
-    rule = corpus.rule
-    return feature_directory(root, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
+    then = next((line.indices for line in read_manifest(look.path) if line.sample == sample.name), ())
+    return f"; frames {list(then)} then, {list(indices)} now" if then not in ((), indices) else ""
 
 
 def _few(names: Iterable[str]) -> str:

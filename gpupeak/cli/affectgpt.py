@@ -14,8 +14,6 @@ from gpupeak.config import ENCODER, OUTPUT, SAMPLING, SOURCE
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
 
-__all__ = ["consumer"]
-
 _ROOT = "./preextracted_features"
 
 consumer = typer.Typer(help="AffectGPT's configuration: check that it loads these features, or print what to paste.")

@@ -26,8 +26,6 @@ from gpupeak.cli.report import report
 from gpupeak.cli.verify import verify
 from gpupeak.errors import ConfigError
 
-__all__ = ["app", "main"]
-
 _EPILOG = (
     "Exit codes: 0 all saved or skipped, 1 some samples failed, 2 wrong use or configuration, "
     "3 the run could not go on, 130 interrupted. "

@@ -8,8 +8,6 @@ import typer
 
 from gpupeak.cli.output import Output
 
-__all__ = ["demo"]
-
 
 def demo(
     out: Path = typer.Option(Path("demo"), help="Where everything goes.", metavar="DIR"),
@@ -17,6 +15,7 @@ def demo(
     weights: str = typer.Option("random:0", help="As in extract.", metavar="WEIGHTS"),
 ) -> int:
     """Draw a small corpus, extract its features and show what came out. Needs no data and no network."""
+    from gpupeak.cli.app import main
     from gpupeak.demo.show import run_demo
 
-    return run_demo(out, Output(), device, weights)
+    return run_demo(out, Output(), main, device, weights)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from gpupeak.check.doctor import Finding
 
-__all__ = ["doctor"]
-
 
 @with_settings()
 def doctor(config: ExtractConfig, as_json: bool = JSON) -> int:

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 
 from rich.text import Text
@@ -28,10 +27,8 @@ from gpupeak.cli.output import (
 from gpupeak.cli.progress import Display, failure, rate
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import UsageError
-from gpupeak.storage.remote import is_url
 from gpupeak.tally import RunReport, Tally
-
-__all__ = ["extract", "interrupts", "own_process", "print_report", "sharded"]
+from gpupeak.types import Place, Url
 
 own_process = False
 """Whether this process runs one command and ends."""
@@ -155,7 +152,7 @@ def _row(name: str, tallies: Sequence[Tally], seconds: float, cut_short: bool) -
     ]
 
 
-def _common(directories: Sequence[Path | str]) -> str:
-    """What the directories have in common; all are in one output root, a path or a URL."""
-    common = os.path.commonpath(directories)
-    return common.replace(":/", "://", 1) if is_url(directories[0]) else common
+def _common(directories: Sequence[Place]) -> str:
+    """What the directories have in common; all are in one output root."""
+    common = os.path.commonpath([str(directory) for directory in directories])
+    return common.replace(":/", "://", 1) if isinstance(directories[0], Url) else common

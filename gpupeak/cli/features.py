@@ -8,8 +8,6 @@ from gpupeak.cli.output import Output, print_json
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import ConfigError
 
-__all__ = ["pack", "unpack"]
-
 
 @with_settings()
 def pack(config: ExtractConfig, as_json: bool = JSON) -> int:

@@ -12,9 +12,7 @@ import typer
 from gpupeak.cli.output import errors_in_json
 from gpupeak.config import OUTPUT, ExtractConfig, Option, options_of, parse_size
 from gpupeak.errors import ConfigError
-from gpupeak.storage.remote import is_url
-
-__all__ = ["JSON", "QUIET", "dataset_names", "option", "place", "spread", "with_settings"]
+from gpupeak.storage.places import is_url
 
 _TAKE_MANY = ("--datasets", "--dataset", "--show-samples", "--options")
 

@@ -22,22 +22,6 @@ from rich.table import Table
 from rich.text import Text
 
 from gpupeak.errors import GpupeakError, SampleError, WriteError
-from gpupeak.storage.remote import shown
-
-__all__ = [
-    "INTERRUPTED",
-    "NAMED",
-    "Output",
-    "clean",
-    "commonest",
-    "complain",
-    "errors_in_json",
-    "first",
-    "print_json",
-    "print_table",
-    "red",
-    "verdict",
-]
 
 INTERRUPTED = 130
 """The exit code of an interrupted command."""
@@ -91,11 +75,8 @@ class Output(Console):
 
 
 def clean(text: object) -> str:
-    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys.
-
-    Files in stores go by their URLs.
-    """
-    line = shown(text)
+    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys."""
+    line = str(text)
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

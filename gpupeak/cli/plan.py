@@ -1,6 +1,5 @@
 """`gpupeak plan` and `gpupeak inspect`: what extract would do, with all samples and with one."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,12 +15,11 @@ from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, clean, commonest, first, print_json, print_table
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import ConfigError, SampleError, WriteError
-from gpupeak.types import PEAK_SOURCES, Failed, FramePlan
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.types import Failed, FramePlan
 
 if TYPE_CHECKING:
     from gpupeak.check.survey import Examination, Extracted, Survey
-
-__all__ = ["inspect", "plan"]
 
 
 @with_settings()
@@ -112,8 +110,8 @@ def inspect(
 
 def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
-    from gpupeak.features.directory import replace_file
     from gpupeak.report.sheets import SheetTask, read_sheets, require, to_png, to_terminal
+    from gpupeak.storage.atomic import replace_file
 
     require("PIL")
     plan = found.plan
@@ -124,7 +122,7 @@ def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     if isinstance(sheet, Failed):
         raise SampleError(sheet.stage, sheet.reason)
     if show == "-":
-        return to_terminal(sheet, Output().width, os.environ)
+        return to_terminal(sheet, Output().width)
     try:
         replace_file(Path(show), [to_png(sheet)])
     except OSError as error:

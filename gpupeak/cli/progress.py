@@ -19,8 +19,6 @@ from gpupeak.cli.output import Output, clean, red
 from gpupeak.tally import RunReport, Tally
 from gpupeak.types import Failed, Outcome
 
-__all__ = ["Display", "failure", "rate"]
-
 _STOPPING = "stopping after what is in hand; press Ctrl-C again to stop at once"
 _SECONDS_A_LINE = 10.0
 _DRAWN_A_SECOND = 4  # drawing nine datasets holds the GIL for 5 ms: 2 % of the encoder's time

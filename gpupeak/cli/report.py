@@ -13,8 +13,6 @@ from gpupeak.config import OUTPUT, ExtractConfig
 if TYPE_CHECKING:
     from gpupeak.report.contents import Overview
 
-__all__ = ["report"]
-
 _PICTURES = "Pictures"
 
 

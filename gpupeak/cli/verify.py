@@ -17,8 +17,6 @@ from gpupeak.config import ExtractConfig
 if TYPE_CHECKING:
     from gpupeak.check.verify import Verification
 
-__all__ = ["verify"]
-
 
 @with_settings()
 def verify(

@@ -19,7 +19,6 @@ What the command line says comes before a dataset's entry, and that before the r
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import itertools
 import os
@@ -33,30 +32,18 @@ from typing import Any, TypeVar
 
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.labels import read_names
-from gpupeak.errors import AuError, ConfigError, LabelError, SampleError
+from gpupeak.errors import AuError, ConfigError, LabelError
 from gpupeak.peaks.reading import UNREADABLE, places, read_peak
-from gpupeak.storage.fetching import at_hand, fetched, file_at_hand
+from gpupeak.storage.fetching import fetched, local_file
 from gpupeak.storage.files import expanded, name_fault, read_bounded
-from gpupeak.storage.remote import Entry, is_directory, is_there, listing, scan, shown, tree, url_of
-from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, Fetch, NoPeak, Peak, Sample, SamplingRule, StoredFile
+from gpupeak.storage.places import is_directory, is_there, local, place, scan
+from gpupeak.storage.remote import Entry, listing, tree
+from gpupeak.types import FALLBACKS, SAMPLINGS, Failed, NoPeak, Peak, Place, RemoteFile, Sample, SamplingRule, Url
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-__all__ = [
-    "VIDEO_EXTENSIONS",
-    "Corpus",
-    "Listing",
-    "au_directories",
-    "count_peaks",
-    "default_datasets",
-    "expected_samples",
-    "list_samples",
-    "require_peaks",
-    "resolve",
-]
 
 VIDEO_EXTENSIONS = (
     *(".mp4", ".avi", ".mkv", ".mov"),  # AffectGPT's, in its order
@@ -89,23 +76,21 @@ class Corpus:
         samples: a list of names to restrict it to.
         limit: at most so many samples.
         stream: one of `types.STREAMS`; of faces, `videos` is the directory of their files.
-        cache_size: the most bytes that the cache may hold of what is fetched from stores.
     """
 
     name: str
     rule: SamplingRule
-    videos: Path
-    au_dirs: tuple[Path, ...]
+    videos: Place
+    au_dirs: tuple[Place, ...]
     fallback_given: bool = False
     expected: int | None = None
-    labels: Path | None = None
+    labels: Place | None = None
     keys: tuple[str | None, ...] = (None,)
     test_prefix: str | None = None
     split: str = "test"
-    samples: Path | None = None
+    samples: Place | None = None
     limit: int | None = None
     stream: str = "frame"
-    cache_size: int = 20_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +117,15 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
     settings, table, default = _table(config.config_file)
     if config.videos is not None and config.name is not None:
-        aus = str(config.path(config.aus).absolute()) if config.aus else None
+        own = place(config.aus) if config.aus else None
+        aus = str(own.absolute() if isinstance(own, Path) else own) if own else None
         entries = {config.name: _Entry(videos=str(config.videos), aus=aus)}
-        root = Path()
+        root: Place = Path()
         if fault := name_fault(config.name):
             raise ConfigError(f"name is {config.name!r}: {fault}")
     else:
         entries = {name: table[name] for name in [_canonical(name, table) for name in config.datasets] or default}
-        root = config.path(config.dataset_root or settings.dataset_root or ".")
+        root = place(config.dataset_root or settings.dataset_root or ".")
         if not is_directory(root):
             raise ConfigError(f"dataset root {root} is not a directory")
 
@@ -163,7 +149,7 @@ def expected_samples() -> dict[str, int | None]:
     return {name: entry.expected for name, entry in _table(None)[1].items()}
 
 
-def list_samples(corpus: Corpus, target: Path) -> Listing:
+def list_samples(corpus: Corpus, target: Place) -> Listing:
     """List the samples of `corpus`, whose features go to `target`.
 
     Names come in the order of their list, or sorted where there is none, each once. One that ends
@@ -201,13 +187,13 @@ def list_samples(corpus: Corpus, target: Path) -> Listing:
             samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
             continue
         video = directory / files[name] if name in files else None
-        fetch = stored.files_of(name, files.get(name))
-        path = target / f"{name}.npy"
-        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, path, corpus.stream, fetch))
-    return Listing(samples, [shown(f"{corpus.name}: {warning}") for warning in warnings])
+        remote = stored.files_of(name, files.get(name))
+        file = target / f"{name}.npy"
+        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, file, corpus.stream, remote))
+    return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
 
 
-def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
+def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: ExtractConfig) -> None:
     """Refuse a corpus in which no peak will be found: the sign of a mistyped action-unit directory.
 
     Does nothing where peaks are not asked for or the user named the fallback. Reads files only up
@@ -226,7 +212,7 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
         raise AuError(f"{corpus.name}: {missing}; {way_out}")
     reasons: Counter[str] = Counter()
     example = ""
-    for sample, peak in _peaks(samples):
+    for sample, peak in _peaks(samples, config):
         if isinstance(peak, Peak):
             return
         reasons[peak.reason] += 1
@@ -239,27 +225,24 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed]) -> None:
         )
 
 
-def count_peaks(samples: Iterable[Sample | Failed]) -> Counter[str]:
+def count_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Counter[str]:
     """How many samples have their peak from each source, and how many have none for which reason."""
-    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in _peaks(samples))
+    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in _peaks(samples, config))
 
 
-def _peaks(samples: Iterable[Sample | Failed]) -> Iterator[tuple[Sample, Peak | NoPeak]]:
+def _peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
     """Each sample's peak, or why it has none; in any order, where files have to be fetched."""
-    with contextlib.closing(fetched((s for s in samples if isinstance(s, Sample)), video=False)) as ready:
-        for sample, error in ready:
-            yield sample, NoPeak(UNREADABLE, error.reason) if error is not None else _peak(sample)
+    listed = (sample for sample in samples if isinstance(sample, Sample))
+    for found in fetched(listed, config.cache_directory, config.cache_size, video=False):
+        sample = found.sample
+        if found.error is not None:
+            yield sample, NoPeak(UNREADABLE, found.error.reason)
+            continue
+        peak = read_peak(sample.name, [local(each) for each in found.here.au_dirs], sample.rule.peak_source)
+        yield sample, peak if isinstance(peak, Peak) else NoPeak(peak.reason, found.told(peak.detail))
 
 
-def _peak(sample: Sample) -> Peak | NoPeak:
-    try:
-        with at_hand(sample, video=False):
-            return read_peak(sample.name, sample.au_dirs, sample.rule.peak_source)
-    except SampleError as error:
-        return NoPeak(UNREADABLE, error.reason)
-
-
-def au_directories(name: str, consumer_name: str, mer_factory_output: Path) -> tuple[Path, ...]:
+def au_directories(name: str, consumer_name: str, mer_factory_output: Place) -> tuple[Place, ...]:
     """Where MER-Factory may have put a dataset: under AffectGPT's class name, its own name, or no name at all."""
     places = (mer_factory_output / consumer_name, mer_factory_output / name.lower(), mer_factory_output)
     return tuple(dict.fromkeys(places))
@@ -302,18 +285,18 @@ _CHOICES = {"sampling": SAMPLINGS, "fallback": FALLBACKS}
 _Section = TypeVar("_Section", _Settings, _Entry)
 
 
-def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, settings: _Settings) -> Corpus:
+def _corpus(name: str, entry: _Entry, root: Place, config: ExtractConfig, settings: _Settings) -> Corpus:
     au_root = config.mer_factory_output or settings.mer_factory_output
-    au_dirs: tuple[Path, ...] = ()
+    au_dirs: tuple[Place, ...] = ()
     if entry.aus is not None:
-        au_dirs = ((config.path(au_root) if au_root else root) / config.path(entry.aus),)
+        au_dirs = ((place(au_root) if au_root else root) / place(entry.aus),)
     elif au_root is not None:
-        au_dirs = au_directories(name, entry.consumer or name, config.path(au_root))
+        au_dirs = au_directories(name, entry.consumer or name, place(au_root))
 
-    labels = root / config.path(entry.labels) if entry.labels else None
-    samples = root / config.path(entry.samples) if entry.samples else None
+    labels = root / place(entry.labels) if entry.labels else None
+    samples = root / place(entry.samples) if entry.samples else None
     if config.samples is not None:
-        samples = config.path(config.samples)
+        samples = place(config.samples)
     if labels is None:
         labels, samples = samples, None
     if config.split == "train" and entry.train_key is None:
@@ -321,7 +304,7 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
     keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
     whole = config.split == "test" and samples is None and config.limit is None
 
-    videos, default = root / config.path(entry.videos or "."), SamplingRule()
+    videos, default = root / place(entry.videos or "."), SamplingRule()
     if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
         videos, default = videos.parent / _FACES, SamplingRule("uniform")
         entry, settings = replace(entry, sampling=None), replace(settings, sampling=None)
@@ -347,12 +330,11 @@ def _corpus(name: str, entry: _Entry, root: Path, config: ExtractConfig, setting
         samples=samples,
         limit=config.limit,
         stream=config.stream,
-        cache_size=config.cache_size,
     )
 
 
 def _refuse_missing(corpora: Iterable[Corpus], config: ExtractConfig) -> None:
-    missing: dict[str, Path] = {}
+    missing: dict[str, Place] = {}
     there = []
     for corpus in corpora:
         lacking = [path for path in (corpus.labels, corpus.videos) if path is not None and not is_there(path)]
@@ -530,7 +512,7 @@ def _guess(word: object, known: Iterable[str]) -> str:
 # From lists to names, from names to videos
 
 
-def _named(corpus: Corpus, labels: Path, warnings: list[str]) -> dict[str, str | None]:
+def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str | None]:
     """The names of a corpus in the order of its list, each with the very file it means, if it says."""
     named: dict[str, str | None] = {}
     repeated = []
@@ -554,9 +536,12 @@ def _named(corpus: Corpus, labels: Path, warnings: list[str]) -> dict[str, str |
     return named
 
 
-def _names(corpus: Corpus, file: Path, key: str | None = None) -> list[str]:
-    with file_at_hand(file, corpus.cache_size):
-        return read_names(file, key)
+def _names(corpus: Corpus, file: Place, key: str | None = None) -> list[str]:
+    with local_file(file) as path:
+        try:
+            return read_names(path, key)
+        except LabelError as error:
+            raise LabelError(str(error).replace(str(path), str(file))) from error
 
 
 def _in_split(name: str, corpus: Corpus) -> bool:
@@ -578,7 +563,7 @@ def _split(name: str) -> tuple[str, str]:
     return (stem, dot + extension) if stem else (name, "")
 
 
-def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+def _video_files(videos: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
     """The video file of each name that has one, and the files that lost to another of the same name.
 
     `named` are the names to look for, each with its own choice of file if it has one; None finds
@@ -609,10 +594,10 @@ def _video_files(videos: Path, named: Mapping[str, str | None] | None) -> tuple[
     return {stem: name for stem, (_, name) in best.items()}, sorted(left_out)
 
 
-def _face_files(faces: Path, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+def _face_files(faces: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
     """As `_video_files`, for the files of faces: one in a directory of its own comes after one that is not."""
     found: dict[str, str] = {}
-    if url_of(faces) is not None:
+    if isinstance(faces, Url):
         for place in sorted(tree(faces, named), key=lambda place: "/" in place):
             stem, extension = _split(place.rpartition("/")[2])
             if named is not None and stem not in named:
@@ -638,23 +623,20 @@ def _face_files(faces: Path, named: Mapping[str, str | None] | None) -> tuple[di
 class _Stored:
     """Which files of each sample of a corpus lie in stores, from one listing of each directory."""
 
-    def __init__(self, corpus: Corpus, videos: Path, au_dirs: Iterable[Path], named: Collection[str]) -> None:
-        self._limit, self._videos = corpus.cache_size, videos
-        self._listed: Mapping[str, Entry] = {}
-        if url_of(videos) is not None:
-            self._listed = (listing(videos) or {}) if corpus.stream == "frame" else tree(videos, named)
-        self._au_dirs = tuple(directory for directory in au_dirs if url_of(directory) is not None)
-        self._aus = [(directory, tree(directory, named)) for directory in self._au_dirs]
+    def __init__(self, corpus: Corpus, videos: Place, au_dirs: Iterable[Place], named: Collection[str]) -> None:
+        self._videos, self._listed = videos, dict[str, Entry]()
+        if isinstance(videos, Url):
+            self._listed = dict((listing(videos) or {}) if corpus.stream == "frame" else tree(videos, named))
+        self._aus = [(directory, tree(directory, named)) for directory in au_dirs if isinstance(directory, Url)]
 
-    def files_of(self, name: str, video: str | None) -> Fetch | None:
-        """What has to be fetched for a sample whose video's file is `video`; None if all of it is on this machine."""
-        if url_of(self._videos) is None and not self._au_dirs:
-            return None
+    def files_of(self, name: str, video: str | None) -> tuple[RemoteFile, ...]:
+        """What has to be fetched for a sample whose video's file is `video`."""
         found = [(self._videos / video, self._listed.get(video))] if video is not None else []
         for directory, listed in self._aus:
             found += [(directory / place, listed.get(place)) for place in places(name)]
-        files = [StoredFile(path, entry.size or 0, entry.changed) for path, entry in found if entry is not None]
-        return Fetch(tuple(files), self._au_dirs, self._limit)
+        return tuple(
+            RemoteFile(url, entry.size or 0) for url, entry in found if isinstance(url, Url) and entry is not None
+        )
 
 
 _RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-from gpupeak.config import Shard
 from gpupeak.errors import ConfigError
-
-__all__ = ["MOST_SIZES", "Shard", "assign", "slurm_shard"]
+from gpupeak.types import Shard
 
 MOST_SIZES = 200_000
 """Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
@@ -41,7 +39,7 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
     array divides each of the array's shards.
 
     Raises:
-        ConfigError: a variable is no number, or the array's numbers have gaps.
+        ConfigError: a variable is no number, the array's numbers have gaps, or there is no such shard.
     """
     index, count, told = 0, 1, []
     array, step = "SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS"
@@ -61,7 +59,12 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
         process = _number(environment, "SLURM_PROCID")
         index, count = index * tasks + process, count * tasks
         told.append(f"SLURM_PROCID={process}")
-    return (Shard(index, count), " and ".join(told)) if count > 1 else None
+    if count == 1:
+        return None
+    try:
+        return Shard(index, count), " and ".join(told)
+    except ValueError as error:
+        raise ConfigError(f"{error}, by {' and '.join(told)}; --num-shards 1 does without") from error
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

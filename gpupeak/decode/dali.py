@@ -1,15 +1,13 @@
-"""The GPU decoder: NVDEC decodes just the wanted frames, the GPU squashes them, torch is handed them without a copy."""
+"""How are frames decoded on NVDEC? DALI decodes and squashes the wanted ones; torch gets them without a copy."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,25 +15,21 @@ import numpy.typing as npt
 import nvidia.dali
 import torch
 
-from gpupeak.channel import Cancelled
-from gpupeak.decode.merge import merged
+from gpupeak.channel import merged
+from gpupeak.decode.colours import as_swscale
 from gpupeak.decode.nvdec import Refused
+from gpupeak.decode.window import Window, facts
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError, SampleError
-from gpupeak.storage.fetching import at_hand
-from gpupeak.types import Failed, FrameBatch, Sample, VideoFacts
-
-__all__ = ["DaliDecoder", "Encoded", "Planner", "Window", "as_swscale", "encoded", "frames_pipeline", "native_bytes"]
+from gpupeak.types import Failed, FrameBatch, Sample
 
 dali: Any = nvidia.dali  # its annotations are not complete
 
-_BUFFERED_FRAMES = 8
-"""Frames at native size that each of DALI's decoders keeps to put them in order, beside those it was asked for."""
 _READY = 2
 """Batches that wait for whoever reads `decode`."""
 _READERS = 8
 _FAILURES_IN_A_ROW = 64
-"""So many samples failing one after another, each by itself, are not the samples' fault."""
+"""When so many samples fail one after another, each by itself, it is not their fault."""
 
 
 class Planner(Protocol):
@@ -49,26 +43,24 @@ class Planner(Protocol):
 class DaliDecoder:
     """Plans samples on the CPU, gathers what goes best together, and decodes it in several DALI pipelines at once.
 
-    What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. A batch
-    that fails is tried again one sample at a time; the batches before and behind it are not touched.
+    What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a
+    batch that fails are tried again one by one; other batches are not touched.
 
-    Who owns the frames: they lie in memory that DALI allocated for this one batch, kept alive by the
-    `FrameBatch` until its `release`. DALI and the corrections here run on a stream of their own, behind
-    which `ready` is recorded; what reads the frames waits for it, and calls `release` only when it has
-    read them, since the memory is then given out again at once.
+    Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until
+    `release`. DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever
+    reads the frames waits for `ready`, and calls `release` only after reading: the memory is then used again.
 
     Args:
         n: the most frames a sample can have.
         size: the side of the squashed frames, in pixels; even.
         planner: plans the samples; closed with this decoder.
-        device: a CUDA device; or the CPU, where DALI decodes VP8, VP9 and MJPEG only, for tests.
+        device: a CUDA device; for tests the CPU, where DALI decodes VP8, VP9 and MJPEG only.
         batch_size: the most videos in a batch.
         window: the most plans that wait to be batched.
         pipelines: DALI pipelines, each on a thread of its own: one does not load all of NVDEC's engines.
         threads: videos that each pipeline decodes at the same time.
         ahead: batches in each pipeline at a time.
-        memory: the most bytes of one batch's decoders, frames at native size and files (`native_bytes`);
-            each pipeline is at one batch, and the frames of the one before it may not be free yet.
+        memory: the most `native_bytes` of a batch; a pipeline may hold those of two.
 
     Raises:
         DeviceError: DALI cannot be set up on the device.
@@ -102,9 +94,9 @@ class DaliDecoder:
             raise DeviceError(f"DALI cannot be set up on {device}: {_dali_message(error)}") from error
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]:
-        """Yield batches of frames, and the samples that fail or are refused, in the order in which they are ready.
+        """Yield batches of frames, and the samples that fail or are refused, as they are ready.
 
-        When it has come to the end, it can be called again; cut off before, it cannot.
+        After the end it can be called again; after it was closed early, it cannot.
 
         Raises:
             DeviceError: DALI fails on whatever it is given.
@@ -133,12 +125,12 @@ class DaliDecoder:
             window.finish()
 
     def _shares_a_decoder(self, planned: Planned) -> str | None:
-        """Whether DALI would decode this video with another size's decoder, and with its colours out of place.
+        """Why not DALI, if it would decode this video by a decoder of another size, its colours out of place.
 
-        It looks for a free decoder by the size that is coded, in blocks of 16 pixels, among sizes that are
-        shown: 480x270, coded as 480x272, is decoded by what was made for 480x272.
+        It looks up the coded size, in blocks of 16 pixels, among the shown sizes of its decoders: 480x270, coded
+        as 480x272, gets the one that was made for 480x272.
         """
-        codec, video = planned.plan.codec, _video(planned)
+        codec, video = planned.plan.codec, facts(planned)
         coded = (codec, -(-video.width // 16) * 16, -(-video.height // 16) * 16)
         if (codec, video.width, video.height) == coded:
             self._sizes_of_decoders.add(coded)
@@ -147,7 +139,7 @@ class DaliDecoder:
         return None
 
     def _drive(self, pipeline: Any, window: Window) -> Generator[FrameBatch | Failed | Refused]:
-        """Keep one pipeline at work. Its results come in the order of what it was fed, exceptions, too."""
+        """Keep one pipeline at work. Results and exceptions come in the order in which it was fed."""
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         in_flight: deque[_Flight] = deque()
         alone: deque[Planned] = deque()
@@ -181,7 +173,7 @@ class DaliDecoder:
             yield self._hand_over(flight.batch, outputs, stream, done - began)
 
     def _read(self, batch: tuple[Planned, ...]) -> tuple[_Flight, list[Failed]]:
-        """Read the files of a batch, several at a time: the planner has just read them, so they are in memory."""
+        """Read the files of a batch, several at a time: the planner has read them, so the system has them cached."""
         flight, failed = _Flight([], [], time.perf_counter()), []
         for planned, given in zip(batch, self._readers.map(_encoded, batch), strict=True):
             if isinstance(given, SampleError):
@@ -200,17 +192,17 @@ class DaliDecoder:
             raise DeviceError(f"DALI failed on {self._failures} samples in a row: {_dali_message(error)}") from error
 
     def _hand_over(self, batch: list[Planned], outputs: Any, stream: Any, seconds: float) -> FrameBatch:
-        """What the encoder is given of a pipeline's outputs: corrected, turned upright, repeats repeated."""
+        """A pipeline's outputs for the encoder: colours corrected, pictures upright, repeated frames repeated."""
         n, plans = self._n, tuple(planned.plan for planned in batch)
         with torch.cuda.stream(stream):
             tensor = outputs[0].as_tensor()
             # `stream` may read it as soon as DALI has written it: nothing is waited for here.
             capsule = tensor.__dlpack__(stream=stream.cuda_stream) if stream else tensor.__dlpack__()
             pixels = torch.utils.dlpack.from_dlpack(capsule).view(-1, self._size, self._size, 3)
-            as_swscale(pixels, [_video(planned).bt709 for planned in batch])
+            as_swscale(pixels, [facts(planned).bt709 for planned in batch])
             for frames, planned in zip(torch.split(pixels, n), batch, strict=True):
                 gather = planned.plan.gather
-                if turns := _video(planned).rotation // 90:
+                if turns := facts(planned).rotation // 90:
                     frames.copy_(torch.rot90(frames, turns, (1, 2)))
                 if gather != tuple(range(len(gather))):
                     frames[: len(gather)] = torch.stack([frames[place] for place in gather])
@@ -229,9 +221,9 @@ class DaliDecoder:
 def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, threads: int) -> Any:
     """A built DALI pipeline that decodes and squashes; `schedule_run` and `share_outputs` once a batch.
 
-    Fed by name, for each video: "encoded", uint8 `[bytes]`, its file, not copied: it is kept until the
-    batch's outputs are there; and "frames", int32 `[u]`, `u <= n` different frame numbers. The one output
-    is uint8 RGB `[videos, n, size, size, 3]` on `device`; the frames from `u` on are black.
+    It is fed for each video: "encoded", uint8 `[bytes]`, its file, which is not copied and must be kept until the
+    outputs are there; and "frames", int32 `[u]`, `u <= n` different frame numbers. Its output is uint8 RGB
+    `[videos, n, size, size, 3]` on `device`; the frames from `u` on are black.
     """
     mixed = device.type == "cuda"
     fn, types = dali.fn, dali.types
@@ -252,141 +244,6 @@ def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, th
         pipeline.set_outputs(fn.pad(squashed, axes=(0,), shape=(n,)))
     pipeline.build()
     return pipeline
-
-
-class Window:
-    """Plans on their way from the planner to the pipelines: whoever has room takes those that go best together.
-
-    A decoder of NVDEC is made for one codec and size, which takes 50-70 ms, so a batch is of the codec and
-    size that most plans wait for; only where these are too few is it filled up with others. Nobody waits
-    for a batch to become full.
-
-    Args:
-        size: the most plans that wait.
-        batch_size: the most plans in a batch.
-        memory: the most `native_bytes` of a batch; a single plan may take more.
-    """
-
-    def __init__(self, size: int, batch_size: int, memory: int) -> None:
-        self._size, self._batch_size, self._memory = size, batch_size, memory
-        self._groups: dict[tuple[object, ...], deque[Planned]] = {}
-        self._waiting = 0
-        self._finished = self._cancelled = False
-        self._changed = threading.Condition()
-
-    def add(self, planned: Planned) -> None:
-        """Add a plan, waiting while the window is full. Raises Cancelled."""
-        video = _video(planned)
-        kind = (planned.plan.codec, video.width, video.height, video.pix_fmt)
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting < self._size or self._cancelled)
-            if self._cancelled:
-                raise Cancelled
-            self._groups.setdefault(kind, deque()).append(planned)
-            self._waiting += 1
-            self._changed.notify_all()
-
-    def finish(self) -> None:
-        """No plan will be added any more."""
-        with self._changed:
-            self._finished = True
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        """Wake whoever waits here: nothing is taken or added from now on."""
-        with self._changed:
-            self._cancelled = True
-            self._changed.notify_all()
-
-    def take(self, wait: bool) -> tuple[Planned, ...]:
-        """A batch of what waits; empty at the end, and where nothing waits now unless `wait`."""
-        with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._waiting or self._finished or self._cancelled)
-            if self._cancelled:
-                return ()
-            batch = self._batch()
-            self._waiting -= len(batch)
-            self._changed.notify_all()
-            return tuple(batch)
-
-    def _batch(self) -> list[Planned]:
-        batch: list[Planned] = []
-        memory = 0
-        for kind in sorted(self._groups, key=lambda kind: -len(self._groups[kind])):
-            group = self._groups[kind]
-            while group:
-                memory += native_bytes(group[0])
-                if batch and (len(batch) == self._batch_size or memory > self._memory):
-                    return batch
-                batch.append(group.popleft())
-            del self._groups[kind]
-        return batch
-
-
-def native_bytes(planned: Planned) -> int:
-    """Bytes that decoding a video takes: its RGB frames at native size, its decoder's, and its file."""
-    video = _video(planned)
-    frames = len(planned.plan.unique) + _BUFFERED_FRAMES
-    return frames * video.width * video.height * 3 + video.bytes
-
-
-# The weights of R, G and B in luma, by ITU-R BT.601 and BT.709. Cb and Cr are B - luma and R - luma, scaled so that
-# the largest is 1/2; which range of integers stands for all this is the same in both.
-_BT601, _BT709 = (0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722)
-# By how much swscale's SIMD code rounds down, on average, by matrix: flat pictures of every colour, FFmpeg 8, x86.
-_ROUNDED_DOWN = {_BT601: (1.8, 1.2, 1.5), _BT709: (2.3, 1.8, 2.1)}
-_AT_ONCE = 8
-"""Samples corrected at once: what is corrected takes 12 times its memory meanwhile."""
-
-
-def as_swscale(pixels: torch.Tensor, bt709: Sequence[bool]) -> None:
-    """Bring what DALI made of some videos close to what libav's swscale would have made of them, in place.
-
-    DALI takes every video for BT.601, so those of BT.709 are converted once more. swscale squashes Cb and Cr to
-    half the width when it makes RGB, and rounds down. On films of 320x240 to 1280x720 (VP9, decoded by DALI on
-    the CPU) this takes the mean absolute difference from 1.5-2.0 of 255 to 0.5-0.7.
-
-    Args:
-        pixels: uint8 RGB `[videos * n, size, size, 3]`, `size` even, of any device.
-        bt709: whether the stream is tagged as BT.709, for each video.
-    """
-    n = len(pixels) // len(bt709)
-    start = 0
-    for tagged, same in groupby(bt709):
-        stop = start + n * len(list(same))
-        for frames in torch.split(pixels[start:stop], n * _AT_ONCE):
-            rgb = frames.float()
-            if tagged:
-                rgb = _mixed(rgb, _bt709_from_bt601())
-            weights = _BT709 if tagged else _BT601
-            pairs = rgb.view(*rgb.shape[:2], -1, 2, 3)
-            luma = _mixed(pairs, np.array([weights]))
-            colour = (pairs - luma).mean(3, keepdim=True)
-            # Each by a number: a tensor of them would be copied to the device, and that waits for the decoder.
-            channels = zip((luma + colour).unbind(-1), _ROUNDED_DOWN[weights], strict=True)
-            rgb = torch.stack([channel - down for channel, down in channels], -1).view(rgb.shape)
-            frames.copy_(rgb.round_().clamp_(0, 255))
-        start = stop
-
-
-def _mixed(rgb: torch.Tensor, matrix: npt.NDArray[np.float64]) -> torch.Tensor:
-    """`rgb @ matrix.T`; not as a matrix product, which the encoder may have allowed to be one of TF32."""
-    red, green, blue = rgb.unbind(-1)
-    return torch.stack([float(r) * red + float(g) * green + float(b) * blue for r, g, b in matrix], -1)
-
-
-def _bt709_from_bt601() -> npt.NDArray[np.float64]:
-    """The matrix from the RGB that BT.601 makes of some YCbCr to the RGB that BT.709 makes of it."""
-    made: npt.NDArray[np.float64] = np.linalg.inv(_to_ycbcr(_BT709)) @ _to_ycbcr(_BT601)
-    return made
-
-
-def _to_ycbcr(weights: tuple[float, float, float]) -> npt.NDArray[np.float64]:
-    (red, _, blue), luma = weights, np.array(weights)
-    cb = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
-    cr = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
-    return np.stack([luma, cb, cr])
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,25 +268,17 @@ class Encoded(NamedTuple):
 
 
 def encoded(planned: Planned) -> Encoded:
-    """A sample's video as it lies on disk. Raises OSError; SampleError if it cannot be fetched to there any more."""
-    with at_hand(planned.plan.sample, aus=False):
-        return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
+    """A sample's video as it lies on disk. Raises OSError."""
+    return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
 
 
-def _encoded(planned: Planned) -> Encoded | OSError | SampleError:
+def _encoded(planned: Planned) -> Encoded | OSError:
     try:
         return encoded(planned)
-    except (OSError, SampleError) as error:
+    except OSError as error:
         return error
 
 
-def _video(planned: Planned) -> VideoFacts:
-    video = planned.plan.video
-    assert video is not None  # the planner examines every video
-    return video
-
-
 def _dali_message(error: RuntimeError) -> str:
-    """The line of DALI's account that says what was wrong."""
     lines = str(error).partition("encountered:")[2].split("\n") + str(error).split("\n")
     return next((line for line in map(str.strip, lines) if line), "no reason given")

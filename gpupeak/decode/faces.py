@@ -1,4 +1,4 @@
-"""How are the faces read that OpenFace cut out of a video? From an array on disk: nothing is decoded, only resized."""
+"""How are the faces read that OpenFace cut out of a video? They are an array on disk, and only resized."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from gpupeak.errors import SampleError
 from gpupeak.video.container import MAX_SIDE
-
-__all__ = ["face_frames", "open_faces"]
 
 _MAGIC = b"\x93NUMPY"
 
@@ -37,7 +35,7 @@ def open_faces(path: Path) -> npt.NDArray[np.uint8]:
         raise
     except OSError as error:
         raise SampleError("plan", f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # NumPy promises ValueError, but a corrupted header provokes what its parser likes
+    except Exception as error:  # NumPy promises ValueError, but corrupted headers provoke other errors, too
         raise SampleError("plan", f"is no whole .npy file: {error}".splitlines()[0]) from error
     shape: tuple[int, ...] = faces.shape
     if len(shape) != 4 or shape[3] != 3 or faces.dtype != np.uint8 or not all(shape) or max(shape[1:3]) > MAX_SIDE:
@@ -48,10 +46,10 @@ def open_faces(path: Path) -> npt.NDArray[np.uint8]:
 def face_frames(
     faces: npt.NDArray[np.uint8], indices: Sequence[int], out: npt.NDArray[np.uint8], *, swap: bool = False
 ) -> None:
-    """Resize the chosen faces into `out`, uint8 `[n, size, size, 3]`, as OpenCV's default resize does, bit for bit.
+    """Resize faces into `out`, uint8 `[n, size, size, 3]`, bit for bit as OpenCV's default resize does.
 
-    That is bilinear between pixel centres, without antialiasing, and in whole numbers (OpenCV's resize.cpp). The
-    channels stay as stored, unless `swap` turns them around.
+    That is bilinear between pixel centres, without antialiasing, in whole numbers (OpenCV's resize.cpp). `swap`
+    turns the order of the channels around.
     """
     size = out.shape[1]
     rows, columns = (_weights(length, size) for length in faces.shape[1:3])
@@ -81,6 +79,6 @@ def _resized(face: npt.NDArray[np.uint8], rows: _Weights, columns: _Weights) -> 
     left, right = (face.take(places, 1).astype(np.int32) for places in columns[:2])
     across = (left * columns.of_first[:, None] + right * columns.of_second[:, None]) >> 4
     above, below = across.take(rows.first, 0), across.take(rows.second, 0)
-    # Each product is cut on its own, as OpenCV's SIMD multiplication, which keeps the upper half, does.
+    # Each product is cut by itself: OpenCV's SIMD multiplication keeps the upper half.
     cut = (above * rows.of_first[:, None, None] >> 16) + (below * rows.of_second[:, None, None] >> 16)
     return ((cut + 2) >> 2).astype(np.uint8)

@@ -10,28 +10,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from gpupeak.decode.merge import merged
+from gpupeak.channel import merged
 from gpupeak.decode.nvdec import Refused
+from gpupeak.pipeline import Decoder
 from gpupeak.types import Failed, FrameBatch, Sample
 
-__all__ = ["HELD", "MODES", "HybridDecoder", "choose"]
-
-MODES = ("nvdec", "hybrid", "auto")
-HELD = 4
+_READY = 4
 """Batches that are decoded and wait for whoever reads `HybridDecoder.decode`."""
 _REFUSED = 256
 """Samples that may wait for the CPU before the GPU's decoder takes no more."""
 _TRIAL = 96
 _WORTHWHILE = 0.1
-"""A side this much slower than the other is left out: what it adds, it may well take in memory traffic and cores."""
-
-
-class _Cpu(Protocol):
-    """A decoder as `pool.WorkerPool`; called again for whatever has come meanwhile."""
-
-    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]: ...
-
-    def close(self) -> None: ...
+"""A side with less than this share of the other's speed is left out: it may cost more, in cores and memory traffic."""
 
 
 class _Gpu(Protocol):
@@ -48,10 +38,9 @@ class HybridDecoder:
     Results do not depend on which side decoded a sample, beyond the rounding of colours.
 
     Args:
-        gpu, cpu: the two sides, closed with this decoder.
+        gpu, cpu: the two sides, closed with this decoder. `cpu.decode` is called again for whatever has come meanwhile.
         mode: "nvdec": the CPU decodes only what `gpu` refuses; "hybrid": it takes other samples, too; "auto":
-            each side first decodes some samples by itself, whose frames count like all others, and the
-            faster one or both go on, as `choose` says.
+            each side first decodes some samples by itself, then the faster one or both go on, as `choose` says.
         notice: told, a line each, on any thread: the choice of "auto", and every new reason to refuse samples.
         trial: samples by which "auto" measures each side, after a third as many that start it up.
 
@@ -59,9 +48,9 @@ class HybridDecoder:
         refused: how many samples `gpu` has refused, by reason.
     """
 
-    def __init__(self, gpu: _Gpu, cpu: _Cpu, mode: str, notice: Callable[[str], None], *, trial: int = _TRIAL) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+    def __init__(
+        self, gpu: _Gpu, cpu: Decoder, mode: str, notice: Callable[[str], None], *, trial: int = _TRIAL
+    ) -> None:
         self._gpu, self._cpu, self._mode, self._notice, self._trial = gpu, cpu, mode, notice, trial
         self.refused: Counter[str] = Counter()
 
@@ -80,7 +69,7 @@ class HybridDecoder:
             stages.append(self._on_gpu(work))
         else:
             work.gpu_finished()
-        yield from merged(stages, HELD, work.cancel, mode)
+        yield from merged(stages, _READY, work.cancel, mode)
 
     def close(self) -> None:
         """End both sides."""
@@ -95,7 +84,7 @@ class HybridDecoder:
 
     def _on_cpu(self, work: _Work, share: bool) -> Generator[FrameBatch | Failed]:
         while work.await_for_cpu(share):
-            # Ends where nothing is there for it at the moment, rather than keep what is decoded waiting.
+            # This ends where nothing is there for the CPU now, so that what is decoded does not wait.
             yield from self._cpu.decode(work.for_cpu(share))
 
     def _accepted(self, work: _Work, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
@@ -115,7 +104,7 @@ class HybridDecoder:
         self.refused[refused.reason] += 1
 
     def _measure(self, work: _Work) -> Generator[FrameBatch | Failed, None, str]:
-        """Have each side decode some samples by itself; returns the mode to go on in."""
+        """Have each side decode some samples by itself, and return the mode to go on in."""
         speeds = []
         for decode, source in (
             (lambda samples: self._accepted(work, samples), work.for_gpu()),
@@ -131,7 +120,7 @@ class HybridDecoder:
 
 
 def choose(nvdec: float, cpu: float) -> str:
-    """The mode to go on in, by the samples/s of each side alone; 0, where a side had no sample, says nothing of it."""
+    """The mode to go on in, by the samples/s of each side alone; 0 where a side had no sample."""
     if 0 < cpu < _WORTHWHILE * nvdec:
         return "nvdec"
     if 0 < nvdec < _WORTHWHILE * cpu:
@@ -140,7 +129,7 @@ def choose(nvdec: float, cpu: float) -> str:
 
 
 def _timed(items: Generator[FrameBatch | Failed]) -> Generator[FrameBatch | Failed, None, float]:
-    """Pass items on; returns their samples a second, not counting the time that whoever takes them takes."""
+    """Pass items on, and return their samples a second without the time that their taker takes."""
     count = 0
     waited = 0.0
     began = time.perf_counter()

@@ -1,6 +1,6 @@
 """How are the wanted frames of a video decoded on the CPU?
 
-Only the packets that they need go through libavcodec; the pixels equal those of a full sequential decode.
+libavcodec is given only the packets that they need; the pixels are those of a full sequential decode.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from av.video.reformatter import VideoReformatter
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
 
-__all__ = ["decode_clip", "decode_frames"]
-
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
     """Decode frames of a video by their numbers in presentation order, from 0.
@@ -27,17 +25,16 @@ def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int |
     Args:
         path: the file.
         indices: which frames; in any order, repeats allowed, each decoded once.
-        size: the side in pixels of the square that every frame is squashed to (swscale's bilinear
-            filter, the aspect ratio not kept), or None for the size of the frames themselves: the
-            bytes of PyAV's `to_ndarray(format="rgb24")`.
+        size: the side in pixels of the square that every frame is squashed to by swscale's bilinear filter, or
+            None for the size of the frames themselves: the bytes of PyAV's `to_ndarray(format="rgb24")`.
 
     Returns:
-        uint8 RGB `[n, size, size, 3]`, or `[n, height, width, 3]`, turned upright where the container's
-        display matrix says so; the matrix from YCbCr is the one that the stream names, else BT.601.
+        uint8 RGB `[n, size, size, 3]`, or `[n, height, width, 3]`, upright by the container's display matrix;
+        the matrix from YCbCr is the one that the stream names, else BT.601.
 
     Raises:
-        SampleError: the file cannot be used (stage "plan"), it has no such frame, or a frame cannot be
-            decoded (stage "decode").
+        SampleError: the file cannot be used (stage "plan"); it has no such frame, or a frame cannot be decoded
+            (stage "decode").
     """
     with open_clip(path) as clip:
         return decode_clip(clip, indices, size)
@@ -67,9 +64,9 @@ def decode_clip(
 
 
 def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
-    """Decode what the wanted frames need; False if any of them is missing, or any frame damaged.
+    """Decode what the wanted frames need; False if one of them is missing, or any frame is damaged.
 
-    libav conceals damage with what it decoded before, so that it depends on the frames left out.
+    libav conceals damage with what it decoded before, which depends on the frames left out.
     """
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing}
     runs = clip.runs(canvas.missing)
@@ -88,7 +85,7 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
 
 
 def _decode_all(clip: Clip, canvas: _Canvas) -> None:
-    """Decode from the first packet on until every wanted frame has come, once more if it had already."""
+    """Decode from the first packet on until every wanted frame has come."""
     canvas.missing = set(canvas.rows)
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing if clip.timed}
     for ordinal, frame in enumerate(clip.decode_all()):

@@ -10,15 +10,13 @@ from typing import NamedTuple
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
 
-__all__ = ["MAX_BYTES", "Refused", "examine", "nvdec_missing"]
-
 MAX_BYTES = 1 << 28
-"""DALI wants a whole file in memory, where libav reads the packets it needs: longer films are left to it."""
+"""DALI wants a whole file in memory; libav, which larger files are left to, reads the packets it needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A sample that is left to libav. `reason` is one of a few, for counting; `detail` is what DALI said, if it did."""
+    """A sample that is left to libav. `reason` is one of a few, for counting; `detail` is what DALI said, or ""."""
 
     sample: Sample
     reason: str
@@ -31,9 +29,9 @@ class _Limits(NamedTuple):
     largest: tuple[int, int]
 
 
-# What both take: DALI 2.4's `decoders.video` (also MJPEG and AV1), and NVDEC from Turing to Hopper by the NVDEC
-# Application Note of Video Codec SDK 13.0 (also MPEG-1, MPEG-2 and VC-1; AV1 only elsewhere; 10-bit H.264 only from
-# Blackwell on). MJPEG is one picture after another, each cheap on the CPU. Sizes are those of cuvidGetDecoderCaps.
+# What both DALI 2.4's `decoders.video` and NVDEC from Turing to Hopper (NVDEC Application Note of Video Codec SDK 13.0;
+# sizes by cuvidGetDecoderCaps) take, without MJPEG, of which each picture is cheap on the CPU. AV1 not everywhere;
+# 10-bit H.264 from Blackwell on.
 _TAKEN = {
     "h264": _Limits(("yuv420p",), (48, 16), (4096, 4096)),
     "hevc": _Limits(("yuv420p", "yuv420p10le"), (144, 144), (8192, 8192)),
@@ -49,10 +47,10 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
 def examine(clip: Clip) -> tuple[VideoFacts, str | None]:
-    """What DALI's caller has to know of a video, and why NVDEC must not be given it, None where it may.
+    """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may.
 
-    DALI tells frames by their packets' timestamps and notices no mistake: where those do not number the
-    frames as `clip` does, it gives other frames, and black ones past the last, without an error.
+    DALI tells frames by their packets' timestamps. Where those do not number the frames as `clip` does, it gives
+    other frames, and black ones past the last, without an error.
     """
     size = clip.path.stat().st_size
     video = VideoFacts(
@@ -93,10 +91,10 @@ def _unfit(clip: Clip, size: int) -> str | None:
 
 
 def _has_leading_pictures(clip: Clip) -> bool:
-    """Whether there are pictures that a decoder leaves out when it starts at the key frame that they follow.
+    """Whether a decoder that starts at a key frame leaves out pictures that follow it.
 
-    DALI would start there and take the next picture's timestamp for theirs. Of H.264 it starts at IDR
-    pictures only, which no picture leads.
+    DALI would start there and take the next picture's timestamp for theirs. Of H.264 it starts at IDR pictures
+    only, which no picture leads.
     """
     return any(clip.needed([key - 1])[-1] > clip.needed([key])[-1] for key in clip.key_frames if key)
 
@@ -106,7 +104,8 @@ def nvdec_missing() -> str | None:
     try:
         import nvidia.dali  # noqa: F401 - takes half a second, so not before someone asks
     except (ImportError, OSError, RuntimeError) as error:
-        return f"DALI cannot be imported ({_first_line(error)}): pip install 'gpupeak[gpu]'"
+        reason = f"{error}".partition("\n")[0] or type(error).__name__
+        return f"DALI cannot be imported ({reason}): pip install 'gpupeak[gpu]'"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -123,7 +122,3 @@ def nvdec_missing() -> str | None:
             "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
         )
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

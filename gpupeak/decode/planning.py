@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import choose
+from gpupeak.storage.places import local
 from gpupeak.types import FramePlan, Peak, Sample
-
-__all__ = ["plan_frames"]
 
 
 def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
@@ -16,7 +15,9 @@ def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
         SampleError: there is no usable peak and the rule's fallback is "fail".
     """
     rule = sample.rule
-    peak = read_peak(sample.name, sample.au_dirs, rule.peak_source) if rule.method == "emotion_peak" else None
+    peak = None
+    if rule.method == "emotion_peak":
+        peak = read_peak(sample.name, [local(each) for each in sample.au_dirs], rule.peak_source)
     choice = choose(rule, sample.name, frames, peak)
     found = peak if isinstance(peak, Peak) else None
     return FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp)

@@ -12,23 +12,22 @@ import os
 import queue
 import tempfile
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from multiprocessing.connection import wait
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
-from gpupeak.child import Child, Ended
-from gpupeak.decode.worker import NO_SLOT, READY, Answer, Done, Planned, Task
+from gpupeak.child import Child, Ended, Suspects
+from gpupeak.decode.worker import NO_SLOT, READY, Answer, Done, Planned, Task, main
 from gpupeak.errors import OUT_OF_MEMORY, RunError
 from gpupeak.types import Failed, FrameBatch, Sample
 
-__all__ = ["WorkerPool", "cores"]
-
 _START_SECONDS = 120.0  # imports from a cold network file system are slow
 _STARTS = 3  # of a process that is killed before it is ready
+
+_Suspects: TypeAlias = Suspects[Sample | Task]
 
 
 class WorkerPool:
@@ -85,11 +84,11 @@ class WorkerPool:
 
     def _work(self, work: Iterable[Sample | Task], decoding: bool) -> Generator[FrameBatch | Planned | Done | Failed]:
         source = iter(work)
-        again: deque[Sample | Task] = deque()
+        suspects: _Suspects = Suspects("the decoding process")
         try:
-            while self._dispatch(source, again, decoding):
+            while self._dispatch(source, suspects, decoding):
                 for worker in self._answered():
-                    yield from self._collect(worker, again)
+                    yield from self._collect(worker, suspects)
         except BaseException:
             self.close()
             raise
@@ -102,12 +101,12 @@ class WorkerPool:
             os.close(self._memory)  # the mapping lives on until the last array that shows it is gone
             self._memory = -1
 
-    def _dispatch(self, source: Iterator[Sample | Task], again: deque[Sample | Task], decoding: bool) -> bool:
+    def _dispatch(self, source: Iterator[Sample | Task], suspects: _Suspects, decoding: bool) -> bool:
         """Give every idle worker a sample, second tries first; False when there is no more work at all."""
         for worker in self._workers:
             if worker.work is None:
-                second = bool(again)
-                work = again.popleft() if second else next(source, None)
+                second = bool(suspects)
+                work = suspects.pop() if second else next(source, None)
                 if work is None:
                     break
                 worker.take(self._free.get() if decoding else NO_SLOT, work, second, self._time_limit)
@@ -122,7 +121,7 @@ class WorkerPool:
         now = time.monotonic()
         return [worker for connection, worker in busy.items() if connection in ready or worker.deadline <= now]
 
-    def _collect(self, worker: _Worker, again: deque[Sample | Task]) -> Iterator[FrameBatch | Planned | Done | Failed]:
+    def _collect(self, worker: _Worker, suspects: _Suspects) -> Iterator[FrameBatch | Planned | Done | Failed]:
         work, slot, second = worker.work, worker.slot, worker.second
         assert work is not None
         try:
@@ -130,11 +129,9 @@ class WorkerPool:
         except Ended as ended:
             self._release(slot)
             self._replace(worker)
-            if second:
-                sample = work if isinstance(work, Sample) else work.sample
+            for aside in suspects.ended([work], second, ended):
+                sample = aside if isinstance(aside, Sample) else aside.sample
                 yield Failed(sample, "decode", f"the decoding process {ended}, twice")
-            else:
-                again.append(work)
             return
         if isinstance(answer, Planned | Done | Failed):
             self._release(slot)
@@ -160,7 +157,7 @@ class _Worker:
     """One process, the sample it is at, and when its answer is due."""
 
     def __init__(self, memory: int, shape: tuple[int, ...]) -> None:
-        self._start = partial(Child, "gpupeak.decode.worker:main", *shape, descriptors=(memory,))
+        self._start = partial(Child, main, *shape, descriptors=(memory,))
         self.child = self._start()
         self.work: Sample | Task | None = None
         self.slot = -1
@@ -192,11 +189,6 @@ class _Worker:
             self.child.end()
             self.child = self._start()
             self._await_ready(starts - 1)
-
-
-def cores() -> int:
-    """The cores that this process may use; where the system does not tell, those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared_memory(size: int) -> tuple[int, mmap.mmap]:

@@ -25,13 +25,10 @@ from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
 from gpupeak.decode.planning import plan_frames
-from gpupeak.errors import OUT_OF_MEMORY, RunError, SampleError
-from gpupeak.storage.fetching import at_hand
-from gpupeak.storage.remote import shown
+from gpupeak.errors import OUT_OF_MEMORY, SampleError
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 from gpupeak.video.container import open_clip
-
-__all__ = ["MEMORY", "NO_SLOT", "READY", "Answer", "Done", "Planned", "Task", "keep_freed_memory", "prepare", "serve"]
 
 READY = "ready"
 """The first message of a worker: its imports went well."""
@@ -87,30 +84,27 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
         if sample.video is None:
             what = "video file" if sample.stream == "frame" else ".npy file of faces"
             raise SampleError("find", f"no {what} of this name")
-        with at_hand(sample, aus=sample.rule.method == "emotion_peak"):
-            if sample.stream != "frame":
-                faces = open_faces(sample.video)
-                plan = plan_frames(sample, len(faces), "faces")
-                if out is None:
-                    height, width = faces.shape[1:3]
-                    facts = VideoFacts(width, height, False, 0, None, None, bytes=faces.nbytes)
-                    seconds = {"plan": time.perf_counter() - began}
-                    return Planned(replace(plan, video=facts), seconds, "faces are no video")
-                planned = time.perf_counter()
-                face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
-                return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
-            with open_clip(sample.video) as clip:
-                plan = plan_frames(sample, clip.frames, clip.codec)
-                if out is None:
-                    video, unfit = examine(clip)
-                    return Planned(replace(plan, video=video), {"plan": time.perf_counter() - began}, unfit)
-                planned = time.perf_counter()
-                decode_clip(clip, plan.indices, size=out.shape[1], out=out)
+        video = local(sample.video)
+        if sample.stream != "frame":
+            faces = open_faces(video)
+            plan = plan_frames(sample, len(faces), "faces")
+            if out is None:
+                height, width = faces.shape[1:3]
+                facts = VideoFacts(width, height, False, 0, None, None, bytes=faces.nbytes)
+                return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, "faces are no video")
+            planned = time.perf_counter()
+            face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
             return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
+        with open_clip(video) as clip:
+            plan = plan_frames(sample, clip.frames, clip.codec)
+            if out is None:
+                facts, unfit = examine(clip)
+                return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, unfit)
+            planned = time.perf_counter()
+            decode_clip(clip, plan.indices, size=out.shape[1], out=out)
+        return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
     except SampleError as error:
-        return Failed(sample, error.stage, shown(error.reason), plan)
-    except RunError as error:  # of the cache: whoever fetches ahead meets it, too, and ends the run
-        return Failed(sample, "find", str(error), plan)
+        return Failed(sample, error.stage, error.reason, plan)
     except MemoryError:
         return Failed(sample, "plan" if plan is None else "decode", OUT_OF_MEMORY, plan)
     except Exception as error:  # a bad video is data, whatever it provokes

@@ -19,21 +19,6 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "CLIPS",
-    "EXPRESSIONS",
-    "Clip",
-    "Corpus",
-    "Expression",
-    "au_info",
-    "draw_clip",
-    "draw_face",
-    "is_corpus",
-    "make_corpus",
-    "per_frame",
-    "write_json",
-    "write_openface",
-]
 
 FPS = 25
 HEIGHT, WIDTH = 360, 640
@@ -95,8 +80,17 @@ CLIPS = (
 )
 
 
+_VIDEOS = {
+    "mer2023": "mer2023-dataset-process/video/{}.mp4",
+    "iemocap": "iemocap-process/subvideo-tgt/{}.avi",
+}
+_AU_DIRECTORIES = {"mer2023": "MER2023", "iemocap": "IEMOCAPFour"}
+_CONFIG = "gpupeak.toml"
+_CONFIG_BEGINS = "# The demo's datasets are smaller than the ones whose names they bear.\n"
+
+
 @dataclass(frozen=True, slots=True)
-class Corpus:
+class DemoCorpus:
     """What `make_corpus` made, as the arguments of a run over it."""
 
     datasets: tuple[str, ...]
@@ -105,9 +99,9 @@ class Corpus:
     config_file: Path
 
 
-def make_corpus(root: Path) -> Corpus:
+def make_corpus(root: Path) -> DemoCorpus:
     """Draw and encode `CLIPS`, and write their label and action-unit files, below `root`."""
-    corpus = Corpus(tuple(_VIDEOS), root / "dataset", root / "mer-factory-output", root / _CONFIG)
+    corpus = DemoCorpus(tuple(_VIDEOS), root / "dataset", root / "mer-factory-output", root / _CONFIG)
     root.mkdir(parents=True, exist_ok=True)
     _write_config(corpus.config_file)  # first, so that even a corpus cut short is known for one
     for number, clip in enumerate(CLIPS):
@@ -122,17 +116,6 @@ def is_corpus(root: Path) -> bool:
     """Whether `make_corpus` has been at work in `root`."""
     config = root / _CONFIG
     return config.is_file() and config.read_bytes().startswith(_CONFIG_BEGINS.encode())
-
-
-_CONFIG = "gpupeak.toml"
-_CONFIG_BEGINS = "# The demo's datasets are smaller than the ones whose names they bear.\n"
-
-
-_VIDEOS = {
-    "mer2023": "mer2023-dataset-process/video/{}.mp4",
-    "iemocap": "iemocap-process/subvideo-tgt/{}.avi",
-}
-_AU_DIRECTORIES = {"mer2023": "MER2023", "iemocap": "IEMOCAPFour"}
 
 
 # Files, as the tools write them that they come from in earnest.
@@ -158,7 +141,7 @@ def _encode(pictures: Iterator[npt.NDArray[np.uint8]], path: Path) -> None:
 def _write_labels(dataset_root: Path) -> None:
     """Under each key a zero-dimensional object array, pickled: `{sample: {"emo": ..., "val": ...}}`."""
 
-    def corpus(emotions: dict[str, str]) -> npt.NDArray[np.object_]:
+    def listed(emotions: dict[str, str]) -> npt.NDArray[np.object_]:
         return np.array({name: {"emo": emotion, "val": -10} for name, emotion in emotions.items()}, dtype=object)
 
     mer2023, iemocap = (
@@ -166,12 +149,12 @@ def _write_labels(dataset_root: Path) -> None:
     )
     np.savez(
         dataset_root / "mer2023-dataset-process/label-6way.npz",
-        train_corpus=corpus({"samplenew_00000000": "neutral"}),
-        test1_corpus=corpus(mer2023),
+        train_corpus=listed({"samplenew_00000000": "neutral"}),
+        test1_corpus=listed(mer2023),
     )
     # One list holds the whole of IEMOCAP; its test set is the fifth session.
     others = {"Ses01F_impro01_F000": "neutral", "Ses04M_script03_2_M041": "sad"}
-    np.savez(dataset_root / "iemocap-process/label_4way.npz", whole_corpus=corpus({**others, **iemocap}))
+    np.savez(dataset_root / "iemocap-process/label_4way.npz", whole_corpus=listed({**others, **iemocap}))
 
 
 def _write_config(path: Path) -> None:
@@ -194,23 +177,6 @@ def per_frame(clip: Clip) -> dict[str, object]:
     return {"per_frame_au_descriptions": frames}
 
 
-def _write_au_info(clip: Clip, directory: Path) -> None:
-    write_json(clip, directory, "au_analysis", au_info(clip.frames, clip.peak))
-
-
-def _write_per_frame(clip: Clip, directory: Path) -> None:
-    write_json(clip, directory, "au_analysis", per_frame(clip))
-
-
-def _write_merr_data(clip: Clip, directory: Path) -> None:
-    """MER-Factory as published: `_merr_data.json` counts from 1; `_au_analysis.json` has the peak as text only."""
-    seconds = clip.peak / clip.fps
-    text = {"chronological_emotion_peaks": [f"Peak at {seconds:.2f}s: {clip.expression.emotion} (moderate)"]}
-    info = {"frame_number": clip.peak + 1, "timestamp": seconds, "top_aus_intensities": clip.units(clip.peak)}
-    write_json(clip, directory, "au_analysis", text)
-    write_json(clip, directory, "merr_data", {**text, "overall_peak_frame_info": info})
-
-
 def write_json(clip: Clip, directory: Path, kind: str, content: Mapping[str, object]) -> None:
     """Write `<name>/<name>_<kind>.json` below `directory`."""
     path = directory / clip.name / f"{clip.name}_{kind}.json"
@@ -230,9 +196,18 @@ def write_openface(clip: Clip, directory: Path) -> None:
     (directory / f"{clip.name}.csv").write_text("\n".join(lines) + "\n")
 
 
+def _write_merr_data(clip: Clip, directory: Path) -> None:
+    """MER-Factory as published: `_merr_data.json` counts from 1; `_au_analysis.json` has the peak as text only."""
+    seconds = clip.peak / clip.fps
+    text = {"chronological_emotion_peaks": [f"Peak at {seconds:.2f}s: {clip.expression.emotion} (moderate)"]}
+    info = {"frame_number": clip.peak + 1, "timestamp": seconds, "top_aus_intensities": clip.units(clip.peak)}
+    write_json(clip, directory, "au_analysis", text)
+    write_json(clip, directory, "merr_data", {**text, "overall_peak_frame_info": info})
+
+
 _AU_WRITERS: dict[str, Callable[[Clip, Path], None]] = {
-    "au_info": _write_au_info,
-    "per_frame": _write_per_frame,
+    "au_info": lambda clip, directory: write_json(clip, directory, "au_analysis", au_info(clip.frames, clip.peak)),
+    "per_frame": lambda clip, directory: write_json(clip, directory, "au_analysis", per_frame(clip)),
     "merr_data": _write_merr_data,
     "openface": write_openface,
 }
@@ -264,7 +239,6 @@ def draw_clip(clip: Clip, seed: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def _wall(random: np.random.Generator) -> _Image:
-    """A background in a colour of its own, with texture at two scales."""
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
     weave = np.sin(rows / 14 + random.uniform(0, 6)) * np.sin(columns / 11 + random.uniform(0, 6))
     grain = random.normal(0, 5, (HEIGHT, WIDTH))

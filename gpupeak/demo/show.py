@@ -6,44 +6,38 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from gpupeak.cli.app import main
-from gpupeak.cli.output import Output
-from gpupeak.demo.corpus import CLIPS, Clip, Corpus, is_corpus, make_corpus
+from gpupeak.demo.corpus import CLIPS, Clip, DemoCorpus, is_corpus, make_corpus
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.features.directory import feature_directory, read_manifest
-
-__all__ = ["run_demo"]
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.records import read_manifest
 
 _FEATURES = "preextracted_features"
 _MADE = ("dataset", "mer-factory-output", _FEATURES)
 
 
-def run_demo(out: Path, console: Output, device: str = "auto", weights: str = "random:0") -> int:
-    """Draw a corpus into `out`, extract its features by the command line, show what came out and check it.
+def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int], device: str, weights: str) -> int:
+    """Draw a corpus into `out`, extract its features, show what came out and check it; an earlier demo is made anew.
 
-    An earlier demo in `out` is made anew.
-
-    Args:
-        device, weights: as in `ExtractConfig`.
-
-    Returns:
-        The exit code: the command's own, or 1 if a peak was not found where it was drawn.
+    `command` takes the words after `gpupeak` on a command line. Returns its exit code, or 1 if a peak was not found
+    where it was drawn.
 
     Raises:
         ConfigError: `out` holds something else than a demo.
         WriteError: `out` cannot be written.
     """
     corpus = _draw(out, console)
-    command = [
+    words = [
         ["extract", *corpus.datasets],
         ["--dataset-root", str(corpus.dataset_root)],
         ["--mer-factory-output", str(corpus.mer_factory_output)],
@@ -52,23 +46,30 @@ def run_demo(out: Path, console: Output, device: str = "auto", weights: str = "r
         ["--weights", weights],
         ["--device", device],
     ]
-    console.say("\nThe run", "bold")
-    console.say(f"{_program()} " + " \\\n    ".join(map(shlex.join, command)))
+    _say(console, "\nThe run", "bold")
+    _say(console, f"{_program()} " + " \\\n    ".join(map(shlex.join, words)))
     if weights.startswith("random:"):
-        console.say(
-            f"The weights are seeded random numbers ({weights}), not CLIP's: "
-            "the features have the right form and mean nothing.",
-            "yellow",
-        )
-    if code := main([word for words in command for word in words]):
+        form = "the features have the right form and mean nothing"
+        _say(console, f"The weights are seeded random numbers ({weights}), not CLIP's: {form}.", "yellow")
+    if code := command([word for line in words for word in line]):
         return code
     _show_files(console, out)
     right = _show_frames(console, out)
-    _show_next(console)
+    _say(console, "\nNext: your own copy of MER-UniBench, or your own videos", "bold")
+    for arguments in (
+        "plan --dataset-root DIR --mer-factory-output DIR",
+        "extract --dataset-root DIR --mer-factory-output DIR",
+        "extract --videos DIR --name mycorpus --aus DIR",
+    ):
+        _say(console, f"{_program()} {arguments}")
     return 0 if right else 1
 
 
-def _draw(out: Path, console: Output) -> Corpus:
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def _draw(out: Path, console: Console) -> DemoCorpus:
     began = time.perf_counter()
     try:
         if out.exists() and any(out.iterdir()):
@@ -80,12 +81,12 @@ def _draw(out: Path, console: Output) -> Corpus:
         corpus = make_corpus(out)
     except OSError as error:
         raise WriteError(f"{out}: the demo cannot be written there: {error.strerror or error}") from error
-    console.say("A corpus", "bold")
-    console.say(
-        f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to a "
-        f"peak and falls,\nlaid out as a small mer2023 and iemocap, one clip without an action-unit file: "
-        f"made in {time.perf_counter() - began:.1f} s."
+    made = (
+        f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to "
     )
+    made += "a peak and falls,\nlaid out as a small mer2023 and iemocap, one clip without an action-unit file: "
+    _say(console, "A corpus", "bold")
+    _say(console, f"{made}made in {time.perf_counter() - began:.1f} s.")
     return corpus
 
 
@@ -97,12 +98,12 @@ def _program() -> str:
     return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
-def _show_files(console: Output, out: Path) -> None:
-    console.say("\nThe files", "bold")
+def _show_files(console: Console, out: Path) -> None:
+    _say(console, "\nThe files", "bold")
     console.print(_tree(out, Tree(Text(f"{out}/"), guide_style="dim")))
     example = _features(out, CLIPS[0]) / f"{CLIPS[0].name}.npy"
     array = np.load(example)
-    console.say(f"numpy.load({example.name!r}): {array.dtype}, shape {array.shape}")
+    _say(console, f"numpy.load({example.name!r}): {array.dtype}, shape {array.shape}")
 
 
 def _tree(path: Path, branch: Tree) -> Tree:
@@ -114,42 +115,29 @@ def _tree(path: Path, branch: Tree) -> Tree:
     return branch
 
 
-def _show_frames(console: Output, out: Path) -> bool:
+def _show_frames(console: Console, out: Path) -> bool:
     """Show which frames were chosen and why; say whether every peak is where it was drawn."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("sample", no_wrap=True)
-    table.add_column("drawn", justify="right")
-    for header in ("found", "frames chosen"):
-        table.add_column(header)
+    table = Table("sample", "drawn", "found", "frames chosen", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.columns[0].no_wrap = True
+    table.columns[1].justify = "right"
     wrong = []
     for clip in CLIPS:
-        (entry,) = (line for line in read_manifest(_features(out, clip)) if line["sample"] == clip.name)
-        peak, fallback, indices = entry["peak"], entry["fallback"], entry["indices"]
-        found = f"{fallback['reason']}: uniform" if peak is None else f"{peak['index']}, by {peak['source']}"
+        (line,) = (line for line in read_manifest(_features(out, clip)) if line.sample == clip.name)
+        peak, indices = line.peak, line.indices
+        found = f"{peak.index}, by {peak.source}" if peak else f"{line.fallback and line.fallback.reason}: uniform"
         expected = None if clip.source is None else (clip.peak, clip.source)
-        if (peak and (peak["index"], peak["source"])) != expected or (peak and clip.peak not in indices):
+        if (peak and (peak.index, peak.source)) != expected or (peak and clip.peak not in indices):
             wrong.append(clip.name)
         chosen = Text(" ").join(Text(str(index), "bold green" if index == clip.peak else "") for index in indices)
         table.add_row(clip.name, str(clip.peak), found, chosen)
-    console.say("\nWhich frames, and why", "bold")
+    _say(console, "\nWhich frames, and why", "bold")
     console.print(table)
     if wrong:
-        console.say(f"Not where they were drawn: the peaks of {', '.join(wrong)}.", "red")
+        _say(console, f"Not where they were drawn: the peaks of {', '.join(wrong)}.", "red")
     else:
-        console.say(
-            "Every peak that a file tells was found where it was drawn, and is among the frames chosen.", "green"
-        )
+        right = "Every peak that a file tells was found where it was drawn, and is among the frames chosen."
+        _say(console, right, "green")
     return not wrong
-
-
-def _show_next(console: Output) -> None:
-    console.say("\nNext: your own copy of MER-UniBench, or your own videos", "bold")
-    for arguments in (
-        "plan --dataset-root DIR --mer-factory-output DIR",
-        "extract --dataset-root DIR --mer-factory-output DIR",
-        "extract --videos DIR --name mycorpus --aus DIR",
-    ):
-        console.say(f"{_program()} {arguments}")
 
 
 def _features(out: Path, clip: Clip) -> Path:

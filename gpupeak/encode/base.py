@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,6 @@ import torch
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
-
-__all__ = ["TowerEncoder"]
 
 
 class TowerEncoder:
@@ -56,15 +54,14 @@ class TowerEncoder:
                 borrowed.callback(batch.release)
                 samples += self._frames(batch)
                 if len(samples) >= self._batch_size:
-                    done = self._encode(samples)
+                    done = list(self._encode(samples))
                     borrowed.close()
                     samples = []
                     yield from done
-            done = self._encode(samples)
+            done = list(self._encode(samples))
         yield from done
 
     def _frames(self, batch: FrameBatch) -> list[_Frames]:
-        """A batch's samples, their pixels where they are."""
         if batch.pixels.shape[1] != self._spec.size:
             raise ValueError(f"frames are {batch.pixels.shape[1]} pixels a side, expected {self._spec.size}")
         if isinstance(batch.pixels, torch.Tensor):
@@ -78,42 +75,22 @@ class TowerEncoder:
             for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True)
         ]
 
-    def _encode(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
-        step = self._batch_size
-        return [done for at in range(0, len(samples), step) for done in self._together(samples[at : at + step])]
+    def _encode(self, samples: list[_Frames]) -> Iterator[FeatureBatch | Failed]:
+        for at in range(0, len(samples), self._batch_size):
+            together = samples[at : at + self._batch_size]
+            began = time.perf_counter()
+            features = self._features(torch.cat([sample.pixels for sample in together]))
+            seconds = (time.perf_counter() - began) / len(together)
+            yield from outcomes([(sample.plan, sample.seconds) for sample in together], features, seconds)
 
-    def _together(self, samples: list[_Frames]) -> list[FeatureBatch | Failed]:
-        """Encode samples in one call of the tower; those with a feature that is no number have failed."""
-        began = time.perf_counter()
-        features = self._features([sample.pixels for sample in samples])
-        seconds = (time.perf_counter() - began) / len(samples)
-        finite = np.isfinite(features).all(axis=1)
-        good: list[tuple[FramePlan, Span, Seconds]] = []
-        failed: list[FeatureBatch | Failed] = []
-        stop = 0
-        for sample in samples:
-            start, stop = stop, stop + len(sample.pixels)
-            bad = int((~finite[start:stop]).sum())
-            if bad:
-                reason = f"the features of {bad} of {stop - start} frames are not finite"
-                failed.append(Failed(sample.plan.sample, "encode", reason, sample.plan))
-            else:
-                good.append((sample.plan, (start, stop), {**sample.seconds, "encode": seconds}))
-        if not good:
-            return failed
-        plans, spans, spent = zip(*good, strict=True)
-        return [FeatureBatch(plans, features, spans, spent), *failed]
-
-    def _features(self, frames: list[torch.Tensor]) -> np.ndarray:
+    @torch.inference_mode()
+    def _features(self, pixels: torch.Tensor) -> np.ndarray:
         try:
-            with torch.inference_mode():
-                pixels = torch.cat(frames) if len(frames) > 1 else frames[0]
-                features = self._tower(pixels.to(self._device)).cpu().numpy()
+            features = self._tower(pixels.to(self._device)).cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise DeviceError(f"{self._device} has not memory enough for {len(frames)} samples at once") from error
-        expected = (sum(map(len, frames)), self._spec.dim)
-        if features.shape != expected:
-            raise ValueError(f"the tower gave features {features.shape}, expected {expected}")
+            raise DeviceError(f"{self._device} has not memory enough for {len(pixels)} frames at once") from error
+        if features.shape != (len(pixels), self._spec.dim):
+            raise ValueError(f"the tower gave features {features.shape}, expected {(len(pixels), self._spec.dim)}")
         return features
 
 
@@ -123,3 +100,35 @@ class _Frames(NamedTuple):
     plan: FramePlan
     pixels: torch.Tensor
     seconds: Seconds
+
+
+def outcomes(
+    samples: Sequence[tuple[FramePlan, Seconds]],
+    features: np.ndarray,
+    seconds: float,
+    release: Callable[[], None] = lambda: None,
+) -> list[FeatureBatch | Failed]:
+    """What becomes of samples that were encoded together; those with a feature that is not finite have failed.
+
+    Args:
+        features: `[R, dim]`, the samples' rows one after another.
+        seconds: what each sample's encoding took.
+        release: called when no sample of the batch needs its rows any more.
+    """
+    finite = np.isfinite(features).all(axis=1)
+    good: list[tuple[FramePlan, Span, Seconds]] = []
+    failed: list[Failed] = []
+    stop = 0
+    for plan, spent in samples:
+        start, stop = stop, stop + plan.sample.rule.n
+        bad = int((~finite[start:stop]).sum())
+        if bad:
+            reason = f"the features of {bad} of {stop - start} frames are not finite"
+            failed.append(Failed(plan.sample, "encode", reason, plan))
+        else:
+            good.append((plan, (start, stop), {**spent, "encode": seconds}))
+    if not good:
+        release()
+        return [*failed]
+    plans, spans, spent_on = zip(*good, strict=True)
+    return [*failed, FeatureBatch(plans, features, spans, spent_on, release)]

@@ -6,12 +6,9 @@ import torch
 from torch import nn
 
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.checkpoint import read_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import WeightsId, locate
 from gpupeak.encoders import EncoderSpec
-
-__all__ = ["fetched", "load_tower"]
 
 
 def fetched(spec: EncoderSpec, weights: str | None) -> WeightsId:
@@ -21,11 +18,11 @@ def fetched(spec: EncoderSpec, weights: str | None) -> WeightsId:
         WeightsError: the weights are not there, or cannot be fetched.
     """
     found = locate(spec, weights)
-    if found.seed is None and not found.files:
-        from gpupeak.encode.openclip import fetch
+    if found.tag is None or found.files:
+        return found
+    from gpupeak.encode.openclip import fetch
 
-        found = fetch(spec, found)
-    return found
+    return fetch(spec, found)
 
 
 def load_tower(
@@ -37,7 +34,7 @@ def load_tower(
     """Build the tower of `spec` with these weights: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
 
     Args:
-        weights: as `weights.locate`; what open_clip has to fetch is fetched, and can be identified after.
+        weights: as `weights.identity.locate`; what open_clip has to fetch is fetched, and can be identified after.
         device, dtype: what the tower computes on and in; its features are float32 in any case.
 
     Raises:
@@ -47,11 +44,6 @@ def load_tower(
     if spec.tower is None:
         from gpupeak.encode.openclip import load_open_clip
 
-        # On a GPU a tower of our own means graphs and a kernel, which are tuned for and checked with ViT-L/14 alone.
-        return load_open_clip(spec, found, device, dtype, own_tower=torch.device(device).type == "cpu")
-    expected = expected_state(spec.tower)
-    if found.seed is not None:
-        state = draw_state(found.seed, expected)
-    else:
-        state = read_state(spec, found, expected, quick_gelu=True)
+        return load_open_clip(spec, found, device, dtype)
+    state = load_state(spec, found, expected_state(spec.tower), quick_gelu=True)
     return VisionTower.from_state(state, spec.tower, device=device, dtype=dtype)

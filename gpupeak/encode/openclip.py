@@ -1,4 +1,4 @@
-"""Every image encoder that open_clip names: its own module as it is, or this project's tower if that computes the same.
+"""Every image encoder that open_clip names, its own module as it is; and the weights that open_clip fetches.
 
 Imported only when it is needed: importing open_clip takes seconds.
 """
@@ -6,7 +6,6 @@ Imported only when it is needed: importing open_clip takes seconds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,13 @@ import open_clip
 import torch
 from torch import nn
 
-from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights import cache
-from gpupeak.encode.weights.checkpoint import read_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import INSTEAD, WeightsId
-from gpupeak.encoders import EncoderSpec, TowerShape
+from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 
-__all__ = ["OpenClipTower", "fetch", "load_open_clip"]
-
 _HUB_SECONDS = 10.0
-_HEAD_WIDTH = 64  # open_clip's default
 _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layers": 1}
 """A text tower of next to nothing: it is never asked, and some would be configured over the network."""
 
@@ -67,17 +61,9 @@ class OpenClipTower(nn.Module):
 
 
 def load_open_clip(
-    spec: EncoderSpec,
-    weights: WeightsId,
-    device: torch.device | str,
-    dtype: torch.dtype,
-    *,
-    own_tower: bool,
-) -> OpenClipTower | VisionTower:
+    spec: EncoderSpec, weights: WeightsId, device: torch.device | str, dtype: torch.dtype
+) -> OpenClipTower:
     """Build the image tower of `spec.model` and load it, every parameter checked.
-
-    Args:
-        own_tower: build a `VisionTower` where it computes what open_clip's module does.
 
     Raises:
         WeightsError: the weights do not fit, or it cannot be said how they were normalised.
@@ -88,44 +74,11 @@ def load_open_clip(
     # open_clip only warns when a plain GELU is built for weights that were trained with QuickGELU.
     quick_gelu = bool(config.get("quick_gelu", False) or pretrained.get("quick_gelu", False))
     mean, std = _normalisation(spec, pretrained, weights)
-    if own_tower and quick_gelu and (mean, std) == (MEAN, STD):
-        shape = _plain_shape(config)
-        if shape is not None:
-            state = _state(spec, weights, expected_state(shape), quick_gelu)
-            return VisionTower.from_state(state, shape, device=device, dtype=dtype)
-    visual: nn.Module = open_clip.CustomTextCLIP(
-        config["embed_dim"],
-        {**config["vision_cfg"], "timm_model_pretrained": False},
-        _NO_TEXT,
-        quick_gelu=quick_gelu,
-    ).visual
-    visual.load_state_dict(_state(spec, weights, visual.state_dict(), quick_gelu), strict=True)
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    visual: nn.Module = open_clip.CustomTextCLIP(config["embed_dim"], vision, _NO_TEXT, quick_gelu=quick_gelu).visual
+    state = load_state(spec, weights, visual.state_dict(), quick_gelu=quick_gelu)
+    visual.load_state_dict(state, strict=True)
     return OpenClipTower(visual, mean, std, device=device, dtype=dtype)
-
-
-def _plain_shape(config: dict[str, Any]) -> TowerShape | None:
-    """The sizes of a model's image tower if nothing else is configured of it: open_clip's defaults are CLIP's."""
-    vision = config["vision_cfg"]
-    if vision.keys() != {"image_size", "patch_size", "width", "layers"} or not isinstance(vision["layers"], int):
-        return None  # something is special about it, or it is a ResNet
-    width: int = vision["width"]
-    return TowerShape(
-        size=vision["image_size"],
-        patch=vision["patch_size"],
-        width=width,
-        layers=vision["layers"],
-        heads=width // _HEAD_WIDTH,
-        dim=config["embed_dim"],
-    )
-
-
-def _state(
-    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], quick_gelu: bool
-) -> dict[str, torch.Tensor]:
-    """Draw or read parameters of the names and shapes in `expected`."""
-    if weights.seed is not None:
-        return draw_state(weights.seed, expected)
-    return read_state(spec, weights, expected, quick_gelu=quick_gelu)
 
 
 def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:

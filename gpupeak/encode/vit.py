@@ -21,40 +21,43 @@ from gpupeak.encoders import TowerShape
 from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm
 from gpupeak.kernels.patch_rows import patch_rows
 
-__all__ = ["MEAN", "STD", "VisionTower", "expected_state"]
-
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """What OpenAI's CLIP subtracts from RGB in 0 .. 1, and divides by."""
 
 _QUICK_GELU = 1.702
+_RENAMED = (
+    ("transformer.resblocks", "blocks"),
+    ("attn.in_proj_", "qkv."),
+    ("attn.out_proj", "out"),
+    ("mlp.c_fc", "fc1"),
+    ("mlp.c_proj", "fc2"),
+)
+"""open_clip's names, and this tower's."""
 
 
 def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
     """The parameters of a tower, named and shaped as in open_clip's visual tower; without values (meta tensors)."""
-    width, hidden, patch = shape.width, 4 * shape.width, shape.patch
+    width = shape.width
     shapes: dict[str, tuple[int, ...]] = {
         "class_embedding": (width,),
         "positional_embedding": (shape.grid**2 + 1, width),
-        "conv1.weight": (width, 3, patch, patch),
+        "conv1.weight": (width, 3, shape.patch, shape.patch),
         "proj": (width, shape.dim),
     }
-    for norm in ("ln_pre", "ln_post"):
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    norms = ["ln_pre", "ln_post"]
     for layer in range(shape.layers):
         block = f"transformer.resblocks.{layer}"
-        for norm in ("ln_1", "ln_2"):
-            shapes |= {f"{block}.{norm}.weight": (width,), f"{block}.{norm}.bias": (width,)}
-        shapes |= {
-            f"{block}.attn.in_proj_weight": (3 * width, width),
-            f"{block}.attn.in_proj_bias": (3 * width,),
-            f"{block}.attn.out_proj.weight": (width, width),
-            f"{block}.attn.out_proj.bias": (width,),
-            f"{block}.mlp.c_fc.weight": (hidden, width),
-            f"{block}.mlp.c_fc.bias": (hidden,),
-            f"{block}.mlp.c_proj.weight": (width, hidden),
-            f"{block}.mlp.c_proj.bias": (width,),
-        }
+        norms += [f"{block}.ln_1", f"{block}.ln_2"]
+        for name, outputs, inputs in (
+            ("attn.in_proj_", 3 * width, width),
+            ("attn.out_proj.", width, width),
+            ("mlp.c_fc.", 4 * width, width),
+            ("mlp.c_proj.", width, 4 * width),
+        ):
+            shapes |= {f"{block}.{name}weight": (outputs, inputs), f"{block}.{name}bias": (outputs,)}
+    for norm in norms:
+        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
     return {name: torch.empty(sizes, device="meta") for name, sizes in shapes.items()}
 
 
@@ -98,7 +101,7 @@ class VisionTower(nn.Module):
         """
         with torch.device("meta"):
             tower = cls(shape)
-        parameters = {name: value.to(device, dtype) for name, value in _folded(state, shape, tower.row).items()}
+        parameters = {name: value.to(device, dtype) for name, value in _folded(state, tower.row).items()}
         std = torch.tensor(STD)
         parameters["scale_shift"] = torch.stack([1 / (255 * std), -torch.tensor(MEAN) / std]).to(device)
         tower.load_state_dict(parameters, strict=True, assign=True)
@@ -114,9 +117,7 @@ class VisionTower(nn.Module):
         Patches lie in reading order, the 3 * patch * patch numbers of each in the order row, column,
         channel, then zeros up to `row`.
         """
-        rows = torch.empty(
-            len(pixels) * self.shape.grid**2, self.row, dtype=self.embed.weight.dtype, device=pixels.device
-        )
+        rows = self.embed.weight.new_empty(len(pixels) * self.shape.grid**2, self.row)
         images = torch.arange(len(pixels), dtype=torch.int32, device=pixels.device)
         patch_rows(pixels.contiguous(), images, self.scale_shift, rows)
         return rows
@@ -141,7 +142,6 @@ class VisionTower(nn.Module):
     def _added(
         self, tokens: torch.Tensor, delta: torch.Tensor, norm: nn.LayerNorm
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`tokens + delta`, and its LayerNorm; neither argument is used again."""
         return self.add_layer_norm(tokens, delta, norm.weight, norm.bias, norm.eps)
 
 
@@ -182,28 +182,24 @@ class _Block(nn.Module):
         return x.view(n, count, -1, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind()
 
 
-def _folded(state: Mapping[str, torch.Tensor], shape: TowerShape, row: int) -> dict[str, torch.Tensor]:
+def _folded(state: Mapping[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
     """open_clip's parameters as this tower's own, constant factors folded in."""
-    patches = state["conv1.weight"].permute(0, 2, 3, 1).reshape(shape.width, -1)  # to row, column, channel
-    positions = state["positional_embedding"]
+    rest = dict(state)
+    patches, positions = rest.pop("conv1.weight"), rest.pop("positional_embedding")
+    patches = patches.permute(0, 2, 3, 1).flatten(1)  # to row, column, channel
     folded = {
         "embed.weight": F.pad(patches, (0, row - patches.shape[1])),
-        "class_row": state["class_embedding"] + positions[0],
+        "class_row": rest.pop("class_embedding") + positions[0],
         "positions": positions[1:].contiguous(),
-        "project.weight": state["proj"].T.contiguous(),
+        "project.weight": rest.pop("proj").T.contiguous(),
     }
-    for norm in ("ln_pre", "ln_post"):
-        folded |= {f"{norm}.{part}": state[f"{norm}.{part}"] for part in ("weight", "bias")}
-    for layer in range(shape.layers):
-        ours, theirs = f"blocks.{layer}", f"transformer.resblocks.{layer}"
-        for part in ("weight", "bias"):
-            folded |= {
-                f"{ours}.ln_1.{part}": state[f"{theirs}.ln_1.{part}"],
-                f"{ours}.qkv.{part}": state[f"{theirs}.attn.in_proj_{part}"],
-                f"{ours}.out.{part}": state[f"{theirs}.attn.out_proj.{part}"],
-                f"{ours}.ln_2.{part}": state[f"{theirs}.ln_2.{part}"],
-                f"{ours}.fc1.{part}": state[f"{theirs}.mlp.c_fc.{part}"] * _QUICK_GELU,
-                f"{ours}.fc2.{part}": state[f"{theirs}.mlp.c_proj.{part}"],
-            }
-        folded[f"{ours}.fc2.weight"] = folded[f"{ours}.fc2.weight"] / _QUICK_GELU
+    for theirs, value in rest.items():
+        name = theirs
+        for old, new in _RENAMED:
+            name = name.replace(old, new)
+        if ".fc1." in name:
+            value = value * _QUICK_GELU
+        elif name.endswith(".fc2.weight"):
+            value = value / _QUICK_GELU
+        folded[name] = value
     return folded

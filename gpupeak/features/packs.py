@@ -1,45 +1,40 @@
-"""How are features read by those who train on them? As mappings, from `.npy` files or from one packed file.
+"""How features are read by those who train on them: as mappings, from `.npy` files or from one packed file.
 
 A packed dataset is one safetensors file beside its feature directory, `frame_<encoder>_<sampling>_<n>frms.safetensors`:
 a tensor "features", float32 `[S, n, D]`, and in its metadata the names of the S samples in the order of the rows, as a
-JSON list under "samples". It is mapped, not read: what a loop does not touch costs nothing, and the readers of all
-processes share one copy.
+JSON list under "samples". The safetensors library maps it: what a loop does not touch costs nothing, and the readers
+of all processes share one copy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.features.directory import (
-    FeatureDirectory,
-    encoder_directory,
-    feature_directory,
-    npy_header,
-    read_features,
-    replace_file,
-)
-from gpupeak.storage.files import expanded, name_fault, open_bounded
-from gpupeak.storage.remote import is_url, mirror_path, url_of
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import encoder_directory, feature_directory
+from gpupeak.features.npy import npy_header, read_features
+from gpupeak.storage import places
+from gpupeak.storage.atomic import replace_file
+from gpupeak.storage.files import name_fault
+from gpupeak.types import Url
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DatasetFeatures", "FeatureStore", "TorchFeatures", "pack", "packed_file", "unpack"]
-
 _TENSOR, _SAMPLES = "features", "samples"
-_LARGEST_PACK = 1 << 44
-_LONGEST_HEADER = 1 << 28  # bytes: a million names take some 40 MB
 
 
 class FeatureStore(Mapping[str, "DatasetFeatures"]):
@@ -61,9 +56,10 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         n: int = 8,
         stream: str = "frame",
     ) -> None:
-        self.root, self.n = mirror_path(Path(), str(root)) if is_url(root) else expanded(root), n
-        if url_of(self.root) is not None:
+        where = places.place(root)
+        if isinstance(where, Url):
             raise ConfigError(f"{root}: features are mapped from a local directory: copy them to one first")
+        self.root, self.n = where, n
         self._encoder, self._sampling, self._stream = encoder_directory(encoder), sampling, stream
 
     def directory(self, dataset: str) -> Path:
@@ -134,7 +130,7 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
     def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
         row = self._rows[sample]
         if self._pack is not None:
-            return np.array(self._pack.features[row])
+            return self._pack.row(row)
         return read_features(self.directory / f"{sample}.npy", self.n)
 
     def __iter__(self) -> Iterator[str]:
@@ -225,13 +221,13 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
         raise ConfigError(f"{error}; it cannot be unpacked") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be unpacked: {error.strerror or error}") from error
-    header = npy_header((n, pack.features.shape[2]))
+    header = npy_header((n, pack.dim))
     there = _npy_files(directory)
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
-    with FeatureDirectory(directory, n, pack.features.shape[2]):
+    with FeatureDirectory(directory, n, pack.dim):
         try:
             for row, name in missing:
-                replace_file(directory / f"{name}.npy", (header, pack.features[row].tobytes()))
+                replace_file(directory / f"{name}.npy", (header, pack.row(row).tobytes()))
             os.utime(file)  # as new as what was made of it
         except OSError as error:
             raise WriteError(f"{directory}: cannot be written: {error.strerror}") from error
@@ -240,39 +236,34 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
 
 class _Pack(NamedTuple):
     names: list[str]
-    features: npt.NDArray[np.float32]
+    dim: int
+    features: Any  # the library's view of the mapped tensor
+
+    def row(self, number: int) -> npt.NDArray[np.float32]:
+        features: npt.NDArray[np.float32] = self.features[number]
+        return features
 
 
 def _read_pack(file: Path, n: int) -> _Pack:
-    """Map a packed file. Its header is a stranger's: every word is checked before it is used.
+    """Map a packed file.
 
     Raises:
         ValueError: it is not a packed file of `n` frames a sample.
+        OSError: it cannot be read.
     """
-    with open_bounded(file, _LARGEST_PACK) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\xff"))
-        if length > min(size, _LONGEST_HEADER):
-            raise ValueError(f"{file}: not a packed file: a header of {length} bytes in {size}")
-        try:
-            header = json.loads(stream.read(length))
-            about, names = header[_TENSOR], json.loads(header["__metadata__"][_SAMPLES])
-            count, rows, dim = about["shape"]
-            begin, end = about["data_offsets"]
-            measured = all(type(side) is int for side in (count, rows, dim)) and rows > 0 and dim > 0
-            whole = (
-                measured
-                and about["dtype"] == "F32"
-                and begin == 0
-                and end == 4 * count * rows * dim == size - 8 - length
-            )
-            named = isinstance(names, list) and len(set(names)) == count and all(map(_is_name, names))
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise ValueError(f"{file}: not a packed file: {error}") from error
-    if not (whole and named and rows == n):
-        raise ValueError(f"{file}: not a packed file of {n} frames a sample, or torn")
-    features = np.memmap(file, np.float32, "r", offset=8 + length, shape=(count, rows, dim))
-    return _Pack(names, features)
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    try:
+        opened: Any = safe_open(file, framework="np")
+        features = opened.get_slice(_TENSOR)
+        names = json.loads((opened.metadata() or {})[_SAMPLES])
+        count, rows, dim = features.get_shape()
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: not a packed file: {error}") from error
+    named = isinstance(names, list) and all(map(_is_name, names)) and len(set(names)) == count
+    if not named or features.get_dtype() != "F32" or rows != n:
+        raise ValueError(f"{file}: not a packed file of {n} frames a sample")
+    return _Pack(names, dim, features)
 
 
 def _is_name(name: object) -> bool:

@@ -1,4 +1,4 @@
-"""What do runs say of a feature directory? `run.json` and `manifest.jsonl`, and the parts of shards beside them.
+"""What runs say of a feature directory: `run.json` and `manifest.jsonl`, and the parts of shards beside them.
 
     run.json                    manifest.jsonl                      of runs that had the directory for themselves
     run.00003-of-00008.json     manifest.00003-of-00008.jsonl       of a shard, until they are merged into those
@@ -9,41 +9,160 @@ Parts are begun after what is in `run.json` has ended: a run that is no shard wa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpupeak.errors import ConfigError, RunError
 from gpupeak.storage.files import at_once
-
-__all__ = [
-    "Record",
-    "Records",
-    "best_lines",
-    "difference",
-    "in_order",
-    "is_record",
-    "lock_file",
-    "read_lines",
-    "read_manifest",
-    "read_records",
-    "taken",
-    "whole_lines",
-]
+from gpupeak.types import Failed, NoPeak, Outcome, Peak, Saved
 
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
 _LONGEST_LINE = 16 << 20  # bytes of a manifest's line: a million frames' numbers
 _LARGEST_RUN = 16 << 20
-_RANKS = {"saved": 2, "kept": 1}
+_MOST_FRAMES = 1 << 31
 _PROVENANCE = ("id", "shard", "command", "started", "device", "versions")
+
+SAVED, KEPT, FAILED = "saved", "kept", "failed"
+_RANKS = {SAVED: 2, KEPT: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLine:
+    """What the manifest says of one sample.
+
+    Args:
+        sample: its name.
+        outcome: `SAVED` by a run, `FAILED`, or `KEPT`: a file that no run tells of.
+        stage, reason: of a failure.
+        indices, frames, codec: the frames chosen, of how many, from what; (), None and None of what was not planned.
+        peak, fallback, clamp: as in `FramePlan`; the peak's `file` is text that was a path or URL.
+        seconds: per stage.
+        origin: of a kept file, "unknown" without any run's record, "unrecorded" with one.
+        raw: the line as it stands in its file, with its line feed.
+    """
+
+    sample: str
+    outcome: str
+    stage: str | None = None
+    reason: str | None = None
+    indices: tuple[int, ...] = ()
+    frames: int | None = None
+    codec: str | None = None
+    peak: Peak | None = None
+    fallback: NoPeak | None = None
+    clamp: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    origin: str | None = None
+    raw: bytes = b""
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> ManifestLine:
+        """The line of an outcome."""
+        plan = outcome.plan
+        failed = isinstance(outcome, Failed)
+        line = cls(
+            outcome.sample.name,
+            FAILED if isinstance(outcome, Failed) else SAVED,
+            stage=outcome.stage if isinstance(outcome, Failed) else None,
+            reason=outcome.reason if isinstance(outcome, Failed) else None,
+            seconds=outcome.seconds if isinstance(outcome, Saved) else {},
+        )
+        assert failed or plan is not None
+        if plan is None:
+            return line
+        return replace(
+            line,
+            indices=plan.indices,
+            frames=plan.frames,
+            codec=plan.codec,
+            peak=plan.peak,
+            fallback=plan.fallback,
+            clamp=plan.clamp,
+        )
+
+    @property
+    def failure(self) -> str | None:
+        """Stage and reason of a failure, in a line."""
+        return f"{self.stage}: {self.reason}" if self.outcome == FAILED else None
+
+    def written(self) -> bytes:
+        """The line as a file has it: `raw`, or what is made of the values."""
+        if self.raw:
+            return self.raw
+        entry: dict[str, Any] = {"sample": self.sample, "outcome": self.outcome}
+        if self.outcome == FAILED:
+            entry |= {"stage": self.stage, "reason": self.reason}
+        if self.outcome == KEPT:
+            entry["origin"] = self.origin
+        if self.frames is not None:
+            entry |= {"indices": list(self.indices), "frames": self.frames, "codec": self.codec}
+            entry["peak"] = self.peak and {**dataclasses.asdict(self.peak), "file": str(self.peak.file)}
+            entry |= {"fallback": self.fallback and dataclasses.asdict(self.fallback), "clamp": self.clamp}
+        if self.outcome == SAVED:
+            entry["seconds"] = {stage: round(value, 6) for stage, value in self.seconds.items()}
+        # ASCII escapes: a lone surrogate (a file name that is no UTF-8) has no other encoding.
+        return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def read(cls, raw: bytes) -> ManifestLine | None:
+        """A line of a file, less what is not of its type; None if it names no sample."""
+        try:
+            entry = json.loads(raw)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(entry, dict) or not isinstance(name := entry.get("sample"), str):
+            return None
+        indices, seconds = entry.get("indices"), entry.get("seconds")
+        frames = entry.get("frames")
+        return cls(
+            name,
+            str(entry.get("outcome")),
+            stage=_text(entry, "stage"),
+            reason=_text(entry, "reason"),
+            indices=tuple(indices) if isinstance(indices, list) and all(map(_is_frame, indices)) else (),
+            frames=frames if _is_frame(frames) else None,
+            codec=_text(entry, "codec"),
+            peak=_peak(entry.get("peak")),
+            fallback=_fallback(entry.get("fallback")),
+            clamp=_text(entry, "clamp"),
+            seconds=_seconds(seconds) if isinstance(seconds, dict) else {},
+            origin=_text(entry, "origin"),
+            raw=raw if raw.endswith(b"\n") else raw + b"\n",
+        )
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _is_frame(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_FRAMES
+
+
+def _peak(value: object) -> Peak | None:
+    if not isinstance(value, dict) or not _is_frame(value.get("index")):
+        return None
+    before, after, total = (value[key] if _is_frame(value.get(key)) else None for key in ("before", "after", "total"))
+    return Peak(value["index"], before, after, total, str(value.get("source")), Path(str(value.get("file"))))
+
+
+def _fallback(value: object) -> NoPeak | None:
+    return NoPeak(str(value.get("reason")), str(value.get("detail"))) if isinstance(value, dict) else None
+
+
+def _seconds(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(k): float(v) for k, v in values.items() if isinstance(v, (int, float)) and 0 <= v < 1e9}
 
 
 def is_record(name: str) -> bool:
@@ -51,16 +170,9 @@ def is_record(name: str) -> bool:
     return _NAMES.match(name) is not None
 
 
-def lock_file(directory: Path, part: str) -> Path:
-    """What a shard holds a lock on while it runs."""
-    return directory / f".gpupeak-{part}.lock"
-
-
-def taken(directory: Path, part: str | None = None) -> RunError:
-    """What to raise where another run holds the directory, or this shard's lock."""
-    if part is not None:
-        return RunError(f"{directory}: shard {part} is being run already")
-    return RunError(f"{directory}: another gpupeak run is writing here; let it end or choose another --output-root")
+def lock_name(part: str) -> str:
+    """The name of what a shard holds a lock on while it runs."""
+    return f".gpupeak-{part}.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +254,18 @@ class Records:
         """A shard's record, None if it has none yet; of no shard, the main one."""
         return self.main if tag is None else next((part for part in self.parts if part.part == tag), None)
 
+    def lines(self) -> Iterator[ManifestLine]:
+        """The lines that count, oldest first.
+
+        Raises:
+            RunError: a manifest cannot be read.
+        """
+        for record in self.current:
+            yield from read_lines(record.manifest)
+
     def saved(self) -> set[str]:
         """The names of the samples that a line which counts calls saved."""
-        lines = (entry for record in self.current for entry, _ in read_lines(record.manifest))
-        return {entry["sample"] for entry in lines if entry.get("outcome") == "saved"}
+        return {line.sample for line in self.lines() if line.outcome == SAVED}
 
     def disagreement(self) -> str | None:
         """How two of the records that count contradict each other, in one line; None if all agree."""
@@ -166,9 +286,9 @@ class Records:
         told: set[str] = set()
         busy: list[Record] = []
         for record in (self.main, *self.parts):
-            outcomes = {entry["sample"]: str(entry.get("outcome")) for entry, _ in read_lines(record.manifest)}
+            outcomes = {line.sample: line.outcome for line in read_lines(record.manifest)}
             told.update(outcomes)
-            if set(outcomes.values()) - {"failed"} or is_held(record):
+            if set(outcomes.values()) - {FAILED} or is_held(record):
                 busy.append(record)
         if files - told:
             return self
@@ -203,7 +323,7 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
     return Records(main, tuple(parts), tuple(leftovers), tuple(sorted(files)))
 
 
-def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
+def read_manifest(directory: Path) -> Iterator[ManifestLine]:
     """The lines of `manifest.jsonl`, and of parts not yet merged into it, that tell of the files there, oldest first.
 
     A line torn by a kill is passed over. While shards overwrite, only theirs count (`Records.current`).
@@ -211,54 +331,42 @@ def read_manifest(directory: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RunError: a manifest, or the directory, cannot be read.
     """
-    for record in read_records(directory, strict=False).current:
-        for entry, _ in read_lines(record.manifest):
-            yield entry
+    return read_records(directory, strict=False).lines()
 
 
-def read_lines(file: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """A manifest's lines, read and as they stand, each with its line feed; none if there is no such file.
+def read_lines(file: Path) -> Iterator[ManifestLine]:
+    """One manifest's lines; none if there is no such file.
 
     Raises:
         RunError: it cannot be read.
     """
     with _reading(file), contextlib.suppress(FileNotFoundError), _opened(file) as opened:
-        yield from whole_lines(iter(partial(opened.readline, _LONGEST_LINE), b""))
+        for raw in iter(partial(opened.readline, _LONGEST_LINE), b""):
+            if (line := ManifestLine.read(raw)) is not None:
+                yield line
 
 
-def whole_lines(opened: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """As `read_lines`, of an open file."""
-    for line in opened:
-        with contextlib.suppress(ValueError, RecursionError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and isinstance(entry.get("sample"), str):
-                yield entry, line if line.endswith(b"\n") else line + b"\n"
-
-
-def best_lines(
-    manifests: Iterable[Iterable[tuple[dict[str, Any], bytes]]], whole: Callable[[str], bool]
-) -> dict[str, bytes]:
-    """One line a sample of several manifests, the oldest first: the last one.
+def best_lines(lines: Iterable[ManifestLine], whole: Callable[[str], bool]) -> dict[str, ManifestLine]:
+    """One line a sample of several, the oldest first: the last one.
 
     But a line that says that its file was saved is not given up for one that says that it failed, or for one
     that knows less of it, if the file is `whole`.
     """
-    best: dict[str, tuple[int, bytes]] = {}
-    for manifest in manifests:
-        for entry, line in manifest:
-            name, rank = entry["sample"], _RANKS.get(str(entry.get("outcome")), 0)
-            if name not in best or rank >= best[name][0] or not whole(name):
-                best[name] = rank, line
-    return {name: line for name, (_, line) in best.items()}
+    best: dict[str, ManifestLine] = {}
+    for line in lines:
+        before = best.get(line.sample)
+        if before is None or _RANKS.get(line.outcome, 0) >= _RANKS.get(before.outcome, 0) or not whole(line.sample):
+            best[line.sample] = line
+    return best
 
 
-def in_order(lines: Mapping[str, bytes], names: Sequence[str]) -> Iterator[bytes]:
-    """The lines of `names` in their order, then the others by name."""
+def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterator[bytes]:
+    """The lines of `names` in their order, then the others by name, as a file has them."""
     for name in names:
         if name in lines:
-            yield lines[name]
+            yield lines[name].written()
     for name in sorted(lines.keys() - set(names)):
-        yield lines[name]
+        yield lines[name].written()
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
@@ -274,6 +382,12 @@ def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | N
         if key in there and None not in (there[key], value) and there[key] != value:
             return key
     return None
+
+
+def pretty(run: Mapping[str, Any]) -> bytes:
+    """A run's record as its file has it."""
+    # A path may hold bytes that are no UTF-8, surrogates here: written as JSON's escapes.
+    return json.dumps(run, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _provenance(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -310,14 +424,13 @@ def _read_run(file: Path, strict: bool) -> dict[str, Any] | None:
     try:
         with _opened(file) as opened:
             run = json.loads(opened.read(_LARGEST_RUN))
+        if isinstance(run, dict):
+            return run
+        fault = f"holds a {type(run).__name__}, expected an object"
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        if not strict:
-            return None
-        raise ConfigError(f"{file}: cannot be read ({error}); move it away to go on without it") from error
-    if not isinstance(run, dict):
-        if not strict:
-            return None
-        raise ConfigError(f"{file}: holds a {type(run).__name__}, expected an object; move it away to go on")
-    return run
+        fault = f"cannot be read ({error})"
+    if not strict:
+        return None
+    raise ConfigError(f"{file}: {fault}; move it away to go on without it")

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import WriteError
-from gpupeak.features.directory import npy_header, temporary_name
+from gpupeak.features.npy import npy_header
+from gpupeak.storage.atomic import temporary_name
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
-
-__all__ = ["NpyWriter"]
 
 _header = lru_cache(maxsize=16)(npy_header)
 _OWN_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)  # this sample's name, not the disk
@@ -26,7 +26,7 @@ class NpyWriter:
     """Writes each sample's rows as a float32 C-order `.npy` file, widening on the way.
 
     A file is written under a temporary name beside its target in one call and renamed once: a kill at
-    any moment leaves only whole files and temporaries (`store.TEMPORARY`), which the next run removes.
+    any moment leaves only whole files and temporaries (`atomic.TEMPORARY`), which the next run removes.
     Without `fsync` that promise is against a killed process, not against power loss.
 
     The verb is safe to run on several threads at once over one shared iterable of batches.
@@ -59,7 +59,7 @@ class NpyWriter:
                 batch.release()
 
     def _save(self, plan: FramePlan, rows: npt.NDArray[np.float32]) -> None:
-        target = plan.sample.target
+        target = local(plan.sample.target)
         temporary = f"{target.parent}/{temporary_name()}"
         header = _header((rows.shape[0], rows.shape[1]))
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

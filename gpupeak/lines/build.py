@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from threading import Event
 
 import torch
 
 from gpupeak import pipeline
+from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
-from gpupeak.decode.pool import WorkerPool, cores
+from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import fetched, load_tower
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
-from gpupeak.features.spool import StoreWriter
+from gpupeak.features.remote import RemoteWriter
 from gpupeak.features.writer import NpyWriter
+from gpupeak.lines import Tell
 from gpupeak.lines.several import ManyLines
 from gpupeak.lines.supervised import SupervisedLine
-from gpupeak.storage import remote
 from gpupeak.storage.fetching import FetchingDecoder
-from gpupeak.types import Outcome, Sample
-
-__all__ = ["Parts", "actor_line", "build", "choose_decoder", "choose_device", "cuda_line"]
-
-Tell = Callable[[str], None]
-"""Told of a choice, one line each; on any thread."""
+from gpupeak.storage.places import place
+from gpupeak.types import Outcome, Sample, Url
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +40,14 @@ class Parts:
     encoder: pipeline.Encoder
     writer: pipeline.Writer
     device: str
+    cache: Path
+    cache_size: int
 
     def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
         """See `pipeline.run`."""
-        return pipeline.run(samples, FetchingDecoder(self.decoder), self.encoder, self.writer, stop=stop)
+        return pipeline.run(
+            samples, FetchingDecoder(self.decoder, self.cache, self.cache_size), self.encoder, self.writer, stop=stop
+        )
 
     def close(self) -> None:
         """End what the line holds: its processes."""
@@ -133,7 +135,7 @@ def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     except BaseException:
         decoder.close()
         raise
-    return Parts(decoder, encoder, _writer(config), "cpu")
+    return Parts(decoder, encoder, _writer(config), "cpu", config.cache_directory, config.cache_size)
 
 
 def cuda_line(
@@ -146,7 +148,7 @@ def cuda_line(
     pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
     writer = _writer(config)
     if decoder == "cpu":
-        return Parts(pool, encoder, writer, str(device))
+        return Parts(pool, encoder, writer, str(device), config.cache_directory, config.cache_size)
     from gpupeak.decode.dali import DaliDecoder
     from gpupeak.decode.hybrid import HybridDecoder
 
@@ -156,7 +158,8 @@ def cuda_line(
     except BaseException:
         pool.close()
         raise
-    return Parts(HybridDecoder(nvdec, pool, decoder, tell), encoder, writer, str(device))
+    hybrid = HybridDecoder(nvdec, pool, decoder, tell)
+    return Parts(hybrid, encoder, writer, str(device), config.cache_directory, config.cache_size)
 
 
 def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device) -> pipeline.Encoder:
@@ -177,7 +180,7 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
 
 def _writer(config: ExtractConfig) -> pipeline.Writer:
     files = NpyWriter(fsync=config.fsync)
-    return files if remote.url_of(config.path(config.output_root)) is None else StoreWriter(files)
+    return RemoteWriter(files) if isinstance(place(config.output_root), Url) else files
 
 
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:
@@ -191,9 +194,8 @@ def _samples_at_once(n: int) -> int:
 
 def _refuse_memory(config: ExtractConfig, other: str) -> None:
     """What is in this process's memory is not in that of another process, which runs the line."""
-    places = (config.dataset_root, config.mer_factory_output, config.output_root, config.videos, config.aus)
-    for place in places:
-        if place is not None and (remote.url_of(config.path(place)) or "").startswith("memory:"):
+    for given in (config.dataset_root, config.mer_factory_output, config.output_root, config.videos, config.aus):
+        if given is not None and str(given).lower().startswith("memory:"):
             raise ConfigError(f"memory:// is this process's own; {other} would not see it: --device cpu runs here")
 
 

@@ -7,14 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
-from gpupeak.decode.merge import merged
+from gpupeak.channel import merged
 from gpupeak.errors import RunError, WriteError
 from gpupeak.pipeline import READY_OUTCOMES, Line
-from gpupeak.types import Outcome, Sample
-
-__all__ = ["ManyLines"]
+from gpupeak.types import Outcome, Place, Sample
 
 
 class ManyLines:
@@ -40,7 +37,7 @@ class ManyLines:
         if errors:
             self.close()
             raise errors[0]
-        self._lost: set[int] = set()
+        self._lost: list[Line] = []
 
     @property
     def device(self) -> str:
@@ -60,51 +57,47 @@ class ManyLines:
                 that were reached by then come out first.
         """
         stop = stop or threading.Event()
-        shared = _Shared(samples, stop, len(self._lines) - len(self._lost))
-        stages = [self._through(i, shared, stop) for i in range(len(self._lines)) if i not in self._lost]
+        shared = _Shared(samples, stop, [line for line in self._lines if line not in self._lost])
+        stages = [self._through(line, shared, stop) for line in shared.held]
         yield from merged(stages, READY_OUTCOMES, cancel=shared.end, name="line")
         if shared.error is not None:
             raise shared.error
 
-    def _through(self, number: int, shared: _Shared, stop: threading.Event) -> Generator[Outcome]:
+    def _through(self, line: Line, shared: _Shared, stop: threading.Event) -> Generator[Outcome]:
         """Take samples through one line until there is nothing left that it could be given."""
-        line = self._lines[number]
-        while shared.more():
-            mine: dict[Path, Sample] = {}  # given to this line and not yet answered for, by target
-            try:
-                with contextlib.closing(line.run(shared.take(mine), stop)) as outcomes:
+        try:
+            while shared.more():
+                with contextlib.closing(line.run(shared.take(line), stop)) as outcomes:
                     for outcome in outcomes:
-                        shared.answered(mine, outcome)
+                        shared.answered(line, outcome)
                         yield outcome
-            except RunError as error:
-                if isinstance(error, WriteError) or (left := shared.lost(mine)) == 0:
-                    shared.fail(error)
-                    return
-                self._lost.add(number)
-                line.close()
-                others = "the other one" if left == 1 else f"the {left} others"
-                back = f"; {len(mine)} samples of its go to {others}" if mine else ""
-                self._tell(f"{line.device} is lost: {error}{back}")
+        except RunError as error:
+            given_back, left = shared.lost(line)
+            if isinstance(error, WriteError) or not left:
+                shared.end(error)
                 return
-            shared.stopped(mine)
+            self._lost.append(line)
+            line.close()
+            others = "the other one" if left == 1 else f"the {left} others"
+            back = f"; {given_back} samples of its go to {others}" if given_back else ""
+            self._tell(f"{line.device} is lost: {error}{back}")
 
 
 class _Shared:
     """The samples that several lines share: each is with one of them, and comes back when that one is lost."""
 
-    def __init__(self, samples: Iterable[Sample], stop: threading.Event, lines: int) -> None:
+    def __init__(self, samples: Iterable[Sample], stop: threading.Event, lines: Sequence[Line]) -> None:
         self._source: Iterator[Sample] = iter(samples)
         self._stop = stop
-        self._lines = lines
         self._ended = False  # the source is
         self._over = False
         self._back: deque[Sample] = deque()
-        self._out = 0  # samples that are with a line
         self._change = threading.Condition()
-        self.error: BaseException | None = None
+        self.held: dict[Line, dict[Place, Sample]] = {line: {} for line in lines}  # given to it, not yet answered for
+        self.error: RunError | None = None
 
-    def take(self, mine: dict[Path, Sample]) -> Iterator[Sample]:
-        """The next samples for one line, noted in `mine`: as many as there are at this moment, it waits for none."""
+    def take(self, line: Line) -> Iterator[Sample]:
+        """The next samples for one line: as many as there are at this moment, it waits for none."""
         while True:
             with self._change:
                 if self._over:
@@ -116,47 +109,40 @@ class _Shared:
                 if sample is None:
                     self._change.notify_all()
                     return
-                mine[sample.target] = sample
-                self._out += 1
+                self.held[line][sample.target] = sample
             yield sample
 
     def more(self) -> bool:
         """Wait until there is a sample to take; False if there will be none any more."""
         with self._change:
-            self._change.wait_for(lambda: self._over or not self._ended or self._back or not self._out)
-            return not (self._over or self._stop.is_set() or (self._ended and not self._back))
+            self._change.notify_all()  # whoever waits is to see a stop, too
+            self._change.wait_for(lambda: self._cut_off() or self._available() or not any(self.held.values()))
+            return not self._cut_off() and self._available()
 
-    def answered(self, mine: dict[Path, Sample], outcome: Outcome) -> None:
+    def _cut_off(self) -> bool:
+        return self._over or self._stop.is_set()
+
+    def _available(self) -> bool:
+        return not self._ended or bool(self._back)
+
+    def answered(self, line: Line, outcome: Outcome) -> None:
         """A line has reached an outcome."""
         with self._change:
-            del mine[outcome.sample.target]
-            self._out -= 1
-            if self._out == 0:
+            del self.held[line][outcome.sample.target]
+            if not self.held[line]:
                 self._change.notify_all()
 
-    def stopped(self, mine: dict[Path, Sample]) -> None:
-        """A line's run is over; what it has not answered for, because it was stopped, has no outcome."""
+    def lost(self, line: Line) -> tuple[int, int]:
+        """A line cannot go on: how many samples it gives back, and how many lines are left."""
         with self._change:
-            self._out -= len(mine)
+            samples = self.held.pop(line).values()
+            self._back.extend(samples)
             self._change.notify_all()
+            return len(samples), len(self.held)
 
-    def lost(self, mine: dict[Path, Sample]) -> int:
-        """A line cannot go on: give back what was with it, and say how many lines are left."""
+    def end(self, error: RunError | None = None) -> None:
+        """No line is given anything any more; `error` is why."""
         with self._change:
-            self._lines -= 1
-            if not self._stop.is_set():
-                self._back.extend(mine.values())
-            self._out -= len(mine)
-            self._change.notify_all()
-            return self._lines
-
-    def fail(self, error: BaseException) -> None:
-        """No line is given anything any more, and this is why."""
-        self.error = self.error or error
-        self.end()
-
-    def end(self) -> None:
-        """No line is given anything any more."""
-        with self._change:
+            self.error = self.error or error
             self._over = True
             self._change.notify_all()

@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from gpupeak.channel import Cancelled, Channel
-from gpupeak.child import Child, Ended, connect
+from gpupeak.child import Child, Ended, Suspects, connect
 from gpupeak.errors import GpupeakError, RunError
-from gpupeak.pipeline import Line
-from gpupeak.types import Failed, Outcome, Sample
-
-__all__ = ["Recipe", "SupervisedLine"]
-
-
-Tell: TypeAlias = Callable[[str], None]
-Recipe: TypeAlias = "tuple[Callable[..., Line], tuple[Any, ...]]"
-"""How the child builds its line: an importable function and its arguments, behind which it is given a `Tell`."""
+from gpupeak.lines import Recipe, Tell
+from gpupeak.types import Failed, Outcome, Place, Sample
 
 FETCH_SECONDS = 600.0  # until one sample has come from a slow store, sixteen at a time
 START_SECONDS = 600.0  # weights from a cold network file system, kernels compiled, graphs captured
@@ -38,8 +29,7 @@ class SupervisedLine:
     """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
 
     At most `window` samples are with the child at once. When it ends before it has answered for all of
-    them, a new child is given those that are open one at a time, so that the next death names its sample:
-    it is set aside as failed, since that is the second child to end with it. Then all goes on as before.
+    them, a new child is given those that are open one at a time, as `Suspects`. Then all goes on as before.
 
     Args:
         recipe: an importable function and its arguments; the child calls it to build its line.
@@ -74,33 +64,25 @@ class SupervisedLine:
         """
         stop = stop or threading.Event()
         source = iter(samples)
-        suspects: deque[Sample] = deque()
-        deaths = 0
+        suspects: Suspects[Sample] = Suspects("the GPU line", MAX_DEATHS)
         while not stop.is_set():
             alone = bool(suspects)
             try:
-                for outcome in self._through(iter([suspects.popleft()]) if alone else source, stop):
-                    deaths = 0
+                for outcome in self._through(iter([suspects.pop()]) if alone else source, stop):
+                    suspects.survived()
                     yield outcome
-            except Ended as ended:
-                deaths += 1
-                if deaths == MAX_DEATHS:
-                    raise RunError(f"the GPU line failed {deaths} times in a row, the last time it {ended}") from ended
-                open_samples = tuple(self._held.values())
-                self.close()
-                self._start()
-                if alone:
-                    for sample in open_samples:
-                        yield Failed(sample, "decode", f"the GPU line {ended}, twice on this sample")
-                else:
-                    suspects.extend(open_samples)
-            else:
                 if not alone:
                     return
+            except Ended as ended:
+                set_aside = suspects.ended(self._held.values(), alone, ended)
+                self.close()
+                self._start()
+                for sample in set_aside:
+                    yield Failed(sample, "decode", f"the GPU line {ended}, twice on this sample")
 
     def _through(self, samples: Iterator[Sample], stop: threading.Event) -> Iterator[Outcome]:
         """Send samples through the child there is until it has answered for all of them."""
-        self._held = held = dict[Path, Sample]()
+        self._held = held = dict[Place, Sample]()
         ended = told = False
         patience = self._time_limit
         while True:
@@ -111,7 +93,7 @@ class SupervisedLine:
                     self._child.send(_END)
                 else:
                     held[sample.target] = sample
-                    if sample.fetch is not None:
+                    if sample.remote:
                         patience = self._time_limit + FETCH_SECONDS
                     self._child.send(sample)
             if stop.is_set() and not told:
@@ -126,8 +108,8 @@ class SupervisedLine:
             yield value
 
     def _start(self) -> None:
-        self._held = dict[Path, Sample]()  # with the child and not yet answered for, by target
-        self._child = Child("gpupeak.lines.supervised:serve")
+        self._held = dict[Place, Sample]()  # with the child and not yet answered for, by target
+        self._child = Child(serve)
         self._child.send(self._recipe)
         try:
             _, self.device = self._receive(START_SECONDS)

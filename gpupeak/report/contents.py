@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, resolve
-from gpupeak.decode.pool import cores
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
-from gpupeak.features.directory import FeatureDirectory, feature_directory, read_features, read_manifest
-from gpupeak.features.spool import mounted, pull
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import read_features
+from gpupeak.features.records import ManifestLine, read_manifest
+from gpupeak.features.remote import copied, copies_below
 from gpupeak.report.sheets import Sheet, SheetTask, read_sheets
-from gpupeak.storage.remote import is_directory, shown, url_of
-from gpupeak.types import Failed, Sample
-
-__all__ = ["BROKEN", "FAILED", "MISSING", "OUTCOMES", "POSITIONS", "SAVED", "Overview", "Row", "overview"]
+from gpupeak.storage.places import is_directory, place
+from gpupeak.types import Failed, Place, Sample
 
 SAVED, FAILED, MISSING, BROKEN = "saved", "failed", "missing", "broken"
 OUTCOMES = (SAVED, FAILED, MISSING, BROKEN)
@@ -101,7 +102,7 @@ class Overview:
     """
 
     dataset: str
-    directory: Path | str
+    directory: Place
     expected: int | None
     rows: list[Row]
     run: dict[str, Any]
@@ -191,17 +192,22 @@ def overview(
         UsageError: unknown datasets or samples, or nothing to report on.
         RunError: the processes that decode cannot be started.
     """
-    with mounted(config) as settings:
-        return _overview(settings, show, show_unusual, show_samples, tell)
+    with copies_below(place(config.output_root)) as copies:
+        return _overview(config, copies, show, show_unusual, show_samples, tell)
 
 
 def _overview(
-    config: ExtractConfig, show: int, show_unusual: int, show_samples: Collection[str], tell: Callable[[str], None]
+    config: ExtractConfig,
+    copies: Path | None,
+    show: int,
+    show_unusual: int,
+    show_samples: Collection[str],
+    tell: Callable[[str], None],
 ) -> tuple[Overview, ...]:
     spec = encoder_spec(config.encoder)
     corpora = resolve(config, absent=True)
     named = bool(config.datasets or config.videos)
-    found = [each for corpus in corpora if (each := _read(corpus, config, spec, needed=named)) is not None]
+    found = [each for corpus in corpora if (each := _read(corpus, config, spec, copies, needed=named)) is not None]
     if not any(each.rows for each in found):
         directory = _directory(corpora[0], config, spec)
         raise ConfigError(
@@ -215,16 +221,18 @@ def _overview(
 # What is there
 
 
-def _directory(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec) -> Path:
-    root = config.path(config.output_root)
+def _directory(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec) -> Place:
+    root = place(config.output_root)
     return feature_directory(root, corpus.name, spec.directory, corpus.rule.method, corpus.rule.n, corpus.stream)
 
 
-def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: bool) -> Overview | None:
-    directory = _directory(corpus, config, spec)
-    if not needed and not is_directory(directory):
+def _read(
+    corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, copies: Path | None, *, needed: bool
+) -> Overview | None:
+    where = _directory(corpus, config, spec)
+    if not needed and not is_directory(where):
         return None
-    pull(directory)
+    directory = copied(where, copies)
     remarks: list[str] = []
     run: dict[str, Any] = {}
     try:
@@ -232,26 +240,26 @@ def _read(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, *, needed: b
         if not run and directory.is_dir():
             remarks.append("there is no run.json: features of unknown origin")
     except ConfigError as error:
-        remarks.append(shown(error))
+        remarks.append(str(error).replace(str(directory), str(where)))
     if run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
     there = {path.stem for path in directory.glob("*.npy")}
-    entries: dict[str, dict[str, Any]] = {}
+    lines: dict[str, ManifestLine] = {}
     try:
-        entries = {entry["sample"]: entry for entry in read_manifest(directory)}
+        lines = {line.sample: line for line in read_manifest(directory)}
     except RunError as error:
-        remarks.append(shown(error))
-    samples = _listed(corpus, directory, there | entries.keys(), remarks)
-    where = directory if url_of(directory) is None else shown(directory)
+        remarks.append(str(error).replace(str(directory), str(where)))
+    samples = _listed(corpus, directory, there | lines.keys(), remarks)
     every = Overview(corpus.name, where, corpus.expected, [], run, remarks)
     for listed in samples:
         sample = listed.sample if isinstance(listed, Failed) else listed
-        row = _row(sample, entries.get(sample.name), sample.name in there)
+        line = lines.get(sample.name)
+        row = _row(sample, line, sample.name in there)
         if isinstance(listed, Failed):
             row.outcome, row.why = FAILED, f"{listed.stage}: {listed.reason}"
         every.rows.append(row)
-        if row.outcome == SAVED and (seconds := _seconds(entries.get(sample.name))):
-            every.stage_seconds.update(seconds)
+        if row.outcome == SAVED and line is not None and line.seconds:
+            every.stage_seconds.update(line.seconds)
             every.timed += 1
     if strays := there - {row.sample.name for row in every.rows}:
         remarks.append(f"{len(strays)} files belong to no sample of the list")
@@ -264,45 +272,32 @@ def _listed(corpus: Corpus, directory: Path, named: Collection[str], remarks: li
     try:
         listing = list_samples(corpus, directory)
     except LabelError as error:
-        remarks.append(f"told from the features and the manifest alone: {shown(error)}")
+        remarks.append(f"told from the features and the manifest alone: {error}")
         names = sorted(named)[: corpus.limit]
         return [Sample(corpus.name, n, None, (), corpus.rule, directory / f"{n}.npy", corpus.stream) for n in names]
     remarks += [warning.removeprefix(f"{corpus.name}: ") for warning in listing.warnings]
     if not any(isinstance(entry, Sample) and entry.video is not None for entry in listing.samples):
-        remarks.append(f"no video is at hand in {shown(corpus.videos)}")
+        remarks.append(f"no video is at hand in {corpus.videos}")
     return listing.samples
 
 
-def _row(sample: Sample, entry: dict[str, Any] | None, there: bool) -> Row:
-    """What a manifest's line, which may hold anything, and the presence of a file say of a sample."""
+def _row(sample: Sample, line: ManifestLine | None, there: bool) -> Row:
+    """What a manifest's line and the presence of a file say of a sample."""
     row = Row(sample, SAVED if there else MISSING)
-    if entry is None:
+    if line is None:
         return row
-    if not there and entry.get("outcome") == FAILED:
-        row.outcome, row.why = FAILED, f"{entry.get('stage')}: {entry.get('reason')}"
-    indices, frames = entry.get("indices"), entry.get("frames")
-    if not isinstance(indices, list) or len(indices) != sample.rule.n or not all(map(_is_frame, (*indices, frames))):
+    if not there and line.failure is not None:
+        row.outcome, row.why = FAILED, line.failure
+    if len(line.indices) != sample.rule.n or line.frames is None:
         return row
     row.known = True
-    row.indices, row.frames, row.codec = tuple(indices), int(frames or 0), str(entry.get("codec"))
-    peak, fallback, clamp = entry.get("peak"), entry.get("fallback"), entry.get("clamp")
-    if isinstance(peak, dict) and _is_frame(peak.get("index")):
-        row.peak, row.source = peak["index"], str(peak.get("source"))
-    if isinstance(fallback, dict) and row.outcome != FAILED:
-        row.fallback, row.why = True, str(fallback.get("reason"))
-    row.clamp = clamp if isinstance(clamp, str) else ""
+    row.indices, row.frames, row.codec = line.indices, line.frames, line.codec or ""
+    if line.peak is not None:
+        row.peak, row.source = line.peak.index, line.peak.source
+    if line.fallback is not None and row.outcome != FAILED:
+        row.fallback, row.why = True, line.fallback.reason
+    row.clamp = line.clamp or ""
     return row
-
-
-def _is_frame(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
-
-
-def _seconds(entry: dict[str, Any] | None) -> dict[str, float]:
-    seconds = entry.get("seconds") if entry else None
-    if not isinstance(seconds, dict):
-        return {}
-    return {str(k): float(v) for k, v in seconds.items() if isinstance(v, (int, float)) and 0 <= v < 1e9}
 
 
 # What the features are like
@@ -420,7 +415,7 @@ def _draw_sheets(
 ) -> None:
     """Read the contact sheets of what is to be shown, kept in this order; of a video that fails, a placeholder."""
     tasks: list[SheetTask] = []
-    places: dict[Path, tuple[Overview, int]] = {}
+    places: dict[Place, tuple[Overview, int]] = {}
     for each in found:
         draw = random.Random(f"{config.seed} {each.dataset}")
         for number in _shown(each, draw, show, unusual, names):

@@ -2,45 +2,45 @@
 // The list of all samples: search, filters and pages. What came from files is only ever set as text.
 (() => {
   const began = performance.now();
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const { datasets, outcomes, words, rows } = data;
+  const byId = (id) => document.getElementById(id);
+  const { datasets, outcomes, words, rows } = JSON.parse(byId("data").textContent);
   const count = rows.name.length;
   const folded = rows.name.map((name) => name.toLowerCase());
   const PAGE = 50;
-  const form = document.getElementById("filters");
-  const body = document.getElementById("rows");
-  const status = document.getElementById("status");
-  const previous = document.getElementById("previous");
-  const next = document.getElementById("next");
+  const [form, body, status, previous, next] = ["filters", "rows", "status", "previous", "next"].map(byId);
   const shown = new Map();
   rows.sheet.forEach((number, row) => {
-    if (number >= 0) shown.set(row, document.getElementById(`sheet-${rows.dataset[row]}-${number}`));
+    if (number >= 0) shown.set(row, byId(`sheet-${rows.dataset[row]}-${number}`));
   });
   const FIELDS = ["q", "dataset", "outcome", "source", "order", "fallback", "clamped", "unusual"];
   let found = [];
   let page = 0;
   const open = new Set();
 
-  function make(name, text, ...classes) {
+  // An element that holds `content`: text, an element, a list of them, or nothing (null).
+  function make(name, content, ...classes) {
     const element = document.createElement(name);
-    if (text !== undefined && text !== null) element.textContent = text;
+    if (content !== null) element.append(...[content].flat());
     element.classList.add(...classes);
     return element;
   }
 
-  function cells(alike, side, matrix) {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", `0 0 ${matrix ? side : side - 1} ${matrix ? side : 1}`);
-    svg.setAttribute("preserveAspectRatio", "none");
-    svg.setAttribute("class", matrix ? "matrix" : "strip");
-    svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", matrix ? "each frame with each" : "each frame with the next");
-    const add = (x, y, level) => {
-      const cell = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-      for (const [key, value] of Object.entries({ x, y, width: 1.02, height: 1.02, class: `a${level}` }))
-        cell.setAttribute(key, value);
-      svg.append(cell);
-    };
+  function draw(name, attributes) {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    return element;
+  }
+
+  function cells(alike, matrix) {
+    const side = Math.round((1 + Math.sqrt(1 + 8 * alike.length)) / 2);
+    const svg = draw("svg", {
+      viewBox: `0 0 ${matrix ? side : side - 1} ${matrix ? side : 1}`,
+      preserveAspectRatio: "none",
+      class: matrix ? "matrix" : "strip",
+      role: "img",
+      "aria-label": matrix ? "each frame with each" : "each frame with the next",
+    });
+    const add = (x, y, level) => svg.append(draw("rect", { x, y, width: 1.02, height: 1.02, class: `a${level}` }));
     let at = 0;
     for (let i = 0; i < side; i++) {
       if (matrix) add(i, i, "f");
@@ -55,24 +55,20 @@
   }
 
   const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
-  const sideOf = (alike) => Math.round((1 + Math.sqrt(1 + 8 * alike.length)) / 2);
 
   function match(state) {
     const needle = state.q.trim().toLowerCase();
-    const dataset = state.dataset ? datasets.indexOf(state.dataset) : -1;
-    const outcome = state.outcome ? outcomes.indexOf(state.outcome) : -1;
-    const source = state.source === "none" ? 0 : state.source ? words.indexOf(state.source) : -2;
-    const result = [];
-    for (let row = 0; row < count; row++) {
-      if (needle && !folded[row].includes(needle)) continue;
-      if (dataset >= 0 && rows.dataset[row] !== dataset) continue;
-      if (outcome >= 0 && rows.outcome[row] !== outcome) continue;
-      if (source !== -2 && rows.source[row] !== source) continue;
-      if (state.fallback && !rows.fallback[row]) continue;
-      if (state.clamped && !rows.clamp[row]) continue;
-      if (state.unusual && !rows.unusual[row]) continue;
-      result.push(row);
-    }
+    const source = state.source === "none" ? "" : state.source;
+    const filters = [
+      [needle, (row) => folded[row].includes(needle)],
+      [state.dataset, (row) => datasets[rows.dataset[row]] === state.dataset],
+      [state.outcome, (row) => outcomes[rows.outcome[row]] === state.outcome],
+      [state.source, (row) => words[rows.source[row]] === source],
+      [state.fallback, (row) => rows.fallback[row]],
+      [state.clamped, (row) => rows.clamp[row]],
+      [state.unusual, (row) => rows.unusual[row]],
+    ].filter(([asked]) => asked);
+    const result = [...rows.name.keys()].filter((row) => filters.every(([, fits]) => fits(row)));
     if (state.order === "unusual") result.sort((a, b) => rows.oddness[b] - rows.oddness[a] || a - b);
     return result;
   }
@@ -101,38 +97,31 @@
   }
 
   function detail(row) {
-    const line = make("tr", null, "more");
-    const cell = make("td");
-    cell.colSpan = 6;
-    const pair = make("div", null, "pair");
-    const list = make("dl");
-    const peak = rows.peak[row] < 0 ? "" : `frame ${rows.peak[row]}, by ${words[rows.source[row]]}`;
+    const list = make("dl", null);
+    const chosen = rows.indices[row];
     const told = [
       [outcomes[rows.outcome[row]] === "saved" ? "fell back" : "reason", words[rows.why[row]]],
-      ["peak", peak],
+      ["peak", rows.peak[row] < 0 ? "" : `frame ${rows.peak[row]}, by ${words[rows.source[row]]}`],
       ["clamped", words[rows.clamp[row]]],
-      ["frames", rows.indices[row].length ? `${rows.indices[row].join(" ")} of ${rows.frames[row]}` : "not recorded"],
+      ["frames", chosen.length ? `${chosen.join(" ")} of ${rows.frames[row]}` : "not recorded"],
       ["neighbours", rows.cosine[row] === null ? "" : `cosine ${rows.cosine[row].toFixed(4)} or more`],
       ["unusual", words[rows.unusual[row]]],
     ];
-    for (const [name, text] of told) if (text) list.append(make("dt", name), make("dd", text));
     const sheet = shown.get(row);
     if (sheet) {
       const link = make("a", "its contact sheet");
       link.href = `#${sheet.id}`;
-      const to = make("dd");
-      to.append(link);
-      list.append(make("dt", "pictures"), to);
+      told.push(["pictures", link]);
     }
-    if (rows.alike[row]) pair.append(cells(rows.alike[row], sideOf(rows.alike[row]), true));
-    pair.append(list);
-    cell.append(pair);
-    line.append(cell);
-    return line;
+    for (const [name, content] of told) if (content) list.append(make("dt", name), make("dd", content));
+    const matrix = rows.alike[row] ? [cells(rows.alike[row], true)] : [];
+    const cell = make("td", make("div", [...matrix, list], "pair"));
+    cell.colSpan = 6;
+    return make("tr", cell, "more");
   }
 
-  function draw(row) {
-    const line = make("tr");
+  function listed(row) {
+    const line = make("tr", null);
     const outcome = outcomes[rows.outcome[row]];
     const button = make("button", rows.name[row]);
     button.type = "button";
@@ -146,23 +135,17 @@
       button.setAttribute("aria-expanded", open.has(row));
       line.classList.toggle("open", open.has(row));
     });
-    const name = make("td");
-    name.append(button);
-    const result = make("td");
-    result.append(make("span", outcome, "tag", `is-${outcome}`));
+    const result = make("td", make("span", outcome, "tag", `is-${outcome}`));
     const tags = { fallback: "fell back", clamp: "clamped", unusual: "unusual" };
     for (const [field, label] of Object.entries(tags))
       if (rows[field][row]) result.append(", ", make("span", label, "tag", `is-${field}`));
-    const peak = rows.peak[row] < 0 ? "" : `${rows.peak[row]} ${words[rows.source[row]]}`;
-    const strip = make("td");
-    if (rows.alike[row]) strip.append(cells(rows.alike[row], sideOf(rows.alike[row]), false));
     line.append(
-      name,
+      make("td", button),
       make("td", datasets[rows.dataset[row]], "muted"),
       result,
-      make("td", peak, "wide-only"),
+      make("td", rows.peak[row] < 0 ? "" : `${rows.peak[row]} ${words[rows.source[row]]}`, "wide-only"),
       make("td", rows.indices[row].join(" "), "wide-only", "muted"),
-      strip,
+      make("td", rows.alike[row] ? cells(rows.alike[row], false) : null),
     );
     line.classList.toggle("open", open.has(row));
     return open.has(row) ? [line, detail(row)] : [line];
@@ -171,10 +154,10 @@
   function turn(to) {
     const last = Math.max(0, Math.ceil(found.length / PAGE) - 1);
     page = Math.min(Math.max(0, to), last);
-    body.replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).flatMap(draw));
+    body.replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).flatMap(listed));
     previous.disabled = page === 0;
     next.disabled = page === last;
-    document.getElementById("page").textContent = `page ${page + 1} of ${last + 1}`;
+    byId("page").textContent = `page ${page + 1} of ${last + 1}`;
   }
 
   function search(to) {
@@ -188,7 +171,7 @@
       sheet.hidden = !wanted.has(row);
       visible += !sheet.hidden;
     }
-    const none = document.getElementById("no-sheets");
+    const none = byId("no-sheets");
     if (none) none.hidden = visible > 0;
     status.textContent = `${grouped(found.length)} of ${grouped(count)} samples`
       + (shown.size ? `, ${visible} shown as contact sheets` : "");
@@ -202,7 +185,7 @@
   const go = (step) => {
     turn(page + step);
     remember(state());
-    document.getElementById("list").scrollIntoView();
+    byId("list").scrollIntoView();
   };
   previous.addEventListener("click", () => go(-1));
   next.addEventListener("click", () => go(1));

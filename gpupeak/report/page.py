@@ -14,33 +14,28 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from gpupeak._version import __version__
 from gpupeak.errors import WriteError
-from gpupeak.features.directory import replace_file
+from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.report.contents import OUTCOMES, Overview, Row
 from gpupeak.report.sheets import Sheet, heights, require, to_jpeg
+from gpupeak.storage.atomic import replace_file
 from gpupeak.types import STAGES
-
-__all__ = ["REQUIRED", "refuse_unwritable", "render", "write_page"]
 
 REQUIRED = ("jinja2", "PIL")
 """The packages of the extra `report`."""
 
 _HERE = Path(__file__).parent
-_CURVE_WIDTH, _CURVE_HEIGHT = 1000, 100  # units of the drawing, which the page stretches
 
 
 def refuse_unwritable(file: Path) -> None:
-    """See that a page can be written, before the work that goes into it.
-
-    Raises:
-        WriteError: it cannot.
-    """
+    """Raise WriteError if a page cannot be written, before the work that goes into it."""
     with _writing(file):
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -94,24 +89,26 @@ def render(found: Sequence[Overview]) -> str:
         program_hash=_hash(program),
         rows=_json(_rows(found)),
         stages=tuple(enumerate(STAGES)),
+        outcomes=OUTCOMES,
+        sources=PEAK_SOURCES,
         points=_points,
         pairs=_pairs,
     )
 
 
-def _total(found: Sequence[Overview]) -> dict[str, int]:
-    def count(of: Iterable[int]) -> int:
-        return sum(of)
-
-    return {
-        "listed": count(len(each.rows) for each in found),
-        **{outcome: count(each.outcomes[outcome] for each in found) for outcome in OUTCOMES},
-        "peaks": count(each.sources.total() for each in found),
-        "fallbacks": count(each.fallbacks.total() for each in found),
-        "clamped": count(each.clamped for each in found),
-        "unusual": count(sum(bool(row.unusual) for row in each.rows) for each in found),
-        "sheets": count(len(each.sheets) for each in found),
-    }
+def _total(found: Sequence[Overview]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in found:
+        total.update(each.outcomes)
+        total.update(
+            listed=len(each.rows),
+            peaks=each.sources.total(),
+            fallbacks=each.fallbacks.total(),
+            clamped=each.clamped,
+            unusual=sum(bool(row.unusual) for row in each.rows),
+            sheets=len(each.sheets),
+        )
+    return total
 
 
 def _rows(found: Sequence[Overview]) -> dict[str, Any]:
@@ -121,39 +118,25 @@ def _rows(found: Sequence[Overview]) -> dict[str, Any]:
     def word(text: str) -> int:
         return words.setdefault(text, len(words))
 
-    def columns(rows: Iterable[tuple[int, int, Row, bool]]) -> dict[str, list[Any]]:
-        table = [
-            (
-                row.sample.name,
-                dataset,
-                OUTCOMES.index(row.outcome),
-                word(row.source),
-                word(row.why),
-                int(row.fallback),
-                word(row.clamp),
-                word(row.unusual),
-                round(min(row.oddness, 1e3), 1),
-                row.indices,
-                row.frames,
-                -1 if row.peak is None else row.peak,
-                row.alike,
-                None if row.cosine is None else round(row.cosine, 4),
-                number if shown else -1,
-            )
-            for dataset, number, row, shown in rows
-        ]
-        names = (
-            *("name", "dataset", "outcome", "source", "why", "fallback", "clamp", "unusual", "oddness"),
-            *("indices", "frames", "peak", "alike", "cosine", "sheet"),
-        )
-        return {name: [line[place] for line in table] for place, name in enumerate(names)}
-
-    rows = columns(
-        (dataset, number, row, number in each.sheets)
-        for dataset, each in enumerate(found)
-        for number, row in enumerate(each.rows)
-    )
-    return {"datasets": [each.dataset for each in found], "outcomes": OUTCOMES, "words": list(words), "rows": rows}
+    rows = [row for each in found for row in each.rows]
+    columns = {
+        "name": [row.sample.name for row in rows],
+        "dataset": [place for place, each in enumerate(found) for _ in each.rows],
+        "outcome": [OUTCOMES.index(row.outcome) for row in rows],
+        "source": [word(row.source) for row in rows],
+        "why": [word(row.why) for row in rows],
+        "fallback": [int(row.fallback) for row in rows],
+        "clamp": [word(row.clamp) for row in rows],
+        "unusual": [word(row.unusual) for row in rows],
+        "oddness": [round(min(row.oddness, 1e3), 1) for row in rows],
+        "indices": [row.indices for row in rows],
+        "frames": [row.frames for row in rows],
+        "peak": [-1 if row.peak is None else row.peak for row in rows],
+        "alike": [row.alike for row in rows],
+        "cosine": [None if row.cosine is None else round(row.cosine, 4) for row in rows],
+        "sheet": [number if number in each.sheets else -1 for each in found for number in range(len(each.rows))],
+    }
+    return {"datasets": [each.dataset for each in found], "outcomes": OUTCOMES, "words": list(words), "rows": columns}
 
 
 def _json(value: object) -> str:
@@ -173,12 +156,9 @@ def _data_uri(picture: Any) -> str:
 
 
 def _points(sheet: Sheet) -> list[str]:
-    """The curve's lines, as the points of SVG polylines."""
+    """The curve's lines, as the points of SVG polylines in a drawing of 1000 by 100."""
     lines = heights(sheet.curve, sheet.frames) if sheet.curve else []
-    return [
-        " ".join(f"{x * _CURVE_WIDTH:.1f},{_CURVE_HEIGHT - y * (_CURVE_HEIGHT - 6):.1f}" for x, y in line)
-        for line in lines
-    ]
+    return [" ".join(f"{1000 * x:.1f},{100 - 94 * y:.1f}" for x, y in line) for line in lines]
 
 
 def _pairs(row: Row) -> list[tuple[int, int, str]]:

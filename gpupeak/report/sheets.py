@@ -7,10 +7,9 @@ the extra `report`.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
@@ -27,6 +26,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve, read_curve
 from gpupeak.storage.fetching import at_hand
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample
 from gpupeak.video.container import open_clip
 
@@ -34,16 +34,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-__all__ = ["Sheet", "SheetTask", "heights", "read_sheet", "read_sheets", "require", "to_jpeg", "to_png", "to_terminal"]
-
 _Picture: TypeAlias = "npt.NDArray[np.uint8]"
-_Points: TypeAlias = "list[tuple[float, float]]"
 
 _A_ROW = 8
 _MARGIN, _GAP, _CURVE, _CAPTION = 32, 12, 120, 26  # pixels of the picture
 _PAPER, _INK, _MUTED, _LINE, _CHOSEN, _PEAK = "#fbfaf8", "#1c1c1e", "#66666c", "#dedbd4", "#2b5a87", "#c2410c"
 _MOST_POINTS = 400
-_KITTY_CHUNK = 4096  # bytes of base64 in one escape, the most that kitty's protocol allows
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -52,12 +48,11 @@ class Sheet:
     """The contact sheet of one sample.
 
     Args:
-        title: what it is called.
         frames: how many frames its video has.
         indices: the chosen ones, ascending, repeats allowed.
         times: when each of them is presented, in seconds; empty for faces, which have no clock.
         pictures: each of them, uint8 RGB `[height, width, 3]`, all of one size; none where they could not be read.
-        peak: the frame of its peak, within the video; None if there is none.
+        peak: the frame of its peak, within the video.
         curve: how strong its action units are; None if no file tells.
         remarks: what else is to be known, a line each.
         fault: why there are no pictures; "" where there are.
@@ -74,10 +69,10 @@ class Sheet:
     fault: str = ""
 
     def captions(self) -> list[str]:
-        """What is written below each frame: its number, and its time where there is one."""
-        if not self.times:
-            return [f"{index}" for index in self.indices]
-        return [f"{index} · {seconds:.2f} s" for index, seconds in zip(self.indices, self.times, strict=True)]
+        """What is written below each frame: its number, its time where there is one, and whether it is the peak."""
+        times = [f" · {seconds:.2f} s" for seconds in self.times] or [""] * len(self.indices)
+        peaks = [" peak" if index == self.peak else "" for index in self.indices]
+        return [f"{index}{time}{peak}" for index, time, peak in zip(self.indices, times, peaks, strict=True)]
 
 
 def require(*packages: str) -> None:
@@ -97,16 +92,14 @@ def read_sheet(
     """
     if sample.video is None:
         raise SampleError("find", "no video file of this name")
-    with at_hand(sample):
-        return _read_sheet(sample, sample.video, indices, peak, side, remarks)
+    with at_hand(sample) as found:
+        return _read_sheet(found.here, indices, peak, side, remarks)
 
 
-def _read_sheet(
-    sample: Sample, video: Path, indices: Sequence[int], peak: int | None, side: int, remarks: Sequence[str]
-) -> Sheet:
+def _read_sheet(sample: Sample, indices: Sequence[int], peak: int | None, side: int, remarks: Sequence[str]) -> Sheet:
     from PIL import Image
 
-    wanted = sorted(set(indices))
+    wanted, video = sorted(set(indices)), local(sample.video or Path())
     times: tuple[float, ...] = ()
     if sample.stream == "frame":
         with open_clip(video) as clip:
@@ -132,7 +125,7 @@ def _read_sheet(
         pictures=tuple(resized[index] for index in indices),
         peak=None if peak is None else min(peak, frames - 1),
         # Faces are numbered as they were cut out, action units by the frames of the video.
-        curve=read_curve(sample.name, sample.au_dirs) if sample.stream == "frame" else None,
+        curve=read_curve(sample.name, [local(each) for each in sample.au_dirs]) if sample.stream == "frame" else None,
         remarks=tuple(remarks),
     )
 
@@ -148,20 +141,22 @@ class SheetTask:
     remarks: tuple[str, ...] = ()
 
     def __call__(self) -> Sheet:
-        indices, peak, remarks = self.indices, self.peak, self.remarks
-        if not indices:
-            plan = _chosen(self.sample)
-            indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
-            remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
-        return read_sheet(self.sample, indices, peak, self.side, remarks)
+        if self.sample.video is None:
+            raise SampleError("find", "no video file of this name")
+        with at_hand(self.sample) as found:
+            indices, peak, remarks = self.indices, self.peak, self.remarks
+            if not indices:
+                plan = _chosen(found.here)
+                indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
+                remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
+            return read_sheet(found.here, indices, peak, self.side, remarks)
 
 
 def _chosen(sample: Sample) -> FramePlan:
-    if sample.video is None:
-        raise SampleError("find", "no video file of this name")
+    video = local(sample.video or Path())
     if sample.stream != "frame":
-        return plan_frames(sample, len(open_faces(sample.video)), "faces")
-    with open_clip(sample.video) as clip:
+        return plan_frames(sample, len(open_faces(video)), "faces")
+    with open_clip(video) as clip:
         return plan_frames(sample, clip.frames, clip.codec)
 
 
@@ -179,11 +174,10 @@ def read_sheets(
             yield (done.sample, done if isinstance(done, Failed) else done.value)
 
 
-def heights(curve: Curve, frames: int, most: int = _MOST_POINTS) -> list[_Points]:
-    """The curve as lines of points (x, y), both from 0 to 1: x along the clip, y a share of its largest value.
+def heights(curve: Curve, frames: int, most: int = _MOST_POINTS) -> list[list[tuple[float, float]]]:
+    """The curve as lines of at most `most` points (x, y), from 0 to 1: along the clip, and of its largest value.
 
-    A line ends where frames have no face. Of a clip longer than `most` frames, each point is the
-    largest of a few.
+    A line ends where frames have no face. Of a longer clip, each point is the largest of a few.
     """
     bins = min(frames, most)
     tops: dict[int, float] = {}
@@ -230,17 +224,15 @@ def _painted(sheet: Sheet) -> Image:
         draw.text((_MARGIN, _MARGIN + 28 + 20 * row), remark, _MUTED, small)
     _paint_curve(draw, sheet, (_MARGIN, top), width)
     draw.text((_MARGIN, top + _CURVE + 8), "0", _MUTED, small)
-    last = str(sheet.frames - 1)
-    draw.text((_MARGIN + width - draw.textlength(last, small), top + _CURVE + 8), last, _MUTED, small)
-    for number, (index, picture, caption) in enumerate(
-        zip(sheet.indices, sheet.pictures, sheet.captions(), strict=True)
-    ):
+    draw.text((_MARGIN + width, top + _CURVE + 8), str(sheet.frames - 1), _MUTED, small, anchor="ra")
+    frames = zip(sheet.indices, sheet.pictures, sheet.captions(), strict=True)
+    for number, (index, picture, caption) in enumerate(frames):
         x, y = _MARGIN + number % across * (wide + _GAP), below + number // across * (high + _CAPTION + _GAP)
         image.paste(Image.fromarray(picture), (x, y))
         colour = _PEAK if index == sheet.peak else _INK
         if index == sheet.peak:
             draw.rectangle((x - 3, y - 3, x + wide + 2, y + high + 2), outline=_PEAK, width=3)
-        draw.text((x, y + high + 5), f"{caption} peak" if index == sheet.peak else caption, colour, small)
+        draw.text((x, y + high + 5), caption, colour, small)
     return image
 
 
@@ -262,36 +254,14 @@ def _paint_curve(draw: ImageDraw, sheet: Sheet, corner: tuple[int, int], width: 
             draw.line(points, _CHOSEN, 3, joint="curve")
 
 
-def to_terminal(sheet: Sheet, columns: int, environment: Mapping[str, str]) -> str:
-    """What a terminal of that many columns shows the sheet by: a picture where it says that it can, else blocks.
-
-    Kitty's protocol and iTerm2's are known, by the variables that these terminals and those that
-    speak as they do set in `environment`; not inside of tmux and screen, which keep pictures to themselves.
-    """
-    term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
-    inside = "TMUX" in environment or term.startswith(("tmux", "screen"))
-    if not inside and (term in ("xterm-kitty", "xterm-ghostty") or "KITTY_WINDOW_ID" in environment):
-        return _kitty(to_png(sheet), columns)
-    if not inside and (program in ("iTerm.app", "WezTerm") or environment.get("LC_TERMINAL") == "iTerm2"):
-        png = to_png(sheet)
-        return f"\x1b]1337;File=inline=1;size={len(png)};width=100%:{base64.b64encode(png).decode()}\a\n"
-    return "\n".join([*_blocks(sheet, columns), ""])
+def to_terminal(sheet: Sheet, columns: int) -> str:
+    """The sheet for a terminal of that many columns: half blocks, two pixels each, in 24-bit colours, under bars."""
+    return "\n".join([*_lines(sheet, max(min(columns, 160), 16)), ""])
 
 
-def _kitty(png: bytes, columns: int) -> str:
-    data = base64.b64encode(png).decode()
-    chunks = [data[start : start + _KITTY_CHUNK] for start in range(0, len(data), _KITTY_CHUNK)]
-    keys = [f"a=T,f=100,c={columns},m=1", *["m=1"] * (len(chunks) - 2), "m=0"]
-    if len(chunks) == 1:
-        keys = [f"a=T,f=100,c={columns},m=0"]
-    return "".join(f"\x1b_G{key};{chunk}\x1b\\" for key, chunk in zip(keys, chunks, strict=True)) + "\n"
-
-
-def _blocks(sheet: Sheet, columns: int) -> Iterator[str]:
-    """Half blocks, each two pixels above each other, in 24-bit colours; the curve as bars."""
+def _lines(sheet: Sheet, columns: int) -> Iterator[str]:
     from PIL import Image
 
-    columns = max(min(columns, 160), 16)
     if sheet.curve is not None:
         bars = [" "] * columns
         for along, up in (point for line in heights(sheet.curve, sheet.frames, columns) for point in line):
@@ -306,7 +276,7 @@ def _blocks(sheet: Sheet, columns: int) -> Iterator[str]:
     high, original = sheet.pictures[0].shape[:2]
     lines = max(1, round(wide * high / original / 2))
     small = [np.asarray(Image.fromarray(picture).resize((wide, 2 * lines))) for picture in sheet.pictures]
-    captions = [f"{c} peak" if i == sheet.peak else c for i, c in zip(sheet.indices, sheet.captions(), strict=True)]
+    captions = sheet.captions()
     for start in range(0, len(small), across):
         for line in range(lines):
             pair = [picture[2 * line : 2 * line + 2] for picture in small[start : start + across]]

@@ -9,8 +9,6 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["at_once", "expanded", "is_directory", "is_file", "name_fault", "open_bounded", "read_bounded"]
-
 _LONGEST_NAME = 255  # bytes, on every common file system
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

@@ -1,31 +1,42 @@
 """What does a packet say of its picture: is it shown, can decoding start at it, does any other refer to it?
 
-Only the first bytes are read, by the codecs' specifications: ITU-T H.264 and H.265 (NAL unit headers),
-ISO/IEC 14496-2 and 13818-2 (picture headers), RFC 6386 (VP8) and the VP9 bitstream specification.
+Only headers are read, by ITU-T H.264 and H.265, ISO/IEC 14496-2 (MPEG-4) and 13818-2 (MPEG-2), RFC 6386 (VP8)
+and the VP9 bitstream specification.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
-from gpupeak.video.h264 import Bits, Sequence, is_field, read_sequence, slice_type
+from gpupeak.video.h264 import Bits, Sequence, is_field, read_sequence, slice_type, unescaped
 
-__all__ = ["REFERENCED", "Picture", "Syntax"]
+REFERENCED = -1
 
 # Codecs of which one packet is one frame, and decoding can start at a key frame ...
 _RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"}
 # ... or cannot be trusted to, because a decoder may carry state past it.
 _SEQUENTIAL = {"ffv1", "flv1", "h263", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2"}
 
-REFERENCED = -1
-
 # What color_space means (VP9 bitstream specification, 7.2.2), as in ITU-T H.273.
 _VP9_MATRICES = (2, 5, 1, 6, 7, 9, 3, 0)
 
-# Pictures begin this near to the start of their packets, or are not looked for.
 _HEAD = 1 << 16
+"""A picture is looked for in so many bytes at the start of a packet."""
+
+
+class _Nal(NamedTuple):
+    """The types of a codec's NAL units, and the bits of a unit's first byte that hold its type."""
+
+    shift: int
+    mask: int
+    slices: Collection[int]
+    parameter_sets: Collection[int]
+    information: int
+
+
+_NAL = {"h264": _Nal(0, 31, (1, 2, 5), (7, 8), 6), "hevc": _Nal(1, 63, range(32), (32, 33, 34), 39)}
 
 
 class Picture(NamedTuple):
@@ -46,14 +57,14 @@ _picture = cache(Picture)  # there are few, and to make one takes longer than to
 
 
 class Syntax:
-    """Reads the packets of one stream, and gathers what they say of the stream.
+    """Reads the packets of one stream in order, and gathers what they say of the stream.
 
     Attributes:
         framed: one packet is one frame, as far as the packets read tell.
         standalone: what follows a key frame can be decoded from there on.
         bidirectional: there are B pictures.
         oriented: H.264 or HEVC says which way up its pictures are.
-        sequence: what H.264's last sequence parameter set or VP9's first key frame says.
+        sequence: H.264's last sequence parameter set, or VP9's first key frame; None if there is none.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
@@ -61,15 +72,11 @@ class Syntax:
         self.standalone = codec in _RANDOM_ACCESS
         self.bidirectional = False
         self.oriented = False
-        self._highest = 0
         self.sequence: Sequence | None = None
+        self._highest = 0  # temporal layer
         self._begun = False
         self._parameters = b""
-        # Of the first byte of a NAL unit's header: the bits of its type, that of slices, that of parameter sets.
-        self._shift, self._mask = (1, 63) if codec == "hevc" else (0, 31)
-        self._slices: Container[int] = range(32) if codec == "hevc" else (1, 2, 5)
-        self._sets: Container[int] = (32, 33, 34) if codec == "hevc" else (7, 8)
-        self._information = 39 if codec == "hevc" else 6
+        self._nal = _NAL.get(codec, _NAL["h264"])
         self._length = 0  # bytes of the length before a NAL unit (ISO/IEC 14496-15); 0 for start codes (Annex B)
         if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
             self._length = (extradata[4] & 3) + 1
@@ -90,7 +97,7 @@ class Syntax:
         }.get(codec, self._other)
 
     def read(self, data: memoryview, key: bool) -> Picture:
-        """Read the next packet, not empty; `key` is its container's word on whether it is a key frame."""
+        """Read the next packet, not empty; `key`: the container calls it a key frame."""
         picture = self._read(data, key)
         self._begun = True
         return picture
@@ -158,13 +165,12 @@ class Syntax:
         return _picture(True, False, REFERENCED)
 
     def _first_slice(self, data: memoryview) -> int:
-        """Where the header of the first slice's NAL unit starts, or -1; what is told before it is taken in."""
+        """Where the first slice's NAL unit starts, or -1; the units before it are taken in."""
         at, length = 0, self._length
         if length:
             while at + length + 1 < len(data):
                 start = at + length
-                kind = data[start] >> self._shift & self._mask
-                if kind in self._slices:
+                if (kind := self._kind(data[start])) in self._nal.slices:
                     return start
                 at = start + int.from_bytes(data[at:start], "big")
                 self._take_in(kind, data[start:at])
@@ -172,40 +178,39 @@ class Syntax:
         head = bytes(data[:_HEAD])
         start = head.find(b"\0\0\1") + 3
         while 3 <= start < len(head) - 1:
-            kind = head[start] >> self._shift & self._mask
-            if kind in self._slices:
+            if (kind := self._kind(head[start])) in self._nal.slices:
                 return start
             following = head.find(b"\0\0\1", start)
             self._take_in(kind, memoryview(head)[start:following])
             start = following + 3
         return -1
 
+    def _kind(self, byte: int) -> int:
+        return byte >> self._nal.shift & self._nal.mask
+
     def _take_in(self, kind: int, unit: memoryview) -> None:
-        if kind in self._sets:
+        if kind in self._nal.parameter_sets:
             self._parameter_set(bytes(unit))
-        elif kind == self._information:
-            messages = bytes(unit[1 + self._shift : _HEAD]).replace(b"\0\0\3", b"\0\0")
-            self.oriented |= _says_orientation(messages)
+        elif kind == self._nal.information:
+            self.oriented |= _says_orientation(unescaped(unit[1 + self._nal.shift : _HEAD]))
 
     def _parameter_set(self, unit: bytes) -> None:
-        """A parameter set that neither the header nor the first packet has is missed by starting after it."""
+        """One that neither the header nor the first packet holds is missed by whoever starts decoding after it."""
         if unit.rstrip(b"\0") not in self._parameters:
             self._parameters += unit
             self.standalone &= not self._begun
-            if self._mask == 31 and unit[0] & 31 == 7:
+            if self._nal.mask == 31 and unit[0] & 31 == 7:
                 self.sequence = read_sequence(unit)
 
 
 def _says_orientation(messages: bytes) -> bool:
     """Whether a display orientation is among supplemental enhancement information (ITU-T H.264, 7.3.2.3.1)."""
-    at = 0
-    while at + 2 < len(messages):
+    kind = at = 0
+    while at + 2 < len(messages) and kind != 47:
         kind, at = _added_up(messages, at)
         size, at = _added_up(messages, at)
-        if kind == 47:
-            return True
         at += size
-    return False
+    return kind == 47
 
 
 def _added_up(data: bytes, at: int) -> tuple[int, int]:

@@ -1,22 +1,20 @@
 """Which frames does a video hold, and which of its packets does decoding some of them take?
 
-A video is opened and demuxed once. Frame numbers are ordinals in presentation order, the edit list
-honoured, as a full sequential decode delivers them; the header's own frame count is never believed.
+A video is opened and demuxed once. Its frames are numbered from 0 in presentation order, by its edit list, as a
+full sequential decode delivers them. The frame count in its header is never believed.
 """
 
 from __future__ import annotations
 
 import errno
 import stat
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
-from itertools import accumulate, chain, islice, pairwise
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -29,22 +27,21 @@ from av.video.stream import VideoStream
 
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.bitstream import Picture, Syntax
+from gpupeak.video.gops import Gops
 from gpupeak.video.h264 import Sequence
 from gpupeak.video.orientation import certainly_upright
 
-__all__ = ["MAX_PACKETS", "MAX_PIXELS", "MAX_SIDE", "Clip", "decoded", "open_clip", "quarter_turns"]
-
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26
-"""Twice 8K. A decoder holds up to 17 frames, so a header that declares more could exhaust the memory."""
+"""Twice 8K. A decoder holds up to 17 frames, so larger ones could exhaust the memory."""
 MAX_PACKETS = 1 << 20
-"""Nine hours at 30 frames/s; a small MP4 can declare any number of them."""
+"""Nine hours at 30 frames/s. A small MP4 can declare any number."""
 KEPT_BYTES = 64 << 20
-"""Packets of the demux pass are kept up to this size, so that a short clip is read once."""
+"""A file of at most so many bytes of packets is read once: they are kept."""
 
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
-# libav's demuxers of the files whose headers say most of what it otherwise decodes frames to learn.
+# libav's demuxers of the files whose headers tell most of what it would otherwise decode frames for.
 _TELLING = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
 
 # Texts in a file need not be UTF-8; PyAV from 19 on takes them as they are.
@@ -52,13 +49,11 @@ _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.pa
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
-    """Open a video and demux it once. Close the clip, or use it as a context manager.
-
-    The first video stream that is not an attached picture is taken.
+    """Open a video and demux its first video stream that is no attached picture. Close the clip, or use it in `with`.
 
     Raises:
-        SampleError: at stage "plan": no such file, not a video, no frames, or a declared size or
-            number of packets beyond `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`, more memory than there is.
+        SampleError: at stage "plan": no such file, not a video, no frames, a size or number of packets beyond
+            `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`, more memory than there is.
     """
     try:
         container = _open(Path(path), quick=True)
@@ -72,7 +67,7 @@ def open_clip(path: str | PathLike[str]) -> Clip:
 
 
 class Clip:
-    """An open video, and what one demux pass tells of it; made by `open_clip`.
+    """An open video, and what one demux pass tells of it; made by `open_clip`. It decodes one thing at a time.
 
     Attributes:
         path: the file.
@@ -82,14 +77,14 @@ class Clip:
         pix_fmt: libav's name of the pixel format; None if unknown.
         colorspace: the matrix as in ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601.
         color_range: 0 unspecified, 1 limited, 2 full.
-        fps: average frames a second, 0.0 if unknown.
-        packets: video packets in the file; they are numbered from 0 in demuxing order.
-        frames: presented frames.
+        fps: average frames a second; 0.0 if unknown.
+        packets: how many video packets there are; they are numbered from 0 in decoding order.
+        frames: how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
-        timed: whether the packets tell their frames, and when these are presented. Raw streams, H.264
-            and packed MPEG-4 in AVI, H.264 of single fields and damaged files do not: they are decoded
-            once when opened to count the frames, which are numbered as the decoder delivers them.
-        decoder: the stream's decoder, single-threaded; one clip decodes one thing at a time.
+        timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and
+            packed MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the
+            frames, which are numbered as the decoder delivers them.
+        decoder: the stream's decoder, single-threaded.
     """
 
     def __init__(self, path: Path, container: InputContainer) -> None:
@@ -105,34 +100,25 @@ class Clip:
         self.fps = float(stream.average_rate or 0)
         self._container = container
         self._format = container.format.name
-        self._oriented = False
+        self._time_base = stream.time_base or Fraction(0)
+        self._kept: list[Packet[VideoStream]] | None = []
         # An MP4 tells, and libavformat has made an index of them all, or run out of memory and made none.
         if stream.frames > MAX_PACKETS and self._format.startswith("mov"):
             raise SampleError("plan", f"declares {stream.frames} video packets, expected at most {MAX_PACKETS}")
-        self._time_base = stream.time_base or Fraction(0)
-        self._kept: list[Packet[VideoStream]] | None = []
-        self._pts: list[int] = []
-        self._shown: list[int] = []  # packet numbers in presentation order
-        self._starts: list[int] = []  # packet numbers at which decoding can start
-        self._droppable: list[bool] = []
-        self._standalone = True  # what follows a key frame can be decoded from there on
         self.timed = self._demux(stream)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
         if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
             raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
-        self.packets = len(self._pts)
-        self.frames = len(self._shown) if self.timed else sum(1 for _ in self.decode_all())
+        self.frames = len(self._gops.shown) if self.timed else sum(1 for _ in self.decode_all())
         if not self.frames:
             raise SampleError("plan", f"none of its {self.packets} video packets can be decoded")
-        starts = set(self._starts)
-        self.key_frames = [index for index, number in enumerate(self._shown) if self.timed and number in starts]
+        starts = set(self._gops.starts if self.timed else ())
+        self.key_frames = [index for index, number in enumerate(self._gops.shown) if number in starts]
 
     def __enter__(self) -> Clip:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -151,7 +137,7 @@ class Clip:
     def rotation(self) -> int:
         """Degrees counter-clockwise that turn the picture upright: 0, 90, 180 or 270.
 
-        Decodes one frame where not certain without: PyAV shows a display matrix on frames only.
+        Where headers leave it open, one frame is decoded: PyAV shows the display matrix of frames only.
         """
         if certainly_upright(self.path, self._format) and not self._oriented:
             return 0
@@ -159,7 +145,7 @@ class Clip:
 
     def pts(self, index: int) -> int:
         """The timestamp of frame `index` in units of the stream's time base; only where `timed`."""
-        return self._pts[self._shown[index]]
+        return self._gops.pts[self._gops.shown[index]]
 
     def needed(self, indices: Iterable[int]) -> list[int]:
         """The numbers, ascending, of the packets that decoding frames `indices` takes; all where not `timed`."""
@@ -169,38 +155,11 @@ class Clip:
         """`needed` in runs; between two of them the decoder has to be flushed."""
         if not self.timed:
             return [list(range(self.packets))]
-        wanted = {self._shown[index] for index in indices}
-        stops: dict[int, int] = {}
-        for number in wanted:
-            start = self._start(number)
-            stops[start] = max(number, stops.get(start, 0))
-        spans: list[tuple[int, int]] = []
-        for start, stop in sorted(stops.items()):
-            if spans and start <= spans[-1][1]:
-                spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
-            else:
-                spans.append((start, stop))
-        runs = [self._run(start, stop, wanted) for start, stop in spans]
+        runs = self._gops.runs(indices)
         # libav's MPEG-4 decoder picks its IDCT and workarounds by the encoder's name, in the first packet.
         if self.codec == "mpeg4" and runs and runs[0][0] > 0:
             runs.insert(0, [0])
         return runs
-
-    def _start(self, number: int) -> int:
-        """The last key frame at or before a packet, or in open GOPs one back: it leads, so it refers to that."""
-        at = bisect_right(self._starts, number) - 1
-        while at >= 0 and self._pts[self._starts[at]] > self._pts[number]:
-            at -= 1
-        return self._starts[at] if at >= 0 else 0
-
-    def _run(self, start: int, stop: int, wanted: set[int]) -> list[int]:
-        numbers = range(start, stop + 1)
-        first = self._pts[start]
-        inside = start not in self._starts or any(self._pts[number] < first for number in wanted.intersection(numbers))
-        if inside or not self._standalone:
-            return list(numbers)  # a stream that begins inside a GOP has to recover just as it does read in full
-        droppable, pts = self._droppable, self._pts
-        return [number for number in numbers if number in wanted or not (droppable[number] or pts[number] < first)]
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
         """The packets of those numbers, in demuxing order."""
@@ -216,18 +175,17 @@ class Clip:
     def decode_all(self) -> Iterator[VideoFrame]:
         """Every frame, as a sequential decode that skips over errors delivers it.
 
-        Its decoder is a new one: not every decoder forgets all of what it read before it was flushed. And
-        libav learns all that it wants to when the file is opened, whatever `_told` believes of its header.
+        The file is opened anew, and not quickly: not every decoder forgets when flushed all that it has read.
         """
         with _open(self.path, quick=False) as container:
             stream = _video_stream(container)
-            packets = islice(_demuxed(container, stream), len(self._pts))
+            packets = islice(_demuxed(container, stream), self.packets)
             yield from decoded(_decoder(stream), packets, tolerant=True)
 
     def _demux(self, stream: VideoStream) -> bool:
-        """Read every packet; whether the packets tell their frames and when these are presented."""
+        """Read every packet, and return `timed`."""
         syntax = Syntax(self.codec, self.decoder.extradata or b"")
-        pictures: list[Picture] = []
+        pictures, pts, shown = list[Picture](), list[int](), list[int]()
         damaged = False
         size = 0
         try:
@@ -239,12 +197,11 @@ class Clip:
                     self._kept = None
                 elif self._kept is not None:
                     self._kept.append(packet)
-                pts = packet.pts
-                damaged = damaged or pts is None or packet.is_corrupt
-                self._pts.append(pts or 0)
+                damaged = damaged or packet.pts is None or packet.is_corrupt
+                pts.append(packet.pts or 0)
                 picture = syntax.read(memoryview(packet), packet.is_keyframe)
                 if picture.shown and not packet.is_discard:
-                    self._shown.append(len(pictures))
+                    shown.append(len(pictures))
                 for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
                     syntax.standalone &= not pictures or side.data_type != "new_extradata"
                 pictures.append(picture)
@@ -254,16 +211,17 @@ class Clip:
             if not pictures:
                 raise SampleError("plan", f"cannot be demuxed: {error.strerror}") from error
             damaged = True
-        self._starts = [number for number, picture in enumerate(pictures) if picture.start]
-        self._droppable = [syntax.unreferenced(picture) for picture in pictures]
-        self._standalone = syntax.standalone
+        self.packets = len(pictures)
+        starts = [number for number, picture in enumerate(pictures) if picture.start]
+        droppable = [syntax.unreferenced(picture) for picture in pictures]
+        self._gops = gops = Gops(pts, shown, starts, droppable, syntax.standalone)
         self._oriented = syntax.oriented
         if self.pix_fmt is None and syntax.sequence is not None:
             self._believe(syntax.sequence)
-        if damaged or not syntax.framed or not self._ordered(syntax.bidirectional) or not self._sort():
+        if damaged or not syntax.framed or not gops.ordered(syntax.bidirectional) or not self._sort(gops):
             return False
         if not syntax.standalone:
-            self._starts = [0]
+            gops.starts = [0]
         return True
 
     def _believe(self, sequence: Sequence) -> None:
@@ -273,31 +231,23 @@ class Clip:
         self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
         self.color_range = sequence.color_range or self.color_range
 
-    def _ordered(self, bidirectional: bool) -> bool:
-        """Whether the timestamps can be the order of presentation."""
-        pts = self._pts
-        # AVI stores none: with B pictures, timestamps that go up in decoding order are made up.
-        invented = bidirectional and all(a < b for a, b in pairwise(pts))
-        unique = len({pts[number] for number in self._shown}) == len(self._shown)
-        # What comes before a random access point in decoding order does so in presentation order.
-        latest = list(accumulate(pts, max))
-        apart = all(latest[start - 1] < pts[start] for start in self._starts if start)
-        return unique and apart and not invented and bool(self._starts)
+    def _sort(self, gops: Gops) -> bool:
+        """Put the frames in presentation order; False if decoding does not bear it out.
 
-    def _sort(self) -> bool:
-        """Put the frames in order of presentation, without those that are not delivered for want of a key frame."""
-        pts, first = self._pts, self._pts[self._starts[0]]
-        if any(pts[number] < first for number in self._shown):
+        Frames presented before the first key frame are there only if the decoder delivers them without it.
+        """
+        pts, first = gops.pts, gops.pts[gops.starts[0]]
+        if any(pts[number] < first for number in gops.shown):
             delivered: list[int | None] = []
             for frame in self.decode_all():
                 delivered.append(frame.pts)
                 if frame.pts is None or frame.pts >= first:
                     break
-            expected = [pts[number] for number in self._shown if pts[number] <= first and pts[number] in delivered]
+            expected = [pts[number] for number in gops.shown if pts[number] <= first and pts[number] in delivered]
             if delivered != sorted(expected) or delivered[-1:] != [first]:
                 return False
-            self._shown = [number for number in self._shown if pts[number] > first or pts[number] in delivered]
-        self._shown.sort(key=pts.__getitem__)
+            gops.shown = [number for number in gops.shown if pts[number] > first or pts[number] in delivered]
+        gops.shown.sort(key=pts.__getitem__)
         return True
 
 
@@ -326,7 +276,7 @@ def quarter_turns(frame: VideoFrame) -> int:
 
 
 def _open(path: Path, quick: bool) -> InputContainer:
-    """Open a file; `quick` may leave the decoder to find out what it has to wait for, and the colours unknown."""
+    """Open a file; where `quick`, its headers are believed, and the colours may be unknown."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -338,9 +288,9 @@ def _open(path: Path, quick: bool) -> InputContainer:
     try:
         if quick and (demuxer := _TELLING.get(path.suffix.lower())):
             with suppress(av.FFmpegError, ValueError):  # its name may be misleading
-                # libavformat decodes frames to learn what the header may not say: up to seven of H.264, 9 to 24 ms at
-                # 1280x720, and one of VP9, 5 at 640x360, where the rest takes 0.5. So it gets no decoders but those
-                # that read no more than headers when told to skip frames.
+                # libavformat decodes frames to learn what headers may not say: up to seven of H.264 (9 to 24 ms at
+                # 1280x720), one of VP9 (5 ms at 640x360); all else takes 0.5 ms. So it gets no decoders but those
+                # that read only headers when told to skip frames.
                 only = {"analyzeduration": "1", "codec_whitelist": "h264,hevc,mpeg4"}
                 container = _av_open(path, {"skip_frame": "all"}, only, demuxer)
                 if _told(container):

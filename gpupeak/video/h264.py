@@ -1,18 +1,13 @@
-"""What do H.264's headers say that decoding would otherwise have to tell?
-
-The elements are those of ITU-T H.264: 7.3.2.1.1 and E.1.1 (sequence parameter set), 7.3.3 (slice header).
-"""
+"""What do H.264's headers say? By ITU-T H.264: 7.3.2.1.1 and E.1.1 (sequence parameter set), 7.3.3 (slice header)."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import NamedTuple
 
-__all__ = ["Bits", "Sequence", "is_field", "read_sequence", "slice_type"]
-
 _WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 _LONGEST = 1024
-"""Bytes of a parameter set that are read; one with all of its scaling lists has less."""
+"""Bytes of a parameter set that are read; it is shorter even with all scaling lists."""
 
 
 class Sequence(NamedTuple):
@@ -20,12 +15,12 @@ class Sequence(NamedTuple):
 
     Attributes:
         pix_fmt: libav's name of the pixel format.
-        colorspace: matrix_coefficients; None where it has none, and the container's are to be believed.
-        color_range: libav's: 0 unspecified, 1 limited, 2 full.
+        colorspace: matrix_coefficients; None where it has none, and the container's count.
+        color_range: 0 unspecified, 1 limited, 2 full.
         before_field_flag: bits in a slice header between pic_parameter_set_id and field_pic_flag; None
-            if there is no such flag, all pictures being frames.
-        reordering: it says how many pictures may have to wait for one that comes before them.
-        size: width and height of the pictures; None where libav is left to read them.
+            if there is no such flag: all pictures are frames.
+        reordering: it says how many pictures may have to wait for one that is presented before them.
+        size: width and height of the pictures; None where libav reads them.
     """
 
     pix_fmt: str
@@ -39,7 +34,7 @@ class Sequence(NamedTuple):
 def read_sequence(unit: bytes) -> Sequence | None:
     """Read the NAL unit of a sequence parameter set; None if it is damaged."""
     try:
-        return _read_sequence(_payload(unit[:_LONGEST]))
+        return _read_sequence(Bits(unescaped(unit[1:_LONGEST])))
     except ValueError:
         return None
 
@@ -48,13 +43,13 @@ def is_field(sequence: Sequence, slice_header: bytes) -> bool:
     """Whether a picture is one field of a frame; `slice_header` is the first 16 bytes of a slice's NAL unit."""
     if sequence.before_field_flag is None:
         return False
-    bits = _payload(slice_header)
+    bits = Bits(unescaped(slice_header[1:]))
     try:
         bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
         bits.u(sequence.before_field_flag)
         return bits.u(1) == 1
     except ValueError:
-        return True  # of a damaged slice, the worse is supposed
+        return True  # damaged: the worse is supposed
 
 
 @cache
@@ -93,14 +88,12 @@ def _read_sequence(bits: Bits) -> Sequence:
     bits.skip(2)
     frames_only = bits.u(1)
     bits.u(1 if frames_only else 2)
-    if bits.u(1):  # frame_cropping_flag
-        bits.skip(4)
+    bits.skip(4 * bits.u(1))  # frame_cropping_flag
     colorspace, color_range, reordering = None, 0, False
     if bits.u(1):  # vui_parameters_present_flag
         if bits.u(1) and bits.u(8) == 255:  # an aspect ratio of its own
             bits.u(32)
-        if bits.u(1):  # overscan_info_present_flag
-            bits.u(1)
+        bits.u(bits.u(1))  # overscan_info_present_flag
         if bits.u(1):  # video_signal_type_present_flag
             bits.u(3)
             color_range = 1 + bits.u(1)
@@ -115,17 +108,16 @@ def _read_sequence(bits: Bits) -> Sequence:
     return Sequence(pix_fmt, colorspace, color_range, None if frames_only else frame_num + 2 * planes, reordering)
 
 
-def _payload(unit: bytes) -> Bits:
-    return Bits(unit[1:].replace(b"\0\0\3", b"\0\0"))  # emulation_prevention_three_byte
+def unescaped(payload: bytes | memoryview) -> bytes:
+    """The payload of a NAL unit without emulation_prevention_three_byte."""
+    return bytes(payload).replace(b"\0\0\3", b"\0\0")
 
 
 def _says_reordering(bits: Bits) -> bool:
     """bitstream_restriction_flag, read on from chroma_loc_info_present_flag; False where the rest is cut off."""
     try:
-        if bits.u(1):  # chroma_loc_info_present_flag
-            bits.skip(2)
-        if bits.u(1):  # timing_info_present_flag
-            bits.u(65)
+        bits.skip(2 * bits.u(1))  # chroma_loc_info_present_flag
+        bits.u(65 * bits.u(1))  # timing_info_present_flag
         hrd = False
         for _ in range(2):  # nal_hrd_parameters_present_flag, vcl_hrd_parameters_present_flag
             if bits.u(1):
@@ -143,7 +135,7 @@ def _says_reordering(bits: Bits) -> bool:
 
 
 class Bits:
-    """Reads u(n), ue(v) and se(v); ValueError past the end."""
+    """Reads u(n) and ue(v); ValueError past the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["certainly_upright"]
-
 # u, v and w, x and y as 16.16 and 2.30 fixed point (ISO/IEC 14496-12, 6.2.2).
 _IDENTITY = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 # Where the matrix is in the content of a box of version 0, and of version 1 (8.2.2, 8.3.2).

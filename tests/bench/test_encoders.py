@@ -13,7 +13,7 @@ import tiny
 import torch
 
 from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import TowerShape
 
 encoders: Any = importlib.import_module("encoders")
@@ -49,7 +49,7 @@ def test_a_side_with_one_other_weight_is_noticed(monkeypatch: pytest.MonkeyPatch
 
     def encoders_(shape: TowerShape, state: dict[str, torch.Tensor], *of: Any) -> Any:
         sides = dict(honest(shape, state, *of))
-        other = draw_state(1, expected_state(shape))["positional_embedding"]
+        other = random_state(1, expected_state(shape))["positional_embedding"]
         changed = {**state, "positional_embedding": 0.99 * state["positional_embedding"] + 0.01 * other}
         return {**sides, "open_clip": dict(honest(shape, changed, *of))["open_clip"]}.items()
 
@@ -60,8 +60,8 @@ def test_a_side_with_one_other_weight_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_every_parameter_finds_its_place_in_each_side() -> None:
     pixels = tiny.images(2, 224)
     sides: dict[str, Callable[[torch.Tensor], torch.Tensor]]
-    for name, value in draw_state(0, expected_state(SHAPE)).items():
-        state = {**draw_state(0, expected_state(SHAPE)), name: value + 0.1 * torch.randn(value.shape)}
+    for name, value in random_state(0, expected_state(SHAPE)).items():
+        state = {**random_state(0, expected_state(SHAPE)), name: value + 0.1 * torch.randn(value.shape)}
         with torch.inference_mode():
             sides = dict(encoders.encoders(SHAPE, state, *CPU))
             wanted = tiny.reference(state, pixels, SHAPE)

@@ -115,13 +115,11 @@ def test_clips_are_drawn_around_those_of_the_nine_sets() -> None:
 
 
 def test_blocks_are_cut_as_the_ray_line_cuts_them() -> None:
-    from gpupeak.lines.ray import Actors, RayLine
+    from gpupeak.lines.cluster import Actors
 
     for samples in (5, 1000, 12_799, 5_000_000):
         for gpus in (1, 8, 64):
-            line = object.__new__(RayLine)
-            line._actors = Actors(gpus, gpus, 16, 1.0)
-            assert simulate.block_size(samples, gpus) == line._blocks(samples)[0]
+            assert simulate.block_size(samples, gpus) == Actors(gpus, gpus, 16, 1.0).block(samples)
 
 
 def test_what_is_assumed_is_said_in_the_record(

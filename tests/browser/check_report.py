@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from clips import write_clip
 
 from gpupeak import ExtractConfig
-from gpupeak.features.directory import npy_header
+from gpupeak.features.npy import npy_header
 from gpupeak.report.contents import FAILED, SAVED, Overview, Row, overview
 from gpupeak.report.page import write_page
 from gpupeak.types import Sample, SamplingRule

@@ -6,8 +6,11 @@ import ctypes
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import sys
+import time
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +19,15 @@ import pytest
 import torch
 
 from gpupeak import ExtractConfig
-from gpupeak.check import doctor
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli.app import main
 from gpupeak.decode import nvdec
-from gpupeak.demo.corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.lines import build
 
 
 @pytest.fixture
-def config(corpus: Corpus, tmp_path: Path) -> ExtractConfig:
+def config(corpus: DemoCorpus, tmp_path: Path) -> ExtractConfig:
     return ExtractConfig(
         datasets=corpus.datasets,
         dataset_root=corpus.dataset_root,
@@ -62,21 +64,36 @@ def test_weights_are_named_by_their_hash_or_how_to_get_them(
     here = found(config, "weights", weights=str(tmp_path))
     assert here.state == OK
     assert hashlib.sha256(b"weights").hexdigest() in here.found
-    assert found(config, "weights", weights=None).state == NOTE
     assert "--weights" in str(found(config, "weights", weights=None).advice)
-    assert found(config, "weights", weights=str(tmp_path / "none")).state == MISSING
-    assert found(config, "weights", weights="metaclip_400m").state == NOTE
     unknown = found(config, "weights", weights="no_such_tag")
-    assert (unknown.state, "'no_such_tag' is neither a file nor one of" in unknown.found) == (MISSING, True)
-    assert found(config, "weights", encoder="open_clip:ViT-nothing").state == MISSING
+    assert "'no_such_tag' is neither a file nor one of" in unknown.found
 
 
-def test_what_was_asked_for_has_to_be_there(config: ExtractConfig, tmp_path: Path) -> None:
-    assert found(config, "device", device="cuda:0").state == MISSING
-    assert found(config, "device", device="auto").state == NOTE
-    assert found(config, "NVDEC", decoder="nvdec").state == MISSING
-    assert found(config, "datasets", dataset_root=tmp_path).state == MISSING
-    assert found(config, "datasets", datasets=("mer2032",)).state == MISSING
+@pytest.mark.parametrize(
+    ("name", "changes", "state"),
+    [
+        ("weights", {"weights": None}, NOTE),
+        ("weights", {"weights": "metaclip_400m"}, NOTE),
+        ("weights", {"weights": "no_such_tag"}, MISSING),
+        ("weights", {"weights": "/nowhere"}, MISSING),
+        ("weights", {"encoder": "open_clip:ViT-nothing"}, MISSING),
+        ("device", {"device": "auto"}, NOTE),
+        ("device", {"device": "cuda:0"}, MISSING),
+        ("NVDEC", {"decoder": "nvdec"}, MISSING),
+        ("datasets", {"dataset_root": Path("/nowhere")}, MISSING),
+        ("datasets", {"datasets": ("mer2032",)}, MISSING),
+    ],
+)
+def test_what_was_asked_for_has_to_be_there(
+    name: str,
+    changes: dict[str, Any],
+    state: str,
+    config: ExtractConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert found(config, name, **changes).state == state
 
 
 def test_nothing_named_and_nothing_there_is_a_note(
@@ -92,11 +109,9 @@ def test_nothing_named_and_nothing_there_is_a_note(
 
 
 def test_action_units_that_are_not_there(config: ExtractConfig, tmp_path: Path) -> None:
-    names = [
-        each.found.split(":")[0] for each in diagnose(dataclasses.replace(config, mer_factory_output=tmp_path / "no"))
-    ]
-    assert "mer2023" in names
-    assert found(config, "action units", mer_factory_output=None, datasets=("mer2023",)).state == NOTE
+    for place, told in ((tmp_path / "no", f"none at {tmp_path / 'no'}"), (None, "none at --mer-factory-output is not")):
+        finding = found(config, "action units", mer_factory_output=place, datasets=("mer2023",))
+        assert (finding.state, told in finding.found) == (NOTE, True)
 
 
 def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,11 +125,10 @@ def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypat
 def test_a_slow_disk_and_videos_that_cannot_be_read(
     config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    mer2023 = {"datasets": ("mer2023",)}
-    monkeypatch.setattr(doctor, "_SLOW_READING", 0)
-    assert found(config, "reading", **mer2023).state == OK
-    monkeypatch.setattr(doctor, "_SLOW_READING", float("inf"))
-    assert "local disk" in str(found(config, "reading", **mer2023).advice)
+    for step, state in ((1e-6, OK), (1e-1, NOTE)):  # seconds that pass between two looks at the clock
+        monkeypatch.setattr(time, "perf_counter", count(0, step).__next__)
+        assert found(config, "reading", datasets=("mer2023",)).state == state
+    assert "local disk" in str(found(config, "reading", datasets=("mer2023",)).advice)
 
     (tmp_path / "videos").mkdir()
     (tmp_path / "list.txt").write_text("clip\n")
@@ -125,7 +139,7 @@ def test_a_slow_disk_and_videos_that_cannot_be_read(
     def refused(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "clip.mp4")
 
-    monkeypatch.setattr(doctor, "_read", refused)
+    monkeypatch.setattr(os, "posix_fadvise", refused)
     assert found(own, "reading").state == MISSING
 
 
@@ -134,12 +148,8 @@ def test_a_package_that_does_not_import(config: ExtractConfig, monkeypatch: pyte
     assert found(config, "DALI").state == NOTE
     assert "pip install 'gpupeak[gpu]'" in str(found(config, "DALI").advice)
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    assert found(config, "open_clip") == Finding(
-        "open_clip",
-        MISSING,
-        "cannot be imported: import of open_clip halted; None in sys.modules",
-        "pip install open_clip_torch",
-    )
+    fault = "cannot be imported: import of open_clip halted; None in sys.modules"
+    assert found(config, "open_clip") == Finding("open_clip", MISSING, fault, "pip install open_clip_torch")
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
@@ -149,7 +159,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
         pointer._obj.value = cuda
         return 0
 
-    monkeypatch.setattr(build, "_why_no_cuda", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index=0: "NVIDIA H200")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     memory = SimpleNamespace(total_memory=141 << 30, major=9, minor=0)
@@ -163,9 +173,7 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(build, "nvdec_missing", lambda: None)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
     gpu = {"device": "auto"}
-    assert found(config, "device", **gpu) == Finding(
-        "device", OK, "on NVIDIA H200, 141 GiB, compute capability 9.0", None
-    )
+    assert found(config, "device", **gpu) == Finding("device", OK, "on NVIDIA H200, 141 GiB, compute capability 9.0")
     assert found(config, "driver", **gpu).found == "takes CUDA up to 13.1; torch is built for CUDA 13.0"
     assert found(config, "NVDEC", **gpu).state == OK
     assert found(config, "CuPy", **gpu).state == OK

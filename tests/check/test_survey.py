@@ -11,27 +11,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_clip
+from samples import read_manifest
 
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.survey import examine, survey
-from gpupeak.demo.corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import AuError, ConfigError, LabelError, RunError, SampleError
-from gpupeak.features.directory import read_manifest
 from gpupeak.sampling import uniform
 
 SMALL = {"encoder": "open_clip:ViT-S-32-alt", "weights": "random:0", "device": "cpu", "workers": 1}
 
 
 @pytest.fixture(scope="module")
-def extracted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def extracted(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output root, to be copied and not changed."""
     out = tmp_path_factory.mktemp("extracted")
     gpupeak.extract(config(corpus, out, datasets=("mer2023",)))
     return out
 
 
-def config(corpus: Corpus, out: Path, **changes: object) -> ExtractConfig:
+def config(corpus: DemoCorpus, out: Path, **changes: object) -> ExtractConfig:
     settings: dict[str, object] = {
         "datasets": corpus.datasets,
         "dataset_root": corpus.dataset_root,
@@ -44,7 +44,7 @@ def config(corpus: Corpus, out: Path, **changes: object) -> ExtractConfig:
     return ExtractConfig(**settings)  # type: ignore[arg-type]
 
 
-def test_a_survey_counts_what_a_run_then_does(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_survey_counts_what_a_run_then_does(corpus: DemoCorpus, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "out")
     mer2023, iemocap = survey(settings)
     assert (mer2023.dataset, mer2023.listed, mer2023.expected, mer2023.done) == ("mer2023", 3, 3, 0)
@@ -62,7 +62,7 @@ def test_a_survey_counts_what_a_run_then_does(corpus: Corpus, tmp_path: Path) ->
     json.dumps([each.to_json() for each in survey(settings)])
 
 
-def test_a_survey_refuses_what_a_run_would(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_survey_refuses_what_a_run_would(corpus: DemoCorpus, tmp_path: Path) -> None:
     with pytest.raises(AuError):
         survey(config(corpus, tmp_path, mer_factory_output=tmp_path / "none"))
 
@@ -79,7 +79,7 @@ def test_missing_videos_are_counted_and_named(tmp_path: Path) -> None:
     assert mine.bytes_to_write == 128 + 8 * 256 * 4
 
 
-def test_an_examination_is_the_plan_that_a_run_records(corpus: Corpus, tmp_path: Path) -> None:
+def test_an_examination_is_the_plan_that_a_run_records(corpus: DemoCorpus, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "out")
     gpupeak.extract(settings)
     for clip in CLIPS:
@@ -97,7 +97,7 @@ def test_an_examination_is_the_plan_that_a_run_records(corpus: Corpus, tmp_path:
         json.dumps(found.to_json())
 
 
-def test_a_path_is_examined_too(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_path_is_examined_too(corpus: DemoCorpus, tmp_path: Path) -> None:
     video = next((corpus.dataset_root / "iemocap-process").rglob("*.avi"))
     found = examine(ExtractConfig(**SMALL), str(video))  # type: ignore[arg-type]
     assert found.plan.codec == "mpeg4"
@@ -107,7 +107,7 @@ def test_a_path_is_examined_too(corpus: Corpus, tmp_path: Path) -> None:
         assert examine(settings, str(video)).plan.peak is not None
 
 
-def test_an_examination_tells_what_is_extracted(corpus: Corpus, tmp_path: Path) -> None:
+def test_an_examination_tells_what_is_extracted(corpus: DemoCorpus, tmp_path: Path) -> None:
     settings = config(corpus, tmp_path / "out", datasets=("mer2023",))
     target = "mer2023/sample_00000000"
     before = examine(settings, target).extracted
@@ -159,7 +159,12 @@ def test_an_examination_tells_what_is_extracted(corpus: Corpus, tmp_path: Path) 
     ],
 )
 def test_what_is_extracted_may_be_damaged(
-    damage: Callable[[Path], object], state: str, recorded: str | None, corpus: Corpus, extracted: Path, tmp_path: Path
+    damage: Callable[[Path], object],
+    state: str,
+    recorded: str | None,
+    corpus: DemoCorpus,
+    extracted: Path,
+    tmp_path: Path,
 ) -> None:
     shutil.copytree(extracted, tmp_path / "out")
     home = tmp_path / "out/mer2023/frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
@@ -172,7 +177,7 @@ def test_what_is_extracted_may_be_damaged(
     json.dumps(there.to_json(), allow_nan=False)
 
 
-def test_a_manifest_that_cannot_be_read_is_named(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_read_is_named(corpus: DemoCorpus, tmp_path: Path) -> None:
     (tmp_path / "out/mer2023/frame_open_clip_ViT-S-32-alt_emotion_peak_8frms/manifest.jsonl").mkdir(parents=True)
     with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: Is a directory"):
         examine(config(corpus, tmp_path / "out"), "mer2023/sample_00000000")
@@ -188,7 +193,7 @@ def _append(home: Path, **entry: object) -> None:
         file.write(json.dumps({"sample": "sample_00000000", **entry}) + "\n")
 
 
-def test_a_sample_is_found_in_the_datasets_that_are_there(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_sample_is_found_in_the_datasets_that_are_there(corpus: DemoCorpus, tmp_path: Path) -> None:
     some = config(corpus, tmp_path, datasets=())
     assert str(examine(some, "Ses05F_impro01_F000").sample) == "iemocap/Ses05F_impro01_F000"
     with pytest.raises(ConfigError, match="'nobody' is neither a video file nor a sample of the datasets"):
@@ -220,7 +225,7 @@ def test_faces_are_examined_too(tmp_path: Path) -> None:
     json.dumps(found.to_json())
 
 
-def test_a_target_that_is_nothing_is_told_in_one_line(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_target_that_is_nothing_is_told_in_one_line(corpus: DemoCorpus, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'mer2023/nobody' is neither a video file nor a sample"):
         examine(config(corpus, tmp_path), "mer2023/nobody")
     with pytest.raises(ConfigError, match=r"there is no video .*gone\.mp4"):

@@ -20,17 +20,19 @@ import numpy.typing as npt
 import pytest
 import torch
 from clips import write_clip
+from samples import read_manifest
 
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.verify import MIN_COSINE, OTHER_DECODER, SAME_DECODER, Verification, repair, verify
 from gpupeak.cli.app import main
 from gpupeak.decode import decode_frames
-from gpupeak.demo.corpus import Corpus
+from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
-from gpupeak.features.directory import FeatureDirectory, npy_header, read_manifest
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.npy import npy_header
 from gpupeak.lines import build
 from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.pipeline import Line
@@ -44,7 +46,7 @@ FIRST, SECOND, THIRD = "sample_00000000", "sample_00000001", "sample_00000002"
 
 
 @pytest.fixture(scope="module")
-def extracted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def extracted(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output root, to be copied and not changed."""
     out = tmp_path_factory.mktemp("extracted")
     assert gpupeak.extract(of(corpus, out)).exit_code == 0
@@ -52,13 +54,13 @@ def extracted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(corpus: Corpus, extracted: Path, tmp_path: Path) -> ExtractConfig:
+def config(corpus: DemoCorpus, extracted: Path, tmp_path: Path) -> ExtractConfig:
     """The settings of an extraction that is done."""
     shutil.copytree(extracted, tmp_path / "out")
     return of(corpus, tmp_path / "out")
 
 
-def of(corpus: Corpus, out: Path, **changes: Any) -> ExtractConfig:
+def of(corpus: DemoCorpus, out: Path, **changes: Any) -> ExtractConfig:
     settings = {
         "datasets": ("mer2023",),
         "dataset_root": corpus.dataset_root,
@@ -453,7 +455,7 @@ def test_a_directory_that_is_not_there_holds_nothing(config: ExtractConfig, tmp_
 
 
 @pytest.fixture(scope="module")
-def made(corpus: Corpus, extracted: Path) -> Callable[[Callable[[Path, list[int]], npt.NDArray[Any]], Path], None]:
+def made(corpus: DemoCorpus, extracted: Path) -> Callable[[Callable[[Path, list[int]], npt.NDArray[Any]], Path], None]:
     """Writes the features of other pictures over a copy of the tree: of what it is given makes of video and indices."""
     tower = load_tower(encoder_spec(ENCODER), "random:0")
     videos = {path.stem: path for path in corpus.dataset_root.rglob("*.mp4")}
@@ -622,7 +624,9 @@ def test_what_is_drawn_depends_on_the_seed_alone(config: ExtractConfig, monkeypa
     assert sorted(drawn(0, deep=99)) == [FIRST, SECOND, THIRD]
 
 
-def test_other_peaks_than_then_are_told_by_their_frames(corpus: Corpus, config: ExtractConfig, tmp_path: Path) -> None:
+def test_other_peaks_than_then_are_told_by_their_frames(
+    corpus: DemoCorpus, config: ExtractConfig, tmp_path: Path
+) -> None:
     shutil.copytree(corpus.mer_factory_output, tmp_path / "aus")
     (info,) = (tmp_path / "aus").rglob(f"{FIRST}_au_analysis.json")
     info.write_text(info.read_text().replace('"peak_index": 61', '"peak_index": 20'))

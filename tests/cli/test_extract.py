@@ -158,7 +158,7 @@ def test_a_home_of_nobody_is_a_name_like_any_other(
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[object, ...]] = []
 
-    def run_demo(out: Path, console: object, device: str, weights: str) -> int:
+    def run_demo(out: Path, console: object, command: object, device: str, weights: str) -> int:
         calls.append((out, device, weights))
         return 1
 

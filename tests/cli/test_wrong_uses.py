@@ -54,7 +54,7 @@ USES = [
     (f"{RAY} --actors 4:2", 2, "actors is '4:2', expected N or MIN:MAX, of at least 1"),
     (f"{RAY} --actors few", 2, "actors is 'few', expected N or MIN:MAX, of at least 1"),
     (f"{RAY} --gpus-per-actor 2", 2, "gpus-per-actor is 2.0, expected more than 0 and at most 1: an actor uses one"),
-    (f"{RAY} --address ray://head:1", 2, "address is 'ray://head:1', expected auto, HOST or HOST:PORT, on a node"),
+    (f"{RAY} --address ray://head:1", 2, "address is 'ray://head:1', expected auto, HOST or HOST:PORT, on a"),
     ("extract --visual-encoder CLIP_VIT_HUGE", 2, "encoder is 'CLIP_VIT_HUGE', expected CLIP_VIT_LARGE or "),
     ("extract --samples s3://", 2, "'s3://' names no place in a store, expected s3://BUCKET/DIRECTORY"),
     # options that do not go together

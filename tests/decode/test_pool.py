@@ -231,14 +231,3 @@ def test_tasks_are_performed_in_the_workers_and_fail_as_samples_do(
         assert isinstance(answer, Done)
         name, _, pid = answer.value.partition(" of ")
         assert (name, int(pid) != os.getpid()) == (answer.sample.name, True)
-
-
-def test_planning_sets_a_sample_aside_that_kills_its_workers(tmp_path: Path, clips: list[Path], faults: None) -> None:
-    deadly, good = sample(tmp_path, "deadly", video=tmp_path / "deadly.mp4"), sample(tmp_path, "good", video=clips[0])
-    pool = WorkerPool(1, 8, SIZE, held=0)
-    answers = list(pool.plan([deadly, good]))
-    (failed,) = (answer for answer in answers if isinstance(answer, Failed))
-    assert failed.sample == deadly
-    (batch,) = pool.decode([good])  # the same workers decode, too
-    assert isinstance(batch, FrameBatch)
-    pool.close()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from gpupeak.cli.output import Output
 from gpupeak.demo import show as demo
-from gpupeak.demo.corpus import CLIPS, Corpus
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import ConfigError, WriteError
-from gpupeak.features.directory import feature_directory, npy_header
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import npy_header
 
 
 def extraction(argv: Sequence[str], shift: int = 0) -> int:
@@ -40,23 +41,21 @@ def extraction(argv: Sequence[str], shift: int = 0) -> int:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No videos, no encoder: what the demo does around them."""
 
-    def make_corpus(root: Path) -> Corpus:
+    def make_corpus(root: Path) -> DemoCorpus:
         (root / "dataset").mkdir(parents=True)
         (root / "dataset/clip.mp4").write_bytes(b"new")
         (root / "gpupeak.toml").write_text(CONFIG)
-        return Corpus(("mer2023", "iemocap"), root / "dataset", root / "mer-factory-output", root / "gpupeak.toml")
+        return DemoCorpus(("mer2023", "iemocap"), root / "dataset", root / "mer-factory-output", root / "gpupeak.toml")
 
     monkeypatch.setattr(demo, "make_corpus", make_corpus)
-    monkeypatch.setattr(demo, "main", extraction)
 
 
 CONFIG = "# The demo's datasets are smaller than the ones whose names they bear.\n"
 
 
-def run(out: Path) -> tuple[int, str]:
-    console = Output()
-    console.file, console.width = io.StringIO(), 120
-    code = demo.run_demo(out, console)
+def run(out: Path, command: Callable[[Sequence[str]], int] = extraction) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=120, markup=False, highlight=False)
+    code = demo.run_demo(out, console, command, "auto", "random:0")
     return code, console.file.getvalue()
 
 
@@ -73,28 +72,21 @@ def test_it_shows_the_files_an_array_and_the_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_command_it_shows_is_the_one_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [1, 3, 130])
+def test_the_command_it_shows_is_the_one_it_runs_and_whose_exit_code_counts(tmp_path: Path, code: int) -> None:
     ran: list[Sequence[str]] = []
-    monkeypatch.setattr(demo, "main", lambda argv: ran.append(argv) or 1)
-    _, screen = run(tmp_path / "demo")
+    found, screen = run(tmp_path / "demo", lambda words: ran.append(words) or code)
+    assert found == code
     assert [shlex.split(screen.partition("The run\n")[2].partition("The weights")[0].replace("\\\n", ""))[1:]] == ran
     assert ran[0][:3] == ["extract", "mer2023", "iemocap"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_peak_found_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "main", lambda argv: extraction(argv, shift=1))
-    code, screen = run(tmp_path / "demo")
+def test_a_peak_found_elsewhere_is_noticed(tmp_path: Path) -> None:
+    code, screen = run(tmp_path / "demo", lambda words: extraction(words, shift=1))
     assert code == 1
     told = [clip.name for clip in CLIPS if clip.source is not None]
     assert "the peaks of " + ", ".join(told) in screen
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("code", [1, 3, 130])
-def test_the_commands_exit_code_is_the_demos_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    monkeypatch.setattr(demo, "main", lambda argv: code)
-    assert run(tmp_path / "demo")[0] == code
 
 
 @pytest.mark.usefixtures("quick")

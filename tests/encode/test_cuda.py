@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
 
 import pytest
 import torch
 
-from gpupeak.encode.gpu.device import _TorchStream
+from gpupeak.encode.gpu.device import TorchCuda
+from gpupeak.errors import DeviceError
 
 
 def test_what_is_put_on_a_stream_is_an_nvtx_range_on_whatever_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(torch.cuda.nvtx, "range_push", seen.append)
     monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: seen.append("end"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext(seen.append(stream)))
-    own: Any = "the stream"
-    stream = _TorchStream(own, torch.device("cuda:0"))
+    stream = TorchCuda(torch.device("cuda:1")).stream()
     thread = threading.Thread(target=stream.run, args=("patch rows", lambda: seen.append("work")))
     thread.start()
     thread.join()
-    assert seen == ["the stream", "patch rows", "work", "end"]
+    assert seen == ["a stream of cuda:1", "patch rows", "work", "end"]
+
+
+def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    with pytest.raises(DeviceError, match=r"^cuda:1 has not memory enough .*2.00 GiB\.$"):
+        TorchCuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)

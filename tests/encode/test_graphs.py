@@ -17,12 +17,12 @@ import pytest
 import torch
 from lazy_cuda import LazyCuda
 from samples import plan, sample
+from tiny import state
 
 from gpupeak import pipeline
-from gpupeak.encode.gpu.device import TorchCuda, time_on_device
-from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner, Runner
-from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.gpu.device import time_on_device
+from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
+from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError, WriteError
 from gpupeak.features.writer import NpyWriter
@@ -34,28 +34,16 @@ BUCKETS = (4, 8, 16, 24)
 HERE = Path("features")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tower is too small for more, and threads that wait for each other slow down all that runs beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
 def tower() -> VisionTower:
-    return VisionTower.from_state(draw_state(7, expected_state(SHAPE)), SHAPE)
+    return VisionTower.from_state(state(7, SHAPE), SHAPE)
 
 
 def encoder(
     cuda: LazyCuda, *, graphs: bool = True, n: int = 8, slots: int = 4, patch: Callable[..., None] = patch_rows
 ) -> GraphEncoder:
-    runner: Runner = EagerRunner(tower(), cuda, max(BUCKETS))
-    if graphs:
-        assert isinstance(runner, EagerRunner)
-        runner = GraphRunner(runner, BUCKETS)
-    return GraphEncoder(runner, patch, n=n, slots=slots)
+    eager = EagerRunner(tower(), cuda, max(BUCKETS))
+    return GraphEncoder(GraphRunner(eager, BUCKETS) if graphs else eager, patch, n=n, slots=slots)
 
 
 def pictures(name: str, count: int) -> np.ndarray:
@@ -147,29 +135,31 @@ def mixed(frames: Frames) -> list[FrameBatch]:
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_features_are_those_of_the_eager_tower(graphs: bool) -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
     found = features(encoder(cuda, graphs=graphs).encode(mixed(frames)))
     assert_same(found, frames.wanted)
     assert frames.borrowed == set()
 
 
-def test_nothing_is_withheld_until_more_comes() -> None:
-    """The next batch comes only when the features of the last one have."""
-    cuda = LazyCuda()
-    frames, landed = Frames(cuda), threading.Semaphore(0)
-    found: dict[str, np.ndarray] = {}
+def one_at_a_time(subject: GraphEncoder, batches: Sequence[FrameBatch]) -> Iterator[FeatureBatch | Failed]:
+    """Encode batches of which each comes when the outcomes of the last one have."""
+    landed = threading.Semaphore(0)
 
-    def one_at_a_time() -> Iterator[FrameBatch]:
-        for batch in mixed(frames):
+    def source() -> Iterator[FrameBatch]:
+        for batch in batches:
             yield batch
             for _ in batch.plans:
                 assert landed.acquire(timeout=30)
 
-    for outcome in encoder(cuda).encode(one_at_a_time()):
-        found |= features([outcome])
-        landed.release(len(outcome.plans))  # type: ignore[union-attr]
-    assert_same(found, frames.wanted)
+    for outcome in subject.encode(source()):
+        landed.release(len(outcome.plans) if isinstance(outcome, FeatureBatch) else 1)
+        yield outcome
+
+
+def test_nothing_is_withheld_until_more_comes() -> None:
+    """The next batch comes only when the features of the last one have."""
+    frames = Frames(cuda := LazyCuda())
+    assert_same(features(one_at_a_time(encoder(cuda), mixed(frames))), frames.wanted)
 
 
 def gated(
@@ -193,23 +183,15 @@ def gated(
 
 
 def test_what_is_ready_shares_a_replay_of_the_smallest_bucket_that_holds_it() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
-    batches = [frames.on_host("first", n=3)]
-    batches += [
-        frames.on_host("b", n=2),
-        frames.on_host("c", n=2),
-        frames.on_device("d", n=4),
-        frames.on_host("e", n=4),
-    ]
-    outcomes = gated(cuda, batches)
-    assert_same(features(outcomes), frames.wanted)
+    frames = Frames(cuda := LazyCuda())
+    batches = [frames.on_host("a", n=3), frames.on_host("b", n=2), frames.on_host("c", n=2)]
+    batches += [frames.on_device("d", n=4), frames.on_host("e", n=4)]
+    assert_same(features(gated(cuda, batches)), frames.wanted)
     assert replays(cuda) == [4, 16]  # 3 images, then 12
 
 
 def test_a_batch_beyond_the_largest_bucket_is_cut_between_samples() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
     batch = frames.on_host(*(f"clip {i}" for i in range(8)))
     outcomes = list(encoder(cuda, slots=8).encode([batch]))
     assert [len(outcome.plans) for outcome in outcomes] == [3, 3, 2]  # type: ignore[union-attr]
@@ -219,8 +201,7 @@ def test_a_batch_beyond_the_largest_bucket_is_cut_between_samples() -> None:
 
 @pytest.mark.parametrize("memory", ["host", "device"])
 def test_a_sample_of_more_frames_than_the_largest_bucket_takes_several_replays(memory: str) -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
     batches = [
         frames.on_host("long", n=100) if memory == "host" else frames.on_device("long", n=100),
         frames.on_host("short", n=5),
@@ -243,22 +224,6 @@ def test_graphs_are_captured_largest_first_into_one_pool_on_the_stream_that_is_w
     assert cuda.log == [line for bucket in (24, 16, 8, 4) for line in (*warm, f"{stream}: capture {bucket}")]
     assert len(cuda.pools) == 1
     assert replays(cuda) == []
-
-
-def test_every_replay_reads_and_writes_at_the_same_place() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
-    places: set[int] = set()
-
-    def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
-        places.add(out.untyped_storage().data_ptr())
-        patch_rows(pixels, images, scale_shift, out)
-
-    runner = GraphRunner(EagerRunner(tower(), cuda, 24), BUCKETS)
-    rows, out = runner.rows.data_ptr(), runner.features.data_ptr()
-    features(GraphEncoder(runner, patch).encode(mixed(frames)))
-    assert places == {rows}
-    assert (rows, out) == (runner.rows.data_ptr(), runner.features.data_ptr())
 
 
 def test_stages_of_a_batch_follow_each_other_on_one_stream() -> None:
@@ -288,8 +253,7 @@ def test_a_stream_that_forgot_to_wait_would_be_noticed(memory: str) -> None:
 
 
 def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_taken() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
     asked: list[set[str]] = []
 
     def source() -> Iterator[FrameBatch]:
@@ -305,40 +269,8 @@ def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_tak
     assert len(asked) == 4
 
 
-def test_slots_are_not_written_again_before_they_are_given_back() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
-    batches = [frames.on_host(f"clip {i}") for i in range(20)]
-    kept: list[FeatureBatch] = []
-    full = threading.Event()
-    found: dict[str, np.ndarray] = {}
-
-    def give_back_late() -> None:
-        """A slow disk: batches lie about until there is no slot left, then are read and given back."""
-        while not done.is_set():
-            full.wait(0.02)
-            while kept:
-                found.update(features([kept.pop(0)]))
-
-    done = threading.Event()
-    writer = threading.Thread(target=give_back_late, daemon=True)
-    writer.start()
-    most = 0
-    for outcome in encoder(cuda, slots=3).encode(batches):
-        assert isinstance(outcome, FeatureBatch)
-        kept.append(outcome)
-        most = max(most, len(kept))
-    done.set()
-    full.set()
-    writer.join(30)
-    found.update(features(kept))
-    assert_same(dict(sorted(found.items())), dict(sorted(frames.wanted.items())))
-    assert most <= 3
-
-
 def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
 
     def one_by_one() -> Iterator[FrameBatch]:
         for i in range(6):
@@ -370,8 +302,7 @@ def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> 
 @pytest.mark.parametrize("taken", [0, 1, 3])
 def test_a_consumer_that_leaves_gets_nothing_lost(taken: int) -> None:
     """Every batch that was borrowed is given back, whether it was read, on its way or waiting."""
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
     outcomes = encoder(cuda).encode([frames.on_device(f"clip {i}") for i in range(10)])
     for _ in range(taken):
         next(outcomes)
@@ -395,9 +326,8 @@ def test_the_next_run_has_every_slot_again() -> None:
     assert_same(features(subject.encode(mixed(frames))), frames.wanted)
 
 
-def test_features_that_are_not_finite_fail_their_sample_and_no_other(tmp_path: Path) -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+def test_features_that_are_not_finite_fail_their_sample_and_no_other() -> None:
+    frames = Frames(cuda := LazyCuda())
 
     def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
         patch_rows(pixels, images, scale_shift, out)
@@ -407,18 +337,7 @@ def test_features_that_are_not_finite_fail_their_sample_and_no_other(tmp_path: P
             out[:] = float("inf")
 
     batches = [frames.on_host("a", "b", "c"), frames.on_host("all", n=2), frames.on_host("d")]
-
-    def one_at_a_time() -> Iterator[FrameBatch]:
-        for batch in batches:
-            yield batch
-            for _ in batch.plans:
-                assert seen.acquire(timeout=30)
-
-    seen = threading.Semaphore(0)
-    outcomes = []
-    for outcome in encoder(cuda, patch=patch, slots=3).encode(one_at_a_time()):
-        outcomes.append(outcome)
-        seen.release(len(outcome.plans) if isinstance(outcome, FeatureBatch) else 1)
+    outcomes = list(one_at_a_time(encoder(cuda, patch=patch, slots=3), batches))
     failed = {one.sample.name: (one.stage, one.reason, one.plan) for one in outcomes if isinstance(one, Failed)}
     assert failed == {
         "b": ("encode", "the features of 1 of 8 frames are not finite", batches[0].plans[1]),
@@ -429,8 +348,7 @@ def test_features_that_are_not_finite_fail_their_sample_and_no_other(tmp_path: P
 
 
 def test_slots_of_batches_that_failed_whole_are_used_again() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
 
     def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
         out.fill_(float("nan"))
@@ -442,8 +360,7 @@ def test_slots_of_batches_that_failed_whole_are_used_again() -> None:
 
 
 def test_an_error_of_the_decoder_comes_out_and_everything_is_given_back() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
 
     def source() -> Iterator[FrameBatch]:
         yield frames.on_device("a")
@@ -458,8 +375,7 @@ def test_an_error_of_the_decoder_comes_out_and_everything_is_given_back() -> Non
 
 
 def test_an_error_midway_gives_frames_back_only_when_they_have_been_read() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
     seen: list[torch.Tensor] = []
 
     def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
@@ -479,8 +395,7 @@ def test_an_error_midway_gives_frames_back_only_when_they_have_been_read() -> No
 
 
 def test_an_error_of_the_device_gives_everything_back() -> None:
-    cuda = LazyCuda()
-    frames = Frames(cuda)
+    frames = Frames(cuda := LazyCuda())
 
     def patch(*arguments: torch.Tensor) -> None:
         raise DeviceError("cuda:0 has not memory enough")
@@ -507,9 +422,9 @@ class SyntheticFrames:
 
 def test_in_the_line_every_sample_is_saved_in_float32(tmp_path: Path) -> None:
     frames = Frames(cuda := LazyCuda())
-    samples = [sample(tmp_path, f"clip {i}") for i in range(100)]
+    samples = [sample(tmp_path, f"clip {i}") for i in range(30)]
     outcomes = list(pipeline.run(samples, SyntheticFrames(frames), encoder(cuda, slots=8), NpyWriter()))  # type: ignore[arg-type]
-    assert len(outcomes) == 100
+    assert len(outcomes) == 30
     for one in samples:
         saved = np.load(one.target)
         assert saved.dtype == np.float32
@@ -539,15 +454,6 @@ def test_settings_that_cannot_work_are_refused() -> None:
     large = FrameBatch((plan(HERE),), np.zeros((8, 56, 56, 3), np.uint8), ((0, 8),), ({},))
     with pytest.raises(ValueError, match="56 pixels a side, expected 28"):
         list(encoder(cuda).encode([large]))
-
-
-def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-
-    monkeypatch.setattr(torch, "zeros", refuse)
-    with pytest.raises(DeviceError, match=r"^cuda:1 has not memory enough .*2.00 GiB\.$"):
-        TorchCuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)
 
 
 def test_timing_takes_a_runner_as_it_is() -> None:

@@ -1,8 +1,10 @@
-"""Encoders that are open_clip's own modules, what open_clip fetches, and the choice of a tower."""
+"""Encoders that are open_clip's own modules, and what open_clip fetches."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +16,44 @@ from safetensors.torch import save_file
 from tiny import SPEC, difference, empty_cache, images, open_clip_tower, reference, state
 
 from gpupeak.encode.load import load_tower
-from gpupeak.encode.openclip import OpenClipTower, load_open_clip
+from gpupeak.encode.openclip import OpenClipTower
 from gpupeak.encode.vit import VisionTower
-from gpupeak.encode.weights.identity import identify, locate
+from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import WeightsError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 __all__ = ["empty_cache"]
 
-SMALL = "ViT-S-32-alt"  # the smallest image tower that open_clip names; it has no tags
-PIXELS = images(2, 224)
-QUICK_GELU = {
-    "ViT-B-32-quickgelu": True,
-    "ViT-L-14-336-quickgelu": True,
-    "ViT-H-14-quickgelu": False,  # heads of another width
-    "RN50-quickgelu": False,
+CONFIG = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 28, "patch_size": 14, "width": 64, "layers": 2, "head_width": 32},
+    "text_cfg": {"context_length": 4, "vocab_size": 11, "width": 16, "heads": 2, "layers": 1},
 }
-"""Models with that activation, and whether this project's tower computes what they do."""
+SMALL = EncoderSpec("open_clip:small", "open_clip_small", 24, 28, "small")
+"""Such a model; open_clip knows no tags of it."""
+PIXELS = images(2, 28)
+ONES, HALVES = (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A whole model as open_clip makes it."""
+    config = tmp_path_factory.mktemp("configs") / "small.json"
+    config.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return open_clip.create_model(SMALL).eval()
+        return open_clip.create_model("small").eval()
+
+
+@pytest.fixture
+def tags(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The tags that open_clip knows of every model, and what it knows of them."""
+    known: dict[str, Any] = {}
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: known.get(tag, {}))
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: list(known))
+    return known
 
 
 @torch.inference_mode()
@@ -49,17 +63,15 @@ def encode_image(model: Any, mean: tuple[float, ...], std: tuple[float, ...]) ->
 
 
 @torch.inference_mode()
-def encode(name: str | EncoderSpec, weights: str | Path | None) -> torch.Tensor:
-    spec = encoder_spec(name) if isinstance(name, str) else name
-    tower = load_tower(spec, None if weights is None else str(weights))
-    features = tower(PIXELS)
+def encode(spec: EncoderSpec, weights: str | Path | None) -> torch.Tensor:
+    features = load_tower(spec, None if weights is None else str(weights))(PIXELS)
     assert features.shape == (2, spec.dim) and features.dtype == torch.float32
     return features  # type: ignore[no-any-return]
 
 
-def fault(name: str | EncoderSpec, weights: str | Path | None) -> str:
+def fault(spec: EncoderSpec, weights: str | Path | None) -> str:
     with pytest.raises(WeightsError) as caught:
-        encode(name, weights)
+        encode(spec, weights)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -70,7 +82,7 @@ def test_a_saved_model_encodes_as_open_clip_does(suffix: str, model: Any, tmp_pa
     save: Callable[..., None] = torch.save if suffix == ".pt" else save_file
     save(model.state_dict(), file)
     expected = encode_image(model, model.visual.image_mean, model.visual.image_std)
-    assert difference(encode(f"open_clip:{SMALL}", file), expected) < 1e-5
+    assert difference(encode(SMALL, file), expected) < 1e-5
 
 
 def test_a_tower_that_returns_its_tokens_too() -> None:
@@ -83,18 +95,22 @@ def test_a_tower_that_returns_its_tokens_too() -> None:
         assert difference(tower(images()), reference(state(), images())) < 1e-5
 
 
+@pytest.mark.usefixtures("model")
 def test_random_weights_are_those_of_the_seed() -> None:
-    first = encode(f"open_clip:{SMALL}", "random:3")
-    assert torch.equal(encode(f"open_clip:{SMALL}", "random:3"), first)
-    assert difference(encode(f"open_clip:{SMALL}", "random:4"), first) > 0.1
+    first = encode(SMALL, "random:3")
+    assert torch.equal(encode(SMALL, "random:3"), first)
+    assert difference(encode(SMALL, "random:4"), first) > 0.1
     assert 0.1 < float(first.std()) < 10
 
 
-def test_a_tower_of_timm() -> None:
-    spec = encoder_spec("open_clip:PE-Core-T-16-384")
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "RN50-quickgelu"])
+def test_a_tower_that_is_no_plain_transformer(name: str) -> None:
+    """One of timm's, and a ResNet: by what open_clip itself configures."""
+    spec = encoder_spec(f"open_clip:{name}")
     tower = load_tower(spec, "random:0")
     assert isinstance(tower, OpenClipTower)
-    assert tower.pixel_scale.tolist() == pytest.approx([1 / 127.5] * 3)
+    mean = HALVES if "PE" in name else open_clip.OPENAI_DATASET_MEAN
+    torch.testing.assert_close(-tower.pixel_shift / tower.pixel_scale / 255, torch.tensor(mean))
     with torch.inference_mode():
         features = tower(images(2, spec.size))
     assert features.shape == (2, spec.dim)
@@ -104,76 +120,32 @@ def test_a_tower_of_timm() -> None:
 def test_weights_of_another_model_are_refused(model: Any, tmp_path: Path) -> None:
     weights = model.state_dict()
     torch.save({**weights, "visual.proj": weights["visual.proj"].T}, tmp_path / "model.pt")
-    assert "visual.proj is [256, 384], expected [384, 256]" in fault(f"open_clip:{SMALL}", tmp_path / "model.pt")
+    assert "visual.proj is [24, 64], expected [64, 24]" in fault(SMALL, tmp_path / "model.pt")
     del weights["visual.proj"]
     torch.save(weights, tmp_path / "model.pt")
-    assert "missing (such as visual.proj)" in fault(f"open_clip:{SMALL}", tmp_path / "model.pt")
+    assert "missing (such as visual.proj)" in fault(SMALL, tmp_path / "model.pt")
 
 
-def test_a_tag_decides_activation_and_normalisation(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Any
-) -> None:
-    half = (0.5, 0.5, 0.5)
-    pretrained = {"openai": {"mean": half, "std": half, "quick_gelu": True}}
-    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: pretrained.get(tag, {}))
-    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: list(pretrained))
-    quick = open_clip.create_model(SMALL, force_quick_gelu=True).eval()
+def test_a_tag_decides_activation_and_normalisation(tags: dict[str, Any], tmp_path: Path, model: Any) -> None:
+    tags["openai"] = {"mean": HALVES, "std": HALVES, "quick_gelu": True}
+    quick = open_clip.create_model("small", force_quick_gelu=True).eval()
     quick.load_state_dict(model.state_dict())
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    features = encode(f"open_clip:{SMALL}/openai", tmp_path / "model.pt")
-    assert difference(features, encode_image(quick, half, half)) < 1e-5
-    assert difference(features, encode_image(model, half, half)) > 1e-4
-    assert "'other' is neither a file nor one of ViT-S-32-alt's tags (openai)" in fault(f"open_clip:{SMALL}", "other")
+    features = encode(replace(SMALL, tag="openai"), tmp_path / "model.pt")
+    assert difference(features, encode_image(quick, HALVES, HALVES)) < 1e-5
+    assert difference(features, encode_image(model, HALVES, HALVES)) > 1e-4
+    assert "'other' is neither a file nor one of small's tags (openai)" in fault(SMALL, "other")
 
 
-@pytest.mark.parametrize("name", sorted(QUICK_GELU))
-def test_a_model_of_which_nothing_but_sizes_is_configured_is_this_projects_tower(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the CPU; held against open_clip's module, all but the number of blocks as it is configured."""
-    config = open_clip.get_model_config(name)
-    layers = config["vision_cfg"]["layers"]
-    config["vision_cfg"]["layers"] = [1] * len(layers) if isinstance(layers, list) else 2
-    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config)
-    spec, pixels = encoder_spec(f"open_clip:{name}"), images(2, encoder_spec(f"open_clip:{name}").size)
-    tower = load_tower(spec, "random:0")
-    assert isinstance(tower, VisionTower if QUICK_GELU[name] else OpenClipTower)
-    theirs = load_open_clip(spec, locate(spec, "random:0"), "cpu", torch.float32, own_tower=False)
-    assert isinstance(theirs, OpenClipTower)
-    with torch.inference_mode():
-        assert difference(tower(pixels), theirs(pixels)) < 1e-4
-
-
-def test_this_projects_tower_needs_quick_gelu_and_clips_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    half = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: ["tag"])
-    for (mean, std), quick_gelu, tower in (
-        (clip, True, VisionTower),
-        (clip, False, OpenClipTower),
-        (half, True, OpenClipTower),
-    ):
-        pretrained = {"mean": mean, "std": std, "quick_gelu": quick_gelu}
-        monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag, found=pretrained: found)
-        spec = encoder_spec(f"open_clip:{SMALL}/tag")
-        assert isinstance(load_tower(spec, "random:0"), tower)
-        # A GPU's line takes such a tower for ViT-L/14, whose sizes its graphs are made for.
-        assert isinstance(load_tower(spec, "random:0", "meta"), OpenClipTower)
-
-
-def test_tags_that_disagree_on_normalisation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Any) -> None:
-    ones, halves = (1.0, 1.0, 1.0), (0.5, 0.5, 0.5)
-    pretrained = {"one": {"mean": ones, "std": halves}, "two": {"mean": halves, "std": halves}}
-    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: pretrained.get(tag, {}))
-    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: list(pretrained))
+def test_tags_that_disagree_on_normalisation(tags: dict[str, Any], tmp_path: Path, model: Any) -> None:
+    tags |= {"one": {"mean": ONES, "std": HALVES}, "two": {"mean": HALVES, "std": HALVES}}
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    assert f"open_clip:{SMALL}/TAG" in fault(f"open_clip:{SMALL}", tmp_path / "model.pt")
-    features = encode(f"open_clip:{SMALL}/one", tmp_path / "model.pt")
-    assert difference(features, encode_image(model, ones, halves)) < 1e-5
-    encode(f"open_clip:{SMALL}", "random:0")
-    pretrained["one"] = pretrained["two"]
-    features = encode(f"open_clip:{SMALL}", tmp_path / "model.pt")
-    assert difference(features, encode_image(model, halves, halves)) < 1e-5
+    assert "open_clip:small/TAG" in fault(SMALL, tmp_path / "model.pt")
+    features = encode(replace(SMALL, tag="one"), tmp_path / "model.pt")
+    assert difference(features, encode_image(model, ONES, HALVES)) < 1e-5
+    encode(SMALL, "random:0")
+    tags["one"] = tags["two"]
+    assert difference(encode(SMALL, tmp_path / "model.pt"), encode_image(model, HALVES, HALVES)) < 1e-5
 
 
 # Fetching
@@ -245,19 +217,14 @@ def test_a_tag_that_does_not_exist_is_not_asked_for(hub: Hub) -> None:
 # The choice
 
 
-def test_a_device_and_a_precision_are_passed_on() -> None:
-    tower = load_tower(SPEC, "random:0", torch.device("cpu"), torch.bfloat16)
-    assert isinstance(tower, VisionTower)
+@pytest.mark.parametrize(("spec", "kind"), [(SPEC, VisionTower), (SMALL, OpenClipTower)], ids=["own", "open_clip"])
+@pytest.mark.usefixtures("model")
+def test_a_device_and_a_precision_are_passed_on(spec: EncoderSpec, kind: type) -> None:
+    tower = load_tower(spec, "random:0", torch.device("cpu"), torch.bfloat16)
+    assert isinstance(tower, kind)
     assert {value.dtype for value in tower.parameters()} == {torch.bfloat16}
-    other = load_tower(encoder_spec(f"open_clip:{SMALL}"), "random:0", "cpu", torch.bfloat16)
-    assert isinstance(other, OpenClipTower)
-    assert {value.dtype for value in other.parameters()} == {torch.bfloat16}
-    whole = encode(f"open_clip:{SMALL}", "random:0")
-    assert float(torch.cosine_similarity(other(PIXELS), whole, dim=1).min()) > 0.99
+    assert float(torch.cosine_similarity(tower(PIXELS), encode(spec, "random:0"), dim=1).min()) > 0.99
 
 
-def test_both_towers_are_drawn_alike(tmp_path: Path) -> None:
-    own = EncoderSpec("TINY", "TINY", SPEC.dim, SPEC.size, SPEC.model, tower=SPEC.tower)
-    with torch.inference_mode():
-        features = load_tower(own, "random:0")(images())
-    assert difference(features, reference(state(0), images())) < 1e-5
+def test_random_weights_are_the_same_for_both_towers() -> None:
+    assert difference(encode(SPEC, "random:0"), reference(state(0), PIXELS)) < 1e-5

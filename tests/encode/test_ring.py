@@ -53,23 +53,19 @@ def names(batches: list[FrameBatch]) -> list[str]:
     return [batch.plans[0].sample.name for batch in batches]
 
 
-def test_takes_what_is_ready_up_to_the_most() -> None:
-    source = Source(8, 8, 8, 8, 0)
+@pytest.mark.parametrize(
+    ("images", "taken"),
+    [
+        ((8, 8, 7, 9), [["0", "1"], ["2", "3"]]),
+        ((8, 40, 8), [["0"], ["1"], ["2"]]),  # one batch however large, and none out of turn
+    ],
+)
+def test_takes_what_is_ready_up_to_the_most(images: tuple[int, ...], taken: list[list[str]]) -> None:
+    source = Source(*images, 0)
     with Inbox(source, images=100) as inbox:
         source.asked.acquire()
-        source.allow(4)
-        assert names(inbox.take(most=16)) == ["0", "1"]
-        assert names(inbox.take(most=23)) == ["2", "3"]
-
-
-def test_takes_one_batch_however_large_and_none_out_of_turn() -> None:
-    source = Source(8, 40, 8, 0)
-    with Inbox(source, images=100) as inbox:
-        source.asked.acquire()
-        source.allow(3)
-        assert names(inbox.take(most=16)) == ["0"]
-        assert names(inbox.take(most=16)) == ["1"]
-        assert names(inbox.take(most=16)) == ["2"]
+        source.allow(len(images))
+        assert [names(inbox.take(most=16)) for _ in taken] == taken
 
 
 def test_waits_for_the_first_batch_and_for_no_other() -> None:
@@ -103,9 +99,7 @@ def test_reads_ahead_no_further_than_its_limit() -> None:
         source.allow(1)
         source.allowed.release(3)
         # The second batch reaches the limit: the third is not asked for before one is taken.
-        while len(inbox._ready) < 2:
-            pass
-        assert not source.asked.acquire(timeout=0.05)
+        assert not source.asked.acquire(timeout=0.1)
         assert names(inbox.take(most=8)) == ["0"]
         assert source.asked.acquire(timeout=30)
 
@@ -135,31 +129,31 @@ def test_what_is_held_or_comes_after_the_end_is_released() -> None:
 
 
 def test_a_ring_hands_out_every_slot_once_and_the_oldest_first() -> None:
-    ring = Ring(3)
-    assert [ring.take() for _ in range(3)] == [0, 1, 2]
+    ring = Ring("abc")
+    taken = [ring.take() for _ in range(3)]
+    assert [slot for slot, _ in taken] == ["a", "b", "c"]
     assert ring.full
-    ring.give_back(1)
-    ring.give_back(0)
+    taken[1][1]()
+    taken[0][1]()
     assert not ring.full
-    assert [ring.take() for _ in range(2)] == [1, 0]
+    assert [ring.take()[0] for _ in range(2)] == ["b", "a"]
 
 
 def test_a_full_ring_holds_back_until_a_slot_is_given_back() -> None:
-    ring = Ring(1)
-    slot = ring.take()
-    taken: list[int] = []
-    thread = threading.Thread(target=lambda: taken.append(ring.take()), daemon=True)
+    ring = Ring("a")
+    slot, give_back = ring.take()
+    taken: list[str] = []
+    thread = threading.Thread(target=lambda: taken.append(ring.take()[0]), daemon=True)
     thread.start()
     thread.join(0.05)
     assert taken == []
-    ring.give_back(slot)
+    give_back()
     thread.join(30)
     assert taken == [slot]
 
 
 def test_a_slot_given_back_twice_is_an_error() -> None:
-    ring = Ring(2)
-    slot = ring.take()
-    ring.give_back(slot)
+    _, give_back = Ring("ab").take()
+    give_back()
     with pytest.raises(ValueError, match="given back twice"):
-        ring.give_back(slot)
+        give_back()

@@ -39,10 +39,11 @@ from gpupeak.decode.faces import open_faces
 from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights.checkpoint import read_state
+from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
-from gpupeak.features.directory import FeatureDirectory, npy_header
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.npy import npy_header
 from gpupeak.features.packs import pack, unpack
 from gpupeak.features.writer import NpyWriter
 from gpupeak.peaks.reading import read_curve, read_peak
@@ -485,7 +486,7 @@ def mutated_head(data: bytes, draw: Draw) -> bytes:
 
 
 def _read_weights(file: Path) -> object:
-    return read_state(SPEC, locate(SPEC, str(file)), expected_state(SHAPE), quick_gelu=True)
+    return load_state(SPEC, locate(SPEC, str(file)), expected_state(SHAPE), quick_gelu=True)
 
 
 RUN = {

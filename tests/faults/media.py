@@ -37,7 +37,7 @@ from gpupeak.decode import pool as pools
 from gpupeak.decode.worker import MEMORY, Done, Planned
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import OUT_OF_MEMORY
-from gpupeak.features.directory import is_whole
+from gpupeak.features.npy import is_whole
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts
 from gpupeak.run import extract

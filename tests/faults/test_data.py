@@ -16,14 +16,16 @@ import pytest
 from data import NAMES, Guard, attacks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import read_manifest
 
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import resolve
-from gpupeak.corpora.labels import _interpreted, _Unlike, read_names
+from gpupeak.corpora.labels import _Unlike, _unpickled, read_names
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features import directory as store
-from gpupeak.features.directory import FeatureDirectory, read_manifest, replace_file
+from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.packs import unpack
+from gpupeak.storage.atomic import replace_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MANY = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -68,8 +70,10 @@ def test_the_guard_hears(guard: Guard, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("attack", attacks(), ids=lambda attack: repr(attack[:40]))
 def test_a_pickle_that_would_run_something_is_refused(attack: bytes) -> None:
-    with pytest.raises((_Unlike, ValueError, TypeError, AttributeError, IndexError, KeyError)):
-        _contents = _interpreted(attack)
+    with pytest.raises(
+        (_Unlike, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError)
+    ):
+        _contents = _unpickled(attack)
         raise ValueError(f"read as {_contents!r}")  # data at most: `read_names` wants a dict or a list of strings
 
 
@@ -78,7 +82,7 @@ def test_a_pickle_that_would_run_something_is_refused(attack: bytes) -> None:
 def test_opcodes_in_any_order_build_data_or_nothing(drawn: list[tuple[Any, bytes]]) -> None:
     pickled = b"\x80\x04" + b"".join(opcode.code.encode("latin-1") + argument for opcode, argument in drawn) + b"."
     try:
-        found = _interpreted(pickled)
+        found = _unpickled(pickled)
     except Exception:  # `read_names` makes a LabelError of all of them
         return
     assert type(found).__module__ in ("builtins", "gpupeak.corpora.labels")

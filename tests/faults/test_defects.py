@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import ENCODER, plan, sample
+from samples import ENCODER, plan, read_manifest, sample
 
 from gpupeak import ExtractConfig
 from gpupeak.child import Child
@@ -23,10 +23,12 @@ from gpupeak.cli.app import main
 from gpupeak.corpora import labels
 from gpupeak.corpora.datasets import resolve
 from gpupeak.corpora.labels import read_names
+from gpupeak.decode import worker
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, LabelError, RunError, WriteError
 from gpupeak.features import packs as features
-from gpupeak.features.directory import FeatureDirectory, feature_directory, read_manifest
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import feature_directory
 from gpupeak.features.records import read_records
 from gpupeak.types import FrameBatch, Saved
 
@@ -58,7 +60,7 @@ def test_a_line_of_which_the_disk_takes_a_part_ends_the_run(tmp_path: Path) -> N
 
 def test_where_no_more_files_can_be_opened_a_process_says_so() -> None:
     with limited(resource.RLIMIT_NOFILE, 3), pytest.raises(RunError, match="cannot be started: Too many open files"):
-        Child("gpupeak.decode.worker:main")
+        Child(worker.main)
 
 
 def test_where_no_memory_can_be_shared_the_pool_says_so() -> None:
@@ -78,7 +80,7 @@ def test_a_worker_that_is_killed_while_it_starts_is_started_again(
 
 def test_one_that_is_killed_again_and_again_ends_the_run(clip_of: Callable[[str], Path], tmp_path: Path) -> None:
     pool = WorkerPool(1)
-    pool._workers[0]._start = lambda: _killed(Child("gpupeak.decode.worker:main"))  # type: ignore[assignment]
+    pool._workers[0]._start = lambda: _killed(Child(worker.main))  # type: ignore[assignment]
     os.kill(pool.pids[0], signal.SIGKILL)
     with pytest.raises(RunError, match="cannot start: it was ended by SIGKILL"):
         list(pool.decode([sample(tmp_path, video=clip_of("h264"))]))
@@ -102,7 +104,7 @@ def test_an_archive_that_claims_a_long_directory_is_not_read(tmp_path: Path) -> 
     with file.open("wb") as stream:
         stream.seek(size - 22)
         stream.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size - 22, 0, 0))
-    with pytest.raises(LabelError, match=r"a directory of 1,073,741,802 bytes, expected at most 1,048,576"):
+    with pytest.raises(LabelError, match=r"1,073,741,824 bytes, expected at most 268,435,456"):
         read_names(file)
 
 

@@ -22,7 +22,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
-from gpupeak.features.directory import npy_header
+from gpupeak.features.npy import npy_header
 from gpupeak.report.contents import overview
 from gpupeak.types import Failed, FrameBatch
 from gpupeak.video import container

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import json
 import os
@@ -13,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples import sample
+from samples import read_manifest, sample
 from test_store import SETTINGS, save
 
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.features import directory as store
-from gpupeak.features.directory import FeatureDirectory, finished, read_manifest, temporary_name
+from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.records import is_record, read_records
+from gpupeak.storage.atomic import temporary_name
 from gpupeak.types import Failed
 
 OTHER = {**SETTINGS, "weights_sha256": "bb"}
@@ -57,7 +59,7 @@ def outcomes(path: Path) -> dict[str, str]:
 
 
 def done(path: Path) -> set[str]:
-    return finished(path, set(NAMES), 8, 4)
+    return FeatureDirectory(path, 8, 4).done(set(NAMES))
 
 
 ZERO, ONE, OF_THREE = "00000-of-00002", "00001-of-00002", "00001-of-00003"
@@ -139,7 +141,7 @@ def test_parts_of_before_an_overwrite_do_not_come_back(tmp_path: Path) -> None:
 def test_an_overwrite_by_other_settings_waits_for_those_shards(tmp_path: Path) -> None:
     run(tmp_path, *NAMES)
     run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
-    with pytest.raises(ConfigError, match="extract once as they did, without --num-shards"):
+    with pytest.raises(ConfigError, match="a run without shards merge them first"):
         run(tmp_path, "b", part=ONE, settings=THIRD, overwrite=True)
     with opened(tmp_path) as directory:
         directory.absorb()
@@ -212,19 +214,6 @@ def test_locks_keep_apart_what_must_not_meet(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_merge_is_kept_out_by_a_shards_own_lock_where_directories_cannot_be_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = store._lock
-    monkeypatch.setattr(store, "_lock", lambda path, *more: None if path.is_dir() else real(path, *more))
-    with opened(tmp_path, ZERO) as shard:
-        shard.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        with opened(tmp_path) as directory, pytest.raises(RunError, match="shard 00000-of-00002 is still running"):
-            directory.absorb()
-    with opened(tmp_path) as directory:
-        assert directory.absorb() == 1
-
-
 def test_directories_made_for_nothing_are_removed_unless_another_shard_is_there(tmp_path: Path) -> None:
     place = tmp_path / "out/mine"
     with opened(place, ZERO):
@@ -258,53 +247,22 @@ def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp
 # Without locks
 
 
-@pytest.fixture
-def lockless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_lock", lambda *_: None)
+@pytest.mark.parametrize("part", [None, ZERO])
+def test_where_there_are_no_locks_a_run_goes_on_and_can_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str | None
+) -> None:
+    def none(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-
-@pytest.mark.usefixtures("lockless")
-@pytest.mark.parametrize("last", [0, 1])
-def test_two_runs_without_locks_lose_no_line_and_no_temporary(tmp_path: Path, last: int) -> None:
-    with opened(tmp_path) as first:
-        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        save(first, "a")
-        (tmp_path / temporary_name()).touch()
-        with opened(tmp_path) as second:
-            assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
-            second.begin({"settings": SETTINGS}, done={"a"}, overwrite=False)
-            save(first, "b")
-            save(second, "c")
-            for directory in (first, second) if last else (second, first):
-                directory.finish(NAMES)
-    entries = [(entry["sample"], entry["outcome"]) for entry in read_manifest(tmp_path)]
-    assert entries == [("a", "saved"), ("b", "saved"), ("c", "saved")]
-    assert done(tmp_path) == {"a", "b", "c"}
-
-
-@pytest.mark.usefixtures("lockless")
-def test_a_shard_merged_too_early_puts_itself_back(tmp_path: Path) -> None:
-    with opened(tmp_path, ZERO) as shard:
-        shard.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        save(shard, "a")
-        with opened(tmp_path) as directory:
-            directory.absorb(NAMES)
-        save(shard, "b")
-        shard.finish(NAMES)
-    with opened(tmp_path) as directory:
-        assert directory.absorb(NAMES) == 1
-    assert outcomes(tmp_path) == {"a": "saved", "b": "saved"}
-
-
-@pytest.mark.usefixtures("lockless")
-def test_two_runs_of_other_settings_without_locks_are_told(tmp_path: Path) -> None:
-    with opened(tmp_path) as first, opened(tmp_path) as second:
-        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        second.begin({"settings": OTHER}, done=set(), overwrite=False)
-        save(first, "a")
-        save(second, "b")
-        with pytest.raises(ConfigError, match="this run has 'aa'"):
-            first.finish(NAMES)
+    monkeypatch.setattr(fcntl, "flock", none)
+    (tmp_path / temporary_name()).touch()
+    with opened(tmp_path, part) as directory:
+        assert directory.unguarded
+        assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")], "it may be another run's"
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+        save(directory, "a")
+        directory.finish(NAMES)
+    assert outcomes(tmp_path) == {"a": "saved"}
 
 
 # Killed while merging

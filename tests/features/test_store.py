@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from samples import features, plan, sample
+from samples import features, plan, read_manifest, sample
 
 import gpupeak
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.features.directory import (
-    FeatureDirectory,
-    feature_directory,
-    finished,
-    is_whole,
-    npy_header,
-    read_features,
-    read_manifest,
-)
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.layout import feature_directory
+from gpupeak.features.npy import is_whole, npy_header, read_features
 from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, Saved
 
@@ -130,7 +124,7 @@ def test_a_run_records_and_the_next_one_finds_it_done(tmp_path: Path) -> None:
         save(directory, "a", "b")
         directory.record(Failed(sample(tmp_path, "c"), "decode", "video is cut"))
         assert directory.finish() == 0
-    assert finished(tmp_path, {"a", "b", "c", "d"}, 8, 4) == {"a", "b"}
+    assert FeatureDirectory(tmp_path, 8, 4).done({"a", "b", "c", "d"}) == {"a", "b"}
     lines = {entry["sample"]: entry for entry in read_manifest(tmp_path)}
     assert lines["a"]["outcome"] == "saved"
     assert lines["a"]["indices"] == list(range(8))
@@ -226,12 +220,12 @@ def test_an_unfinished_overwrite_never_passes_for_done(tmp_path: Path) -> None:
         directory.begin({"settings": {**SETTINGS, "weights_sha256": "bb"}}, done=set(), overwrite=True)
         save(directory, "a")
         assert directory.finish() == 1
-    assert finished(tmp_path, {"a", "b"}, 8, 4) == {"a"}, "b still is of the earlier settings"
+    assert FeatureDirectory(tmp_path, 8, 4).done({"a", "b"}) == {"a"}, "b still is of the earlier settings"
     with opened(tmp_path) as directory:  # no --overwrite needed to go on
         directory.begin({"settings": {**SETTINGS, "weights_sha256": "bb"}}, done={"a"}, overwrite=False)
         save(directory, "b")
         assert directory.finish() == 0
-    assert finished(tmp_path, {"a", "b"}, 8, 4) == {"a", "b"}
+    assert FeatureDirectory(tmp_path, 8, 4).done({"a", "b"}) == {"a", "b"}
     assert json.loads((tmp_path / "run.json").read_text())["overwriting"] is False
 
 

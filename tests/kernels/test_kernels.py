@@ -12,6 +12,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ import torch
 from cuda.bindings import nvrtc  # type: ignore[import-untyped]
 from lazy_cuda import LazyCuda
 from samples import plan
+from tiny import state
 
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
-from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
-from gpupeak.encode.weights.drawn import draw_state
+from gpupeak.encode.vit import MEAN, STD, VisionTower
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels import add_layer_norm, compile, patch_rows
@@ -32,12 +33,17 @@ KERNELS = {"patch_rows": {"SIZE": 224, "PATCH": 14}, "add_layer_norm": {"WIDTH":
 POISON = float("nan")
 
 
+def host_compile(source: Path, target: Path, *flags: str) -> None:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    assert compiler, "a C++ compiler is needed to run kernels on the host"
+    headers = Path(__file__).parents[1].joinpath("host_cuda")
+    subprocess.run([compiler, *flags, f"-I{headers}", str(source), "-o", str(target)], check=True)
+
+
 class HostKernel:
     """`compile.Kernel` on the host: the same source by the host's compiler, threads one after another."""
 
     def __init__(self, name: str, directory: Path, options: tuple[str, ...]) -> None:
-        compiler = shutil.which("g++") or shutil.which("clang++")
-        assert compiler, "a C++ compiler is needed to run kernels on the host"
         body = f"launch({name}, x, y, threads, arguments);"
         main = directory / f"{name}.cpp"
         main.write_text(
@@ -45,9 +51,8 @@ class HostKernel:
             f'extern "C" void run(unsigned x, unsigned y, unsigned threads, void **arguments) {{ {body} }}\n'
         )
         flags = ["-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-        headers = Path(__file__).parents[1].joinpath("host_cuda")
         library = directory / f"{name}.so"
-        subprocess.run([compiler, *flags, *options, f"-I{headers}", str(main), "-o", str(library)], check=True)
+        host_compile(main, library, *flags, *options)
         self._run = ctypes.CDLL(str(library)).run
 
     def __call__(self, grid: tuple[int, ...], threads: int, *arguments: torch.Tensor | int | float) -> None:
@@ -75,15 +80,14 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Host
 
 @pytest.fixture
 def on_host(monkeypatch: pytest.MonkeyPatch, host_kernels: Callable[..., HostKernel]) -> None:
-    load = host_kernels
-    monkeypatch.setattr(patch_rows, "load", load)
-    monkeypatch.setattr(add_layer_norm, "load", load)
+    monkeypatch.setattr(patch_rows, "load", host_kernels)
+    monkeypatch.setattr(add_layer_norm, "load", host_kernels)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_without_a_warning_and_keeps_everything_in_registers(name: str, architecture: str) -> None:
-    log, binary = nvrtc_compile(name, architecture, compile.options(**KERNELS[name]), "--ptxas-options=-warn-spills")
+    log, binary = nvrtc_compile(name, architecture, *compile.options(**KERNELS[name]), "--ptxas-options=-warn-spills")
     assert log == ""
     assert name.encode() in binary
 
@@ -91,18 +95,17 @@ def test_compiles_without_a_warning_and_keeps_everything_in_registers(name: str,
 def test_a_warning_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "careless.cu").write_text('extern "C" __global__ void careless() { int unused; }')
     monkeypatch.setattr(compile, "source", lambda name: tmp_path / f"{name}.cu")
-    assert "unused" in nvrtc_compile("careless", "sm_90", compile.options())[0]
+    assert "unused" in nvrtc_compile("careless", "sm_90", *compile.options())[0]
 
 
 def test_every_source_is_in_these_tests() -> None:
     assert set(KERNELS) == {path.stem for path in compile.source("any").parent.glob("*.cu")}
 
 
-def nvrtc_compile(name: str, architecture: str, *options: str | tuple[str, ...]) -> tuple[str, bytes]:
+def nvrtc_compile(name: str, architecture: str, *options: str) -> tuple[str, bytes]:
     """What the compiler has to say, and the binary. It needs no driver."""
     (nvidia,) = find_spec("nvidia").submodule_search_locations  # type: ignore[union-attr,misc]
-    flat = [flag for option in options for flag in ([option] if isinstance(option, str) else option)]
-    flat += [f"-arch={architecture}", f"-I{nvidia}/cu13/include"]
+    flat = [*options, f"-arch={architecture}", f"-I{nvidia}/cu13/include"]
     _, program = nvrtc.nvrtcCreateProgram(compile.source(name).read_bytes(), name.encode(), 0, [], [])
     (result,) = nvrtc.nvrtcCompileProgram(program, len(flat), [flag.encode() for flag in flat])
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
@@ -157,21 +160,11 @@ def test_patch_rows_write_nothing_beyond_their_own() -> None:
     assert out[8:].isnan().all()
 
 
-def test_patch_rows_are_those_of_the_tower() -> None:
-    shape = TowerShape(size=56, patch=14, width=32, layers=1, heads=1, dim=8)
-    tower = VisionTower.from_state(draw_state(0, expected_state(shape)), shape, dtype=torch.float16)
-    frames = PIXELS["random"]((3, 56, 56, 3))
-    out = poisoned(3 * 16, tower.row)
-    scale_shift = tower.scale_shift
-    patch_rows.patch_rows(frames, torch.arange(3, dtype=torch.int32), scale_shift, out)
-    assert torch.equal(out, tower.patch_rows(frames))
-
-
 @pytest.mark.usefixtures("on_host")
 def test_the_encoder_takes_the_kernel_for_the_reference() -> None:
     """In half precision, with batches that end within a bucket: the same features to the bit."""
     shape = TowerShape(size=28, patch=14, width=32, layers=1, heads=1, dim=8)
-    tower = VisionTower.from_state(draw_state(0, expected_state(shape)), shape, dtype=torch.float16)
+    tower = VisionTower.from_state(state(0, shape), shape, dtype=torch.float16)
     frames = PIXELS["random"]((21, 28, 28, 3)).numpy()
     names, cuda = ("a", "b"), LazyCuda()
     spans = ((1, 9), (12, 20))
@@ -281,7 +274,7 @@ class FakeCupy:
     def get_function(self, name: str) -> Callable[..., None]:
         return lambda *arguments: self.calls.append((name, *arguments))
 
-    def from_external(self, stream: compile._Stream) -> contextlib.nullcontext[None]:
+    def from_external(self, stream: Any) -> contextlib.nullcontext[None]:
         self.calls.append(("stream", stream.__cuda_stream__()))
         return contextlib.nullcontext()
 
@@ -299,12 +292,8 @@ def test_a_kernel_is_launched_once_a_call_on_torchs_current_stream(monkeypatch: 
     for _ in range(3):
         kernel((2, 3), 256, tensor, 7, 0.5)
     launch = ("patch_rows", (2, 3), (256,), (tensor.data_ptr(), 7, 0.5))
-    first, again, other = (
-        [("device", 1), ("stream", (0, 1234))],
-        [("device", 1)],
-        [("device", 1), ("stream", (0, 5678))],
-    )
-    assert cupy.calls == [*first, launch, *again, launch, *other, launch]
+    device, first, other = ("device", 1), ("stream", (0, 1234)), ("stream", (0, 5678))
+    assert cupy.calls == [device, first, launch, device, launch, device, other, launch]
     assert [type(value) for value in cupy.calls[-1][3]] == [np.uint64, np.int32, np.float32]  # type: ignore[index]
 
 
@@ -331,10 +320,7 @@ def test_a_lane_that_leaves_before_a_shuffle_is_noticed_on_the_host(tmp_path: Pa
         "void ragged() { if (threadIdx.x != 3) __shfl_xor_sync(0xffffffffu, 0.0f, 1); }\n"
         "int main() { launch(ragged, 1, 1, 32, nullptr); }\n"
     )
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    program = tmp_path / "ragged"
-    headers = Path(__file__).parents[1].joinpath("host_cuda")
-    subprocess.run([str(compiler), f"-I{headers}", str(source), "-o", str(program)], check=True)
-    ended = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    host_compile(source, tmp_path / "ragged")
+    ended = subprocess.run([str(tmp_path / "ragged")], capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "before a shuffle" in ended.stderr

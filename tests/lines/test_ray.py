@@ -6,29 +6,27 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from lines import SyntheticLine, make_liar, make_line, make_no_line
 from ray.cluster_utils import Cluster
-from samples import sample
+from samples import read_manifest, sample
+from synthetic_lines import SyntheticLine, make_liar, make_line, make_no_line
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.demo.corpus import Corpus
+from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.errors import ConfigError, DeviceError, RunError
-from gpupeak.features.directory import read_manifest
-from gpupeak.lines import ray as rayline
-from gpupeak.lines.ray import Actors, RayLine, Recipe
+from gpupeak.lines import Recipe
+from gpupeak.lines.cluster import Actors
+from gpupeak.lines.ray import RayLine
 from gpupeak.types import Failed, Outcome, Saved
 
 ROOT = Path(gpupeak.__file__).parents[1]
@@ -56,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def settings(corpus: Corpus, out: Path) -> ExtractConfig:
+def settings(corpus: DemoCorpus, out: Path) -> ExtractConfig:
     return ExtractConfig(
         datasets=corpus.datasets,
         dataset_root=corpus.dataset_root,
@@ -77,29 +75,33 @@ def run(recipe: Recipe, samples: Iterable[Any], tell: Callable[[str], None] = pr
         line.close()
 
 
+def features(root: Path) -> dict[Path, bytes]:
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*.npy")}
+
+
 def names(outcomes: Iterable[Outcome]) -> list[str]:
     return sorted(outcome.sample.name for outcome in outcomes)
 
 
-def test_two_workers_make_the_bytes_of_a_plain_run(cluster: Cluster, corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_workers_make_the_bytes_of_a_plain_run(cluster: Cluster, corpus: DemoCorpus, tmp_path: Path) -> None:
     plain, by_ray = settings(corpus, tmp_path / "plain"), settings(corpus, tmp_path / "ray")
     assert gpupeak.extract(plain).exit_code == 0
     report = gpupeak.extract(dataclasses.replace(by_ray, engine="ray", device="auto"))
     assert (report.exit_code, report.device) == (0, "cpu")
     assert report.notices[0] == "on the CPU: Ray shows no GPU; by Ray, in 2 actors with 1 CPU, over 3 nodes"
-    files = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.npy"))
-    assert len(files) == 5
-    for file in files:
-        assert (tmp_path / "ray" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+    assert features(tmp_path / "ray") == features(tmp_path / "plain")
 
     def lines(root: Path) -> list[dict[str, Any]]:
-        return [{**line, "seconds": None} for line in read_manifest((root / files[0]).parent)]
+        (file, *_) = root.rglob("*.npy")
+        return [{**line, "seconds": None} for line in read_manifest(file.parent)]
 
     assert lines(tmp_path / "ray") == lines(tmp_path / "plain")
     again = gpupeak.extract(dataclasses.replace(by_ray, engine="ray"))
     assert (again.device, sum(tally.skipped for tally in again.datasets)) == (None, 5), "nothing to do, no actor"
 
 
+@pytest.mark.slow
 def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "pids").mkdir()
     (tmp_path / "plain").mkdir()
@@ -119,6 +121,17 @@ def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path:
         assert outcome.sample.target.read_bytes() == (tmp_path / outcome.sample.target.name).read_bytes()
 
 
+@pytest.mark.slow
+def test_an_actor_keeps_its_line_for_the_next_run(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    line = RayLine((make_line, ("cpu", 0.0, tmp_path / "pids")), print, actors="1")
+    for run in "ab":
+        assert len(list(line.run([sample(tmp_path, f"{run}{i}") for i in range(20)]))) == 20
+    line.close()
+    assert len(list((tmp_path / "pids").iterdir())) == 1
+
+
+@pytest.mark.slow
 def test_a_sample_that_kills_its_actor_fails_and_nothing_else_does(cluster: Cluster, tmp_path: Path) -> None:
     samples = [sample(tmp_path, "deadly" if i == 17 else f"clip {i}") for i in range(40)]
     outcomes = run((make_line, ("cpu", 0.0, None)), samples, actors="1")
@@ -128,6 +141,7 @@ def test_a_sample_that_kills_its_actor_fails_and_nothing_else_does(cluster: Clus
     assert "twice on this sample" in failed.reason
 
 
+@pytest.mark.slow
 def test_a_node_that_goes_takes_no_sample_with_it(cluster: Cluster, tmp_path: Path) -> None:
     extra = cluster.add_node(num_cpus=1)
     samples = [sample(tmp_path, str(i)) for i in range(120)]
@@ -140,6 +154,7 @@ def test_a_node_that_goes_takes_no_sample_with_it(cluster: Cluster, tmp_path: Pa
     cluster.wait_for_nodes()  # until the head has noticed, too
 
 
+@pytest.mark.slow
 def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path: Path) -> None:
     stop = threading.Event()
     outcomes = []
@@ -153,27 +168,15 @@ def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path:
     assert len(names(outcomes)) == len(set(names(outcomes)))
 
 
-def test_a_ledger_that_is_killed_is_told_as_that(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    line = RayLine((make_line, ("cpu", 0.02, None)), print, actors="1")
-    ledger = line._make_ledger()
-    monkeypatch.setattr(line, "_make_ledger", lambda: ledger)
-    outcomes = line.run([sample(tmp_path, str(i)) for i in range(200)])
-    next(outcomes)
-    ray.kill(ledger)
-    with pytest.raises(RunError, match=r"the Ray cluster no longer answers: .*Actor"):
-        list(outcomes)
-
-
+@pytest.mark.slow
 def test_stopping_before_there_is_an_actor_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> None:
     stop = threading.Event()
     outcomes = RayLine((make_line, ("cpu", 0.0, None)), print, workers=2).run([sample(tmp_path, "a")], stop)
     threading.Timer(3.0, stop.set).start()  # no node has two CPUs: Ray goes on looking for one
     assert list(outcomes) == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "gpupeak-ray"]
 
 
+@pytest.mark.slow
 def test_what_the_lines_tell_is_told_once(cluster: Cluster, tmp_path: Path) -> None:
     told: list[str] = []
     run((make_line, ("cpu", 0.0, None)), [sample(tmp_path, str(i)) for i in range(40)], told.append, actors="1:2")
@@ -183,6 +186,7 @@ def test_what_the_lines_tell_is_told_once(cluster: Cluster, tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_a_line_that_cannot_be_built_ends_the_job_at_once(cluster: Cluster, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(DeviceError, match=r"^node \S+: there is no such GPU$"):
@@ -190,6 +194,7 @@ def test_a_line_that_cannot_be_built_ends_the_job_at_once(cluster: Cluster, tmp_
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 def test_directories_that_a_node_does_not_see_are_one_error(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=rf"^node \S+: {tmp_path}/gone is not there, and the driver sees it: .* share"):
         run((make_line, ("cpu", 0.0, None)), [sample(tmp_path / "gone", str(i)) for i in range(100)], actors="1")
@@ -197,25 +202,14 @@ def test_directories_that_a_node_does_not_see_are_one_error(cluster: Cluster, tm
         run((make_liar, ()), [sample(tmp_path, str(i)) for i in range(100)], actors="1")
 
 
-def test_a_cluster_that_is_gone_ends_the_job_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    line = RayLine((make_line, ("cpu", 0.0, None)), print, actors="1")
-
-    def gone(*_: object) -> Iterator[Outcome]:
-        raise ray.exceptions.LocalRayletDiedError
-        yield
-
-    line._answered = gone  # type: ignore[method-assign]
-    with pytest.raises(RunError, match=r"^the Ray cluster no longer answers: LocalRayletDiedError: .*raylet died"):
-        list(line.run([sample(tmp_path, "clip")]))
-
-
+@pytest.mark.slow
 def test_gpus_that_ray_does_not_show_are_one_line(cluster: Cluster) -> None:
     for options in ({"device": "cuda"}, {"gpus_per_actor": 0.5}):
         with pytest.raises(DeviceError, match="Ray shows no GPU"):
             run((make_line, ("cpu", 0.0, None)), [], **options)
 
 
-def command(corpus: Corpus, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def command(corpus: DemoCorpus, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """gpupeak extract in a process of its own, which is connected to no cluster."""
     words = ["extract", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(out)]
     words += ["--mer-factory-output", str(corpus.mer_factory_output), "--config", str(corpus.config_file)]
@@ -229,14 +223,20 @@ def command(corpus: Corpus, out: Path, *options: str) -> subprocess.CompletedPro
     )
 
 
-def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: Corpus, tmp_path: Path) -> None:
-    ended = command(corpus, tmp_path / "out", "--weights", "random:0", "--json", "--quiet")
+def test_a_cluster_of_its_own_makes_the_bytes_of_a_plain_run_and_prints_one_object(
+    corpus: DemoCorpus, tmp_path: Path
+) -> None:
+    plain = settings(corpus, tmp_path / "plain")
+    assert gpupeak.extract(plain).exit_code == 0
+    ended = command(corpus, tmp_path / "ray", "--weights", "random:0", "--json", "--quiet")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert (told["saved"], told["failed"], told["device"]) == (5, 0, "cpu")
     assert all(line.startswith(("on the CPU: Ray shows no GPU", "warning: ")) for line in ended.stderr.splitlines())
+    assert features(tmp_path / "ray") == features(tmp_path / "plain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
@@ -246,21 +246,12 @@ def test_the_command_starts_a_cluster_of_its_own_and_prints_one_object(corpus: C
     ],
 )
 def test_what_cannot_be_had_is_one_line(
-    corpus: Corpus, tmp_path: Path, options: tuple[str, ...], code: int, told: str
+    corpus: DemoCorpus, tmp_path: Path, options: tuple[str, ...], code: int, told: str
 ) -> None:
     ended = command(corpus, tmp_path / "out", "--quiet", *options)
     assert ended.returncode == code
     (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("warning: "))
     assert told in line
-
-
-def test_something_else_that_listens_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rayline, "_JOIN_SECONDS", 0.2)
-    silent = threading.Event()
-    stub = SimpleNamespace(init=lambda **options: silent.wait())
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DeviceError, match="not answer as Ray does"):
-        rayline._connect(stub, f"127.0.0.1:{server.getsockname()[1]}")
-    silent.set()
 
 
 @pytest.mark.parametrize(
@@ -288,6 +279,6 @@ def test_actors_fill_the_nodes(
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs Ray .*: pip install 'gpupeak\[ray\]'"):
         RayLine((make_line, ("cpu", 0.0, None)), print)

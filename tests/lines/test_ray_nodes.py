@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lines import SyntheticLine
 from samples import sample
+from synthetic_lines import SyntheticLine
 
 import gpupeak
 
@@ -27,7 +27,7 @@ DRIVER = f"""
 import json, subprocess, sys
 from pathlib import Path
 from gpupeak.lines.ray import RayLine
-from lines import make_line
+from synthetic_lines import make_line
 from samples import sample
 
 address, out, pids, *cut = sys.argv[1:]
@@ -73,7 +73,7 @@ def nodes() -> Iterator[Nodes]:
     environment = {
         **os.environ,
         "HOME": place,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(Path(gpupeak.__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(Path(gpupeak.__file__).parents[1])]),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -115,6 +115,7 @@ def nodes() -> Iterator[Nodes]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_token_that_is_missing_is_one_line(nodes: Nodes, tmp_path: Path) -> None:
     ended = nodes.drive(tmp_path, tmp_path, RAY_AUTH_MODE="disabled")
     *_, last = ended.stderr.splitlines()
@@ -122,6 +123,7 @@ def test_a_token_that_is_missing_is_one_line(nodes: Nodes, tmp_path: Path) -> No
     assert last.startswith(f"gpupeak.errors.DeviceError: --address {nodes.address}: that cluster asks for a token, ")
 
 
+@pytest.mark.slow
 def test_a_node_that_is_cut_off_takes_no_sample_with_it(nodes: Nodes, tmp_path: Path) -> None:
     for name in ("plain", "ray", "pids"):
         (tmp_path / name).mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpupeak.peaks import reading as peaks
-from gpupeak.peaks.reading import NO_DIRECTORY, NO_FILE, NO_USABLE_PEAK, UNREADABLE, Curve, read_curve, read_peak
-from gpupeak.types import PEAK_SOURCES, NoPeak, Peak
+from gpupeak.peaks import reading
+from gpupeak.peaks.reading import (
+    NO_DIRECTORY,
+    NO_FILE,
+    NO_USABLE_PEAK,
+    UNREADABLE,
+    Curve,
+    places,
+    read_curve,
+    read_peak,
+)
+from gpupeak.peaks.rows import Row
+from gpupeak.peaks.sources import PEAK_SOURCES, Source
+from gpupeak.types import NoPeak, Peak
 
 NAME = "sample_00001998"
 UNITS = [f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)]
@@ -93,11 +105,9 @@ class TestSources:
         file = analysis(tmp_path, {"au_info": {"peak_frames": [{"peak_index": 34.0, "frames_after_peak": None}]}})
         assert read_peak(NAME, [tmp_path]) == Peak(34, None, None, None, "au_info", file)
 
-    def test_per_frame_takes_the_frame_marked(self, tmp_path: Path) -> None:
+    def test_per_frame_takes_the_frame_marked_else_the_loudest(self, tmp_path: Path) -> None:
         file = analysis(tmp_path, AU_INFO)
         assert read_peak(NAME, [tmp_path], "per_frame") == Peak(51, None, None, None, "per_frame", file)
-
-    def test_per_frame_else_takes_the_loudest(self, tmp_path: Path) -> None:
         frames = [dict(entry, is_peak_frame=False) for entry in AU_INFO["per_frame_au_descriptions"]]
         analysis(tmp_path, {"per_frame_au_descriptions": frames})
         assert found(tmp_path).index == 40
@@ -131,34 +141,33 @@ class TestSources:
         file = write(tmp_path / place, CSV)
         assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file)
 
-    def test_openface_counts_frames_by_their_column(self, tmp_path: Path) -> None:
-        write(tmp_path / f"{NAME}.csv", openface([{"frame": 40, "AU12_r": 1}, {"frame": "77.0", "AU12_r": 2}]))
-        assert found(tmp_path).index == 76
-
-    def test_openface_takes_the_first_of_equals(self, tmp_path: Path) -> None:
-        # As floats, 0.10 + 0.20 is more than 0.30.
-        rows = [{"frame": 1}, {"frame": 2, "AU45_r": "0.30"}, {"frame": 3, "AU01_r": "0.10", "AU02_r": "0.20"}]
-        write(tmp_path / f"{NAME}.csv", openface(rows))
-        assert found(tmp_path).index == 1
+    @pytest.mark.parametrize(
+        ("rows", "index"),
+        [
+            ([{"frame": 40, "AU12_r": 1}, {"frame": "77.0", "AU12_r": 2}], 76),
+            # The first of equals: as floats, 0.10 + 0.20 is more than 0.30.
+            ([{"frame": 1}, {"frame": 2, "AU45_r": "0.30"}, {"frame": 3, "AU01_r": "0.10", "AU02_r": "0.20"}], 1),
+            # No face where success is 0, or no number.
+            ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": 5, "success": 0}, {"frame": 3, "success": "nan"}], 0),
+            # Nothing but intensities is summed.
+            ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU28_c": 1, "gaze_0_x": 9}, {"frame": 3, "AU28_r": 5}], 0),
+        ],
+    )
+    def test_openface_rows(self, tmp_path: Path, rows: list[dict[str, Any]], index: int) -> None:
+        columns = ["frame", "success", "gaze_0_x", *UNITS, "AU28_c", "AU28_r"]
+        write(tmp_path / f"{NAME}.csv", openface(rows, columns))
+        assert found(tmp_path).index == index
 
     @pytest.mark.parametrize("unit", UNITS)
     def test_openface_sums_all_seventeen(self, tmp_path: Path, unit: str) -> None:
         write(tmp_path / f"{NAME}.csv", openface([{"frame": 1}, {"frame": 2, unit: "0.01"}, {"frame": 3}]))
         assert found(tmp_path).index == 1
 
-    def test_openface_sums_nothing_else(self, tmp_path: Path) -> None:
-        rows = [{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU28_c": 1, "gaze_0_x": 9}, {"frame": 3, "AU28_r": 5}]
-        write(tmp_path / f"{NAME}.csv", openface(rows, ["frame", "success", "gaze_0_x", *UNITS, "AU28_c", "AU28_r"]))
-        assert found(tmp_path).index == 0
-
-    def test_openface_sees_no_face_where_success_is_0(self, tmp_path: Path) -> None:
-        rows = [{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": 5, "success": 0}, {"frame": 3, "success": "nan"}]
-        write(tmp_path / f"{NAME}.csv", openface(rows))
-        assert found(tmp_path).index == 0
-
     def test_openface_without_any_face(self, tmp_path: Path) -> None:
         write(tmp_path / f"{NAME}.csv", openface([{"frame": n, "success": 0} for n in range(1, 9)]))
-        assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: no row with a face")
+        assert missing(tmp_path) == NoPeak(
+            NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: no frame with a face and AU intensities"
+        )
 
 
 class TestOrder:
@@ -187,24 +196,16 @@ class TestOrder:
         write(tmp_path / f"{NAME}.csv", CSV)
         assert found(tmp_path, source).source == source
 
-    def test_a_forced_source_has_no_stand_in(self, tmp_path: Path) -> None:
-        analysis(tmp_path, AU_INFO)
-        assert missing(tmp_path, "openface").reason == NO_FILE
-
-    def test_the_nearer_directory_comes_first(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("nearer", "source"), [(AU_INFO, "per_frame"), (PUBLISHED, "au_info")])
+    def test_the_nearer_directory_comes_first_if_it_has_something_usable(
+        self, tmp_path: Path, nearer: dict[str, Any], source: str
+    ) -> None:
         # Sample names repeat across datasets: what lies without a dataset's name may be another's.
-        write(tmp_path / "MER2023" / f"{NAME}.csv", CSV)
+        analysis(tmp_path / "MER2023", {**nearer, "au_info": None})
         analysis(tmp_path, AU_INFO)
         peak = read_peak(NAME, [tmp_path / "MER2023", tmp_path / "mer2023", tmp_path])
         assert isinstance(peak, Peak)
-        assert peak.source == "openface"
-
-    def test_a_later_directory_is_used_where_the_nearer_has_nothing_usable(self, tmp_path: Path) -> None:
-        analysis(tmp_path / "MER2023", PUBLISHED)
-        file = analysis(tmp_path, AU_INFO)
-        peak = read_peak(NAME, [tmp_path / "MER2023", tmp_path / "mer2023", tmp_path])
-        assert isinstance(peak, Peak)
-        assert peak.file == file
+        assert peak.source == source
 
     @pytest.mark.parametrize("place", [f"{NAME}_au_analysis.json", f"{NAME}_merr_data.json"])
     def test_json_may_lie_in_the_directory_itself(self, tmp_path: Path, place: str) -> None:
@@ -222,14 +223,12 @@ class TestOrder:
 
 
 class TestNothing:
-    def test_no_directory_given(self) -> None:
+    def test_no_directory_and_no_file(self, tmp_path: Path) -> None:
         assert read_peak(NAME, []) == NoPeak(NO_DIRECTORY, "none was given")
-
-    def test_no_directory_there(self, tmp_path: Path) -> None:
         assert missing(tmp_path / "typo") == NoPeak(NO_DIRECTORY, str(tmp_path / "typo"))
-
-    def test_no_file(self, tmp_path: Path) -> None:
         assert missing(tmp_path) == NoPeak(NO_FILE, f"nothing of this sample in {tmp_path}")
+        analysis(tmp_path, AU_INFO)
+        assert missing(tmp_path, "openface").reason == NO_FILE, "a source that is asked for has no stand-in"
 
     @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800"])
     def test_a_name_no_file_can_have(self, tmp_path: Path, name: str) -> None:
@@ -249,15 +248,8 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         "content",
         [
-            b"",
-            b"{",
-            json.dumps(AU_INFO)[:-40],
-            b"\x00" * 100,
-            b"[" * 100_000,
-            b'{"au_info":' * 100_000,
-            b"1" * 10_000,
-            "not json",
-            b"\xff\xfe{\x00}\x00",
+            *(b"", json.dumps(AU_INFO)[:-40], b"\x00" * 100, "not json", b"\xff\xfe{\x00}\x00"),
+            *(b"[" * 100_000, b'{"au_info":' * 100_000, b"1" * 10_000),
         ],
     )
     def test_unreadable_json(self, tmp_path: Path, content: str | bytes) -> None:
@@ -269,21 +261,9 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         "content",
         [
-            [],
-            [AU_INFO],
-            None,
-            7,
-            '"text"',
-            {},
-            {"au_info": None},
-            {"au_info": []},
-            {"au_info": {"peak_frames": {}}},
-            {"au_info": {"peak_frames": []}},
-            {"au_info": {"peak_frames": [34]}},
-            {"au_info": {"peak_frames": [{}]}},
-            {"per_frame_au_descriptions": []},
-            {"per_frame_au_descriptions": [None, 1, "x", []]},
-            {"per_frame_au_descriptions": {"frame": 1}},
+            *([AU_INFO], None, 7, '"text"', {}),
+            *({"au_info": info} for info in (None, [], {"peak_frames": {}}, {"peak_frames": [34]})),
+            *({"per_frame_au_descriptions": frames} for frames in ([], [None, 1, "x", []], {"frame": 1})),
         ],
     )
     def test_json_of_another_shape(self, tmp_path: Path, content: object) -> None:
@@ -320,17 +300,10 @@ class TestBadFiles:
     @pytest.mark.parametrize(
         "content",
         [
-            "",
-            "\n\n\n",
-            "frame,success\n1,1\n",
-            "success,AU12_r\n1,2.0\n",
-            "FRAME;AU12_r\n1;2\n",
-            openface([]),
+            *("", "\n\n\n", "frame,success\n1,1\n", "success,AU12_r\n1,2.0\n", "FRAME;AU12_r\n1;2\n", openface([])),
             openface([{"frame": 0, "AU12_r": 1}, {"frame": -2}, {"frame": 1.5}, {"frame": "x"}, {"frame": "1e400"}]),
             openface([{"frame": 1, "AU12_r": value} for value in ("nan", "-nan(ind)", "inf", "", "x", "1e300")]),
-            openface([{"frame": 1}])[:200],
-            b"\x00" * 1000,
-            b"\xff\xfe\x00f",
+            *(openface([{"frame": 1}])[:200], b"\x00" * 1000, b"\xff\xfe\x00f"),
         ],
     )
     def test_csv_without_a_usable_row(self, tmp_path: Path, content: str | bytes) -> None:
@@ -352,9 +325,7 @@ class TestBadFiles:
         write(tmp_path / f"{NAME}.csv", "frame,AU12_r\n" + "1," * (1 << 20))
         assert missing(tmp_path).reason == UNREADABLE
 
-    @pytest.mark.parametrize(
-        "place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}/{NAME}_merr_data.json", f"{NAME}.csv"]
-    )
+    @pytest.mark.parametrize("place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}.csv"])
     def test_a_file_of_many_gigabytes_is_not_read(self, tmp_path: Path, place: str) -> None:
         with write(tmp_path / place, "").open("r+b") as stream:
             stream.truncate(4 << 30)
@@ -362,9 +333,7 @@ class TestBadFiles:
         assert peak.reason == UNREADABLE
         assert "4,294,967,296 bytes, expected at most" in peak.detail
 
-    @pytest.mark.parametrize(
-        "place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}/{NAME}_merr_data.json", f"{NAME}.csv"]
-    )
+    @pytest.mark.parametrize("place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}.csv"])
     def test_what_is_no_file(self, tmp_path: Path, place: str) -> None:
         (tmp_path / place).mkdir(parents=True)
         assert missing(tmp_path).reason == UNREADABLE
@@ -375,19 +344,15 @@ class TestBadFiles:
         (tmp_path / place).symlink_to(tmp_path / place)
         assert missing(tmp_path).reason == UNREADABLE
 
-    def test_a_file_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_is_read_once_for_all_the_sources(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(file: Path, limit: int) -> bytes:
+            asked.append(file)
             raise PermissionError(13, "Permission denied", str(file))
 
-        file = analysis(tmp_path, AU_INFO)
-        monkeypatch.setattr(peaks, "read_bounded", refuse)
-        assert f"{file}: Permission denied" in missing(tmp_path).detail
-
-    def test_a_broken_file_is_parsed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        parsed = []
-        monkeypatch.setattr(peaks, "read_bounded", lambda file, limit: parsed.append(file) or b"{")
-        read_peak(NAME, [tmp_path])
-        assert len(parsed) == len(set(parsed))
+        asked: list[Path] = []
+        monkeypatch.setattr(reading, "read_bounded", refuse)
+        assert f"{NAME}_au_analysis.json: Permission denied" in missing(tmp_path).detail
+        assert len(asked) == len(set(asked)) == 4
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5)
@@ -475,8 +440,15 @@ def test_a_file_without_a_curve_is_passed_over(content: str | bytes, tmp_path: P
     assert read_curve(NAME, [tmp_path]) is None
 
 
-def test_the_peak_is_the_curves_highest_point(tmp_path: Path) -> None:
-    write(tmp_path / f"{NAME}.csv", CSV)
-    curve = read_curve(NAME, [tmp_path])
-    assert curve is not None
-    assert found(tmp_path).index == curve.frames[curve.values.index(max(curve.values))]
+def test_a_new_source_is_a_row_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def libreface(table: Iterator[list[str]]) -> Iterator[Row]:
+        next(table)
+        for frame, intensity in table:
+            yield Row(int(frame), float(intensity))
+
+    row = Source("libreface", ("{0}_libreface.csv",), 0, libreface)
+    monkeypatch.setattr(reading, "SOURCES", (*reading.SOURCES, row))
+    file = write(tmp_path / f"{NAME}_libreface.csv", "frame_idx,au_12_intensity\n0,1\n1,3\n2,2\n")
+    assert places(NAME)[-1] == file.name
+    assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "libreface", file)
+    assert read_curve(NAME, [tmp_path]) == Curve((0, 1, 2), (1.0, 3.0, 2.0), "libreface", file)

@@ -16,7 +16,7 @@ from clips import write_clip
 
 from gpupeak import ExtractConfig
 from gpupeak.errors import ConfigError
-from gpupeak.features.directory import npy_header
+from gpupeak.features.npy import npy_header
 from gpupeak.report.contents import BROKEN, FAILED, MISSING, SAVED, Overview, overview
 
 SUB = "mine/frame_CLIP_VIT_LARGE_emotion_peak_8frms"

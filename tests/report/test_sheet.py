@@ -1,8 +1,8 @@
-"""Contact sheets: the right frames, in order, marked; as a picture and on terminals that can and cannot show one."""
+"""Contact sheets: the right frames, in order, marked; as a picture and on a terminal."""
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import io
 import json
 import os
@@ -49,7 +49,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn(video: Path) -> Sheet:
     curve = Curve(tuple(range(48)), tuple(float(24 - abs(i - 24)) for i in range(48)), "openface", Path("x.csv"))
     made = read_sheet(sample(video.parent, video=video), INDICES, peak=24, side=96, remarks=["peak 24"])
-    return Sheet(made.title, made.frames, made.indices, made.times, made.pictures, made.peak, curve, made.remarks)
+    return dataclasses.replace(made, curve=curve)
 
 
 def number(picture: np.ndarray) -> int:
@@ -131,14 +131,12 @@ def test_heights_of_a_long_clip_keep_every_peak() -> None:
     values[7_777] = 5.0
     ((*line,),) = heights(Curve(tuple(range(10_000)), tuple(values), "openface", Path("x")), 10_000)
     assert len(line) == 400
-    x, y = max(line, key=lambda point: point[1])
-    assert (x, y) == (pytest.approx(0.7777, abs=0.003), 1.0)
+    assert max(line, key=lambda point: point[1]) == (pytest.approx(0.7777, abs=0.003), 1.0)
 
 
-@pytest.mark.parametrize("values", [(0.0, 0.0), (-1.0, -2.0)])
-def test_heights_of_nothing_are_flat(values: tuple[float, ...]) -> None:
-    (line,) = heights(Curve((0, 1), values, "openface", Path("x")), 2)
-    assert all(0 <= y <= 1 for _, y in line)
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_heights_of_nothing_are_flat(value: float) -> None:
+    assert heights(Curve((0, 1), (value, value), "openface", Path("x")), 2) == [[(0, 0), (1, 0)]]
 
 
 def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
@@ -162,9 +160,8 @@ def test_a_jpeg_is_the_picture(drawn: Sheet) -> None:
 
 
 def test_blocks_keep_within_the_terminal_and_mark_the_peak(drawn: Sheet) -> None:
-    text = to_terminal(drawn, 80, {"TERM": "xterm-256color"})
+    text = to_terminal(drawn, 80)
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
-    assert max(map(len, lines)) <= 80
     assert "█" in lines[0]
     assert lines[1].count("▲") == 1
     assert lines[1].index("▲") == round(24 / 47 * 79)
@@ -173,32 +170,10 @@ def test_blocks_keep_within_the_terminal_and_mark_the_peak(drawn: Sheet) -> None
     assert re.findall(r"\x1b\[(?!0m|38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+m)", text) == []
 
 
-@pytest.mark.parametrize("columns", [1, 20, 63, 64, 500])
+@pytest.mark.parametrize("columns", [1, 20, 63, 64, 80, 500])
 def test_blocks_fit_any_width(drawn: Sheet, columns: int) -> None:
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in to_terminal(drawn, columns, {}).splitlines()]
-    assert max(map(len, lines)) <= max(columns, 16)
-
-
-def test_kitty_is_sent_the_picture_in_chunks(drawn: Sheet) -> None:
-    text = to_terminal(drawn, 80, {"TERM": "xterm-kitty"})
-    chunks = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text)
-    assert "".join(f"\x1b_G{keys};{data}\x1b\\" for keys, data in chunks) + "\n" == text
-    assert base64.b64decode("".join(data for _, data in chunks)) == to_png(drawn)
-    assert chunks[0][0].split(",")[:2] == ["a=T", "f=100"]
-    assert [keys[-3:] for keys, _ in chunks] == ["m=1"] * (len(chunks) - 1) + ["m=0"]
-    assert max(len(data) for _, data in chunks) <= 4096
-
-
-def test_iterm_is_sent_the_picture(drawn: Sheet) -> None:
-    text = to_terminal(drawn, 80, {"TERM_PROGRAM": "iTerm.app"})
-    head, _, data = text.removesuffix("\a\n").partition(":")
-    assert head.startswith("\x1b]1337;File=inline=1")
-    assert base64.b64decode(data) == to_png(drawn)
-
-
-@pytest.mark.parametrize("inside", [{"TMUX": "x"}, {"TERM": "screen-256color"}])
-def test_inside_of_a_multiplexer_there_are_blocks(drawn: Sheet, inside: dict[str, str]) -> None:
-    assert "▀" in to_terminal(drawn, 80, {"KITTY_WINDOW_ID": "1", "TERM_PROGRAM": "WezTerm", **inside})
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in to_terminal(drawn, columns).splitlines()]
+    assert max(map(len, lines)) <= min(max(columns, 16), 160)
 
 
 # The command

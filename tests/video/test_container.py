@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import KINDS, decode_in_full, remux, write_audio, write_clip
+from clips import KINDS, decode_in_full, remux, with_data, write_audio, write_clip
 
 from gpupeak.errors import SampleError
 from gpupeak.video import container
@@ -22,6 +22,7 @@ from gpupeak.video.h264 import Sequence
 from gpupeak.video.orientation import certainly_upright
 
 ClipOf = Callable[[str], Path]
+TELLING = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut"}
 
 
@@ -36,7 +37,7 @@ def test_frames_are_those_of_a_full_decode(clip_of: ClipOf, kind: str) -> None:
             assert [clip.pts(index) for index in range(clip.frames)] == [frame.pts for frame in frames]
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (suffix, _) in KINDS.items() if suffix in container._TELLING])
+@pytest.mark.parametrize("kind", [kind for kind, (suffix, _) in KINDS.items() if suffix in TELLING])
 def test_the_quick_look_at_a_header_misses_nothing(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
     other = Path(shutil.copy(clip_of(kind), tmp_path / "clip.video"))
     with open_clip(clip_of(kind)) as quick, open_clip(other) as full:
@@ -58,6 +59,8 @@ def test_what_a_clip_says_of_itself(clip_of: ClipOf) -> None:
         assert clip.color_range == 2
     with open_clip(clip_of("h264_10_bit")) as clip:
         assert clip.profile == "High 10"
+    with open_clip(clip_of("h264_intra_refresh")) as clip:
+        assert clip.key_frames == [0], "the others refer to what came before them"
     with open_clip(clip_of("hevc_10_bit")) as clip:
         assert (clip.codec, clip.pix_fmt) == ("hevc", "yuv420p10le")
     with open_clip(clip_of("h264_vfr")) as clip:
@@ -73,30 +76,21 @@ def test_frames_that_the_edit_list_cuts_are_none(clip_of: ClipOf) -> None:
         assert clip.needed([0])[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "degrees"), [("rotated_90", 270), ("rotated_180", 180), ("rotated_270_vfr", 90), ("rotated_mkv", 270)]
-)
-def test_rotation_is_counter_clockwise(clip_of: ClipOf, kind: str, degrees: int) -> None:
-    with open_clip(clip_of(f"h264_{kind}")) as clip:
-        assert clip.rotation == degrees
-    with open_clip(clip_of("h264")) as clip:
-        assert clip.rotation == 0
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_whether_pictures_are_turned_is_certain_from_common_headers(clip_of: ClipOf, kind: str) -> None:
-    with av.open(str(clip_of(kind))) as given:
-        certain = certainly_upright(clip_of(kind), given.format.name)
+def test_which_way_up_is_known_without_decoding_from_common_headers(
+    clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rotation = decode_in_full(clip_of(kind))[0].rotation
-    assert certain == (rotation == 0 and KINDS[kind][0] in (".mp4", ".mov", ".mkv", ".webm", ".avi"))
     with open_clip(clip_of(kind)) as clip:
+        if rotation == 0 and KINDS[kind][0] in TELLING:
+            monkeypatch.setattr(clip, "decode_all", None)
         assert clip.rotation == rotation % 360
 
 
 def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
-    assert not certainly_upright(tmp_path / "nothing.mp4", "mov,mp4,m4a,3gp,3g2,mj2")
+    mp4, path = "mov,mp4,m4a,3gp,3g2,mj2", tmp_path / "clip"
+    assert not certainly_upright(path, mp4)
     whole = clip_of("h264").read_bytes()
-    path = tmp_path / "clip"
     movie, track, box = whole.index(b"mvhd") + 4, whole.index(b"tkhd") + 4, whole.index(b"moov") - 4
     turned = bytearray(whole)
     turned[movie + 36 : movie + 40] = bytes(4)
@@ -116,7 +110,7 @@ def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
         (b"", False),
     ]:
         path.write_bytes(data)
-        assert certainly_upright(path, "mov,mp4,m4a,3gp,3g2,mj2") == certain
+        assert certainly_upright(path, mp4) == certain
     matroska = clip_of("h264_mkv").read_bytes()
     for data, certain in [(matroska, True), (matroska[:200], False), (bytes(1 << 16) + matroska, False)]:
         path.write_bytes(data)
@@ -129,13 +123,8 @@ def test_pictures_turned_by_the_bitstream(tmp_path: Path, codec: str, header: by
     message = header + b"\x05\xff\x03" + bytes([1]) * 258 + b"\x2f\x03\x08\x00\x05\x80"
 
     def oriented(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
-        made = []
-        for packet in packets:
-            copy: av.Packet[Any] = av.Packet(len(message).to_bytes(4, "big") + message + bytes(packet))
-            copy.time_base, copy.pts, copy.dts = packet.time_base, packet.pts, packet.dts
-            copy.is_keyframe, copy.duration = packet.is_keyframe, packet.duration
-            made.append(copy)
-        return made
+        unit = len(message).to_bytes(4, "big") + message
+        return [with_data(packet, unit + bytes(packet)) for packet in packets]
 
     options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     plain = write_clip(tmp_path / "plain.mp4", 6, codec=codec, options=options)
@@ -176,22 +165,23 @@ def test_what_vp9_says_of_itself(tmp_path: Path, pix_fmt: str, colorspace: int, 
 
 
 def test_vp9_of_more_bits_and_damaged() -> None:
-    def read(bits: str) -> Sequence | None:
+    def read(data: bytes) -> Sequence | None:
         syntax = Syntax("vp9", b"")
-        syntax.read(memoryview(int(bits.replace(" ", "").ljust(160, "0"), 2).to_bytes(20, "big")), True)
+        syntax.read(memoryview(data), True)
         return syntax.sequence
+
+    def of_bits(bits: str) -> Sequence | None:
+        return read(int(bits.replace(" ", "").ljust(160, "0"), 2).to_bytes(20, "big"))
 
     # frame_marker, profile and reserved_zero; a key frame that is shown; frame_sync_code; what is to be tested
     start, size = "0 0 1 0" + f"{0x498342:024b}", f"{1919:016b}{1079:016b}"
-    assert read("10 01" + start + "0 010 0" + size) == Sequence("yuv420p10le", 1, 1, None, True, (1920, 1080))
-    assert read("10 01" + start + "1 010 1" + size) == Sequence("yuv420p12le", 1, 2, None, True, (1920, 1080))
-    assert read("10 110" + start + "0 000 0 10 0" + size) == Sequence("yuv422p10le", 2, 1, None, True, (1920, 1080))
-    assert read("10 110" + start + "1 111 0" + size) == Sequence("gbrp12le", 0, 2, None, True, (1920, 1080))
-    assert read("10 00" + start + "011 1" + size) == Sequence("yuv420p", 6, 2, None, True, (1920, 1080))
+    assert of_bits("10 01" + start + "0 010 0" + size) == Sequence("yuv420p10le", 1, 1, None, True, (1920, 1080))
+    assert of_bits("10 01" + start + "1 010 1" + size) == Sequence("yuv420p12le", 1, 2, None, True, (1920, 1080))
+    assert of_bits("10 110" + start + "0 000 0 10 0" + size) == Sequence("yuv422p10le", 2, 1, None, True, (1920, 1080))
+    assert of_bits("10 110" + start + "1 111 0" + size) == Sequence("gbrp12le", 0, 2, None, True, (1920, 1080))
+    assert of_bits("10 00" + start + "011 1" + size) == Sequence("yuv420p", 6, 2, None, True, (1920, 1080))
     for data in (b"\x82\x49\x83\x42", b"\x82\x49\x83\x43\0" + bytes(20), b"\x82"):
-        syntax = Syntax("vp9", b"")
-        syntax.read(memoryview(data), True)
-        assert syntax.sequence is None
+        assert read(data) is None
 
 
 def test_files_under_the_name_of_another_format(clip_of: ClipOf, tmp_path: Path) -> None:
@@ -246,19 +236,13 @@ def test_what_may_depend_on_everything_before_is_read_from_the_start(clip_of: Cl
         assert clip.needed([40])[:20] == list(range(20))
 
 
-def test_key_frames_of_intra_refresh_are_no_starts(clip_of: ClipOf) -> None:
-    with open_clip(clip_of("h264_intra_refresh")) as clip:
-        assert clip.key_frames == [0]
-
-
 def test_pictures_of_lower_layers_are_kept() -> None:
     def picture(kind: int, layer: int) -> memoryview:
         return memoryview(b"\0\0\1" + bytes([kind << 1, layer + 1]) + b"\x80")
 
     syntax = Syntax("hevc", b"")
-    pictures = [
-        syntax.read(picture(*each), False) for each in [(19, 0), (1, 0), (0, 0)]
-    ]  # IDR_W_RADL, TRAIL_R, TRAIL_N
+    first = [(19, 0), (1, 0), (0, 0)]  # IDR_W_RADL, TRAIL_R, TRAIL_N
+    pictures = [syntax.read(picture(*each), False) for each in first]
     assert [each.start for each in pictures] == [True, False, False]
     assert [syntax.unreferenced(each) for each in pictures] == [False, False, True]
     pictures.append(syntax.read(picture(2, 1), False))  # TSA_N
@@ -358,15 +342,13 @@ def test_a_cover_is_no_video(tmp_path: Path) -> None:
 
 def test_cut_short_with_its_index_at_the_end(clip_of: ClipOf, tmp_path: Path) -> None:
     data = clip_of("h264").read_bytes()
-    path = tmp_path / "cut.mp4"
-    path.write_bytes(data[: len(data) // 2])
+    (path := tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
     assert "cut short" in refused(path)
 
 
 def test_cut_short_with_its_index_at_the_start(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "whole.mp4", mux_options={"movflags": "faststart"}, options={"g": "12"})
-    path = tmp_path / "cut.mp4"
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    (path := tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     with open_clip(path) as clip:
         assert not clip.timed
         assert 12 < clip.frames == len(decode_in_full(path)) < 48
@@ -407,30 +389,26 @@ def test_more_packets_than_reason(clip_of: ClipOf, monkeypatch: pytest.MonkeyPat
     assert refused(clip_of("h264_mkv")) == "has more than 47 video packets"
 
 
-def test_timestamps_that_cannot_be_believed(clip_of: ClipOf, tmp_path: Path) -> None:
-    def stutter(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
-        packets[2].pts = packets[1].pts
-        return packets
+def stutter(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+    packets[2].pts = packets[1].pts
+    return packets
 
-    path = remux(clip_of("h264"), tmp_path / "stutter.mp4", stutter)
+
+def jump_back(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+    frame = 1 / (25 * packets[0].time_base)
+    for number, packet in enumerate(packets):
+        packet.dts = number - len(packets)
+        packet.pts = int(frame * (number if number < 32 else number - 20.5))
+    return packets
+
+
+@pytest.mark.parametrize(("kind", "change"), [("h264", stutter), ("h264_no_b", jump_back)])
+def test_timestamps_that_cannot_be_believed(clip_of: ClipOf, tmp_path: Path, kind: str, change: Any) -> None:
+    path = remux(clip_of(kind), tmp_path / "clip.mp4", change)
     with open_clip(path) as clip:
         assert not clip.timed
         assert clip.frames == len(decode_in_full(path)) == 48
         assert clip.needed([3]) == list(range(48))
-
-
-def test_time_that_jumps_back(clip_of: ClipOf, tmp_path: Path) -> None:
-    def jump(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
-        frame = 1 / (25 * packets[0].time_base)
-        for number, packet in enumerate(packets):
-            packet.dts = number - len(packets)
-            packet.pts = int(frame * (number if number < 32 else number - 20.5))
-        return packets
-
-    path = remux(clip_of("h264_no_b"), tmp_path / "jump.mp4", jump)
-    with open_clip(path) as clip:
-        assert not clip.timed
-        assert clip.frames == len(decode_in_full(path)) == 48
 
 
 def test_nothing_that_can_be_decoded(clip_of: ClipOf, tmp_path: Path) -> None:
@@ -439,8 +417,7 @@ def test_nothing_that_can_be_decoded(clip_of: ClipOf, tmp_path: Path) -> None:
     data = clip_of("vp8_cut").read_bytes()
     for packet in packets:
         data = data.replace(packet, packet[:3] + bytes(len(packet) - 3))
-    path = tmp_path / "spoilt.mkv"
-    path.write_bytes(data)
+    (path := tmp_path / "spoilt.mkv").write_bytes(data)
     assert "can be decoded" in refused(path)
 
 
@@ -451,12 +428,3 @@ def test_a_clip_is_closed(clip_of: ClipOf) -> None:
     with pytest.raises(SampleError):
         open_clip(Path(__file__))
     assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
-@pytest.mark.parametrize("kind", ["h264", "hevc", "h264_mkv", "vp9", "mpeg4_avi", "mpeg4_mp4"])
-def test_which_way_up_is_known_without_decoding_where_the_container_says_so(
-    clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with open_clip(clip_of(kind)) as clip:
-        monkeypatch.setattr(clip, "decode_all", None)
-        assert clip.rotation == 0

@@ -1,7 +1,7 @@
 """What the encoder asks of CUDA: streams, events, graphs and memory that is copied to and from.
 
-Everything asynchronous goes through this seam, work that is only put on a stream included, so that a test
-can stand in for the device and run that work as late as CUDA might.
+Everything asynchronous goes through here, so that a test can stand in for the device and run work as late as
+CUDA might.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any, Protocol
 import torch
 
 from gpupeak.errors import DeviceError
-
-__all__ = ["Cuda", "Event", "Graph", "Stream", "TorchCuda", "Work", "time_on_device"]
 
 Work = Callable[[], object]
 """Puts work on the current stream and returns at once."""

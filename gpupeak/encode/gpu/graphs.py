@@ -22,18 +22,17 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
-from gpupeak.encode.gpu.device import Cuda, Event, Graph, Stream
+from gpupeak.encode.base import outcomes
+from gpupeak.encode.gpu.device import Cuda, Event, Graph
 from gpupeak.encode.gpu.ring import Inbox, Ring
 from gpupeak.encode.vit import VisionTower
 from gpupeak.kernels.patch_rows import PatchRows
-from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
-
-__all__ = ["BUCKETS", "EagerRunner", "GraphEncoder", "GraphRunner", "Runner"]
+from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds
 
 BUCKETS: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256)
 """Images a graph is captured for. Multiples of 16 fill the matrix units' tiles."""
@@ -41,8 +40,8 @@ SLOTS = 8
 """More than the line behind an encoder can keep: a few queued, one in each writer, one being handed over."""
 
 
-class Runner(Protocol):
-    """Runs a tower from rows at a fixed place to features at a fixed place.
+class EagerRunner:
+    """Runs a tower from rows at a fixed place to features at a fixed place, launching every operation each time.
 
     Attributes:
         tower: what it runs.
@@ -50,25 +49,10 @@ class Runner(Protocol):
         largest: the most images it takes at once.
         rows: `[largest * patches, row]`, where the patch rows of a batch go.
         features: `[largest, dim]`, where its features are until the next run.
-    """
-
-    tower: VisionTower
-    cuda: Cuda
-    stream: Stream
-    largest: int
-    rows: torch.Tensor
-    features: torch.Tensor
-
-    def run(self, images: int) -> None:
-        """Put the work on the current stream that makes features of the first `images` images' rows."""
-
-
-class EagerRunner:
-    """Launches every operation of the tower each time.
 
     Args:
-        compile: let torch.compile fuse them, once for every number of images; for graphs, as it compiles
-            for eight numbers at most (`torch._dynamo.config.recompile_limit`), then raises.
+        compile: let torch.compile fuse operations, once for every number of images; for graphs, as it
+            compiles for eight numbers at most (`torch._dynamo.config.recompile_limit`), then raises.
     """
 
     def __init__(self, tower: VisionTower, cuda: Cuda, largest: int, *, compile: bool = False) -> None:
@@ -85,7 +69,7 @@ class EagerRunner:
 
     @torch.inference_mode()
     def run(self, images: int) -> None:
-        """See `Runner`."""
+        """Put the work on the current stream that makes features of the first `images` images' rows."""
         self.features[:images] = self._encode(self.rows[: images * self._patches])
 
 
@@ -113,8 +97,11 @@ class GraphRunner:
             self._graphs[bucket] = self.cuda.capture(self.stream, pool, work)
 
     def run(self, images: int) -> None:
-        """See `Runner`."""
+        """As `EagerRunner.run`."""
         self._graphs[self._buckets[bisect_left(self._buckets, images)]]()
+
+
+Runner: TypeAlias = EagerRunner | GraphRunner
 
 
 class _Image(NamedTuple):
@@ -138,7 +125,8 @@ class _Flight:
     """Samples on their way through the GPU: `read` is behind the last read of their frames, `done` behind all."""
 
     samples: list[tuple[FramePlan, Seconds]]
-    slot: int
+    features: torch.Tensor
+    release: Callable[[], None]
     began: Event
     read: Event
     done: Event
@@ -192,41 +180,36 @@ class GraphEncoder:
         """
         # Slots live as long as one call, or as long as an array shows them: one that is never given back
         # because its batch was dropped is not missing in the next call.
-        slots = [self._runner.cuda.pinned(self._slot_shape, self._runner.features.dtype) for _ in range(self._slots)]
-        ring = Ring(self._slots)
+        slot, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype
+        ring = Ring([self._runner.cuda.pinned(slot, dtype) for _ in range(self._slots)])
         borrowed: deque[FrameBatch] = deque()
         flights: deque[_Flight] = deque()
         with Inbox(batches, self._most) as inbox:
             try:
                 while True:
                     group = inbox.take(self._most, until=flights[0].done.query if flights else None)
+                    if not group and not flights:
+                        return
                     borrowed += group
                     for piece in self._pieces(group):
                         if ring.full:  # whoever frees a slot may be waiting for these
                             while flights:
-                                yield from self._land(flights.popleft(), slots, ring)
-                        slot = ring.take()
-                        flights.append(self._launch(piece, slot, slots[slot]))
-                        landed = list(self._land(flights.popleft(), slots, ring)) if len(flights) > 1 else []
+                                yield from _landed(flights.popleft())
+                        flights.append(self._launch(piece, *ring.take()))
+                        landed = _landed(flights.popleft()) if len(flights) > 1 else []
                         # The GPU is past the batch before: its patch kernel is the next thing it does.
                         flights[-1].read.synchronize()
                         for _ in range(piece.finished):
                             borrowed.popleft().release()
                         yield from landed
-                    if not group and not flights:
-                        return
                     if not group:
-                        yield from self._land(flights.popleft(), slots, ring)
+                        yield from _landed(flights.popleft())
             finally:
                 try:
                     self._stream.record().synchronize()  # nobody gets back what is still being read or written
                 finally:
                     for batch in borrowed:
                         batch.release()
-
-    @property
-    def _slot_shape(self) -> tuple[int, int]:
-        return self._most, self._runner.features.shape[1]
 
     def _pieces(self, group: Sequence[FrameBatch]) -> Iterator[_Piece]:
         """Cut a group between samples where a slot is full."""
@@ -244,10 +227,10 @@ class GraphEncoder:
         if group:
             yield piece
 
-    def _launch(self, piece: _Piece, slot: int, features: torch.Tensor) -> _Flight:
+    def _launch(self, piece: _Piece, slot: torch.Tensor, release: Callable[[], None]) -> _Flight:
         """Put all of a piece's work on the streams; waits for nothing that is not long past."""
-        began = self._stream.record()
-        read = began
+        read = began = self._stream.record()
+        features = slot[: len(piece.images)]
         for first in range(0, len(piece.images), self._runner.largest):
             images = piece.images[first : first + self._runner.largest]
             read = self._read(images, next(self._lanes))
@@ -255,7 +238,7 @@ class GraphEncoder:
             arrived = features[first : first + len(images)]
             copy = partial(arrived.copy_, self._runner.features[: len(images)], non_blocking=True)
             self._stream.run("copy", copy)
-        return _Flight(piece.samples, slot, began, read, self._stream.record())
+        return _Flight(piece.samples, features, release, began, read, self._stream.record())
 
     def _read(self, images: Sequence[_Image], lane: _Lane) -> Event:
         """From pixels to the static input; the event is behind the last read of pixels and lane."""
@@ -288,28 +271,12 @@ class GraphEncoder:
         lane.read = self._stream.record()
         return lane.read
 
-    def _land(self, flight: _Flight, slots: Sequence[torch.Tensor], ring: Ring) -> Iterator[FeatureBatch | Failed]:
-        """Wait for a piece's features and hand them on, those that are finite numbers."""
-        flight.done.synchronize()
-        encode = flight.began.elapsed_time(flight.done) / 1000 / max(1, len(flight.samples))
-        features = slots[flight.slot].numpy()[: sum(plan.sample.rule.n for plan, _ in flight.samples)]
-        finite = np.isfinite(features).all(axis=1)
-        good: list[tuple[FramePlan, Span, Seconds]] = []
-        stop = 0
-        for plan, seconds in flight.samples:
-            start, stop = stop, stop + plan.sample.rule.n
-            bad = int((~finite[start:stop]).sum())
-            if bad:
-                reason = f"the features of {bad} of {stop - start} frames are not finite"
-                yield Failed(plan.sample, "encode", reason, plan)
-            else:
-                good.append((plan, (start, stop), {**seconds, "encode": encode}))
-        release = partial(ring.give_back, flight.slot)
-        if good:
-            plans, spans, spent = zip(*good, strict=True)
-            yield FeatureBatch(plans, features, spans, spent, release)
-        else:
-            release()
+
+def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
+    """Wait for a piece's features and hand them on."""
+    flight.done.synchronize()
+    seconds = flight.began.elapsed_time(flight.done) / 1000 / max(1, len(flight.samples))
+    return outcomes(flight.samples, flight.features.numpy(), seconds, flight.release)
 
 
 def _runs(images: Iterable[_Image]) -> Iterator[list[_Image]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Generic, TypeVar
 
 from gpupeak.types import FrameBatch
 
-__all__ = ["Inbox", "Ring"]
+T = TypeVar("T")
 
 _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
 
@@ -32,9 +33,7 @@ class Inbox:
     def __enter__(self) -> Inbox:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Take no more. The thread is not waited for: it ends when whoever it reads from hands over or ends."""
         with self._changed:
             self._closed = True
@@ -83,11 +82,12 @@ class Inbox:
                 self._changed.notify_all()
 
 
-class Ring:
-    """Which of `slots` slots are free. Whoever takes a slot owns it until it is given back, by any thread."""
+class Ring(Generic[T]):
+    """Slots that are lent, the one first that has been free the longest, and given back by any thread."""
 
-    def __init__(self, slots: int) -> None:
-        self._free = deque(range(slots))
+    def __init__(self, slots: Sequence[T]) -> None:
+        self._slots = slots
+        self._free = deque(range(len(slots)))
         self._given_back = threading.Condition()
 
     @property
@@ -95,18 +95,21 @@ class Ring:
         """Whether `take` would wait: nobody but the taker makes it so."""
         return not self._free
 
-    def take(self) -> int:
-        """The slot that has been free the longest; waits while there is none."""
+    def take(self) -> tuple[T, Callable[[], None]]:
+        """A slot and what gives it back; waits while none is free.
+
+        Giving back twice is a ValueError: the slot's next owner would share it.
+        """
         with self._given_back:
             self._given_back.wait_for(lambda: bool(self._free))
-            return self._free.popleft()
+            index = self._free.popleft()
+        return self._slots[index], partial(self._give_back, index)
 
-    def give_back(self, slot: int) -> None:
-        """Free a slot. Raises ValueError if it is free already: its next owner would share it."""
+    def _give_back(self, index: int) -> None:
         with self._given_back:
-            if slot in self._free:
-                raise ValueError(f"slot {slot} of the ring was given back twice")
-            self._free.append(slot)
+            if index in self._free:
+                raise ValueError(f"slot {index} of the ring was given back twice")
+            self._free.append(index)
             self._given_back.notify()
 
 

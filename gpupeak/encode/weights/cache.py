@@ -7,25 +7,18 @@ cannot be written, everything is found out again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from gpupeak.storage.files import read_bounded
 
-__all__ = ["cache_file", "file_sha256", "remember_tag", "tag_file"]
-
-Known: TypeAlias = dict[str, dict[str, Any]]
-"""Two tables: "files", by path, and "tags", by model/tag."""
-
 _CACHE_BYTES = 16 << 20
-_CHUNK_BYTES = 1 << 20
 
-_here: Known = {"files": {}, "tags": {}}
-"""What this process has found out: a run asks twice, also where nothing can be saved."""
+_here: dict[tuple[Path | None, str, str], Any] = {}
+"""What this process has found out for a cache: a run asks twice, also where nothing can be saved."""
 
 
 def cache_file() -> Path | None:
@@ -44,19 +37,15 @@ def file_sha256(file: Path) -> str:
         OSError: it cannot be read.
     """
     path = file.resolve()
-    known = _look_up("files", str(path))
-    if isinstance(known, dict) and known == {**_stamp(path.stat()), "sha256": known.get("sha256")}:
-        return str(known["sha256"])
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK_BYTES)
-    with path.open("rb", buffering=0) as stream:
-        before = _stamp(os.fstat(stream.fileno()))
-        while count := stream.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-        after = _stamp(os.fstat(stream.fileno()))
-    if before == after:  # else it was being written meanwhile, and may still be
-        _remember("files", str(path), {**after, "sha256": digest.hexdigest()})
-    return digest.hexdigest()
+    with path.open("rb") as stream:
+        # Taken before it is read: a file that changes meanwhile is read again the next time.
+        status = os.fstat(stream.fileno())
+        stamp = {"size": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
+        known = _look_up("files", str(path))
+        if not isinstance(known, dict) or known != {**stamp, "sha256": known.get("sha256")}:
+            known = {**stamp, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+            _remember("files", str(path), known)
+    return str(known["sha256"])
 
 
 def tag_file(model: str, tag: str) -> Path | None:
@@ -70,40 +59,29 @@ def remember_tag(model: str, tag: str, file: Path) -> None:
     _remember("tags", f"{model}/{tag}", str(file.absolute()))
 
 
-def _stamp(status: os.stat_result) -> dict[str, int]:
-    return {"size": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
-
-
 def _look_up(table: str, key: str) -> Any:
-    if key in _here[table]:
-        return _here[table][key]
     cache = cache_file()
-    return None if cache is None else _read(cache)[table].get(key)
+    return _here.get((cache, table, key)) or _read(cache)[table].get(key)
 
 
 def _remember(table: str, key: str, value: Any) -> None:
-    _here[table][key] = value
     cache = cache_file()
+    _here[cache, table, key] = value
     if cache is None:
         return
+    saved = _read(cache)
+    saved[table][key] = value
+    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        # The lock keeps two processes from losing each other's entries; it is a file of its own because
-        # the cache itself is replaced, so that readers need no lock.
-        with cache.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            known = _read(cache)
-            known[table][key] = value
-            temporary = cache.with_suffix(".tmp")
-            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            temporary.replace(cache)
+        temporary.write_text(json.dumps(saved, indent=1), encoding="utf-8")
+        temporary.replace(cache)
 
 
-def _read(cache: Path) -> Known:
+def _read(cache: Path | None) -> dict[str, dict[str, Any]]:
+    """Two tables: "files", by path, and "tags", by model/tag."""
     try:
-        known = json.loads(read_bounded(cache, _CACHE_BYTES))
-    except (OSError, ValueError, RecursionError):
-        known = None
-    if not isinstance(known, dict):
-        known = {}
-    return {table: known[table] if isinstance(known.get(table), dict) else {} for table in ("files", "tags")}
+        saved = json.loads(read_bounded(cache, _CACHE_BYTES)) if cache else {}
+        return {table: dict(saved[table]) for table in ("files", "tags")}
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return {"files": {}, "tags": {}}

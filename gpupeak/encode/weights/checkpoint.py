@@ -1,4 +1,4 @@
-"""What do weight files hold? Read into open_clip's naming, every name, shape and dtype checked.
+"""What is in weight files? Read into open_clip's naming, every name, shape and dtype checked.
 
 Weight files are downloaded from strangers: safetensors are plain numbers, pickles are read by torch's
 unpickler that admits nothing but tensors and containers, and TorchScript archives, which are programs,
@@ -7,11 +7,11 @@ are refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import warnings
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,16 +20,19 @@ import torch
 from safetensors import safe_open
 
 from gpupeak.encode.weights.identity import WeightsId
-from gpupeak.encoders import EncoderSpec, TowerShape
+from gpupeak.encode.weights.random import random_state
+from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 from gpupeak.storage.files import read_bounded
-
-__all__ = ["read_state"]
 
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
 """A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
 
 _CONFIG_BYTES = 1 << 20
+_TORCH_SCRIPT = (
+    "a TorchScript archive is a program; expected a state dict: "
+    "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
+)
 
 _OUTER = {
     "class_embedding": "vision_model.embeddings.class_embedding",
@@ -51,14 +54,14 @@ _INNER = {
 _NOT_LEARNT = "vision_model.embeddings.position_ids"  # 0, 1, 2, ...: older transformers saved them
 
 
-def read_state(
-    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], *, quick_gelu: bool
+def load_state(
+    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], *, quick_gelu: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Read an image tower's state from `weights.files`, floating-point tensors widened to float32.
+    """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
     Both open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own
     tower, that of transformers (`vision_model.*`: CLIPModel or CLIPVisionModelWithProjection) are read;
-    text towers are passed over. A configuration beside the files is held against `spec`.
+    text towers are passed over. What no tensor's shape tells is held against a configuration beside the files.
 
     Args:
         expected: tensors of the names, shapes and dtypes wanted, in open_clip's naming.
@@ -68,70 +71,76 @@ def read_state(
         WeightsError: a file cannot be read, or what is in it does not fit: one line with what was found
             and what was expected.
     """
+    if weights.seed is not None:
+        return random_state(weights.seed, expected)
     try:
-        tensors: Tensors = {}
-        for file in weights.files:
-            tensors |= _open(file)
-        if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
-            tensors = {name.removeprefix("module."): read for name, read in tensors.items()}
-        directory = weights.files[0].parent
-        if any(name.startswith("vision_model.") for name in tensors):
-            if spec.tower is None:
-                raise WeightsError("parameters are named as in transformers (vision_model.*), expected open_clip's")
-            _check_transformers_config(directory / "config.json", spec.tower)
-            names = {name: _transformers_names(name) for name in expected}
-            prefixes: tuple[str, ...] = ("vision_model.", "visual_projection.")
-        else:
-            if weights.tag is None:  # of a tag, open_clip itself knows the configuration
-                _check_open_clip_config(directory / "open_clip_config.json", quick_gelu)
-            prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
-            names = {name: (prefix + name,) for name in expected}
-            prefixes = (prefix,)
-        _check_names(names, tensors, prefixes)
-        return {name: _assemble(names[name], tensors, like) for name, like in expected.items()}
+        return _read_state(spec, weights, expected, quick_gelu)
     except WeightsError as error:
         raise WeightsError(f"weights {weights.source} do not fit {spec.name}: {error}") from error
 
 
-def _open(file: Path) -> Tensors:
-    """The tensors of one weight file."""
+def _read_state(
+    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], quick_gelu: bool
+) -> dict[str, torch.Tensor]:
+    tensors: Tensors = {}
+    for file in weights.files:
+        with _reading(file.name):
+            tensors |= _open(file)
+    if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
+        tensors = {name.removeprefix("module."): read for name, read in tensors.items()}
+    directory = weights.files[0].parent
+    if any(name.startswith("vision_model.") for name in tensors):
+        if spec.tower is None:
+            raise WeightsError("parameters are named as in transformers (vision_model.*), expected open_clip's")
+        _check_config(
+            directory / "config.json",
+            "vision_config",
+            # What is left out has CLIPVisionConfig's default.
+            hidden_act=("quick_gelu", "quick_gelu"),
+            num_attention_heads=(12, spec.tower.heads),
+            layer_norm_eps=(1e-5, 1e-5),
+        )
+        names = {name: _transformers_names(name) for name in expected}
+        prefixes: tuple[str, ...] = ("vision_model.", "visual_projection.")
+    else:
+        if weights.tag is None:  # of a tag, open_clip itself knows the configuration
+            _check_config(directory / "open_clip_config.json", "model_cfg", quick_gelu=(False, quick_gelu))
+        prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
+        names = {name: (prefix + name,) for name in expected}
+        prefixes = (prefix,)
+    _check_names(names, tensors, prefixes)
+    return {name: _assemble(names[name], tensors, like) for name, like in expected.items()}
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Whatever a hostile file makes a parser raise, in one line."""
     try:
-        if file.suffix == ".safetensors":
-            handle: Any = safe_open(file, framework="pt")
-            return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 - no mapping
-        if _is_torch_script(file):
-            raise WeightsError(
-                f"{file.name} is a TorchScript archive, which is a program; expected a state dict: "
-                "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles torch says more, on lines of its own
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        yield
     except WeightsError:
         raise
-    except pickle.UnpicklingError as error:  # torch's own words advise to run what is in the file
-        raise WeightsError(
-            f"{file.name} cannot be read: it is no checkpoint, or holds more than tensors, which is never run"
-        ) from error
-    except Exception as error:  # whatever a hostile file makes torch's or safetensors' parser raise
-        raise WeightsError(f"{file.name} cannot be read: {_line(error)}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
+            reason = "it is no checkpoint, or holds more than tensors, which is never run"
+        elif "TorchScript archive" in reason:
+            reason = _TORCH_SCRIPT
+        raise WeightsError(f"{what} cannot be read: {reason}") from error
+
+
+def _open(file: Path) -> Tensors:
+    """The tensors of one weight file."""
+    if file.suffix == ".safetensors":
+        handle: Any = safe_open(file, framework="pt")
+        return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 - no mapping
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd pickles torch says more, on lines of its own
+        state = torch.load(file, map_location="cpu", weights_only=True)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise WeightsError(f"{file.name} holds a {type(state).__name__}, expected a state dict")
     return {str(name): value.detach for name, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def _is_torch_script(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text, as torch's go on for pages."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _transformers_names(name: str) -> tuple[str, ...]:
@@ -175,12 +184,8 @@ def _assemble(parts: tuple[str, ...], tensors: Tensors, like: torch.Tensor) -> t
         shape[0] //= len(parts)
     values = []
     for name in parts:
-        try:
+        with _reading(name):
             value = _checked(name, tensors[name](), shape, like)
-        except WeightsError:
-            raise
-        except Exception as error:  # as in _open
-            raise WeightsError(f"{name} cannot be read: {_line(error)}") from error
         values.append(value.T if transposed else value)
     return torch.cat(values) if len(values) > 1 else values[0]
 
@@ -198,57 +203,12 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
     return value
 
 
-def _check_transformers_config(file: Path, tower: TowerShape) -> None:
-    """Hold transformers' `config.json`, if there is one, against the tower."""
-    config = _read_config(file)
-    if config is None:
-        return
-    vision = config
-    if "vision_config" in config:
-        # Older versions wrote what they then obeyed into vision_config_dict.
-        vision = {**_table(config["vision_config"]), **_table(config.get("vision_config_dict") or {})}
-    # What is left out has CLIPVisionConfig's default.
-    for where, name, default, wanted in (
-        (vision, "hidden_act", "quick_gelu", "quick_gelu"),
-        (vision, "image_size", 224, tower.size),
-        (vision, "patch_size", 32, tower.patch),
-        (vision, "hidden_size", 768, tower.width),
-        (vision, "intermediate_size", 3072, 4 * tower.width),
-        (vision, "num_hidden_layers", 12, tower.layers),
-        (vision, "num_attention_heads", 12, tower.heads),
-        (vision, "layer_norm_eps", 1e-5, 1e-5),
-        (config, "projection_dim", 512, tower.dim),
-    ):
-        found = where.get(name, default)
-        if found != wanted:
-            raise WeightsError(f"{file.name} says {name} {_short(found)}, expected {wanted}")
-
-
-def _check_open_clip_config(file: Path, quick_gelu: bool) -> None:
-    """Hold open_clip's own configuration, if there is one, against the activation: no shape shows it."""
-    config = _read_config(file)
-    if config is None:
-        return
-    found = _table(config.get("model_cfg") or {}).get("quick_gelu", False)
-    if found != quick_gelu:
-        raise WeightsError(f"{file.name} says quick_gelu {_short(found)}, expected {quick_gelu}")
-
-
-def _read_config(file: Path) -> dict[str, Any] | None:
-    try:
-        return _table(json.loads(read_bounded(file, _CONFIG_BYTES)))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{file.name} cannot be read: {_line(error)}") from error
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise WeightsError(f"a configuration holds {_short(value)} where a table belongs")
-    return value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _check_config(file: Path, section: str, **expected: tuple[Any, Any]) -> None:
+    """Hold a configuration, if there is one, against `name=(value if left out, value expected)`."""
+    with _reading(file.name), contextlib.suppress(FileNotFoundError):
+        config = json.loads(read_bounded(file, _CONFIG_BYTES))
+        table = config.get(section, config)
+        for name, (default, wanted) in expected.items():
+            found = table.get(name, default)
+            if found != wanted:
+                raise WeightsError(f"{file.name} says {name} {str(found)[:60]}, expected {wanted}")

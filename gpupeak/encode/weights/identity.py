@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpupeak.encode.weights import cache
 from gpupeak.encoders import EncoderSpec, pretrained_tag
 from gpupeak.errors import WeightsError
-from gpupeak.storage.files import read_bounded
-
-__all__ = ["INSTEAD", "WeightsId", "identify", "locate"]
+from gpupeak.storage.files import expanded, read_bounded
 
 INSTEAD = "an HF directory, a state dict file, or random:SEED"
 """What can always be passed, in an error's words."""
@@ -62,16 +60,14 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
         WeightsError: as `locate`, or a file cannot be read.
     """
     found = locate(spec, weights)
-    if not found.files:
-        return found
     try:
         digests = [cache.file_sha256(file) for file in found.files]
     except OSError as error:
         raise WeightsError(f"weights {found.source}: cannot be read: {error.strerror or error}") from error
-    if len(digests) == 1:
-        return dataclasses.replace(found, sha256=digests[0])
+    if len(digests) < 2:
+        return replace(found, sha256=digests[0] if digests else None)
     lines = "".join(f"{digest}\n" for digest in digests)
-    return dataclasses.replace(found, sha256=hashlib.sha256(lines.encode()).hexdigest())
+    return replace(found, sha256=hashlib.sha256(lines.encode()).hexdigest())
 
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
@@ -97,11 +93,10 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
             raise WeightsError(f"weights are {weights!r}, expected random:SEED with a whole number, such as random:0")
         seed = int(match[1])
         return WeightsId(f"random:{seed}", seed=seed)
-    path = _existing(weights)
-    if path is not None:
+    path = expanded(weights).absolute()
+    if weights and os.path.exists(path):  # noqa: PTH110 - never raises
         return WeightsId(str(path), files=_weight_files(path))
-    tag = pretrained_tag(weights)
-    if tag is not None:
+    if tag := pretrained_tag(weights):
         return _tagged(spec, tag)
     raise WeightsError(f"weights {weights!r}: no such file or directory; expected openai, {INSTEAD}")
 
@@ -109,15 +104,6 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
 def _tagged(spec: EncoderSpec, tag: str) -> WeightsId:
     file = cache.tag_file(spec.model, tag)
     return WeightsId(tag, tag=tag, files=() if file is None else (file,))
-
-
-def _existing(text: str) -> Path | None:
-    """The absolute path, if something is there and can be seen."""
-    try:
-        path = Path(text).expanduser().absolute()
-        return path if text and path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # no permission; a NUL; no such user after ~
-        return None
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:

@@ -10,20 +10,21 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lines import SyntheticLine, make_line, make_line_once, make_no_line
 from samples import sample
+from synthetic_lines import SyntheticLine, make_line, make_line_once, make_no_line
 
 from gpupeak.errors import DeviceError, RunError, WriteError
+from gpupeak.lines import Recipe
 from gpupeak.lines import supervised as supervise
 from gpupeak.lines.several import ManyLines
-from gpupeak.lines.supervised import Recipe, SupervisedLine
+from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.pipeline import Line
-from gpupeak.types import Failed, Outcome, Sample, Saved
+from gpupeak.types import Outcome, Sample, Saved
 
 
 @pytest.fixture(autouse=True)
 def _children_import_these_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 def children(*recipes: Recipe, tell: Callable[[str], None] = print, window: int = 8) -> ManyLines:
@@ -67,27 +68,6 @@ def test_a_slow_line_is_given_less(tmp_path: Path) -> None:
     assert len(list(many.run(sample(tmp_path, str(i)) for i in range(300)))) == 300
     assert slow.outcomes + fast.outcomes == 300
     assert 0 < slow.outcomes < fast.outcomes
-
-
-def test_a_child_killed_in_the_middle_costs_nothing(tmp_path: Path) -> None:
-    many = children(*two(0.002))
-    samples = [sample(tmp_path, str(i)) for i in range(120)]
-    outcomes = many.run(iter(samples))
-    seen = [next(outcomes)]
-    os.kill(pids(many)[1], signal.SIGKILL)
-    seen += outcomes
-    many.close()
-    assert all(isinstance(outcome, Saved) for outcome in seen)
-    assert names(seen) == sorted(one.name for one in samples)
-
-
-def test_a_sample_that_kills_its_child_is_set_aside_alone(tmp_path: Path) -> None:
-    many = children(*two())
-    samples = [sample(tmp_path, "deadly" if i == 20 else str(i)) for i in range(60)]
-    outcomes = list(many.run(samples))
-    many.close()
-    assert names(outcomes) == sorted(one.name for one in samples)
-    assert [outcome.sample.name for outcome in outcomes if isinstance(outcome, Failed)] == ["deadly"]
 
 
 def test_what_a_lost_line_held_goes_to_the_others_and_that_is_said(tmp_path: Path) -> None:

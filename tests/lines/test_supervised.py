@@ -5,69 +5,33 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 import pytest
 from samples import sample
+from synthetic_lines import make_dead_line, make_line, make_no_line
 
-from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import DeviceError, RunError, WriteError
-from gpupeak.features.writer import NpyWriter
-from gpupeak.lines.build import Parts
+from gpupeak.lines import Recipe
 from gpupeak.lines.supervised import SupervisedLine
-from gpupeak.types import Failed, FrameBatch, Sample, Saved
+from gpupeak.types import Failed, Saved
 
-
-class FaultyDecoder(SyntheticDecoder):
-    """Looks ahead like a batching decoder, and does what a sample's name says."""
-
-    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch]:
-        waiting: list[Sample] = []
-        for one in samples:
-            waiting.append(one)
-            if len(waiting) == 8:
-                yield from self._batch(waiting)
-                waiting = []
-        yield from self._batch(waiting)
-
-    def _batch(self, samples: list[Sample]) -> Generator[FrameBatch]:
-        for one in samples:  # a fault takes the whole batch
-            if one.name.startswith("deadly"):
-                os.kill(os.getpid(), signal.SIGSEGV)
-            if one.name.startswith("hang"):
-                time.sleep(1000)
-        yield from super().decode(samples)
-
-
-def make_line(tell: Callable[[str], None]) -> Parts:
-    tell("on no device")
-    return Parts(FaultyDecoder(4), SyntheticEncoder(6, 4), NpyWriter(), "synthetic")
-
-
-def make_no_line(tell: Callable[[str], None]) -> Parts:
-    raise DeviceError("there is no such GPU")
-
-
-def make_dead_line(tell: Callable[[str], None]) -> Parts:
-    os._exit(9)
+RECIPE: Recipe = (make_line, ("synthetic", 0.0, None))
 
 
 def supervised(**options: float) -> SupervisedLine:
-    return SupervisedLine((make_line, ()), print, **options)  # type: ignore[arg-type]
+    return SupervisedLine(RECIPE, print, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
-def _children_import_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")
+def _children_import_the_synthetic_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) -> None:
     told: list[str] = []
-    line = SupervisedLine((make_line, ()), told.append, window=16)
-    assert (line.device, told) == ("synthetic", ["on no device"])
+    line = SupervisedLine(RECIPE, told.append, window=16)
+    assert (line.device, told) == ("synthetic", ["a synthetic line"])
     for run in ("a", "b"):
         outcomes = list(line.run(sample(tmp_path, f"{run}{i}") for i in range(50)))
         assert sorted(o.sample.name for o in outcomes) == sorted(f"{run}{i}" for i in range(50))
@@ -76,7 +40,7 @@ def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) 
     assert not Path(f"/proc/{line.pid}").exists()
 
 
-@pytest.mark.parametrize(("name", "how"), [("deadly", "was ended by SIGSEGV"), ("hang", "gave no answer")])
+@pytest.mark.parametrize(("name", "how"), [("deadly", "was ended by SIGKILL"), ("hang", "gave no answer")])
 def test_a_sample_that_ends_the_child_twice_is_set_aside_alone(tmp_path: Path, name: str, how: str) -> None:
     samples = [sample(tmp_path, f"good{i}") for i in range(40)]
     samples[7:7] = [sample(tmp_path, f"{name}0")]

@@ -1,4 +1,4 @@
-"""Weights drawn at random, for tests, demonstrations and measurements: what they encode means nothing."""
+"""Random weights, for tests, demonstrations and measurements: what they encode means nothing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-__all__ = ["draw_state"]
 
+def random_state(seed: int, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Random float32 values for every floating-point tensor of a module's state, each from the seed and its own name.
 
-def draw_state(seed: int, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Draw every floating-point tensor of a module's state, float32, each from the seed and its own name.
-
-    So that a tower which forgets one tensor shows, none is drawn neutral: matrices have a standard
-    deviation of fan_in^-0.5, biases of 0.1, gains lie within 1 +- 0.2. Whole numbers stay as they are.
+    So that a tower which forgets one tensor shows, none is neutral: matrices have a standard deviation of
+    fan_in^-0.5, biases of 0.1, gains lie within 1 +- 0.2. Whole numbers stay as they are.
 
     Args:
         expected: tensors of the names, shapes and dtypes wanted; their values are not looked at.
     """
     return {
-        name: _draw(seed, name, tuple(like.shape)) if like.is_floating_point() else like
+        name: _values(seed, name, tuple(like.shape)) if like.is_floating_point() else like
         for name, like in expected.items()
     }
 
 
-def _draw(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    centre, deviation = _kind(name, shape)
+def _values(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    centre, deviation = _distribution(name, shape)
     source = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:16], "big"))
     # Uniform: the 304 million parameters of ViT-L/14 in a quarter of the time that normal ones take.
     values = np.asarray(source.random(shape, np.float32))
@@ -38,8 +36,8 @@ def _draw(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
-def _kind(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Centre and standard deviation of a tensor's values, by its name and shape."""
+def _distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Centre and standard deviation."""
     last = name.rpartition(".")[2]
     if last.endswith(("bias", "running_mean")):
         return 0.0, 0.1

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
+from itertools import islice
 from pathlib import Path
 
 from gpupeak import pipeline
@@ -14,26 +15,30 @@ from gpupeak.decode.synthetic import SyntheticDecoder
 from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
+from gpupeak.lines import Tell
 from gpupeak.types import FrameBatch, Outcome, Sample, Saved
-
-Tell = Callable[[str], None]
 
 
 class NamedDecoder(SyntheticDecoder):
-    """A sample called deadly... ends the process; each takes `seconds`. Process ids are left in `pids`."""
+    """Takes eight samples at once, and does what their names say: deadly... ends the process, hang... never ends.
+
+    Each takes `seconds`. Process ids are left in `pids`.
+    """
 
     def __init__(self, seconds: float = 0.0, pids: Path | None = None) -> None:
         super().__init__(4)
         self.seconds, self.pids = seconds, pids
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch]:
-        for one in samples:
-            if self.pids is not None:
-                (self.pids / str(os.getpid())).touch()
-            if one.name.startswith("deadly"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(self.seconds)
-            yield from super().decode([one])
+        source = iter(samples)
+        while batch := list(islice(source, 8)):
+            for one in batch:  # a fault takes the whole batch
+                if self.pids is not None:
+                    (self.pids / str(os.getpid())).touch()
+                if one.name.startswith("deadly"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(1000 if one.name.startswith("hang") else self.seconds)
+            yield from super().decode(batch)
 
 
 class SyntheticLine:
@@ -66,6 +71,10 @@ def make_line_once(device: str, mark: Path, tell: Tell) -> SyntheticLine:
 
 def make_no_line(tell: Tell) -> SyntheticLine:
     raise DeviceError("there is no such GPU")
+
+
+def make_dead_line(tell: Tell) -> SyntheticLine:
+    os._exit(9)
 
 
 def make_liar(tell: Tell) -> SyntheticLine:

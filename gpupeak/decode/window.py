@@ -1,0 +1,95 @@
+"""Which plans does DALI decode in one batch?"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from gpupeak.channel import Cancelled
+from gpupeak.decode.worker import Planned
+from gpupeak.types import VideoFacts
+
+_BUFFERED_FRAMES = 8
+"""Frames at native size that each of DALI's decoders keeps to put them in order, beside those it was asked for."""
+
+
+class Window:
+    """Plans on their way from the planner to the pipelines, which take those that go best together.
+
+    A decoder of NVDEC is made for one codec and size, and that takes 50-70 ms. So a batch is of the codec and
+    size that most plans wait for, filled up with others where these are too few. Nobody waits for a full batch.
+
+    Args:
+        size: the most plans that wait.
+        batch_size: the most plans in a batch.
+        memory: the most `native_bytes` of a batch; a single plan may take more.
+    """
+
+    def __init__(self, size: int, batch_size: int, memory: int) -> None:
+        self._size, self._batch_size, self._memory = size, batch_size, memory
+        self._groups: dict[tuple[object, ...], deque[Planned]] = {}
+        self._waiting = 0
+        self._finished = self._cancelled = False
+        self._changed = threading.Condition()
+
+    def add(self, planned: Planned) -> None:
+        """Add a plan, waiting while the window is full. Raises Cancelled."""
+        video = facts(planned)
+        kind = (planned.plan.codec, video.width, video.height, video.pix_fmt)
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting < self._size or self._cancelled)
+            if self._cancelled:
+                raise Cancelled
+            self._groups.setdefault(kind, deque()).append(planned)
+            self._waiting += 1
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """No plan will be added any more."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Wake whoever waits here: nothing is taken or added from now on."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+    def take(self, wait: bool) -> tuple[Planned, ...]:
+        """A batch of what waits; empty at the end, and where nothing waits now unless `wait`."""
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._waiting or self._finished or self._cancelled)
+            if self._cancelled:
+                return ()
+            batch = self._batch()
+            self._waiting -= len(batch)
+            self._changed.notify_all()
+            return tuple(batch)
+
+    def _batch(self) -> list[Planned]:
+        batch: list[Planned] = []
+        memory = 0
+        for kind in sorted(self._groups, key=lambda kind: -len(self._groups[kind])):
+            group = self._groups[kind]
+            while group:
+                memory += native_bytes(group[0])
+                if batch and (len(batch) == self._batch_size or memory > self._memory):
+                    return batch
+                batch.append(group.popleft())
+            del self._groups[kind]
+        return batch
+
+
+def native_bytes(planned: Planned) -> int:
+    """Bytes that decoding a video takes: its RGB frames at native size, its decoder's, and its file."""
+    video = facts(planned)
+    frames = len(planned.plan.unique) + _BUFFERED_FRAMES
+    return frames * video.width * video.height * 3 + video.bytes
+
+
+def facts(planned: Planned) -> VideoFacts:
+    """What the planner found out about a sample's video."""
+    assert planned.plan.video is not None
+    return planned.plan.video

@@ -1,0 +1,140 @@
+"""The one form that features have on disk: a float32 C-order `.npy` file `[n, D]`, and whether a file is one."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gpupeak.features.layout import encoder_directory, feature_directory
+from gpupeak.storage import places
+from gpupeak.storage.files import at_once, open_bounded
+from gpupeak.types import Place, Url
+
+_LONGEST_HEADER = 1 << 16
+_LARGEST_FEATURES = 1 << 30
+
+
+def load_features(
+    root: str | Path,
+    dataset: str,
+    sample: str,
+    encoder: str = "CLIP_VIT_LARGE",
+    sampling: str = "emotion_peak",
+    n: int = 8,
+    stream: str = "frame",
+) -> npt.NDArray[np.float32]:
+    """One sample's features, float32 `[n, D]`.
+
+    Args:
+        root: the output root, with or without the dataset at its end; a path, or the URL of a store.
+        encoder: the encoder's name, or its directory's, as in `frame_<encoder>_...`.
+        sampling: which of the frames' features; faces have one sampling only.
+        stream: "frame" or "face".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is torn or holds something else than float32 `[n, D]`.
+        OSError: the store cannot be read.
+    """
+    directory = feature_directory(places.place(root), dataset, encoder_directory(encoder), sampling, n, stream)
+    return read_features(directory / f"{sample}.npy", n)
+
+
+def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
+    """One `.npy` file's features, float32 `[n, D]`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+        ValueError: it is torn or holds something else than float32 `[n, D]`.
+    """
+    if isinstance(path, Url):
+        data = places.read(path, _LARGEST_FEATURES)
+    else:
+        with open_bounded(path, sys.maxsize) as file:
+            data = file.read(_LONGEST_HEADER)
+            _checked(data, os.fstat(file.fileno()).st_size, n, path)  # before a sparse file of a terabyte is read
+            data += file.read()
+    shape, offset = _checked(data, len(data), n, path)
+    return np.frombuffer(bytearray(data), np.float32, offset=offset).reshape(shape)
+
+
+def _checked(data: bytes, size: int, n: int, path: Place) -> tuple[tuple[int, ...], int]:
+    """Shape and data offset by the header at the start of `data`, that of a file of `size` bytes."""
+    header = _float32_header(data)
+    if header is None or len(header[0]) != 2 or header[0][0] != n:
+        raise ValueError(f"{path}: expected a float32 array [{n}, D], C order")
+    shape, offset = header
+    if size != offset + 4 * shape[0] * shape[1]:
+        raise ValueError(f"{path}: {size} bytes, expected {offset + 4 * shape[0] * shape[1]} for {list(shape)}")
+    return header
+
+
+def npy_header(shape: tuple[int, int]) -> bytes:
+    """What `numpy.save` writes before a float32 C-order array of this shape (format 1.0, 128 bytes)."""
+    description = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    padding = -(len(description) + 11) % 64
+    text = description + b" " * padding + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def is_whole(path: str | Path, n: int, dim: int, header: bytes | None = None) -> bool:
+    """Whether `path` is a complete float32 `[n, dim]` `.npy` file: readable header, right shape and size.
+
+    `header` is `npy_header((n, dim))`, prepared by a caller who asks for many files.
+    """
+    header = header or npy_header((n, dim))
+    try:
+        descriptor = at_once(path, os.O_RDONLY | os.O_CLOEXEC)  # a file object costs more than the read
+    except OSError:
+        return False
+    try:
+        size = os.fstat(descriptor).st_size
+        if size == len(header) + 4 * n * dim and os.read(descriptor, len(header)) == header:
+            return True
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        start = os.read(descriptor, _LONGEST_HEADER)  # another writer's, or none
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    parsed = _float32_header(start)
+    return parsed is not None and parsed[0] == (n, dim) and size == parsed[1] + 4 * n * dim
+
+
+class NpyHeader(NamedTuple):
+    """What a `.npy` file says of itself; its values begin at `offset`, in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    offset: int
+
+
+def read_header(data: bytes) -> NpyHeader | None:
+    """The header at the start of `data`, as NumPy itself reads it; None if there is none."""
+    file = io.BytesIO(data[:_LONGEST_HEADER])
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    except Exception:  # NumPy promises ValueError, but a corrupted header provokes what its parser likes
+        return None
+    return NpyHeader(shape, dtype, fortran_order, file.tell())
+
+
+def _float32_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
+    """Shape and data offset of a float32 C-order `.npy` file, None if it is none."""
+    header = read_header(data)
+    if header is None or header.dtype != np.dtype("<f4") or header.fortran_order:
+        return None
+    return header.shape, header.offset

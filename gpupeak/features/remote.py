@@ -1,0 +1,205 @@
+"""Features in a store: each put whole; run.json and manifests worked on in a copy that is put when it has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import numpy as np
+
+from gpupeak.errors import GpupeakError, RunError
+from gpupeak.features.locks import RemoteLock
+from gpupeak.features.npy import npy_header
+from gpupeak.features.records import is_record
+from gpupeak.pipeline import Writer
+from gpupeak.storage import places, remote
+from gpupeak.types import Failed, FeatureBatch, FramePlan, Place, Saved, Seconds, Url
+
+_UPLOADS = 8  # of each of the line's two writers: 16 at once hide 50 ms a request up to 300 files/s
+_WAITING = 4 * _UPLOADS
+_THREADS = 32
+_EVERY_SECONDS = 30.0
+_SHARE = 20  # a manifest is put again after 20 times what putting it took: 5 % of the time at most
+_LARGEST_RECORD = 1 << 40
+
+
+@contextlib.contextmanager
+def copies_below(root: Place) -> Iterator[Path | None]:
+    """A temporary directory for copies of what lies below an output root, None if that is on this machine.
+
+    What stores hold is looked at anew. Errors that are raised within name URLs, not copies.
+    """
+    remote.forget()
+    if not isinstance(root, Url):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="gpupeak-") as directory:
+        try:
+            yield Path(directory)
+        except GpupeakError as error:
+            error.args = tuple(
+                each.replace(directory, str(root)) if isinstance(each, str) else each for each in error.args
+            )
+            raise
+
+
+def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = lambda name: True) -> Path:
+    """Where a feature directory can be read: itself, or a copy below `copies` of its files whose names are `wanted`.
+
+    Raises:
+        RunError: one of them cannot be fetched.
+    """
+    if not isinstance(place, Url):
+        return place
+    if copies is None:
+        raise ValueError(f"{place}: no directory for copies")
+    copy = copies / place.parent.name / place.name
+    files = {name: entry.size for name, entry in (remote.listing(place) or {}).items() if wanted(name)}
+    if files:
+        copy.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-copy") as threads:
+        try:
+            list(threads.map(lambda name: _fetch(place, name, files[name], copy / name), files))
+        except remote.StoreError as error:
+            threads.shutdown(cancel_futures=True)
+            raise RunError(str(error)) from error
+    return copy
+
+
+def _fetch(place: Url, name: str, size: int | None, target: Path) -> None:
+    url = place / name
+    if size is not None and isinstance(url, Url):
+        remote.fetch(url, size, target)
+
+
+class RemoteRecords:
+    """`run.json` and the manifests of one feature directory in a store, in a copy that is kept in step.
+
+    Args:
+        place: the directory.
+        part: the tag of a shard.
+        copies: what the copy lies below.
+    """
+
+    def __init__(self, place: Url, part: str | None, copies: Path | None) -> None:
+        self._place, self._copies = place, copies
+        self.lock = RemoteLock(place, part)
+        self.copy = copied(place, copies, _is_record)
+        self._put = self._stamps()
+        self._next = 0.0
+
+    def take(self) -> None:
+        """Keep other runs out, and fetch the records as they are now.
+
+        Raises:
+            RunError: another run is writing there.
+            WriteError: the store does not take what is to keep others out.
+        """
+        try:
+            self.lock.take()
+        except remote.StoreError as error:
+            raise remote.write_error(self._place, error) from error
+        copied(self._place, self._copies, _is_record)
+        self.copy.mkdir(parents=True, exist_ok=True)
+        for name in self._stamps().keys() - places.names(self._place):
+            (self.copy / name).unlink()
+        self._put = self._stamps()
+
+    def keep_in_step(self) -> None:
+        """Put what has changed, if the last time is long enough ago."""
+        if time.monotonic() >= self._next:
+            self.push()
+
+    def push(self) -> None:
+        """Put what has changed since it was fetched or put; remove what was removed.
+
+        Raises:
+            WriteError: the store does not take it.
+        """
+        began = time.monotonic()
+        stamps = self._stamps()
+        url = self._place
+        try:
+            for name in sorted(stamps.keys() | self._put.keys()):
+                url = Url(self._place.protocol, f"{self._place.where}/{name}")
+                if name not in stamps:
+                    remote.remove(url)
+                elif self._put.get(name) != stamps[name]:
+                    remote.put(url, (self.copy / name).read_bytes())
+        except remote.StoreError as error:
+            raise remote.write_error(url, error) from error
+        self._put = stamps
+        now = time.monotonic()
+        self._next = now + max(_EVERY_SECONDS, _SHARE * (now - began))
+
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        """The copied records, and what tells whether one has changed."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.copy) as entries:
+            stamps = ((entry.name, entry.stat()) for entry in entries if _is_record(entry.name))
+            return {name: (status.st_size, status.st_mtime_ns) for name, status in stamps}
+        return {}
+
+
+def _is_record(name: str) -> bool:
+    return is_record(name) and not name.startswith(".")  # no locks
+
+
+class RemoteWriter:
+    """Puts each sample's rows into a store as a float32 C-order `.npy` file, several at once; local ones go to `files`.
+
+    A sample is saved when the store has taken it. Rows are copied first: a batch is released at once.
+    Safe to run on several threads at once over one shared iterable of batches.
+    """
+
+    def __init__(self, files: Writer) -> None:
+        self._files = files
+
+    def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]:
+        """Yield one outcome a sample, in the order in which the store takes them.
+
+        Raises:
+            WriteError: the store does not take one: the run cannot go on.
+        """
+        waiting: deque[Future[Saved]] = deque()
+        threads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="gpupeak-put")
+        try:
+            for batch in batches:
+                if not isinstance(batch.plans[0].sample.target, Url):
+                    yield from self._files.write([batch])
+                    continue
+                try:
+                    for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
+                        rows = np.ascontiguousarray(batch.features[start:stop], dtype=np.float32)
+                        data = npy_header((rows.shape[0], rows.shape[1])) + rows.tobytes()
+                        waiting.append(threads.submit(_put, plan, data, seconds))
+                finally:
+                    batch.release()
+                if len(waiting) > _WAITING:
+                    wait(waiting, return_when=FIRST_COMPLETED)
+                for _ in range(len(waiting)):
+                    future = waiting.popleft()
+                    if future.done():
+                        yield future.result()
+                    else:
+                        waiting.append(future)
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _put(plan: FramePlan, data: bytes, seconds: Seconds) -> Saved:
+    began = time.perf_counter()
+    target = plan.sample.target
+    assert isinstance(target, Url)
+    try:
+        remote.put(target, data)
+    except remote.StoreError as error:
+        raise remote.write_error(target, error) from error
+    return Saved(plan, {**seconds, "write": time.perf_counter() - began})

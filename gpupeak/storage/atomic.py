@@ -1,0 +1,80 @@
+"""How a file comes to be there whole or not at all: written under another name and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+TEMPORARY = re.compile(r"\.gpupeak-(?:(\d+)@([^@/]+)-\d+|.*)\.tmp\Z")
+"""What a file being written is called: hidden, so that no `*.npy` pattern picks it up. In it are the writer's process
+id and host (`temporary_name`), if it is not from another version or tool."""
+_STALE_SECONDS = 86_400.0  # a file is a temporary one for as long as one write takes
+_serial = itertools.count()  # next() on it is atomic under the GIL: every temporary has a name of its own
+
+
+def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a whole file under a temporary name, then rename: readers see the old or the new, never a part."""
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = path.with_name(temporary_name())
+    try:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that somebody has put there
+            file.writelines(chunks)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_name() -> str:
+    """A name for a file being written that no other writer has, on no host; `TEMPORARY` matches it."""
+    return f".gpupeak-{process_name()}-{next(_serial)}.tmp"
+
+
+def writer_is_gone(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a temporary that cannot be that of a writer at work; of another host's, its age tells."""
+    match = TEMPORARY.match(entry.name)
+    if match is None:
+        return False
+    if match[2] == _host():
+        return process_is_gone(f"{match[1]}@{match[2]}")
+    try:
+        return time.time() - entry.stat().st_mtime > _STALE_SECONDS
+    except OSError:
+        return False
+
+
+def process_name() -> str:
+    """What names this process on all hosts: `id@host`."""
+    return f"{os.getpid()}@{_host()}"
+
+
+def process_is_gone(name: str) -> bool:
+    """Whether a process so named was one of this host and has ended."""
+    number, _, host = name.partition("@")
+    if host != _host() or not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # somebody else's process
+        return False
+    return False
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    """What names process ids: the host, and on Linux the namespace, for containers that share a host's name."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", os.uname().nodename)[:64]
+    with contextlib.suppress(OSError):
+        return f"{name}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    return name

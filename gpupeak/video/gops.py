@@ -1,0 +1,63 @@
+"""Which packets does decoding some frames of a video take?"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+
+@dataclass(slots=True)
+class Gops:
+    """The groups of pictures of a video. Packets are numbered from 0 in decoding order.
+
+    Attributes:
+        pts: when each packet's picture is presented.
+        shown: the packets of the presented frames; in presentation order once that is known.
+        starts: the packets at which decoding can start, ascending.
+        droppable: whether no other picture refers to a packet's.
+        standalone: what follows a start can be decoded from there on.
+    """
+
+    pts: list[int]
+    shown: list[int]
+    starts: list[int]
+    droppable: list[bool]
+    standalone: bool
+
+    def ordered(self, bidirectional: bool) -> bool:
+        """Whether the timestamps can be the order of presentation; `bidirectional`: there are B pictures."""
+        pts = self.pts
+        # AVI stores none: with B pictures, timestamps that go up in decoding order are made up.
+        invented = bidirectional and all(a < b for a, b in pairwise(pts))
+        unique = len({pts[number] for number in self.shown}) == len(self.shown)
+        # What comes before a random access point in decoding order does so in presentation order.
+        latest = list(accumulate(pts, max))
+        apart = all(latest[start - 1] < pts[start] for start in self.starts if start)
+        return unique and apart and not invented and bool(self.starts)
+
+    def runs(self, indices: Iterable[int]) -> list[list[int]]:
+        """The packets, ascending, that decoding frames `indices` takes; between two runs the decoder is flushed."""
+        wanted = {self.shown[index] for index in indices}
+        spans: list[tuple[int, int]] = []
+        for start, stop in sorted((self._start(number), number) for number in wanted):
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+            else:
+                spans.append((start, stop))
+        return [self._run(start, stop, wanted) for start, stop in spans]
+
+    def _start(self, number: int) -> int:
+        """The last key frame at or before a packet, or in open GOPs one back: it leads, so it refers to that."""
+        at = bisect_right(self.starts, number) - 1
+        while at >= 0 and self.pts[self.starts[at]] > self.pts[number]:
+            at -= 1
+        return self.starts[at] if at >= 0 else 0
+
+    def _run(self, start: int, stop: int, wanted: set[int]) -> list[int]:
+        numbers, droppable, pts, first = range(start, stop + 1), self.droppable, self.pts, self.pts[start]
+        inside = start not in self.starts or any(pts[number] < first for number in wanted.intersection(numbers))
+        if inside or not self.standalone:
+            return list(numbers)  # a stream that begins inside a GOP has to recover just as it does read in full
+        return [number for number in numbers if number in wanted or not (droppable[number] or pts[number] < first)]

@@ -1,0 +1,666 @@
+"""Videos, action units and features in stores: from list to .npy on a real S3 server on loopback, with its faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from s3_server import Answer, Server
+from samples import features
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.check.survey import examine, survey
+from gpupeak.check.verify import repair, verify
+from gpupeak.cli.app import main
+from gpupeak.corpora.datasets import list_samples, resolve
+from gpupeak.demo.corpus import CLIPS, DemoCorpus
+from gpupeak.errors import ConfigError, RunError, WriteError
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.remote import RemoteWriter
+from gpupeak.features.writer import NpyWriter
+from gpupeak.storage import remote
+from gpupeak.storage.places import is_there, place
+from gpupeak.tally import RunReport
+from gpupeak.types import Sample, Saved, Url
+
+ENCODER = "open_clip:ViT-S-32-alt"
+HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
+PARTS = "00001-of-00002"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    server = Server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Short pauses between tries, in this process; and nothing left behind for the next test."""
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    yield
+    remote._filesystem.cache_clear()
+    remote.forget()
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture(scope="module")
+def s3(server: Server, corpus: DemoCorpus) -> Any:
+    """A client of the server, which holds the corpus in the bucket `data`."""
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="data")
+    root = corpus.dataset_root.parent
+    for path in root.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), "data", f"mer/{path.relative_to(root)}")
+    return client
+
+
+@pytest.fixture
+def bucket(s3: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of an empty bucket for one test's features, at whose end the server is itself again."""
+    name = f"out-{abs(hash(request.node.name)):x}"
+    s3.create_bucket(Bucket=name)
+    server.requests.clear()
+    yield name
+    server.fault = lambda method, path, query: None
+
+
+def settings(corpus: DemoCorpus, **changes: object) -> ExtractConfig:
+    given: dict[str, Any] = {
+        "datasets": corpus.datasets,
+        "dataset_root": corpus.dataset_root,
+        "mer_factory_output": corpus.mer_factory_output,
+        "config_file": corpus.config_file,
+        "encoder": ENCODER,
+        "weights": "random:0",
+        "device": "cpu",
+        "workers": 1,
+    }
+    return ExtractConfig(**given | changes)
+
+
+def in_s3(corpus: DemoCorpus, bucket: str, cache: Path, **changes: object) -> ExtractConfig:
+    given: dict[str, Any] = {
+        "dataset_root": "s3://data/mer/dataset",
+        "mer_factory_output": "s3://data/mer/mer-factory-output",
+        "output_root": f"s3://{bucket}/features",
+        "cache": cache,
+    }
+    return settings(corpus, **given | changes)
+
+
+@pytest.fixture(scope="module")
+def plain(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run without any store makes."""
+    out = tmp_path_factory.mktemp("plain")
+    assert gpupeak.extract(settings(corpus, output_root=out)).exit_code == 0
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.npy")}
+
+
+def objects(s3: Any, bucket: str) -> dict[str, bytes]:
+    """What lies in the bucket below `features/`."""
+    listed = s3.list_objects_v2(Bucket=bucket).get("Contents", [])
+    read = {each["Key"]: s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed}
+    return {key.removeprefix("features/"): data for key, data in read.items()}
+
+
+def npy(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.endswith(".npy")}
+
+
+def counts(report: RunReport) -> tuple[int, int, int]:
+    told = report.to_json()
+    return told["saved"], told["skipped"], told["failed"]
+
+
+# From a store to a store
+
+
+def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = in_s3(corpus, bucket, tmp_path)
+    report = gpupeak.extract(config)
+    assert counts(report) == (5, 0, 0)
+    assert [str(tally.directory) for tally in report.datasets] == [
+        f"s3://{bucket}/features/{dataset}/{HOME}" for dataset in corpus.datasets
+    ]
+    files = objects(s3, bucket)
+    assert npy(files) == plain
+    assert files.keys() - plain.keys() == {
+        f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")
+    }
+    assert not any(request.startswith("HEAD") for request in server.requests), "what is not listed is not asked for"
+    asked = Counter(request for request in server.requests if request.startswith("GET /data/mer"))
+    assert {count for request, count in asked.items() if request.endswith((".mp4", ".avi"))} == {1}
+    assert max(asked.values()) <= 2, "an action-unit file is looked into before the run begins"
+
+    records = b"".join(data for name, data in files.items() if not name.endswith(".npy")).decode()
+    assert str(tmp_path) not in records + json.dumps(report.to_json())
+    lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
+    assert len(lines) == len(CLIPS)
+    for line in lines:
+        if line["peak"] is not None:
+            assert line["peak"]["file"].startswith("s3://data/mer/mer-factory-output/")
+        else:
+            assert line["fallback"]["reason"] == "no AU file"
+            assert "s3://data/mer/mer-factory-output/MER2023" in line["fallback"]["detail"]
+
+    server.requests.clear()
+    assert counts(gpupeak.extract(config)) == (0, 5, 0)
+    put = {request.rpartition("/")[2] for request in server.requests if request.startswith("PUT")}
+    assert put == {".gpupeak.lock"}, "nothing was left to do"
+    assert not any(request.endswith((".mp4", ".avi", ".npy")) for request in server.requests)
+
+
+@pytest.mark.slow
+def test_what_a_store_lacks_is_made_and_what_it_has_is_kept(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    _, second, *rest = sorted(plain)
+    for name in rest:
+        s3.put_object(Bucket=bucket, Key=f"features/{name}", Body=plain[name])
+    s3.put_object(Bucket=bucket, Key=f"features/{second}", Body=plain[second][:-1])  # torn by another tool
+    server.requests.clear()
+    config = in_s3(corpus, bucket, tmp_path)
+    report = gpupeak.extract(config)
+    assert counts(report) == (2, 3, 0)
+    assert any(f"files in s3://{bucket}/features" in notice for notice in report.notices)
+    assert npy(objects(s3, bucket)) == plain
+    assert {f"PUT /{bucket}/features/{name}" for name in rest}.isdisjoint(server.requests)
+
+    with pytest.raises(ConfigError, match=f"^s3://{bucket}/features/iemocap/.*holds features made with weights"):
+        gpupeak.extract(dataclasses.replace(config, weights="random:1"))
+    other = dataclasses.replace(config, weights="random:1", overwrite=True)
+    assert counts(gpupeak.extract(other)) == (5, 0, 0)
+    files = objects(s3, bucket)
+    assert not any(npy(files)[name] == data for name, data in plain.items())
+    run = json.loads(files[f"mer2023/{HOME}/run.json"])
+    assert (run["settings"]["weights"], run["overwriting"]) == ("random:1", False)
+
+
+@pytest.mark.slow
+def test_shards_in_a_store_are_merged_there(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    configs = [in_s3(corpus, bucket, tmp_path, num_shards=2, shard_index=index) for index in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        reports = list(threads.map(gpupeak.extract, configs))
+    assert sum(counts(report)[0] for report in reports) == 5 and all(counts(report)[2] == 0 for report in reports)
+    files = objects(s3, bucket)
+    assert npy(files) == plain
+    assert not any(name.endswith(("/run.json", "/manifest.jsonl")) for name in files), "each has records of its own"
+
+    whole = in_s3(corpus, bucket, tmp_path)
+    assert counts(gpupeak.extract(whole)) == (0, 5, 0)
+    files = objects(s3, bucket)
+    assert files.keys() - plain.keys() == {
+        f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")
+    }
+    lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
+    assert sorted(line["sample"] for line in lines) == sorted(clip.name for clip in CLIPS)
+
+
+@pytest.mark.slow
+def test_two_runs_at_one_url_do_not_both_go_on(
+    corpus: DemoCorpus, s3: Any, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = in_s3(corpus, bucket, tmp_path)
+
+    def run(config: ExtractConfig) -> RunReport | RunError:
+        try:
+            return gpupeak.extract(config)
+        except RunError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        ended = list(threads.map(run, [config, dataclasses.replace(config, overwrite=True)]))
+    (refused,) = (str(end) for end in ended if isinstance(end, RunError))
+    (report,) = (end for end in ended if isinstance(end, RunReport))
+    assert counts(report) == (5, 0, 0)
+    assert re.match(rf"s3://{bucket}/\S+: another gpupeak run is writing here since ", refused)
+    files = objects(s3, bucket)
+    assert npy(files) == plain
+    assert not [name for name in files if name.endswith(".lock")]
+
+
+@pytest.mark.slow
+def test_faults_that_pass_change_nothing(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    seen: Counter[str] = Counter()
+    locked = threading.Lock()
+
+    def fault(method: str, path: str, query: str) -> Answer | None:
+        with locked:
+            key = f"{method} {path} {query}"
+            number = seen[key]
+            seen[key] += 1
+        if number == 0:
+            return server.unavailable
+        if method == "GET" and number == 1 and path.endswith((".mp4", ".avi", ".json", ".csv", ".npz")):
+            return server.cut_off
+        if method == "GET" and number == 2 and path.endswith(".mp4"):
+            return server.slow
+        return None
+
+    server.fault = fault
+    assert counts(gpupeak.extract(in_s3(corpus, bucket, tmp_path))) == (5, 0, 0)
+    # Of a directory that is not there, s3fs lists the parent, too, and does not mind if that fails.
+    assert min(number for key, number in seen.items() if "list-type" not in key) >= 2, "every request failed once"
+    server.fault = lambda method, path, query: None
+    assert npy(objects(s3, bucket)) == plain
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_is_not_waited_for(
+    corpus: DemoCorpus,
+    s3: Any,
+    server: Server,
+    bucket: str,
+    plain: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 2}})
+    hangs, released = ["/data/mer/dataset/mer2023-dataset-process/label-6way.npz"], threading.Event()
+    hung: list[bool] = []
+
+    def hang(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        released.wait(120)
+        hung.append(released.is_set())
+        return server.pass_on(environment, start)
+
+    def fault(method: str, path: str, query: str) -> Answer | None:
+        if path in hangs:
+            hangs.remove(path)
+            return hang
+        return None
+
+    server.fault = fault
+    assert counts(gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))) == (3, 0, 0)
+    assert not hangs and not hung, "one request still has no answer"
+    released.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["video/sample_00000001.mp4", "sample_00000001_merr_data.json"])
+def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
+    suffix: str, corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    server.fault = lambda method, path, query: server.unavailable if path.endswith(suffix) else None
+    report = gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))
+    assert counts(report) == (2, 0, 1) and report.exit_code == 1
+    (failed,) = report.datasets[0].failed_first
+    assert failed.sample.name == "sample_00000001" and failed.stage == "find"
+    assert failed.reason.startswith("s3://data/mer/") and failed.reason.endswith(
+        f"{suffix}: Please reduce your request rate., 6 times"
+    )
+    server.fault = lambda method, path, query: None
+    assert npy(objects(s3, bucket)) == {
+        name: data for name, data in plain.items() if "mer2023" in name and "00000001" not in name
+    }
+
+
+def test_a_bucket_itself_is_a_directory(
+    s3: Any, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert is_there(place(f"s3://{bucket}")) and not is_there(place("s3://there-is-none"))
+    s3.put_object(Bucket=bucket, Key="a.mp4", Body=b"no video")
+    words = ["plan", "--name", "mine", "--sampling", "uniform", "--cache", str(tmp_path / "cache"), "--videos"]
+    assert main([*words, f"s3://{bucket}", "--output-root", str(tmp_path / "out")]) in (0, 1)
+    assert "please report" not in capsys.readouterr().err
+    assert main([*words, "foo://x"]) == 2
+    assert "foo://" in capsys.readouterr().err
+
+
+def command(config: ExtractConfig, *more: str) -> list[str]:
+    return [
+        *("extract", *config.datasets, "--dataset-root", str(config.dataset_root)),
+        *("--mer-factory-output", str(config.mer_factory_output), "--output-root", str(config.output_root)),
+        *("--config", str(config.config_file), "--visual-encoder", config.encoder, "--weights", "random:0"),
+        *("--device", "cpu", "--workers", "1", "--cache", str(config.cache), *more),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    uploading, killed = threading.Event(), threading.Event()
+    puts: list[str] = []
+
+    def half(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Take half of what is put, and the rest when its sender is dead."""
+        first = environment["wsgi.input"].read(int(environment["CONTENT_LENGTH"]) // 2)
+        uploading.set()
+        killed.wait(60)
+        environment["wsgi.input"] = _Rest(first, environment["wsgi.input"])
+        return server.pass_on(environment, start)
+
+    def fault(method: str, path: str, query: str) -> Answer | None:
+        if method == "PUT" and path.endswith(".npy"):
+            puts.append(path)
+            return half if len(puts) == 2 else None
+        return None
+
+    server.fault = fault
+    config = in_s3(corpus, bucket, tmp_path)
+    arguments = [sys.executable, "-m", "gpupeak", *command(config)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # where what it cannot remove will lie
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
+    assert uploading.wait(120), process.communicate()
+    process.kill()
+    process.communicate()
+    killed.set()
+    server.fault = lambda method, path, query: None
+    left = npy(objects(s3, bucket))
+    assert 0 < len(left) < len(plain) and left.items() <= plain.items()
+
+    report = gpupeak.extract(config)
+    assert counts(report) == (len(plain) - len(left), len(left), 0)
+    files = objects(s3, bucket)
+    assert npy(files) == plain
+    lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
+    assert sorted(line["sample"] for line in lines) == sorted(clip.name for clip in CLIPS)
+
+
+class _Rest:
+    """A request's body of which a part has been read."""
+
+    def __init__(self, first: bytes, rest: Any) -> None:
+        self._first, self._rest = first, rest
+
+    def read(self, size: int = -1) -> bytes:
+        data, self._first = self._first, b""
+        more: bytes = self._rest.read(size - len(data) if size >= 0 else -1)
+        return data + more
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rest, name)
+
+
+def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
+) -> None:
+    server.fault = lambda method, path, query: server.refused if method == "PUT" else None
+    with pytest.raises(WriteError, match=rf"^s3://{bucket}/features/mer2023/{HOME}: cannot be written"):
+        gpupeak.extract(in_s3(corpus, bucket, tmp_path))
+    assert not any(request.endswith((".mp4", ".avi")) for request in server.requests)
+
+
+@pytest.mark.slow
+def test_features_that_cannot_be_put_are_not_saved(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
+) -> None:
+    server.fault = lambda method, path, query: (
+        server.unavailable if method == "PUT" and path.endswith("00000001.npy") else None
+    )
+    with pytest.raises(WriteError, match=r"sample_00000001\.npy: cannot be written: Please reduce .* 6 times"):
+        gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))
+    server.fault = lambda method, path, query: None
+    files = objects(s3, bucket)
+    assert f"mer2023/{HOME}/sample_00000001.npy" not in files
+    lines = [json.loads(line) for line in files[f"mer2023/{HOME}/manifest.jsonl"].splitlines()]
+    assert all(f"mer2023/{HOME}/{line['sample']}.npy" in files for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"dataset_root": "s3://no-such-bucket/x"}, 2, "dataset root s3://no-such-bucket/x is not a directory"),
+        ({"dataset_root": "s3://data/nothing"}, 2, "dataset root s3://data/nothing is not a directory"),
+        ({"mer_factory_output": "s3://data/no"}, 2, "mer2023: no action-unit directory at s3://data/no/MER2023, "),
+        (
+            {"output_root": "s3://no-such-bucket/x"},
+            3,
+            f"s3://no-such-bucket/x/mer2023/{HOME}: cannot be",
+        ),
+        ({"dataset_root": "foo://data/x"}, 2, "foo://data: fsspec knows no foo://, as it knows s3:// and gs://"),
+        ({"dataset_root": "gs://data/x"}, 2, "gs://data: gs:// needs gcsfs: pip install gcsfs"),
+        ({"output_root": "s3://me:secret@out/x"}, 2, "s3://...@out: a URL with a password ends up in logs"),
+        ({"dataset_root": "s3://"}, 2, "'s3://' names no place in a store, expected s3://BUCKET/DIRECTORY"),
+        ({"dataset_root": "s3://data/a/../b"}, 2, "'s3://data/a/../b' names no place in a store"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    changes: dict[str, object],
+    code: int,
+    message: str,
+    corpus: DemoCorpus,
+    s3: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = in_s3(corpus, "unused", tmp_path / "cache", datasets=("mer2023",))
+    words = command(config, "--quiet")
+    for option, value in changes.items():
+        words[words.index(f"--{option.replace('_', '-')}") + 1] = str(value)
+    assert main(words) == code
+    printed = capsys.readouterr()
+    (line,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
+    assert line.startswith(f"error: {message}") and "secret" not in printed.err + printed.out
+
+
+def test_wrong_credentials_are_one_line(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = in_s3(corpus, bucket, tmp_path)
+    server.fault = lambda method, path, query: server.refused
+    with pytest.raises(RunError, match=r"^s3://data/mer/dataset: cannot be listed: There is no such access key\.$"):
+        gpupeak.extract(config)
+    assert len(server.requests) == 1, "it is not tried again"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    remote._filesystem.cache_clear()
+    with pytest.raises(RunError, match=r"^s3://data/mer/dataset: cannot be listed: Unable to locate credentials$"):
+        gpupeak.extract(config)
+
+
+def test_a_store_that_cannot_be_reached_is_one_line(
+    corpus: DemoCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with pytest.raises(RunError, match=r"^s3://data/mer/dataset: cannot be listed: Could not connect .*, 6 times$"):
+        gpupeak.extract(in_s3(corpus, "out", tmp_path))
+
+
+def test_without_a_url_fsspec_is_not_imported(corpus: DemoCorpus, tmp_path: Path) -> None:
+    words = ["plan", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(tmp_path)]
+    words += ["--mer-factory-output", str(corpus.mer_factory_output), "--weights", "random:0", "--json"]
+    code = "import sys; from gpupeak.cli.app import main; "
+    code += f"code = main({words!r}); sys.exit(code or 'fsspec' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def upload(fs: Any, root: Path, place: str) -> None:
+    for path in root.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"{place}/{path.relative_to(root)}", path.read_bytes())
+
+
+def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path) -> None:
+    root = tmp_path / "mer"
+    faces = root / "mer2023-dataset-process/openface_face"
+    faces.mkdir(parents=True)
+    (root / "mer2023-dataset-process/list.txt").write_text("a\nb\nc\nd.avi\n-\n")
+    for name in ("a.npy", "b/b.npy", "c/a.npy", "d.npy", "d/d.npy", ".e.npy", "f.txt", "g/h/g.npy"):
+        (faces / name).parent.mkdir(exist_ok=True, parents=True)
+        (faces / name).write_bytes(b"x")
+    videos = root / "mer2023-dataset-process/video"
+    videos.mkdir()
+    for name in ("a.mp4", "a.avi", "b.AVI", "c.txt", "d.mp4", "d.avi", ".e.mp4", "h.mkv", "-.mov"):
+        (videos / name).write_bytes(b"x")
+    upload(fsspec.filesystem("memory"), root, "/mer")
+    own = tmp_path / "own.toml"
+    for labels in ("", 'labels = "mer2023-dataset-process/list.txt"'):
+        own.write_text(f'[datasets.mine]\nvideos = "mer2023-dataset-process/video"\n{labels}\n')
+        for stream in ("frame", "face"):
+            given = {"datasets": ("mine",), "config_file": own, "stream": stream, "cache": tmp_path / "cache"}
+            listings = []
+            for where in (root, "memory://mer"):
+                (found,) = resolve(ExtractConfig(dataset_root=where, **given))  # type: ignore[arg-type]
+                listing = list_samples(found, tmp_path)
+                shown = [(str(each), str(each.video)) for each in listing.samples if isinstance(each, Sample)]
+                listings.append(([(n, v.replace(f"{root}/", "memory://mer/")) for n, v in shown], listing.warnings))
+            assert listings[0] == listings[1] and len(listings[0][0]) > 2
+
+
+def test_looking_goes_by_url_too(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = in_s3(corpus, bucket, tmp_path)
+    here = survey(settings(corpus, output_root=tmp_path / "none"))
+    there = survey(config)
+    assert [dataclasses.replace(each, directory=tmp_path) for each in here] == [
+        dataclasses.replace(each, directory=tmp_path) for each in there
+    ]
+    assert str(there[0].directory) == f"s3://{bucket}/features/mer2023/{HOME}"
+    video = "s3://data/mer/dataset/mer2023-dataset-process/video/sample_00000000.mp4"
+    words = ["inspect", video, "--mer-factory-output", "s3://data/mer/mer-factory-output/MER2023", "--json"]
+    assert main([*words, "--cache", str(tmp_path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["video"], told["peak"]["index"]) == (video, CLIPS[0].peak)
+    assert told["peak"]["file"].startswith("s3://data/mer/mer-factory-output/MER2023/")
+    assert main([*words[:-1], "--cache", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert video in printed
+    assert examine(config, "mer2023/sample_00000000").plan.indices == tuple(told["indices"])
+
+
+@pytest.mark.slow
+def test_verify_finds_and_mends_what_is_broken_in_a_store(
+    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = in_s3(corpus, bucket, tmp_path)
+    for name, data in plain.items():
+        s3.put_object(Bucket=bucket, Key=f"features/{name}", Body=data)
+    broken = f"mer2023/{HOME}/sample_00000001.npy"
+    s3.put_object(Bucket=bucket, Key=f"features/{broken}", Body=plain[broken][:128] + bytes(len(plain[broken]) - 128))
+    found = verify(config, deep=1)
+    assert [(fault.sample, fault.kind) for each in found for fault in each.faults] == [("sample_00000001", "broken")]
+    assert all(each.deep is not None and each.deep.compared == 1 for each in found)
+    server.requests.clear()
+    assert counts(repair(config, found)) == (1, 4, 0)
+    assert sum(request.startswith("PUT") and request.endswith(".npy") for request in server.requests) == 1
+    assert all(each.ok for each in verify(config)) and npy(objects(s3, bucket)) == plain
+    loaded = gpupeak.load_features(f"s3://{bucket}/features", "mer2023", "sample_00000001", encoder=ENCODER)
+    np.testing.assert_array_equal(loaded, np.frombuffer(plain[broken], np.float32, offset=128).reshape(8, -1))
+    with pytest.raises(FileNotFoundError, match=rf"^s3://{bucket}/features/mer2023/.*/nobody\.npy"):
+        gpupeak.load_features(f"s3://{bucket}/features", "mer2023", "nobody", encoder=ENCODER)
+    with pytest.raises(ConfigError, match="features are mapped from a local directory"):
+        gpupeak.FeatureStore(f"s3://{bucket}/features")
+    with pytest.raises(ConfigError, match="a local directory is expected"):
+        verify(config, against=f"s3://{bucket}/features")
+
+
+@pytest.mark.slow
+def test_memory_serves_one_process(corpus: DemoCorpus, plain: dict[str, bytes], tmp_path: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    upload(fs, corpus.dataset_root.parent, "/mer")
+    config = settings(
+        corpus,
+        dataset_root="memory://mer/dataset",
+        mer_factory_output="memory://mer/mer-factory-output",
+        output_root="memory://features",
+        cache=tmp_path,
+    )
+    assert counts(gpupeak.extract(config)) == (5, 0, 0)
+    made = {path.removeprefix("/features/"): fs.cat_file(path) for path in fs.find("/features")}
+    assert npy(made) == plain
+    assert counts(gpupeak.extract(config)) == (0, 5, 0)
+
+
+def test_the_writer_puts_several_at_once_and_releases_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(4, timeout=20)
+    put, released = remote.put, []
+
+    def slow(url: Url, data: bytes) -> None:
+        together.wait()
+        put(url, data)
+
+    monkeypatch.setattr(remote, "put", slow)
+    target = Url("memory", "features")
+    batches = [features(target, f"a{n}", f"b{n}") for n in range(4)]
+    for batch in batches:
+        object.__setattr__(batch, "release", lambda: released.append(1))
+    local = features(tmp_path, "local")
+    outcomes = list(RemoteWriter(NpyWriter()).write([*batches, local]))
+    assert all(isinstance(outcome, Saved) and "write" in outcome.seconds for outcome in outcomes)
+    assert sorted(outcome.sample.name for outcome in outcomes) == sorted(
+        [f"{x}{n}" for x in "ab" for n in range(4)] + ["local"]
+    )
+    assert len(released) == 4
+    stored = MemoryFileSystem.store["/features/b3.npy"].getvalue()
+    list(NpyWriter().write([features(tmp_path, "a3", "b3")]))
+    assert stored == (tmp_path / "b3.npy").read_bytes() and (tmp_path / "local.npy").exists()
+
+
+def test_records_of_a_store_are_put_when_they_have_changed(tmp_path: Path) -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/out/mine/run.json", b'{"settings": {}}')
+    fs.pipe_file("/out/mine/a.npy", b"x")
+    url = Url("memory", "out/mine")
+    with FeatureDirectory(url, 8, 4, copies=tmp_path) as directory:
+        assert os.listdir(directory.path) == ["run.json"], "features are not copied"
+        assert fs.exists("/out/mine/.gpupeak.lock")
+        with pytest.raises(RunError, match=r"^memory://out/mine: another gpupeak run is writing here since 20"):
+            FeatureDirectory(url, 8, 4, copies=tmp_path / "b").__enter__()
+        with pytest.raises(RunError, match="another gpupeak run is writing here"):
+            FeatureDirectory(url, 8, 4, PARTS, copies=tmp_path / "c").__enter__()
+        directory.begin({"settings": {}}, done={"a"}, overwrite=False)
+        assert json.loads(fs.cat_file("/out/mine/manifest.jsonl"))["outcome"] == "kept"
+        remote.forget()
+        directory.finish(["a"])
+    assert sorted(fs.find("/out")) == [f"/out/mine/{name}" for name in ("a.npy", "manifest.jsonl", "run.json")]
+
+
+@pytest.mark.parametrize(("process", "taken_over"), [("dead", True), ("1@elsewhere.4", False), ("torn", False)])
+def test_a_lock_that_a_killed_run_left(process: str, taken_over: bool, tmp_path: Path) -> None:
+    """On this machine the next run sees that its owner is gone; else it names what to remove."""
+    fs = fsspec.filesystem("memory")
+    if process == "dead":
+        code = "from gpupeak.storage.atomic import process_name; print(process_name())"
+        process = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    fs.pipe_file("/out/mine/.gpupeak.lock", b"{" if process == "torn" else json.dumps({"process": process}).encode())
+    directory = FeatureDirectory(Url("memory", "out/mine"), 8, 4, PARTS, copies=tmp_path)
+    if taken_over:
+        with directory:
+            assert not fs.exists("/out/mine/.gpupeak.lock")
+    else:
+        with pytest.raises(RunError, match=r"If it is dead, remove memory://out/mine/\.gpupeak\.lock$"):
+            directory.__enter__()
+    assert not fs.exists(f"/out/mine/.gpupeak-{PARTS}.lock")
