@@ -13,12 +13,12 @@ def main() -> int:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from gpupeak.cli import app as cli
+    from gpupeak.cli import app, extract
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    cli.own_process = True
-    code = cli.main()
+    extract.own_process = True
+    code = app.main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return code

@@ -1,151 +1,209 @@
-"""One run's settings as a value: frozen, validated once, passed down explicitly."""
+"""Every option of a run, declared once: name, type, default, help and bounds.
 
-from __future__ import annotations
+The command line, the checks of `ExtractConfig`, the settings file and docs/options.md are made of it.
+"""
+
+# No postponed evaluation of annotations here: an option has the types of its field.
+# ruff: noqa: RUF009 - `_option` makes a `dataclasses.field`
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from gpupeak.errors import ConfigError
 from gpupeak.peaks.sources import PEAK_SOURCES
-from gpupeak.storage.places import cache_directory
-from gpupeak.storage.places import place as parse_place
+from gpupeak.storage.places import cache_directory, place
 from gpupeak.types import FALLBACKS, SAMPLINGS, STREAMS, Shard
 
-__all__ = ["DECODERS", "ENGINES", "SPLITS", "ExtractConfig", "parse_size"]
-
-SPLITS = ("test", "train", "all")
-_LONGEST_SECONDS = 86_400  # a day; the system waits no longer than some weeks
-DECODERS = ("auto", "nvdec", "cpu", "hybrid")
-ENGINES = ("ray",)
-_DEVICES = re.compile(r"auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*")
-_ACTORS = re.compile(r"([0-9]{1,6})(?::([0-9]{1,6}))?")
-_ADDRESS = re.compile(r"[^\s/]+")
+SOURCE, SAMPLING, ENCODER, RUN, OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
+"""The panels of `--help`."""
+_COMMANDS = (("pack", "unpack"), ("doctor",), ("inspect",), ("verify", "report"), ("extract", "plan"))
+"""Each of these takes the options of those before it, and more."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What there is to know of one field of `ExtractConfig`.
+
+    Args:
+        name: on the command line, without the dashes.
+        types: of its values: `Path` and `str` for a place, which may be a URL.
+        default: its field's; None is "not given".
+        panel, metavar, help: what `--help` says. A flag has no metavar.
+        command: of those that take it, the one with the fewest options.
+        told: the default in words, empty where there is none to tell.
+        choices: all values there are, where they are few.
+        least: of a whole number.
+        most: of a number above 0.
+        pattern: of a text.
+        form: what `most` or `pattern` expects, in words.
+        file: whether the settings file may say it: for `all` datasets, for `one`, `all, one` for either.
+    """
+
+    name: str
+    types: tuple[Any, ...]
+    default: object
+    panel: str
+    command: str
+    metavar: str
+    help: str
+    told: str
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    most: float | None = None
+    pattern: str | None = None
+    form: str = ""
+    file: str = ""
+
+    def expected(self, value: Any) -> str | None:
+        """What was expected instead of `value`, in words; None if it is fine."""
+        if value is None and self.default is None:
+            return None
+        if self.choices and value not in self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if int in self.types:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if self.least is None:
+                return None if whole else "a whole number"
+            if not whole or value < self.least:
+                return f"a whole number of at least {self.least}"
+            return f"at most {sys.maxsize:,}" if value > sys.maxsize else None
+        # A number that is none compares false: it is refused here, too.
+        if self.most is not None and not (isinstance(value, (int, float)) and 0 < value <= self.most):
+            return self.form
+        if self.pattern is not None and not (isinstance(value, str) and re.fullmatch(self.pattern, value)):
+            return self.form
+        return None
+
+
+def _option(default: _T, panel: str, command: str, metavar: str, help: str, told: str | None = None, **more: Any) -> _T:
+    """A field of `ExtractConfig`; its default is told as it is unless `told` says otherwise."""
+    if told is None:
+        told = str(default) if metavar and default is not None else ""
+    about = {"panel": panel, "command": command, "metavar": metavar, "help": help, "told": told}
+    return field(default=default, metadata={**about, **more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractConfig:
-    """What `gpupeak.extract` is asked to do; the command line's options, one to one.
+    """What `gpupeak.extract` is asked to do: the options of the command line, one to one.
 
-    A setting that is None was not given: a dataset's own entry in `config_file` is asked next, then
-    the default named here. Where a path or text is taken, it may be the URL of a store that fsspec knows
-    (`s3://bucket/directory`), as text.
+    A setting that is None was not given: a dataset's own entry in `config_file` is asked next, then the default that
+    is told. A place may be the URL of a store that fsspec knows (`s3://bucket/directory`), as text.
 
-    Args:
-        datasets: names out of the dataset table; empty means the nine of MER-UniBench, or the one
-            corpus that `videos` and `name` describe.
-        dataset_root: what the table's paths are relative to. Default: the current directory.
-        mer_factory_output: the directory that holds the action-unit directories.
-        output_root: features go to `<output_root>/<dataset>/frame_<encoder>_<sampling>_<n>frms/`.
-        videos, name, aus: a corpus of one's own: a directory of videos or one video, the name of the
-            corpus, and the directory of its action-unit files.
-        samples: a list of sample names (.txt, .csv, .json or .npz) to restrict to; for a corpus of
-            one's own, the list of its samples.
-        encoder: `CLIP_VIT_LARGE` or `open_clip:<model>[/<tag>]`.
-        weights: an HF directory, an open_clip state dict, `openai`, or `random:SEED`; None is the
-            encoder's own default (`openai`, or the tag of `encoder`).
-        n_frms: frames a sample. Default 8.
-        stream: one of `types.STREAMS`. Faces are looked for in `openface_face` beside the directory of the videos.
-        sampling: one of `types.SAMPLINGS`. Default `emotion_peak`; faces are sampled uniformly.
-        fallback: one of `types.FALLBACKS`. Default `uniform`; given explicitly it also allows a
-            dataset in which no sample has a usable peak.
-        peak_source: one of `peaks.PEAK_SOURCES`, or `auto`.
-        seed: what `headtail` draws from.
-        device: `auto`, `cpu`, `cuda:N`, or several GPUs: `cuda:0,cuda:1`.
-        decoder: one of `DECODERS`: `cpu` decodes on the CPU's cores, `nvdec` on the GPU what NVDEC takes,
-            `hybrid` on both; `auto` measures where there is a choice.
-        batch_size: samples encoded at once; None is the device's own default.
-        workers: decoding processes; None is one a core.
-        time_limit: seconds one sample may take to decode before its worker is replaced.
-        engine: None for this machine, or one of `ENGINES`: `ray` runs a line in each of many actors.
-        address: of the Ray cluster that this machine is a node of: `auto`, `HOST` or `HOST:PORT`; None starts one
-            on this machine alone.
-        actors: how many, `N` or `MIN:MAX`. Default: one a GPU, else one a node.
-        gpus_per_actor: more than 0 and at most 1, since each runs one line. Default 1 where Ray shows GPUs.
-        overwrite: extract what is already there, too.
-        limit: at most so many samples a dataset.
-        split: one of `SPLITS`.
-        fsync: have every file on disk before it counts as saved (against power loss, not only kill -9).
-        cache: a local directory for copies of what lies at URLs while they are needed; None is `~/.cache/gpupeak`.
-        cache_size: the most bytes of them, for each process that decodes.
-        config_file: a TOML or YAML file that adds to the dataset table or overrides it.
-        num_shards, shard_index: take one of so many parts of all samples, balanced by the bytes of their videos;
-            others may be taken at the same time, into the same directories. None or 1 takes all.
+    Raises:
+        ConfigError: a value that cannot be meant, or two that do not go together.
     """
 
-    datasets: tuple[str, ...] = ()
-    dataset_root: Path | str | None = None
-    mer_factory_output: Path | str | None = None
-    output_root: Path | str = Path("preextracted_features")
-    videos: Path | str | None = None
-    name: str | None = None
-    aus: Path | str | None = None
-    samples: Path | str | None = None
-    encoder: str = "CLIP_VIT_LARGE"
-    weights: str | None = None
-    n_frms: int | None = None
-    stream: str = "frame"
-    sampling: str | None = None
-    fallback: str | None = None
-    peak_source: str = "auto"
-    seed: int = 0
-    device: str = "auto"
-    decoder: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    time_limit: float = 120.0
-    engine: str | None = None
-    address: str | None = None
-    actors: str | None = None
-    gpus_per_actor: float | None = None
-    overwrite: bool = False
-    limit: int | None = None
-    split: str = "test"
-    fsync: bool = False
-    cache: Path | None = None
-    cache_size: int = 20_000_000_000
-    config_file: Path | None = None
-    num_shards: int | None = None
-    shard_index: int | None = None
+    # fmt: off
+    # A table: on the first line where an option belongs, then what is told of it and what it may be.
+    datasets: tuple[str, ...] = _option((), SOURCE, "pack", "NAMES",
+        "Datasets: one name or several.", "")
+    dataset_root: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "Holds the datasets.", "the current directory", file="all")
+    mer_factory_output: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "Holds the datasets' action-unit files.", file="all")
+    split: str = _option("test", SOURCE, "inspect", "SPLIT",
+        "test, train or all.", choices=("test", "train", "all"))
+    samples: Path | str | None = _option(None, SOURCE, "inspect", "FILE",
+        "Take only the samples of this list: .txt, .csv, .json, .npz.", file="one")
+    limit: int | None = _option(None, SOURCE, "inspect", "N",
+        "At most so many samples a dataset.", least=1)
+    videos: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "A corpus of your own: a directory of videos, or one video.", file="one")
+    name: str | None = _option(None, SOURCE, "doctor", "NAME",
+        "What that corpus is called.")
+    aus: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+        "Holds that corpus's action-unit files.", file="one")
+    config_file: Path | None = _option(None, SOURCE, "doctor", "FILE",
+        "Datasets and settings of your own: .toml, .yaml.", name="config")
+    cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
+        "Where what is fetched from URLs is kept.", "~/.cache/gpupeak")
+    cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
+        "The most that is kept there.", "20GB", least=1)
+
+    stream: str = _option("frame", SAMPLING, "pack", "STREAM",
+        "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "
+        "face-rgb for the same with its channels swapped.", choices=STREAMS)
+    sampling: str | None = _option(None, SAMPLING, "pack", "RULE",
+        "How frames are chosen: emotion_peak, uniform or headtail.", "emotion_peak", choices=SAMPLINGS, file="all, one")
+    n_frms: int | None = _option(None, SAMPLING, "pack", "N",
+        "Frames a sample.", "8", least=1, file="all, one")
+    fallback: str | None = _option(None, SAMPLING, "inspect", "RULE",
+        "For a sample without a usable peak: uniform, middle or fail. "
+        "Given, a dataset without any usable peak is no error.", "uniform", choices=FALLBACKS, file="all, one")
+    peak_source: str = _option("auto", SAMPLING, "inspect", "KIND",
+        "Read peaks only from au_info, per_frame, merr_data or openface; auto tries them in this order.",
+        choices=("auto", *PEAK_SOURCES))
+    seed: int = _option(0, SAMPLING, "inspect", "N",
+        "What headtail, verify --deep and report draw from.")
+
+    encoder: str = _option("CLIP_VIT_LARGE", ENCODER, "pack", "NAME",
+        "CLIP_VIT_LARGE or open_clip:MODEL[/TAG].", name="visual-encoder")
+    weights: str | None = _option(None, ENCODER, "doctor", "WEIGHTS",
+        "A Hugging Face directory, an open_clip file, openai (fetched) or random:SEED.", "openai, or TAG")
+
+    device: str = _option("auto", RUN, "doctor", "DEVICE",
+        "auto, cpu, cuda:N, or several GPUs: cuda:0,cuda:1.",
+        pattern="auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*",
+        form="auto, cpu or cuda:N, or several: cuda:0,cuda:1")
+    decoder: str = _option("auto", RUN, "doctor", "DECODER",
+        "auto, nvdec, cpu, or hybrid for both at once.", choices=("auto", "nvdec", "cpu", "hybrid"))
+    batch_size: int | None = _option(None, RUN, "inspect", "N",
+        "Samples encoded at once.", "what suits the device", least=1)
+    workers: int | None = _option(None, RUN, "inspect", "N",
+        "Decoding processes.", "one a core", least=1)
+    time_limit: float = _option(120.0, RUN, "inspect", "SECONDS",
+        "How long a sample may take to decode.", "120",
+        most=86_400, form="more than 0 and at most 86400")  # a day; the system waits no longer than some weeks
+    num_shards: int | None = _option(None, RUN, "extract", "N",
+        "Take one of N parts of all samples; the others may run at the same time, elsewhere.",
+        "as SLURM's array or srun says, else 1")
+    shard_index: int | None = _option(None, RUN, "extract", "I",
+        "Which of the N, from 0.")
+    engine: str | None = _option(None, RUN, "verify", "ENGINE",
+        "ray: run as a Ray job, over many machines. Needs the extra ray.", choices=("ray",))
+    address: str | None = _option(None, RUN, "verify", "ADDRESS",
+        "The Ray cluster that this machine is a node of: auto, HOST or HOST:PORT.", "one on this machine, for this run",
+        pattern=r"[^\s/]+",
+        form="auto, HOST or HOST:PORT, on a node of the cluster, not ray://")
+    actors: str | None = _option(None, RUN, "verify", "N",
+        "Ray actors, each with a line: N or MIN:MAX.", "one a GPU, else one a node",
+        pattern="[0-9]{1,6}(:[0-9]{1,6})?", form="N or MIN:MAX, of at least 1")
+    gpus_per_actor: float | None = _option(None, RUN, "verify", "GPUS",
+        "What of a GPU each takes, such as 0.5.", "1",
+        most=1, form="more than 0 and at most 1: an actor uses one GPU")
+
+    output_root: Path | str = _option(Path("preextracted_features"), OUTPUT, "pack", "DIR_OR_URL",
+        "Where the features go.")
+    overwrite: bool = _option(False, OUTPUT, "extract", "",
+        "Extract what is already there, too.")
+    fsync: bool = _option(False, OUTPUT, "inspect", "",
+        "A file counts as saved when it is safe from power loss.")
+    # fmt: on
 
     def __post_init__(self) -> None:
-        _one_of("sampling", self.sampling, SAMPLINGS)
-        _one_of("stream", self.stream, STREAMS)
-        if self.stream != "frame" and self.sampling not in (None, "uniform"):
-            raise ConfigError(f"sampling is {self.sampling!r}, expected uniform: AffectGPT samples faces so")
-        _one_of("fallback", self.fallback, FALLBACKS)
-        _one_of("peak source", self.peak_source, ("auto", *PEAK_SOURCES))
-        _one_of("split", self.split, SPLITS)
-        _one_of("decoder", self.decoder, DECODERS)
-        for name, value in (
-            ("n-frms", self.n_frms),
-            ("batch-size", self.batch_size),
-            ("workers", self.workers),
-            ("limit", self.limit),
-            ("cache-size", self.cache_size),
-        ):
-            if value is not None and not (_is_whole(value) and value >= 1):
-                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
-            if value is not None and value > sys.maxsize:
-                raise ConfigError(f"{name} is {value!r}, expected at most {sys.maxsize:,}")
-        if not _is_whole(self.seed):
-            raise ConfigError(f"seed is {self.seed!r}, expected a whole number")
-        # A number that is none compares false: it is refused here, too.
-        if not isinstance(self.time_limit, (int, float)) or not 0 < self.time_limit <= _LONGEST_SECONDS:
-            raise ConfigError(f"time-limit is {self.time_limit!r}, expected more than 0 and at most {_LONGEST_SECONDS}")
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if expected := option.expected(value):
+                raise ConfigError(f"{option.name} is {value!r}, expected {expected}")
+            if {Path, str} <= set(option.types):
+                place(value or ".")  # a URL that cannot be is refused now
         if isinstance(self.datasets, str):
             raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
-        self._check_devices()
-        self._check_engine()
+        if self.stream != "frame" and self.sampling not in (None, "uniform"):
+            raise ConfigError(f"sampling is {self.sampling!r}, expected uniform: AffectGPT samples faces so")
+        numbers = [int(each[5:] or 0) for each in self.device.split(",") if each.startswith("cuda")]
+        if len(set(numbers)) < len(numbers):
+            raise ConfigError(f"device is {self.device!r}, expected every GPU once")
         if (self.videos is None) != (self.name is None):
             raise ConfigError("a corpus of your own takes both --videos and --name")
         if self.videos is not None and (others := [name for name in self.datasets if name != self.name]):
             raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {others[0]}")
-        for name, value in (("num-shards", self.num_shards), ("shard-index", self.shard_index)):
-            if value is not None and not _is_whole(value):
-                raise ConfigError(f"{name} is {value!r}, expected a whole number")
         if self.shard_index is not None:
             if self.num_shards is None:
                 raise ConfigError(f"shard-index is {self.shard_index}; num-shards says of how many")
@@ -155,45 +213,24 @@ class ExtractConfig:
                 raise ConfigError(str(error)) from error
         elif self.num_shards not in (None, 1):
             raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
-        places = (self.dataset_root, self.mer_factory_output, self.output_root, self.videos, self.aus, self.samples)
-        for place in places:
-            parse_place(place or ".")  # a URL that cannot be is refused now
-
-    def _check_devices(self) -> None:
-        if not isinstance(self.device, str) or not _DEVICES.fullmatch(self.device):
-            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda:N, or several: cuda:0,cuda:1")
-        numbers = [int(each[5:] or 0) for each in self.device.split(",") if each.startswith("cuda")]
-        if len(set(numbers)) < len(numbers):
-            raise ConfigError(f"device is {self.device!r}, expected every GPU once")
+        self._check_engine()
 
     def _check_engine(self) -> None:
-        _one_of("engine", self.engine, ENGINES)
         if self.engine is None:
-            for name, given in (
-                ("address", self.address),
-                ("actors", self.actors),
-                ("gpus-per-actor", self.gpus_per_actor),
-            ):
-                if given is not None:
-                    raise ConfigError(f"{name} is {given!r}, and there is no engine: it goes with --engine ray")
+            for name in ("address", "actors", "gpus_per_actor"):
+                if (given := getattr(self, name)) is not None:
+                    told = OPTIONS[name].name
+                    raise ConfigError(f"{told} is {given!r}, and there is no engine: it goes with --engine ray")
             return
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda: Ray gives each actor its GPU")
         if self.num_shards not in (None, 1):
             raise ConfigError("--num-shards divides a run without an engine; with --engine ray, Ray divides it")
-        if self.address is not None and not (isinstance(self.address, str) and _ADDRESS.fullmatch(self.address)):
-            raise ConfigError(
-                f"address is {self.address!r}, expected auto, HOST or HOST:PORT, on a node of the cluster, not ray://"
-            )
-        if self.actors is not None:
-            bounds = _ACTORS.fullmatch(self.actors) if isinstance(self.actors, str) else None
-            if bounds is None or not 1 <= int(bounds[1]) <= int(bounds[2] or bounds[1]):
-                raise ConfigError(f"actors is {self.actors!r}, expected N or MIN:MAX, of at least 1")
-        share = self.gpus_per_actor
-        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
-            raise ConfigError(f"gpus-per-actor is {share!r}, expected more than 0 and at most 1: an actor uses one GPU")
-        if share is not None and self.device == "cpu":
-            raise ConfigError(f"gpus-per-actor is {share!r}, and device is 'cpu'")
+        least, _, most = (self.actors or "1").partition(":")
+        if not 1 <= int(least) <= int(most or least):
+            raise ConfigError(f"actors is {self.actors!r}, expected {OPTIONS['actors'].form}")
+        if self.gpus_per_actor is not None and self.device == "cpu":
+            raise ConfigError(f"gpus-per-actor is {self.gpus_per_actor!r}, and device is 'cpu'")
 
     @property
     def shard(self) -> Shard | None:
@@ -220,10 +257,33 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+OPTIONS = {
+    f.name: Option(
+        types=get_args(f.type) or (f.type,), default=f.default, **{"name": f.name.replace("_", "-"), **f.metadata}
+    )
+    for f in fields(ExtractConfig)
+}
+"""Every option, by its field."""
 
 
-def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
-        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+def options_of(command: str) -> dict[str, Option]:
+    """The options that `command` takes, by their fields."""
+    (last,) = (place for place, group in enumerate(_COMMANDS) if command in group)
+    within = {name for group in _COMMANDS[: last + 1] for name in group}
+    return {field: option for field, option in OPTIONS.items() if option.command in within}
+
+
+def file_fields(whose: str) -> dict[str, Option]:
+    """The options that the settings file may set for `all` datasets or in the section of `one`, by their keys."""
+    return {field: option for field, option in OPTIONS.items() if whose in option.file}
+
+
+def options_table() -> str:
+    """The rows of the table in docs/options.md."""
+    rows = []
+    for option in OPTIONS.values():
+        place = next(place for place, group in enumerate(_COMMANDS) if option.command in group)
+        commands = ", ".join(name for group in reversed(_COMMANDS[place:]) for name in group) if place else "all"
+        words = f"--{option.name} {option.metavar}".rstrip()
+        rows.append(f"| `{words}` | {option.help} | {option.told} | {commands} | {option.file} |")
+    return "\n".join(rows)

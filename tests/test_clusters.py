@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gpupeak.cli import app as cli
+from gpupeak.cli.options import spread
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 test_docs: Any = importlib.import_module("test_docs")
@@ -54,7 +54,7 @@ def gpupeaks(text: str) -> list[list[str]]:
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         for part in (line, *re.findall(r'"([^"]+)"', line)):
-            match = re.search(r"(?:^|\s|=|/)(gpupeak (?:extract|merge|plan|verify)\b[^\"]*)", part)
+            match = re.search(r"(?:^|\s|=|/)(gpupeak (?:extract|plan|verify)\b[^\"]*)", part)
             if match and not line.startswith("#"):
                 found.append(shlex.split(match[1])[1:])
     return found
@@ -64,7 +64,7 @@ def test_every_gpupeak_command_is_one() -> None:
     shown = [words for kind, text in BLOCKS if kind == "bash" for words in gpupeaks(text)]
     assert len(shown) >= 9
     for words in shown:
-        test_docs.COMMANDS[words[0]].make_context(words[0], cli._spread_datasets(words)[1:])
+        test_docs.COMMANDS[words[0]].make_context(words[0], spread(words)[1:])
 
 
 @pytest.fixture

@@ -1,41 +1,32 @@
-"""One run's settings: checked once, at birth, in one line."""
+"""One run's settings: checked once, at birth, in one line. What words can say, `cli/test_wrong_uses.py` tries."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpupeak import ExtractConfig
+from gpupeak.config import file_fields, options_of
 from gpupeak.errors import ConfigError
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
-        ("n_frms", 0, "n-frms is 0, expected a whole number of at least 1"),
-        ("n_frms", 2.5, "n-frms is 2.5, expected a whole number"),
-        ("n_frms", "8", "n-frms is '8', expected a whole number"),
-        ("n_frms", 10**20, "n-frms is 100000000000000000000, expected at most 9,223,372,036,854,775,807"),
-        ("batch_size", -1, "batch-size is -1"),
-        ("workers", True, "workers is True"),
-        ("limit", "3", "limit is '3'"),
+        ("n_frms", 2.5, "n-frms is 2.5, expected a whole number of at least 1"),
+        ("n_frms", "8", "n-frms is '8', expected a whole number of at least 1"),
+        ("workers", True, "workers is True, expected a whole number of at least 1"),
         ("seed", "a", "seed is 'a', expected a whole number"),
-        ("time_limit", 0, "time-limit is 0, expected more than 0"),
-        ("time_limit", float("nan"), "time-limit is nan"),
-        ("time_limit", float("inf"), "time-limit is inf"),
-        ("time_limit", 1e300, "at most 86400"),
-        ("sampling", "peak", "sampling is 'peak', expected one of emotion_peak, uniform, headtail"),
-        ("fallback", "none", "fallback is 'none'"),
-        ("peak_source", "x", "peak source is 'x'"),
-        ("split", "dev", "split is 'dev', expected one of test, train, all"),
-        ("decoder", "gpu", "decoder is 'gpu', expected one of auto, nvdec, cpu, hybrid"),
-        ("device", "gpu", "device is 'gpu', expected auto, cpu or cuda:N"),
-        ("device", "cuda:x", "device is 'cuda:x'"),
-        ("device", None, "device is None"),
-        ("datasets", "mer2023", "datasets is the one word 'mer2023'"),
-        ("videos", Path("x"), "takes both --videos and --name"),
+        ("num_shards", 2.0, "num-shards is 2.0, expected a whole number"),
+        ("time_limit", "1", "time-limit is '1', expected more than 0 and at most 86400"),
+        ("time_limit", float("inf"), "time-limit is inf, expected more than 0 and at most 86400"),
+        ("device", None, "device is None, expected auto, cpu or cuda:N"),
+        ("split", None, "split is None, expected one of test, train, all"),
+        ("datasets", "mer2023", "datasets is the one word 'mer2023', expected a tuple of names"),
+        ("dataset_root", Path("s3://x/y"), "'s3:/x/y' was a URL: give it as text"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(setting: str, value: Any, told: str) -> None:
@@ -46,12 +37,20 @@ def test_what_cannot_be_meant_is_refused_in_one_line(setting: str, value: Any, t
     assert caught.value.exit_code == 2
 
 
-def test_a_corpus_of_ones_own_goes_alone() -> None:
-    with pytest.raises(ConfigError, match="cannot be joined with meld"):
-        ExtractConfig(videos=Path("x"), name="mine", datasets=("mine", "meld"))
+def test_what_can_be_meant_is_taken() -> None:
+    for device in ("auto", "cpu", "cuda", "cuda:0", "cuda:12", "cuda:0,cuda:1"):
+        assert ExtractConfig(device=device).time_limit == 120
+    assert ExtractConfig(seed=-(10**30), time_limit=86_400, n_frms=1, gpus_per_actor=1, engine="ray").n_frms == 1
     assert ExtractConfig(videos=Path("x"), name="mine", datasets=("mine",)).datasets == ("mine",)
 
 
-def test_the_defaults_are_fine() -> None:
-    for device in ("auto", "cpu", "cuda", "cuda:0", "cuda:12"):
-        assert ExtractConfig(device=device).time_limit == 120
+def test_a_command_takes_the_options_of_smaller_ones_and_more() -> None:
+    taken = [set(options_of(name)) for name in ("pack", "doctor", "inspect", "verify", "extract")]
+    assert all(fewer < more for fewer, more in itertools.pairwise(taken))
+    assert taken[-1] == set(ExtractConfig.__dataclass_fields__)
+
+
+def test_the_settings_file_may_say_some() -> None:
+    assert set(file_fields("all")) == {"dataset_root", "mer_factory_output", "sampling", "n_frms", "fallback"}
+    assert set(file_fields("one")) == {"samples", "videos", "aus", "sampling", "n_frms", "fallback"}
+    assert file_fields("one")["n_frms"].expected(0) == "a whole number of at least 1"

@@ -72,7 +72,7 @@ class Corpus:
         expected: samples there should be; None where nobody knows or only some were asked for.
         labels, keys: the list of its samples and the parts of it to take; without a list, every video.
         test_prefix: where one list holds both splits, what names of the test split begin with.
-        split: one of `config.SPLITS`.
+        split: `test`, `train` or `all`.
         samples: a list of names to restrict it to.
         limit: at most so many samples.
         stream: one of `types.STREAMS`; of faces, `videos` is the directory of their files.

@@ -24,7 +24,6 @@ from samples import ENCODER, read_manifest, small
 import gpupeak
 import gpupeak.run
 from gpupeak import ExtractConfig
-from gpupeak.check.merge import merge
 from gpupeak.check.survey import survey
 from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
@@ -69,22 +68,6 @@ def test_without_sizes_shards_take_turns() -> None:
     names = [f"clip{number:05}" for number in range(1000)]
     counts = Counter(assign(names, [0] * len(names), 7))
     assert max(counts.values()) - min(counts.values()) <= 1
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"num_shards": 4}, "shard-index says which of them"),
-        ({"num_shards": 4, "shard_index": 4}, "shard-index is 4, expected 0 to 3"),
-        ({"num_shards": 4, "shard_index": -1}, "shard-index is -1, expected 0 to 3"),
-        ({"num_shards": 0}, "num-shards is 0"),
-        ({"shard_index": 1}, "shard-index is 1; num-shards says of how many"),
-        ({"num_shards": 2.0, "shard_index": 0}, "num-shards is 2.0, expected a whole number"),
-    ],
-)
-def test_a_shard_that_cannot_be_is_refused(words: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ExtractConfig(**words)
 
 
 @pytest.mark.parametrize(("count", "index", "expected"), [(1, None, None), (1, 0, None), (8, 3, Shard(3, 8))])
@@ -244,17 +227,15 @@ def test_shards_merged_are_one_run_to_the_byte(
     assert (verified.unknown, verified.strays) == (0, []), "verify reads the parts"
     assert [survey_.done for survey_ in survey(config)] == [7]
 
-    (merged,) = merge(config)
-    assert (merged.parts, merged.listed, merged.saved, merged.failed, merged.missing) == (2, 8, 7, 1, 0)
+    (tally,) = gpupeak.extract(config).datasets
+    assert (tally.listed, tally.skipped, tally.saved, tally.failed) == (8, 7, 0, 1)
     assert records(config) == records(plain) == {"run.json", "manifest.jsonl"}
     assert lines(config) == lines(plain)
     assert [entry["sample"] for entry in lines(plain)] == [f"clip{index:02}" for index in range(8)]
     one, other = (json.loads((home(each) / "run.json").read_text()) for each in (config, plain))
-    assert len(one.pop("parts")) == 2
     for key in ("settings", "devices", "versions", "overwriting", "dataset", "device"):
         assert one[key] == other[key]
     assert one.keys() == other.keys()
-    assert merge(config)[0].parts == 0, "a second merge finds nothing to do"
 
 
 def read(manifest: Path) -> Iterator[dict[str, Any]]:
@@ -272,8 +253,6 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
         gpupeak.extract(first)
     with pytest.raises(RunError, match="another gpupeak run is writing here"):
         gpupeak.extract(config)
-    with pytest.raises(RunError, match="another gpupeak run is writing here"):
-        merge(config)
     with pytest.raises(ConfigError, match="this run has 'random:1'"):
         gpupeak.extract(shard(config, 1, weights="random:1"))
     gpupeak.extract(shard(config, 1))
@@ -287,8 +266,8 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
     assert tally.skipped + tally.saved + tally.failed == tally.listed
     assert tally.saved > 0, "it was killed before its end"
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
-    (merged,) = merge(config)
-    assert (merged.saved, merged.failed, merged.missing) == (7, 1, 0)
+    (tally,) = gpupeak.extract(config).datasets
+    assert (tally.skipped, tally.saved, tally.failed) == (7, 0, 1)
     assert not [path for path in home(config).iterdir() if path.name.startswith(".")]
 
 
@@ -322,34 +301,13 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing", "stale"}
     with pytest.raises(ConfigError, match="give --overwrite"):
         gpupeak.extract(shard(config, 1))
-    with pytest.raises(ConfigError, match="gpupeak merge them first"):
+    with pytest.raises(ConfigError, match="a run without shards merge them first"):
         gpupeak.extract(shard(config, 1, overwrite=True))
-    merged = merge(other)[0]
-    assert (merged.saved, merged.missing) == (tally.saved, 8 - tally.saved - tally.failed)
     gpupeak.extract(shard(other, 1))  # goes on without the option
-    merged = merge(other)[0]
-    assert (merged.saved, merged.failed, merged.missing) == (7, 1, 0)
+    (merged,) = gpupeak.extract(other).datasets
+    assert (merged.skipped, merged.saved, merged.failed) == (7, 0, 1)
     assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing"}
-
-
-def test_the_merge_command_needs_no_videos_and_ends_in_counts(
-    config: ExtractConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gpupeak.extract(shard(config, 0, limit=3))
-    words = ["merge", "--videos", str(tmp_path / "gone"), "--name", "mine", "--output-root", str(config.output_root)]
-    words += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--limit", "3"]
-    assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["datasets"][0]
-    assert (found["parts"], found["saved"]) == (1, len(features(config)))
-    words[2] = str(config.videos)
-    assert main([*words, "--json"]) == 1, "the other shard is missing"
-    assert not json.loads(capsys.readouterr().out)["datasets"][0]["complete"]
-    gpupeak.extract(replace(config, limit=3))
-    assert main(words) == 0
-    assert capsys.readouterr().out == "mine: 0 shards merged: 3 saved, 0 failed, 0 missing\n"
-    assert main(["merge", "mer2023", "--output-root", str(config.output_root)]) == 2
-    assert "nothing to merge" in capsys.readouterr().err
 
 
 def test_two_plain_runs_without_locks_share_the_work(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:

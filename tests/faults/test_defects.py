@@ -197,7 +197,6 @@ def test_a_file_without_a_name_is_not_packed(tmp_path: Path) -> None:
     [
         ("extract", "manifest.jsonl", "read"),
         ("extract --overwrite --num-shards 2 --shard-index 0", "manifest.00000-of-00002.jsonl", "written"),
-        ("merge", "manifest.jsonl", "read"),
         ("verify", "manifest.jsonl", "read"),
         ("inspect a", "manifest.jsonl", "read"),
     ],
@@ -219,8 +218,7 @@ def test_a_manifest_that_is_no_file_is_one_line(
     np.save(home / "a.npy", np.ones((8, 256), np.float32))
     make(home / file)
     given = ["--videos", str(tmp_path / "videos"), "--name", "mine", "--output-root", str(tmp_path / "out")]
-    given += ["--sampling", "uniform", "--visual-encoder", ENCODER]
-    given += [] if words == "merge" else ["--weights", "random:0"]
+    given += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--weights", "random:0"]
     assert main([*words.split(), *given]) == 3
     line = capsys.readouterr().err.splitlines()[-1]
     reason = "Is a directory" if make is os.mkdir and fault == "read" else "not a regular file"

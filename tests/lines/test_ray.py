@@ -278,33 +278,6 @@ def test_actors_fill_the_nodes(
     assert actors == Actors(*chosen)
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"engine": "dask"}, "engine is 'dask', expected one of ray"),
-        ({"address": "auto"}, "address is 'auto', and there is no engine: it goes with --engine ray"),
-        ({"actors": "2"}, "actors is '2', and there is no engine"),
-        ({"gpus_per_actor": 1.0}, "gpus-per-actor is 1.0, and there is no engine"),
-        ({"engine": "ray", "device": "cuda:1"}, "device is 'cuda:1', expected auto, cpu or cuda: Ray gives each actor"),
-        ({"engine": "ray", "num_shards": 2, "shard_index": 0}, "--num-shards divides a run without an engine"),
-        ({"engine": "ray", "address": "two words"}, "address is 'two words', expected auto, HOST"),
-        ({"engine": "ray", "address": "ray://head:10001"}, "not ray://"),
-        ({"engine": "ray", "actors": "0"}, "actors is '0', expected N or MIN:MAX, of at least 1"),
-        ({"engine": "ray", "actors": "4:2"}, "actors is '4:2', expected N or MIN:MAX"),
-        ({"engine": "ray", "gpus_per_actor": 2.0}, "gpus-per-actor is 2.0, expected more than 0 and at most 1"),
-        ({"engine": "ray", "gpus_per_actor": 1.0, "device": "cpu"}, "gpus-per-actor is 1.0, and device is 'cpu'"),
-        ({"device": "cuda:0,cuda:0"}, "device is 'cuda:0,cuda:0', expected every GPU once"),
-        ({"device": "cuda:0,cuda:00"}, "expected every GPU once"),
-        ({"device": "cpu,cuda:0"}, "device is 'cpu,cuda:0', expected auto, cpu or cuda:N, or several: cuda:0,cuda:1"),
-        ({"device": "cuda:0,"}, "device is 'cuda:0,'"),
-    ],
-)
-def test_settings_that_cannot_be_meant_are_one_line(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        ExtractConfig(**given)
-    assert told in str(caught.value)
-
-
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs Ray .*: pip install 'gpupeak\[ray\]'"):

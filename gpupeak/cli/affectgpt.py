@@ -1,0 +1,112 @@
+"""`gpupeak config check` and `gpupeak config emit`."""
+
+# ruff: noqa: B008 - a default that is a call is how typer is told of an option
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gpupeak.cli.options import JSON, dataset_names, option
+from gpupeak.cli.output import Output, clean, errors_in_json, print_json
+from gpupeak.config import ENCODER, OUTPUT, SAMPLING, SOURCE
+
+if TYPE_CHECKING:
+    from gpupeak.check.affectgpt import Check, Judgement, Setting
+
+_ROOT = "./preextracted_features"
+
+consumer = typer.Typer(help="AffectGPT's configuration: check that it loads these features, or print what to paste.")
+
+
+@consumer.command(
+    "check",
+    epilog="Exit codes: 0 inference with it loads the features of every dataset asked for, 1 it does not, "
+    "2 no such file, or none of AffectGPT's.",
+)
+def config_check(
+    file: Path = typer.Argument(help="The configuration: evaluation's or training's.", metavar="FILE"),
+    datasets: list[str] | None = option(
+        None,
+        SOURCE,
+        "NAMES",
+        "Datasets, or AffectGPT's names for them: one or several.",
+        "--dataset",
+        "--datasets",
+        told="those that have a directory under the root",
+    ),
+    options: list[str] | None = option(None, SOURCE, "KEY=VALUE", "As AffectGPT's --options."),
+    face_or_frame: str | None = option(None, SOURCE, "VALUE", "As AffectGPT's --outside_face_or_frame."),
+    run_dir: Path = option(Path(), SOURCE, "DIR", "Where AffectGPT runs.", told="the current directory"),
+    as_json: bool = JSON,
+) -> int:
+    """Show what AffectGPT reads of its configuration, and whether it would load the features that are there."""
+    from gpupeak.check.affectgpt import check
+
+    with errors_in_json(as_json):
+        names = dataset_names(datasets or ())
+        found = check(file, names, options=options or (), face_or_frame=face_or_frame, run_dir=run_dir)
+    if as_json:
+        print_json(found.exit_code, **found.to_json())
+    else:
+        _print(Output(), found)
+    return found.exit_code
+
+
+@consumer.command("emit")
+def config_emit(
+    datasets: list[str] | None = typer.Argument(None, help="Names, apart or joined by commas.", metavar="DATASETS"),
+    output_root: str = option(_ROOT, OUTPUT, "DIR", "Where the features are.", told=_ROOT),
+    n_frms: int = option(8, SAMPLING, "N", "As in extract.", told=8, min=1),
+    visual_encoder: str = option("CLIP_VIT_LARGE", ENCODER, "NAME", "As in extract.", told="CLIP_VIT_LARGE"),
+    training: bool = option(False, OUTPUT, "", "Sections for training, too.", "--training"),
+) -> int:
+    """Print the lines that make AffectGPT load these features, to be put into its configuration."""
+    from gpupeak.check.affectgpt import emit
+
+    names = dataset_names(datasets or ())
+    text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training)
+    Output().out(text, end="")
+    return 0
+
+
+def _print(console: Output, found: "Check") -> None:
+    groups: dict[tuple[str, tuple[Setting, ...]], list[Judgement]] = {}
+    for judgement in found.judgements:
+        groups.setdefault((judgement.use, judgement.settings), []).append(judgement)
+    for (use, settings), judgements in groups.items():
+        console.say(use, "bold")
+        wide = max((len(str(setting.value)) for setting in settings), default=0)
+        for setting in settings:
+            console.tell(f"  {setting.key:<18} {setting.value!s:<{wide}}  {setting.origin}")
+        for judgement in judgements:
+            console.say(_loads(judgement), "" if judgement.loads else "red")
+        because: dict[str, list[str]] = {}
+        for judgement in judgements:
+            for problem in judgement.problems:
+                because.setdefault(problem, []).append(judgement.dataset)
+        for problem, names in because.items():
+            whose = "" if len(names) == len(judgements) else f"{', '.join(names)}: "
+            console.tell(f"  {whose}{problem}")
+        for instead in dict.fromkeys(judgement.instead for judgement in judgements if not judgement.loads):
+            console.tell(f"  instead, AffectGPT {instead}")
+        for judgement in judgements:
+            for warning in judgement.warnings:
+                console.warn(f"{judgement.dataset}: {warning}")
+    for text in found.no_effect:
+        console.say(clean(f"no effect: {text}"), "yellow")
+    for text in found.warnings:
+        console.warn(f"{text}")
+    wanting = [judgement for judgement in found.judgements if judgement.use == "inference" and not judgement.loads]
+    if found.exit_code:
+        how = "loads only a part of" if wanting and all(each.partly for each in wanting) else "does not load"
+        console.say(f"inference with this configuration {how} these features", "red")
+    else:
+        console.say("inference with this configuration loads these features", "green")
+
+
+def _loads(judgement: "Judgement") -> str:
+    files = f"{judgement.files}" if judgement.expected is None else f"{judgement.files}/{judgement.expected}"
+    where = f", {files} files in {judgement.directory}" if judgement.directory is not None else ""
+    how = "loaded" if judgement.loads else "loaded in part" if judgement.partly else "not loaded"
+    return clean(f"  {judgement.dataset}: {how}{where}")

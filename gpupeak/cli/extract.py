@@ -1,0 +1,158 @@
+"""`gpupeak extract`, and what Ctrl-C does to a run."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from rich.text import Text
+
+from gpupeak.cli.options import JSON, QUIET, with_settings
+from gpupeak.cli.output import (
+    INTERRUPTED,
+    Output,
+    clean,
+    commonest,
+    complain,
+    print_json,
+    print_table,
+    red,
+    verdict,
+)
+from gpupeak.cli.progress import Display, failure, rate
+from gpupeak.config import ExtractConfig
+from gpupeak.errors import UsageError
+from gpupeak.tally import RunReport, Tally
+from gpupeak.types import Place, Url
+
+own_process = False
+"""Whether this process runs one command and ends."""
+
+
+@with_settings()
+def extract(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
+    """Extract the features of DATASETS. What is already there is skipped; a run that was cut off goes on.
+
+    Progress goes to standard error, the table at the end to standard output. Ctrl-C stops after what
+    is in hand, a second one at once.
+    """
+    console = Output(stderr=True)
+    display = Display(console, quiet=quiet)
+    stop = threading.Event()
+    error: BaseException | None = None
+    with interrupts(stop, display, last=own_process):
+        # Standard output is for the result: whatever a library prints goes where the progress goes.
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                from gpupeak.run import extract as run
+
+                config = sharded(config, display.notice)
+                with display:
+                    report = run(config, display, stop)
+            except (Exception, KeyboardInterrupt) as raised:
+                error, report = raised, display.so_far()
+        stop.set()  # there is nothing left to finish: from here on one signal is enough
+        code, message = (report.exit_code, None) if error is None else verdict(error)
+        if as_json:
+            print_json(code, message, **{**report.to_json(), "interrupted": code == INTERRUPTED})
+        if report.datasets and not isinstance(error, UsageError):
+            print_report(console if as_json or quiet else Output(), report, quiet=quiet)
+        return code if error is None else complain(error)
+
+
+def sharded(config: ExtractConfig, tell: Callable[[str], None]) -> ExtractConfig:
+    """The settings of what SLURM has started as one of several, unless they name a shard themselves."""
+    from gpupeak.corpora.shards import slurm_shard
+
+    if config.engine is not None or config.num_shards is not None or (found := slurm_shard(os.environ)) is None:
+        return config
+    shard, told = found
+    tell(f"shard {shard}, by {told}; --num-shards 1 takes all samples")
+    return dataclasses.replace(config, num_shards=shard.count, shard_index=shard.index)
+
+
+@contextlib.contextmanager
+def interrupts(stop: threading.Event, display: Display, *, last: bool = False) -> Iterator[None]:
+    """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then.
+
+    If this is the `last` thing that the process does, none changes afterwards how it ends.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            display.leave()
+            os._exit(INTERRUPTED)  # the writer renames whole files only, and the workers end with this process
+        if not display.tallies:
+            raise KeyboardInterrupt
+        stop.set()
+        display.stopping()
+
+    # A signal that is ignored (SIGINT of a job that a script has put in the background) stays ignored.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if last else handler)
+
+
+def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> None:
+    """What a run ends with: a table of the datasets and all together, then what fell back and failed, and why.
+
+    With `quiet` only what failed, and warnings.
+    """
+    tallies = report.datasets
+    if not quiet:
+        rows = [(tally.dataset, [tally], tally.seconds) for tally in tallies]
+        if len(tallies) > 1:
+            rows.append(("all", list(tallies), report.seconds))
+        cut_short = ["not reached"] * any(tally.not_reached for tally in tallies)
+        headers = ["saved", "skipped", "fell back", "clamped", "failed", *cut_short, "seconds", "samples/s"]
+        print_table(console, headers, [_row(*row, cut_short=bool(cut_short)) for row in rows])
+    for tally in tallies:
+        name = clean(tally.dataset)
+        if tally.fallbacks and not quiet:
+            console.say(f"{name} fell back: {commonest(tally.fallbacks)}")
+        if tally.failed:
+            reasons = {f"{stage}: {reason}": count for (stage, reason), count in tally.failures.items()}
+            console.say(f"{name} failed: {commonest(Counter(reasons))}", "red")
+            for failed in tally.failed_first:
+                console.say(f"  {failure(failed)}")
+            console.tell(f"  all of them: {tally.directory}/manifest.jsonl")
+    directories = [tally.directory for tally in tallies if tally.saved or tally.skipped]
+    if directories and not quiet:
+        console.tell(f"features in {_common(directories)}")
+    for warning in (warning for tally in tallies for warning in tally.warnings):
+        console.warn(warning)
+    if report.interrupted:
+        left = sum(tally.not_reached for tally in tallies)
+        console.say(f"interrupted, {left} samples not reached: the same command goes on from here", "bold")
+
+
+def _row(name: str, tallies: Sequence[Tally], seconds: float, cut_short: bool) -> list[str | Text]:
+    def count(what: str) -> int:
+        return sum(getattr(tally, what) for tally in tallies)
+
+    return [
+        name,
+        str(count("saved")),
+        str(count("skipped")),
+        red(sum(tally.fallbacks.total() for tally in tallies), "yellow"),
+        str(count("clamped")),
+        red(count("failed")),
+        *[str(count("not_reached"))] * cut_short,
+        f"{seconds:.1f}",
+        rate(count("saved"), seconds),
+    ]
+
+
+def _common(directories: Sequence[Place]) -> str:
+    """What the directories have in common; all are in one output root."""
+    common = os.path.commonpath([str(directory) for directory in directories])
+    return common.replace(":/", "://", 1) if isinstance(directories[0], Url) else common

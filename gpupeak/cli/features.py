@@ -1,0 +1,57 @@
+"""`gpupeak pack` and `gpupeak unpack`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gpupeak.cli.options import JSON, with_settings
+from gpupeak.cli.output import Output, print_json
+from gpupeak.config import ExtractConfig
+from gpupeak.errors import ConfigError
+
+
+@with_settings()
+def pack(config: ExtractConfig, as_json: bool = JSON) -> int:
+    """Pack each dataset's .npy files into one file beside them, for training loops: gpupeak.FeatureStore maps it.
+
+    DATASETS are directories of the output root; none for all that are there. The .npy files stay.
+    """
+    from gpupeak.features.packs import pack as pack_features
+
+    def work(directory: Path, n: int) -> tuple[str, int]:
+        file, count = pack_features(directory, n)
+        return f"{count} samples packed into {file}", count
+
+    return _each(config, as_json, work)
+
+
+@with_settings()
+def unpack(config: ExtractConfig, as_json: bool = JSON) -> int:
+    """Write what pack packed as .npy files again, those that are not there.
+
+    DATASETS are directories of the output root; none for all that are there.
+    """
+    from gpupeak.features.packs import unpack as unpack_features
+
+    def work(directory: Path, n: int) -> tuple[str, int]:
+        written, count = unpack_features(directory, n)
+        return f"{written} of {count} samples written to {directory}", written
+
+    return _each(config, as_json, work)
+
+
+def _each(config: ExtractConfig, as_json: bool, work: Callable[[Path, int], tuple[str, int]]) -> int:
+    from gpupeak.features.packs import FeatureStore
+
+    n = config.n_frms or 8
+    store = FeatureStore(config.output_root, config.encoder, config.sampling or "emotion_peak", n, config.stream)
+    counts: dict[str, int] = {}
+    names = config.datasets or tuple(store)
+    if not names:
+        raise ConfigError(f"{store.root}: no dataset with features at {store.directory('*').relative_to(store.root)}")
+    for name in names:
+        told, counts[name] = work(store.directory(name), n)
+        if not as_json:
+            Output().tell(f"{name}: {told}")
+    if as_json:
+        print_json(0, datasets=counts)
+    return 0

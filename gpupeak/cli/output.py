@@ -1,0 +1,168 @@
+"""What is printed: plain text and tables, JSON, and the one line that an error is told in.
+
+Names, paths and reasons come out of files from anywhere: `clean` keeps them from driving the terminal,
+and none of them is ever read as markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from gpupeak.errors import GpupeakError, SampleError, WriteError
+
+INTERRUPTED = 130
+"""The exit code of an interrupted command."""
+NAMED = 5
+"""How many names or reasons a line tells."""
+_LONGEST_NAME = 80
+
+
+class Output(Console):
+    """A console for text as it is: no markup, no highlighting.
+
+    A reader that goes away (`| head`) ends the output and not the run. So does a standard error that cannot be
+    written; of standard output that is a `WriteError`, for then somebody lacks what they asked for.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print one line, however long: the terminal wraps it, a file keeps it whole."""
+        self.print(Text(text, style), soft_wrap=True)
+
+    def tell(self, text: str) -> None:
+        """Print a line that may hold anything."""
+        self.say(clean(text))
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {clean(text)}", "yellow")
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        with self._told():
+            super().print(*objects, **how)
+
+    def out(self, *objects: Any, **how: Any) -> None:
+        with self._told():
+            super().out(*objects, **how)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.on_broken_pipe()
+            if not self.stderr:
+                raise WriteError(f"standard output: cannot be written: {error.strerror or error}") from error
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):  # what is still buffered is flushed into nothing at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def clean(text: object) -> str:
+    """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys."""
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a row a dataset, its name first; on a terminal too narrow for it a line each, which says the same."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("dataset", no_wrap=True, max_width=32, overflow="ellipsis", vertical="bottom")
+    for header in headers:
+        words = header.replace(" ", "\n").replace("_", "_\n")
+        table.add_column(words, justify="right", no_wrap=True, vertical="bottom")
+    lines = []
+    for name, *values in rows:
+        table.add_row(Text(clean(name)), *values)
+        told = (f"{value} {header.replace('/ ', '/')}" for value, header in zip(values, headers, strict=True))
+        lines.append(f"{clean(name)}: {', '.join(told)}")
+    unbounded = console.options.update(max_width=10_000)
+    if Measurement.get(console, unbounded, table).minimum <= console.width:
+        console.print(table)
+    else:
+        for line in lines:
+            console.say(line)
+
+
+def red(count: int, colour: str = "red") -> Text:
+    """A number that stands out unless it is 0."""
+    return Text(str(count), colour if count else "")
+
+
+def commonest(reasons: Counter[str]) -> str:
+    """The commonest of some reasons, each with its count."""
+    told = [f"{clean(reason)} ({count})" for reason, count in reasons.most_common(NAMED)]
+    return ", ".join([*told, *["..."] * (len(reasons) > NAMED)])
+
+
+def first(names: Sequence[str], count: int) -> str:
+    """The first of `count` names."""
+    short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in names[:NAMED]]
+    return ", ".join([*(clean(name) or repr(name) for name in short), *["..."] * (count > len(short))])
+
+
+def print_json(exit_code: int, error: str | None = None, /, **values: Any) -> None:
+    """Print what a command ends with, as one JSON object."""
+    Output().out(json.dumps({**values, "exit_code": exit_code, "error": error}))
+
+
+@contextlib.contextmanager
+def errors_in_json(wanted: bool) -> Iterator[None]:
+    """With `--json`, standard output says in JSON, too, what a command ends with."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if wanted:
+            print_json(*verdict(error))
+        raise
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """The exit code that an error ends a command with, and the one line that it is told in."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted before anything was extracted"
+    if isinstance(error, SampleError):
+        return 1, f"{error.stage}: {error.reason}"
+    if isinstance(error, GpupeakError):
+        return error.exit_code, str(error)
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        return error.exit_code, f"{error.format_message()}{hint}"
+    if isinstance(error, MemoryError):
+        return 3, "out of memory"
+    if isinstance(error, ImportError):
+        return 3, f"a package cannot be loaded: {error} (gpupeak doctor says what to install)"
+    return 3, (
+        f"unexpected {type(error).__name__}: {error} "
+        "(please report it; with GPUPEAK_TRACEBACK=1 in the environment it shows where it arose)"
+    )
+
+
+def complain(error: BaseException) -> int:
+    """Print an error as one line on standard error and return the exit code."""
+    code, message = verdict(error)
+    with contextlib.suppress(OSError):  # standard error may be a file on a full disk
+        if os.environ.get("GPUPEAK_TRACEBACK"):
+            traceback.print_exception(error)
+        line = " ".join(part.strip() for part in message.splitlines())
+        Output(stderr=True).say(f"error: {clean(line)}", "red")
+    return code

@@ -1,0 +1,178 @@
+"""`gpupeak plan` and `gpupeak inspect`: what extract would do, with all samples and with one."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.filesize import decimal
+from rich.text import Text
+
+from gpupeak.cli.extract import sharded
+from gpupeak.cli.options import JSON, QUIET, option, with_settings
+from gpupeak.cli.output import Output, clean, commonest, first, print_json, print_table
+from gpupeak.config import ExtractConfig
+from gpupeak.errors import ConfigError, SampleError, WriteError
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.types import Failed, FramePlan
+
+if TYPE_CHECKING:
+    from gpupeak.check.survey import Examination, Extracted, Survey
+
+
+@with_settings()
+def plan(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
+    """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
+    from gpupeak.check.survey import survey
+
+    surveys = survey(sharded(config, Output(stderr=True).tell))
+    if as_json:
+        print_json(0, datasets=[found.to_json() for found in surveys])
+    else:
+        _print_surveys(Output(), surveys, table=not quiet)
+    return 0
+
+
+def _print_surveys(console: Output, surveys: "Sequence[Survey]", *, table: bool) -> None:
+    if table:
+        sources = [source for source in PEAK_SOURCES if any(survey.peaks[source] for survey in surveys)]
+        asked = any(survey.peaks or survey.no_peak for survey in surveys)
+        headers = ["found/ expected", "done", "no video", *sources, *["no peak"] * asked, "to write"]
+        groups = [(survey.dataset, [survey]) for survey in surveys]
+        if len(surveys) > 1:
+            groups.append(("all", list(surveys)))
+        print_table(console, headers, [_row(*group, sources, asked) for group in groups])
+    for survey in surveys:
+        name = clean(survey.dataset)
+        if survey.no_peak:
+            console.say(f"{name} without a peak: {commonest(survey.no_peak)}")
+        if survey.missing_videos:
+            console.say(f"{name} without a video: {first(survey.missing_first, survey.missing_videos)}")
+        if survey.refused:
+            console.say(f"{name} with names that cannot be a file's: {first(survey.refused, len(survey.refused))}")
+        for warning in survey.warnings:
+            console.warn(warning)
+
+
+def _row(name: str, surveys: "Sequence[Survey]", sources: Sequence[str], asked: bool) -> list[str]:
+    def count(what: str) -> int:
+        return sum(getattr(survey, what) for survey in surveys)
+
+    peaks = sum((survey.peaks for survey in surveys), Counter())
+    no_peak = sum(survey.no_peak.total() for survey in surveys)
+    listed = str(count("listed"))
+    if len(surveys) == 1 and surveys[0].expected is not None:
+        listed += f"/{surveys[0].expected}"
+    return [
+        *(name, listed, str(count("done")), str(count("missing_videos"))),
+        *(str(peaks[source]) for source in sources),
+        *([str(no_peak)] * asked),
+        decimal(count("bytes_to_write")),
+    ]
+
+
+@with_settings(names=False)
+def inspect(
+    config: ExtractConfig,
+    target: str = typer.Argument(help="A video, or a sample: NAME or DATASET/NAME.", metavar="VIDEO_OR_SAMPLE"),
+    show: str | None = option(
+        None,
+        "Pictures",
+        "FILE.png",
+        "Decode these frames, too, and draw them under the curve of the action units: into a .png file, "
+        "or without one on the terminal.",
+    ),
+    as_json: bool = JSON,
+) -> int:
+    """Show which frames of one video would be taken, and why; what decoding them needs; what was extracted.
+
+    Decodes nothing but what --show asks for.
+    """
+    from gpupeak.check.survey import examine
+
+    if show == "-" and not sys.stdout.isatty():
+        raise ConfigError("--show without a file draws on a terminal, and standard output is none; name a FILE.png")
+    try:
+        found = examine(config, target)
+        picture = None if show is None else _drawn(found, show, config.time_limit)
+    except SampleError as error:
+        raise SampleError(error.stage, f"{target}: {error.reason}") from error
+    if as_json:
+        print_json(0, **found.to_json())
+    else:
+        _print_examination(Output(), found)
+    if picture is not None:
+        sys.stdout.write(picture)
+    return 0
+
+
+def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
+    """The contact sheet for the terminal, or None if it was written into a file."""
+    from gpupeak.report.sheets import SheetTask, read_sheets, require, to_png, to_terminal
+    from gpupeak.storage.atomic import replace_file
+
+    require("PIL")
+    plan = found.plan
+    told = (plan.peak and f"peak by {plan.peak.source}", plan.fallback and plan.fallback.reason, plan.clamp)
+    peak = None if plan.peak is None else plan.peak.index
+    task = SheetTask(found.sample, plan.indices, peak, remarks=tuple(text for text in told if text))
+    ((_, sheet),) = read_sheets([task], time_limit=time_limit)
+    if isinstance(sheet, Failed):
+        raise SampleError(sheet.stage, sheet.reason)
+    if show == "-":
+        return to_terminal(sheet, Output().width)
+    try:
+        replace_file(Path(show), [to_png(sheet)])
+    except OSError as error:
+        raise WriteError(f"{show}: cannot be written: {error.strerror or error}") from error
+    return None
+
+
+def _print_examination(console: Output, found: "Examination") -> None:
+    plan, rule, there = found.plan, found.sample.rule, found.extracted
+    faces = found.sample.stream != "frame"
+    fps = "no frame rate" if found.fps is None else f"{found.fps:.6g} frames/s"
+    different = f"{len(plan.unique)} different"
+    for name, value in (
+        ("sample", found.sample),
+        ("video", found.sample.video),
+        ("picture", f"{plan.codec}, {found.width} x {found.height}" + ("" if faces else f", {fps}")),
+        ("frames", f"{plan.frames}" if faces else f"{plan.frames}, of them {_key_frames(found.key_frames)}"),
+        ("sampling", f"{rule.method}, {rule.n} frames"),
+        ("peak", _peak(plan)),
+        ("fallback", plan.fallback and f"{rule.fallback}: {plan.fallback.reason} ({plan.fallback.detail})"),
+        ("clamped", plan.clamp),
+        ("indices", " ".join(map(str, plan.indices))),
+        ("at seconds", None if faces else " ".join(f"{seconds:.2f}" for seconds in found.times)),
+        ("decoding", None if faces else f"{found.packets_needed} of {found.packets} packets, for {different} frames"),
+        ("features", there and f"{there.state}: {there.file}"),
+        ("recorded", there and _recorded(there)),
+        ("made by", there and there.made_by),
+        ("settings", there and there.problem),
+    ):
+        if value is not None:
+            console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)
+
+
+def _recorded(there: "Extracted") -> str | None:
+    """What the manifest tells of a sample, and how its frames compare with those that would be taken now."""
+    if there.recorded is None or not there.indices:
+        return there.recorded
+    which = "of these frames" if there.agrees else f"of other frames: {' '.join(map(str, there.indices))}"
+    return f"{there.recorded}, {which}"
+
+
+def _peak(plan: FramePlan) -> str | None:
+    peak = plan.peak
+    if peak is None:
+        return "none" if plan.sample.rule.method == "emotion_peak" else None
+    given = {"before": peak.before, "after": peak.after, "total": peak.total}
+    numbers = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    return f"frame {peak.index}, by {peak.source} in {peak.file}" + (f" ({numbers})" if numbers else "")
+
+
+def _key_frames(key_frames: Sequence[int]) -> str:
+    first = ", ".join(map(str, key_frames[:8])) + (", ..." if len(key_frames) > 8 else "")
+    return f"{len(key_frames)} key frame{'s' * (len(key_frames) != 1)}: {first}"

@@ -1,0 +1,117 @@
+"""`gpupeak verify`."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from gpupeak.cli.extract import interrupts, print_report
+from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
+from gpupeak.cli.output import INTERRUPTED, NAMED, Output, clean, first, print_json, print_table, red
+from gpupeak.cli.progress import Display
+from gpupeak.config import ExtractConfig
+
+if TYPE_CHECKING:
+    from gpupeak.check.verify import Verification
+
+
+@with_settings()
+def verify(
+    config: ExtractConfig,
+    deep: int = option(0, "Checks", "K", "Extract K samples of each dataset again, drawn by the seed, and compare."),
+    against: str | None = option(None, "Checks", "DIR", "Compare with the features in another output root."),
+    min_cosine: float | None = option(
+        None, "Checks", "COSINE", "With --against, the least cosine of a frame, less the dataset's mean.", told=0.9995
+    ),
+    fix: bool = option(
+        False, "Checks", "", "Extract what is missing or broken, and nothing else; then look again.", "--fix"
+    ),
+    quiet: bool = QUIET,
+    as_json: bool = JSON,
+) -> int:
+    """Check the features that extract makes with the same arguments: all there, whole, of one kind. Writes nothing.
+
+    Exit code 1 if anything is missing or wrong; warnings alone are 0.
+    """
+    from gpupeak.check.verify import MIN_COSINE, repair
+    from gpupeak.check.verify import verify as look
+
+    console = Output(stderr=True)
+    least = MIN_COSINE if min_cosine is None else min_cosine
+    report = None
+    with contextlib.redirect_stdout(sys.stderr):
+        other = None if against is None else place(against)
+        found = look(config, deep=deep, against=other, min_cosine=least, tell=console.tell)
+        if fix and any(each.mendable for each in found):
+            display, stop = Display(console, quiet=quiet), threading.Event()
+            with interrupts(stop, display), display:
+                report = repair(config, found, display, stop)
+            if not quiet:
+                print_report(console, report)
+            deep, other = (0, None) if report.interrupted else (deep, other)
+            found = look(config, deep=deep, against=other, min_cosine=least, tell=console.tell)
+    code = INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
+    if as_json:
+        fixed = None if report is None else report.to_json()
+        print_json(code, fixed=fixed, datasets=[each.to_json() for each in found])
+    else:
+        _print(Output(), found, table=not quiet)
+    return code
+
+
+def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> None:
+    if table:
+        seen = [kind for kind in found[0].counts if any(each.counts[kind] for each in found)]
+        kinds = list(dict.fromkeys(["missing", "broken", *seen]))
+        print_table(console, ["listed/ expected", "whole", *kinds], [_row(each, kinds) for each in found])
+    for each in found:
+        name = clean(each.dataset)
+        for problem in each.problems:
+            console.say(f"{name}: {clean(problem)}", "red")
+        for kind, count in each.counts.items():
+            if count:
+                console.say(f"{name}, {kind}: {count}", "red")
+            faults = [fault for fault in each.faults if fault.kind == kind]
+            for fault in faults[:NAMED]:
+                console.tell(f"  {fault.sample}: {fault.reason}")
+            if len(faults) > NAMED:
+                console.say(f"  ... and {len(faults) - NAMED} more: --json names them all")
+        for warning in each.warnings:
+            console.warn(warning)
+        if table:
+            _print_remarks(console, each)
+    wrong = sum(len({fault.sample for fault in each.faults}) for each in found)
+    mendable = sum(len(each.mendable) for each in found)
+    if all(each.ok for each in found):
+        console.say("all is well", "green")
+    else:
+        advice = f"; --fix extracts {mendable} of them again" if mendable else ""
+        console.say(f"not all is well: {wrong} samples are not right{advice}", "red")
+
+
+def _print_remarks(console: Output, found: "Verification") -> None:
+    """What is no fault: the same videos, what killed runs left behind; and how comparisons came out."""
+    name = clean(found.dataset)
+    if found.duplicates:
+        told = [" = ".join(map(clean, alike[:NAMED])) for alike in found.duplicates[:NAMED]]
+        console.say(f"{name}: the same video, so the same features: {', '.join(told)}")
+    if found.temporaries:
+        names = first(found.temporaries, len(found.temporaries))
+        console.say(f"{name}: left behind by killed runs, harmless, removed by the next one: {names}")
+    for comparison, what in ((found.deep, "extracted again: on"), (found.against, "compared: with")):
+        if comparison is not None:
+            text = f"{what} {comparison.where}: {comparison.compared} samples, {comparison.differing} differ"
+            if comparison.median is not None:
+                text += f"; cosine of the worst frame, less the mean: {comparison.median:.6f} in the middle"
+                text += "; the farthest:"
+            console.say(f"{name}, {clean(text)}")
+            for difference in comparison.worst:
+                console.tell(f"  {difference.sample}: {difference}")
+
+
+def _row(found: "Verification", kinds: Sequence[str]) -> list[str | Text]:
+    listed = f"{found.listed}" if found.expected is None else f"{found.listed}/{found.expected}"
+    return [found.dataset, listed, str(found.whole), *(red(found.counts[kind]) for kind in kinds)]

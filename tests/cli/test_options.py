@@ -1,0 +1,155 @@
+"""Words on the command line become settings, and help tells of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.cli.app import main
+from gpupeak.config import OPTIONS
+
+WORDS: dict[str, dict[str, Any]] = {
+    "--dataset-root root --mer-factory-output s3://x/aus": {
+        "dataset_root": Path("root"),
+        "mer_factory_output": "s3://x/aus",
+    },
+    "--videos clips --name mine --aus aus": {"videos": Path("clips"), "name": "mine", "aus": Path("aus")},
+    "--samples list.txt --limit 6 --split all": {"samples": Path("list.txt"), "limit": 6, "split": "all"},
+    "--config own.toml --cache kept --cache-size 1.5GB": {
+        "config_file": Path("own.toml"),
+        "cache": Path("kept"),
+        "cache_size": 1_500_000_000,
+    },
+    "--stream face --sampling uniform --n-frms 4": {"stream": "face", "sampling": "uniform", "n_frms": 4},
+    "--fallback middle --peak-source openface --seed 3": {"fallback": "middle", "peak_source": "openface", "seed": 3},
+    "--visual-encoder open_clip:ViT-B-32 --weights random:7": {
+        "encoder": "open_clip:ViT-B-32",
+        "weights": "random:7",
+    },
+    "--device cuda:1 --decoder cpu --batch-size 2": {"device": "cuda:1", "decoder": "cpu", "batch_size": 2},
+    "--workers 5 --time-limit 1.5": {"workers": 5, "time_limit": 1.5},
+    "--num-shards 8 --shard-index 3": {"num_shards": 8, "shard_index": 3},
+    "--engine ray --address head:6379 --actors 2:8 --gpus-per-actor 0.5": {
+        "engine": "ray",
+        "address": "head:6379",
+        "actors": "2:8",
+        "gpus_per_actor": 0.5,
+    },
+    "--output-root out --overwrite --fsync": {"output_root": Path("out"), "overwrite": True, "fsync": True},
+    "--datasets meld mer2023": {"datasets": ("meld", "mer2023")},
+}
+
+
+def test_no_options_are_the_defaults_of_the_library(stage: Any) -> None:
+    assert main(["extract"]) == 0
+    assert stage.configs == [ExtractConfig()]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_options_reach_their_settings(words: str, stage: Any) -> None:
+    assert main(["extract", *words.split()]) == 0
+    assert stage.configs == [ExtractConfig(**WORDS[words])]
+
+
+def test_every_setting_has_an_option() -> None:
+    assert {setting for settings in WORDS.values() for setting in settings} == OPTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "meld mer2023 --seed 1",
+        "meld,mer2023 --seed 1",
+        "--seed 1 meld, mer2023",
+        "--datasets meld mer2023 --seed 1",
+        "--seed 1 --datasets meld mer2023",
+        "--datasets meld,mer2023 --seed 1",
+        "--datasets=meld,mer2023 --seed 1",
+        "--datasets meld --seed 1 --datasets mer2023",
+        "--seed 1 --datasets meld mer2023 meld",
+        "--seed 1 -- meld mer2023",
+    ],
+)
+def test_datasets_can_be_spelt_in_many_ways(words: str, stage: Any) -> None:
+    assert main(["extract", *words.split()]) == 0
+    assert stage.configs == [ExtractConfig(datasets=("meld", "mer2023"), seed=1)]
+
+
+@pytest.mark.parametrize("words", [[""], ["--datasets", ""], ["mer2023", ","], ["--datasets"]])
+def test_an_empty_dataset_name_does_not_mean_all_of_them(
+    words: list[str], stage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["extract", *words]) == 2
+    assert stage.configs == []
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_help_groups_every_option_and_documents_the_exit_codes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["extract", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"╭─ (\w+) ", text) == [
+        *["Arguments", "Options", "Source", "Sampling", "Encoder", "Run", "Output"]
+    ]
+    for option in re.findall("--[a-z-]+", " ".join(WORDS)):
+        assert option in text
+    for code in ("0 all saved", "1 some samples failed", "2 wrong use", "3 the run could", "130 interrupted"):
+        assert code in " ".join(text.split())
+    assert "[default: CLIP_VIT_LARGE]" in text
+    assert "MODEL[/TAG]" in text
+
+
+def test_every_command_takes_the_options_that_mean_something_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def options(command: str) -> set[str]:
+        assert main([command, "--help"]) == 0
+        return set(re.findall(r"^│ (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+
+    every = options("extract")
+    shards = {"--num-shards", "--shard-index", "--overwrite"}
+    ray = {"--engine", "--address", "--actors", "--gpus-per-actor"}
+    work = {"--split", "--samples", "--limit", "--fallback", "--peak-source", "--seed"}
+    work |= {"--batch-size", "--workers", "--time-limit", "--fsync", "--quiet"}
+    assert options("plan") == every
+    assert options("verify") - {"--deep", "--against", "--min-cosine", "--fix"} == every - shards
+    assert options("report") - {"--out", "--show", "--show-unusual", "--show-samples"} == every - shards
+    assert options("inspect") - {"--show"} == every - shards - ray - {"--quiet"}
+    assert options("doctor") == every - shards - ray - work
+    features = {"--datasets", "--output-root", "--visual-encoder", "--stream", "--sampling", "--n-frms"}
+    assert options("pack") == options("unpack") == {*features, "--json", "--help"}
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_gpupeak_alone_prints_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    for command in ("extract", "plan", "inspect", "demo"):
+        assert re.search(rf"^│ {command} ", text, re.MULTILINE)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gpupeak {gpupeak.__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from gpupeak.cli.app import main; "
+        "codes = [main(words.split()) for words in ('--version', '--help', 'extract --help', 'inspect --help')]; "
+        "heavy = {'torch', 'av', 'numpy', 'open_clip'} & set(sys.modules); sys.exit(' '.join(heavy) or any(codes))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "gpupeak", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"gpupeak {gpupeak.__version__}\n")

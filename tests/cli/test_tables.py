@@ -1,0 +1,166 @@
+"""The tables and lines that commands end with, at the width of the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from samples import plan, sample
+
+import gpupeak.check.survey
+from gpupeak import RunReport
+from gpupeak.check.survey import Examination, Survey
+from gpupeak.cli.app import main
+from gpupeak.tally import Tally
+from gpupeak.types import Failed, FramePlan, NoPeak, Peak, Sample, SamplingRule, Saved
+
+
+class Told:
+    """What commands print of runs that have ended so, and of surveys and examinations that have found this."""
+
+    def __init__(self, stage: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._stage, self._patch, self._capsys = stage, monkeypatch, capsys
+
+    def _main(self, *words: str, width: int = 80) -> str:
+        self._patch.setenv("COLUMNS", str(width))
+        main(words)
+        return self._capsys.readouterr().out
+
+    def extract(self, *tallies: Tally, interrupted: bool = False, width: int = 80) -> str:
+        self._stage.act = lambda *_: RunReport(tallies, 12.5, "cpu", interrupted, ())
+        return self._main("extract", width=width)
+
+    def plan(self, *surveys: Survey, words: str = "plan") -> str:
+        self._patch.setattr(gpupeak.check.survey, "survey", lambda config: surveys)
+        return self._main(*words.split())
+
+    def inspect(self, found: FramePlan) -> str:
+        times = tuple(index / 25 for index in found.indices)
+        keys = tuple(range(0, 100, 10))
+        examination = Examination(found.sample, found, 640, 360, 29.97, keys, 100, 31, times)
+        self._patch.setattr(gpupeak.check.survey, "examine", lambda config, target: examination)
+        return self._main("inspect", "x", width=200)
+
+
+@pytest.fixture
+def told(stage: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    return Told(stage, monkeypatch, capsys)
+
+
+def tally(name: str = "mer2023", listed: int = 100, skipped: int = 0) -> Tally:
+    return Tally(name, Path("features") / name, listed, skipped=skipped)
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_the_table_of_a_run(told: Told, tmp_path: Path) -> None:
+    one, two = tally("one", listed=20, skipped=3), tally("two", listed=5, skipped=5)
+    for index in range(8):
+        fallback = NoPeak("no AU file" if index else "cut JSON", "x") if index < 4 else None
+        one.add(Saved(FramePlan(sample(tmp_path, "clip"), (0,) * 8, 10, "h264", fallback=fallback), {}))
+    for index in range(7):
+        one.add(Failed(sample(tmp_path, f"bad{index}"), "decode", "no moov atom"))
+    one.began, one.ended = 100.0, 104.0
+    one.close()
+    text = told.extract(one, two, interrupted=True)
+    table = rows(text)
+    assert table[1] == ["dataset", "saved", "skipped", "back", "clamped", "failed", "reached", "seconds", "samples/s"]
+    assert table[3] == ["one", "8", "3", "4", "0", "7", "2", "4.0", "2.0"]
+    assert table[4] == ["two", "0", "5", "0", "0", "0", "0", "0.0", "-"]
+    assert table[5] == ["all", "8", "8", "4", "0", "7", "2", "12.5", "0.64"]
+    assert "one fell back: no AU file (3), cut JSON (1)\n" in text
+    assert "one failed: decode: no moov atom (7)\n" in text
+    assert re.findall(r"^  (bad\d): decode: no moov atom$", text, re.MULTILINE) == [f"bad{i}" for i in range(5)]
+    assert "all of them: features/one/manifest.jsonl\n" in text
+    assert "features in features\n" in text
+    assert "warning: one: 4 of 8 samples saved fell back" in text
+    assert "interrupted, 2 samples not reached" in text
+
+
+def test_columns_align_under_chinese_names(told: Told) -> None:
+    table = told.extract(tally("情感数据集", skipped=100), tally("x", skipped=100)).splitlines()[1:6]
+    assert len({cell_len(line) for line in table}) == 1
+
+
+def test_a_narrow_terminal_gets_lines_that_say_the_same(told: Told, tmp_path: Path) -> None:
+    one, two = tally("one", listed=2, skipped=1), tally("two", listed=2)
+    one.add(Saved(plan(tmp_path), {}))
+    two.add(Failed(sample(tmp_path, "clip"), "decode", "word " * 100))
+    text = told.extract(one, two, width=60)
+    lines = text.splitlines()
+    assert lines[0].startswith("one: 1 saved, 1 skipped, 0 fell back, 0 clamped, 0 failed, 0 not reached, ")
+    assert lines[1].startswith("two: 0 saved, 0 skipped, 0 fell back, 0 clamped, 1 failed, 1 not reached, ")
+    assert lines[2].startswith("all: 1 saved, 1 skipped, 0 fell back, 0 clamped, 1 failed, 1 not reached, 12.5 seconds")
+    assert f"  clip: decode: {'word ' * 100}\n" in text, "a reason is one line in a file"
+
+
+def surveyed(name: str, **changes: Any) -> Survey:
+    fields: dict[str, Any] = {"dataset": name, "directory": Path("features") / name, "listed": 400, "expected": 411}
+    fields |= {"done": 100, "missing_videos": 0, "missing_first": (), "refused": (), "warnings": ()}
+    fields |= {"peaks": Counter(au_info=390), "no_peak": Counter({"no AU file": 10}), "bytes_to_write": 300 * 24704}
+    return Survey(**{**fields, **changes})
+
+
+def test_the_table_of_a_plan(told: Told) -> None:
+    refused = ("../x\n", "", "x" * 81, *"ABC")
+    surveys = (
+        surveyed("mer2023", warnings=("mer2023: 400 samples listed, expected 411",), refused=refused),
+        surveyed("own", expected=None, missing_videos=7, missing_first=tuple("abcde"), peaks=Counter(openface=3)),
+    )
+    text = told.plan(*surveys)
+    table = rows(text)
+    assert table[1] == ["dataset", "expected", "done", "video", "info", "openface", "peak", "write"]
+    assert table[3] == ["mer2023", "400/411", "100", "0", "390", "0", "10", "7.4", "MB"]
+    assert table[4] == ["own", "400", "100", "7", "0", "3", "10", "7.4", "MB"]
+    assert table[5] == ["all", "800", "200", "7", "390", "3", "20", "14.8", "MB"]
+    assert "mer2023 without a peak: no AU file (10)\n" in text
+    assert "own without a video: a, b, c, d, e, ...\n" in text
+    assert f"mer2023 with names that cannot be a file's: ../x\\n, '', {'x' * 77}..., A, B, ...\n" in text
+    assert "warning: mer2023: 400 samples listed, expected 411\n" in text
+    assert text.endswith(f"MB\n{told.plan(*surveys, words='plan --quiet')}")
+
+
+def test_a_plan_without_peaks_says_nothing_of_them(told: Told) -> None:
+    text = told.plan(surveyed("mer2023", peaks=Counter(), no_peak=Counter()))
+    assert rows(text)[1] == ["dataset", "expected", "done", "video", "write"]
+    assert "peak" not in text
+    assert "all" not in text
+
+
+def test_nine_datasets_with_every_kind_of_peak_fit_into_80_columns(told: Told) -> None:
+    every = Counter(au_info=4659, per_frame=4659, merr_data=4659, openface=4659)
+    text = told.plan(surveyed("ovmerdplus", listed=4659, expected=4659, done=4659, peaks=every))
+    assert rows(text)[3][0] == "ovmerdplus"
+    assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_an_examination_says_which_frames_and_why(told: Told, tmp_path: Path) -> None:
+    who = Sample("mer2023", "sample_1", tmp_path / "clip.mp4", (), SamplingRule(), tmp_path / "x.npy")
+    peak = Peak(61, 61, 38, 100, "au_info", Path("aus/sample_1.json"))
+    text = told.inspect(FramePlan(who, (0, 31, 59, 60, 61, 61, 61, 61), 100, "h264", peak, clamp="index 110 to 61"))
+    assert text.splitlines() == [
+        "sample      mer2023/sample_1",
+        f"video       {tmp_path}/clip.mp4",
+        "picture     h264, 640 x 360, 29.97 frames/s",
+        "frames      100, of them 10 key frames: 0, 10, 20, 30, 40, 50, 60, 70, ...",
+        "sampling    emotion_peak, 8 frames",
+        "peak        frame 61, by au_info in aus/sample_1.json (before 61, after 38, total 100)",
+        "clamped     index 110 to 61",
+        "indices     0 31 59 60 61 61 61 61",
+        "at seconds  0.00 1.24 2.36 2.40 2.44 2.44 2.44 2.44",
+        "decoding    31 of 100 packets, for 5 different frames",
+    ]
+
+
+def test_an_examination_tells_of_a_fallback(told: Told, tmp_path: Path) -> None:
+    who = Sample("own", "clip", tmp_path / "clip.mp4", (), SamplingRule(fallback="middle"), tmp_path / "x.npy")
+    text = told.inspect(FramePlan(who, (5,) * 8, 10, "h264", fallback=NoPeak("no AU file", f"nothing in {tmp_path}")))
+    assert "peak        none\n" in text
+    assert f"fallback    middle: no AU file (nothing in {tmp_path})\n" in text
+    assert "peak" not in told.inspect(plan(tmp_path)), "a sampling without peaks does not speak of one"

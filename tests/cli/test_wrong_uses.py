@@ -1,0 +1,138 @@
+"""What cannot be meant is refused: one line on standard error, one exit code, and the same in JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpupeak.cli.app import main
+
+OWN = "--videos videos --name mine"
+UNIFORM = f"{OWN} --sampling uniform"
+RAY = "extract --engine ray"
+USES = [
+    # words that no command has
+    ("extrat", 2, "No such command 'extrat'. Did you mean 'extract'? (see gpupeak --help)"),
+    ("extract --dataset-rot x", 2, "No such option: --dataset-rot (Possible options: --dataset-root"),
+    ("extract --limit many", 2, "Invalid value for '--limit'"),
+    ("extract --limit", 2, "Option '--limit' requires an argument"),
+    ("verify --deep", 2, "Option '--deep' requires an argument"),
+    ("report --show -1", 2, "Invalid value for '--show'"),
+    ("inspect", 2, "Missing argument"),
+    ("config check", 2, "Missing argument"),
+    ("doctor --seed 1", 2, "No such option: --seed"),
+    ("pack --weights x", 2, "No such option: --weights"),
+    ("verify --overwrite", 2, "No such option: --overwrite"),
+    ("inspect x --engine ray", 2, "No such option: --engine"),
+    # values that an option cannot have
+    ("extract --limit 0", 2, "limit is 0, expected a whole number of at least 1"),
+    ("extract --n-frms 0", 2, "n-frms is 0, expected a whole number of at least 1"),
+    ("pack --n-frms 100000000000000000000", 2, "n-frms is 100000000000000000000, expected at most 9,223,372,036,8"),
+    ("plan --batch-size -1", 2, "batch-size is -1, expected a whole number of at least 1"),
+    ("verify --workers 0", 2, "workers is 0, expected a whole number of at least 1"),
+    ("extract --seed a", 2, "Invalid value for '--seed'"),
+    ("extract --time-limit 0", 2, "time-limit is 0.0, expected more than 0 and at most 86400"),
+    ("extract --time-limit nan", 2, "time-limit is nan, expected more than 0"),
+    ("extract --time-limit 1e300", 2, "time-limit is 1e+300, expected more than 0 and at most 86400"),
+    ("extract --sampling even", 2, "sampling is 'even', expected one of emotion_peak, uniform, headtail"),
+    ("extract --stream faces", 2, "stream is 'faces', expected one of frame, face, face-rgb"),
+    ("extract --fallback none", 2, "fallback is 'none', expected one of uniform, middle, fail"),
+    ("extract --peak-source x", 2, "peak-source is 'x', expected one of auto, au_info, per_frame, merr_data, openface"),
+    ("extract --split dev", 2, "split is 'dev', expected one of test, train, all"),
+    ("extract --decoder gpu", 2, "decoder is 'gpu', expected one of auto, nvdec, cpu, hybrid"),
+    ("extract --device gpu", 2, "device is 'gpu', expected auto, cpu or cuda:N, or several: cuda:0,cuda:1"),
+    ("extract --device cpu,cuda:0", 2, "device is 'cpu,cuda:0', expected auto, cpu or cuda:N"),
+    ("extract --device cuda:0,", 2, "device is 'cuda:0,', expected auto, cpu or cuda:N"),
+    ("extract --device cuda:x", 2, "device is 'cuda:x', expected auto, cpu or cuda:N"),
+    ("extract --device cuda:0,cuda:00", 2, "device is 'cuda:0,cuda:00', expected every GPU once"),
+    ("extract --cache-size much", 2, "size is 'much', expected one such as 20GB or 512MiB"),
+    ("extract --cache-size 0", 2, "cache-size is 0, expected a whole number of at least 1"),
+    ("extract --engine dask", 2, "engine is 'dask', expected one of ray"),
+    (f"{RAY} --actors 0", 2, "actors is '0', expected N or MIN:MAX, of at least 1"),
+    (f"{RAY} --actors 4:2", 2, "actors is '4:2', expected N or MIN:MAX, of at least 1"),
+    (f"{RAY} --actors few", 2, "actors is 'few', expected N or MIN:MAX, of at least 1"),
+    (f"{RAY} --gpus-per-actor 2", 2, "gpus-per-actor is 2.0, expected more than 0 and at most 1: an actor uses one"),
+    (f"{RAY} --address ray://head:1", 2, "address is 'ray://head:1', expected auto, HOST or HOST:PORT, on a"),
+    ("extract --visual-encoder CLIP_VIT_HUGE", 2, "encoder is 'CLIP_VIT_HUGE', expected CLIP_VIT_LARGE or "),
+    ("extract --samples s3://", 2, "'s3://' names no place in a store, expected s3://BUCKET/DIRECTORY"),
+    # options that do not go together
+    ("extract --videos clips", 2, "a corpus of your own takes both --videos and --name"),
+    ("extract --name mine", 2, "a corpus of your own takes both --videos and --name"),
+    (f"extract meld {OWN}", 2, "--videos describes one corpus of your own; it cannot be joined with meld"),
+    ("extract --aus aus", 2, "--aus goes with --videos and --name; for the datasets, use --mer-factory-output"),
+    ("extract --stream face --sampling headtail", 2, "sampling is 'headtail', expected uniform: AffectGPT samples"),
+    ("extract --num-shards 4", 2, "num-shards is 4; shard-index says which of them, from 0"),
+    ("extract --shard-index 1", 2, "shard-index is 1; num-shards says of how many"),
+    ("extract --num-shards 4 --shard-index 4", 2, "shard-index is 4, expected 0 to 3"),
+    ("extract --num-shards 4 --shard-index -1", 2, "shard-index is -1, expected 0 to 3"),
+    ("extract --num-shards 0", 2, "num-shards is 0; shard-index says which of them, from 0"),
+    ("extract --num-shards 0 --shard-index 0", 2, "num-shards is 0, expected 1 to 99999"),
+    ("extract --address auto", 2, "address is 'auto', and there is no engine: it goes with --engine ray"),
+    ("extract --gpus-per-actor 1", 2, "gpus-per-actor is 1.0, and there is no engine: it goes with --engine ray"),
+    ("extract --actors 2", 2, "actors is '2', and there is no engine: it goes with --engine ray"),
+    (f"{RAY} --num-shards 2 --shard-index 0", 2, "--num-shards divides a run without an engine; with --engine ray,"),
+    (f"{RAY} --device cuda:1", 2, "device is 'cuda:1', expected auto, cpu or cuda: Ray gives each actor its GPU"),
+    (f"{RAY} --device cpu --gpus-per-actor 1", 2, "gpus-per-actor is 1.0, and device is 'cpu'"),
+    # what is not there, or is something else
+    ("extract ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
+    ("extract --datasets ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
+    ("config check list.txt --dataset ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
+    ("extract mer2032", 2, "unknown dataset 'mer2032', did you mean mer2024 or mer2023 or mer2025ov?"),
+    ("plan --dataset-root nowhere", 2, "dataset root nowhere is not a directory"),
+    ("plan mer2023", 2, "mer2023: "),
+    (f"plan {OWN}", 2, "mine: emotion_peak needs action-unit files; --mer-factory-output (or --aus) says where"),
+    ("plan --videos nowhere --name mine", 2, "mine: nowhere is not there"),
+    ("plan --config nowhere.toml", 2, "nowhere.toml: No such file or directory"),
+    ("plan --config list.txt", 2, "list.txt: expected a .toml, .yaml or .yml file"),
+    ("plan --config wrong.toml", 2, "wrong.toml: unknown key 'n_frame', did you mean n_frms?; allowed: "),
+    (f"plan {UNIFORM} --samples nowhere.txt", 2, "mine: nowhere.txt is not there"),
+    ("inspect nowhere.mp4", 2, "there is no video nowhere.mp4"),
+    ("inspect videos/text.mp4", 1, "plan: videos/text.mp4: cannot be opened, is no video or is cut short"),
+    (f"inspect nobody {OWN}", 2, "'nobody' is neither a video file nor a sample of the datasets"),
+    ("inspect x/y --datasets mer2023 meld", 2, "unknown dataset 'x'"),
+    ("inspect videos/text.mp4 --show", 2, "--show without a file draws on a terminal, and standard output is none"),
+    (
+        f"verify {UNIFORM} --against nowhere",
+        2,
+        "against nowhere: there is no nowhere/mine/frame_CLIP_VIT_LARGE_uniform_8frms",
+    ),
+    ("pack", 2, "preextracted_features: no dataset with features at "),
+    ("unpack mine", 2, "preextracted_features/mine"),
+    ("config check nowhere.yaml", 2, "nowhere.yaml: "),
+    ("config emit ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
+    ("demo x", 2, "Got unexpected extra argument"),
+    ("demo --out videos", 2, "videos: is not empty and holds no demo; give another --out"),
+    ("merge --dataset-root x", 2, "merge is gone: "),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("wrong")
+    (place / "videos").mkdir()
+    (place / "videos/text.mp4").write_text("no video")
+    (place / "list.txt").write_text("a\n")
+    (place / "wrong.toml").write_text("n_frame = 8\n")
+    return place
+
+
+@pytest.mark.parametrize(("words", "code", "line"), USES, ids=[words for words, *_ in USES])
+def test_a_wrong_use_is_one_line_and_its_exit_code(
+    words: str, code: int, line: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("GPUPEAK_TRACEBACK", raising=False)
+    before = sorted(place.rglob("*"))
+    assert main(words.split()) == code
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert told.startswith(f"error: {line}")
+    assert told.count("\n") == 1
+    assert sorted(place.rglob("*")) == before
+    if words.split()[0] in ("extract", "plan", "verify", "report", "inspect", "doctor", "pack", "unpack"):
+        assert main([*words.split(), "--json"]) == code
+        out, again = capsys.readouterr()
+        summary = json.loads(out)
+        assert (summary["exit_code"], f"error: {summary['error']}\n") == (code, again)
