@@ -16,16 +16,8 @@ PEERS := .venv-peers
 SUITE = LD_LIBRARY_PATH="$(CURDIR)/$(PEERS)/ffmpeg$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
   $(PEERS)/bin/python bench/suite.py $(if $(PROFILE),--profile)
 
-# What `make wheelhouse` collects: for which Python on which machine, which extras, where, and in files of at most what
-# size (56M, say; whole if empty).
-FOR ?= 3.12
-MACHINE ?= x86_64
-EXTRAS ?= gpu
-DIR ?= wheelhouse
-PIECES ?=
-
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser check faults compat bench bench-quick wheelhouse clean
+.PHONY: help setup demo test test-browser check faults compat bench bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,10 +50,6 @@ bench: setup $(PEERS)/.ready ## Measure gpupeak beside what its users would run 
 
 bench-quick: setup $(PEERS)/.ready ## The same in small, in 3 minutes
 	@$(SUITE) --quick
-
-wheelhouse: ## Collect all that an offline machine needs to install gpupeak (FOR=3.12 EXTRAS=gpu,ray DIR=wheelhouse PIECES=56M)
-	@$(PYTHON) -m gpupeak.wheelhouse '$(DIR)' --for '$(FOR)' --machine '$(MACHINE)' --extras '$(EXTRAS)' \
-	  $(if $(PIECES),--pieces='$(PIECES)')
 
 clean: ## Remove what the other targets leave behind, all but .venv and .venv-peers
 	rm -rf build dist demo ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

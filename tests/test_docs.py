@@ -43,6 +43,10 @@ SLURMS_OPTIONS = {
     *("--time", "--wrap"),
 }
 RAYS_OPTIONS = {"--autoscaling-config", "--block", "--generate", "--head", "--num-cpus", "--num-gpus", "--port"}
+PIPS_OPTIONS = {
+    *("--constraint", "--dest", "--find-links", "--no-deps", "--no-index", "--only-binary", "--platform"),
+    *("--python-version", "--wheel-dir"),
+}
 
 
 def _commands(group: Any, path: str = "") -> dict[str, Any]:
@@ -103,7 +107,7 @@ def test_every_option_exists(name: str) -> None:
     there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     elsewhere = AFFECTGPTS_OPTIONS | BENCHMARKS_OPTIONS
     if "clusters" in name:
-        elsewhere |= SLURMS_OPTIONS | RAYS_OPTIONS
+        elsewhere |= SLURMS_OPTIONS | RAYS_OPTIONS | PIPS_OPTIONS
     assert options(text(name)) - there - elsewhere == set()
 
 
