@@ -24,7 +24,6 @@ import torch
 from encoders import encoding
 from end_to_end import end_to_end
 from growth import growth
-from plots import draw
 from profiling import profile
 from record import RESULTS, Record, Row, conditions, cores, rounded
 from stages import decoding, loading, planning, writing
@@ -42,7 +41,7 @@ PARTS: dict[str, Part] = {
     "growth": growth,
 }
 PACKAGES = ("torch", "av", "numpy", "open_clip_torch", "transformers", "nvidia-dali-cuda130", "cupy-cuda13x")
-PEERS = ("decord", "torchcodec", "opencv-python-headless", "matplotlib")
+PEERS = ("decord", "torchcodec", "opencv-python-headless")
 
 
 def reached(rows: Mapping[str, Row]) -> dict[str, Row]:
@@ -80,9 +79,6 @@ def main() -> int:
         for name, part in parts.items():
             with record.part(name):
                 part(record, scale, Path(work))
-    if not options.quick:  # too few points, and what a whole run drew lies there
-        with record.part("plots"):
-            record.row("of this record", draw, record.path, options.out)
     targets = reached(record.rows)
     for what, target in targets.items():
         verdict = "reached" if target["reached"] else "NOT reached"

@@ -1,4 +1,4 @@
-"""What docs/clusters.md shows can be run: scripts cover every shard, files are Ray's, figures are the record's."""
+"""What docs/clusters.md shows can be run: scripts cover every shard, files are Ray's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,8 @@ from gpupeak.cli.options import spread
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 test_docs: Any = importlib.import_module("test_docs")
-scale: Any = importlib.import_module("scale")
-simulate: Any = importlib.import_module("simulate")
 
-PAGES = ("docs/clusters.md", "docs/clusters.zh-CN.md")
-EVERY_PAGE = pytest.mark.parametrize("page", PAGES)
-PAGE = test_docs.text(PAGES[0])
+PAGE = test_docs.text("docs/clusters.md")
 BLOCKS = test_docs.raw_blocks(PAGE)
 
 
@@ -163,33 +159,3 @@ def test_the_machines_of_the_cloud_suffice_for_the_actors() -> None:
     assert tuple(map(int, actors)) == tuple(
         gpu[bound] * gpu["resources"]["GPU"] for bound in ("min_workers", "max_workers")
     )
-
-
-@EVERY_PAGE
-def test_figures_are_those_of_the_record_that_is_linked(page: str) -> None:
-    text = test_docs.text(page)
-    (record,) = re.findall(r"\]\(\.\./(bench/results/scaling-[\w-]+\.jsonl)\)", text)
-    conditions, rows = simulate.read(REPOSITORY / record)
-    starts = tuple(f"| {job}, " for job in simulate.JOBS)
-    made = [line for line in simulate.table(list(rows.values())) if line.startswith(starts)]
-    shown = [line for line in text.splitlines() if line.startswith(starts)]
-    assert shown == made
-    assert (REPOSITORY / "bench/results/scaling.png").stat().st_size > 10_000
-    for name in conditions["measured_in"]:
-        assert f"](../bench/results/{name})" in text
-    rates = conditions["rates"]
-    stages = rows["nine sets: stages"]
-    told = [
-        f"{rates['encode_images']:,.0f}",
-        f"{rates['start_s']:.0f}",
-        f"{1000 * rates['engine_s']:.1f}",
-        f"{rates['engine_start_s']:.0f}",
-        f"{1000 * stages['seconds']['decode']:.1f}",
-        f"{1000 * stages['seconds']['encode']:.1f}",
-        f"{stages['gb_s']:.2f}",
-        f"{64 / rates['engine_s']:,.0f}",
-    ]
-    _, engine = simulate.read(REPOSITORY / "bench/results" / conditions["measured_in"][1])
-    told += [f"{engine[f'engine: {side}']['samples_per_s']:,.0f}" for side in scale.SIDES]
-    section = text.rsplit("\n## ", 1)[1]
-    assert [figure for figure in told if not re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d])", section)] == []

@@ -261,6 +261,6 @@ def test_what_is_measured_beside_is_pinned_and_no_part_of_the_product() -> None:
     wanted = [line.partition("#")[0].strip() for line in lines if not line.startswith("#")]
     assert all("==" in line.partition(";")[0] for line in wanted)
     names = {line.partition("==")[0] for line in wanted}
-    assert {"decord", "torchcodec", "opencv-python-headless", "matplotlib"} <= names
+    assert {"decord", "torchcodec", "opencv-python-headless"} <= names
     product = (REPOSITORY / "pyproject.toml").read_text() + (REPOSITORY / "constraints.txt").read_text()
     assert [name for name in names if f'"{name}>' in product or f"\n{name}==" in product] == []
