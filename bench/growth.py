@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 from record import ROOT, Record, Row
+from synthetic import SyntheticDecoder, SyntheticEncoder
 from workload import Clip, Scale, make
 
 from gpupeak import pipeline
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter

@@ -10,9 +10,9 @@ from collections.abc import Generator, Iterable
 from itertools import islice
 from pathlib import Path
 
+from synthetic import SyntheticDecoder, SyntheticEncoder
+
 from gpupeak import pipeline
-from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines import Tell

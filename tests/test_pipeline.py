@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from samples import sample
+from synthetic import SyntheticDecoder, SyntheticEncoder
 
 from gpupeak import pipeline
-from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import WriteError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, Outcome, Sample, Saved

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 from samples import sample
+from synthetic import SyntheticEncoder
 
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts
 from gpupeak.types import FramePlan, Sample

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from samples import plan
+from synthetic import SyntheticEncoder
 
 from gpupeak.encode.base import TowerEncoder
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch

@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 import torch
 from safetensors.torch import save_file
+from synthetic import SyntheticDecoder, SyntheticEncoder
 from tiny import SHAPE, SPEC, state
 
 from gpupeak.check.affectgpt_yaml import read_document
@@ -36,8 +37,6 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.corpora.labels import read_names
 from gpupeak.decode.faces import open_faces
-from gpupeak.decode.synthetic import SyntheticDecoder
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate

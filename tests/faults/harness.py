@@ -68,7 +68,7 @@ class Extraction:
 
     def __init__(self, arguments: Sequence[str], prefix: Sequence[str] = (), **environment: object) -> None:
         self._out, self._errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-        paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+        paths = os.pathsep.join(str(REPOSITORY / path) for path in (".", "tests", "bench"))
         faults = {f"FAULTS_{name.upper()}": str(value) for name, value in environment.items()}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(SCRIPT), *arguments],

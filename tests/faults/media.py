@@ -30,12 +30,12 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
+from synthetic import SyntheticEncoder
 
 from gpupeak.check.survey import ExamineTask, survey
 from gpupeak.config import ExtractConfig
 from gpupeak.decode import pool as pools
 from gpupeak.decode.worker import MEMORY, Done, Planned
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.errors import OUT_OF_MEMORY
 from gpupeak.features.npy import is_whole
 from gpupeak.features.writer import NpyWriter

@@ -22,11 +22,12 @@ from threading import Event
 from types import ModuleType
 from typing import Any
 
+from synthetic import SyntheticEncoder
+
 from gpupeak import __main__ as command
 from gpupeak import pipeline
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.encode.synthetic import SyntheticEncoder
 from gpupeak.encoders import EncoderSpec
 from gpupeak.features.writer import NpyWriter
 from gpupeak.types import FeatureBatch, FrameBatch, Outcome, Sample

@@ -39,12 +39,7 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
-        patch.setenv(
-            "PYTHONPATH",
-            os.pathsep.join(
-                [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(gpupeak.__file__).parents[1])]
-            ),
-        )
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(2):
             cluster.add_node(num_cpus=1)

@@ -17,9 +17,6 @@ import pytest
 from samples import sample
 from synthetic_lines import SyntheticLine
 
-import gpupeak
-
-HERE = Path(__file__).parent
 SAMPLES, CUT_AFTER = 160, 40
 HEAD, OTHER = "10.231.7.1", "10.231.7.2"  # nobody else's: nothing but the other namespace is reached from there
 
@@ -73,7 +70,7 @@ def nodes() -> Iterator[Nodes]:
     environment = {
         **os.environ,
         "HOME": place,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(Path(gpupeak.__file__).parents[1])]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
@@ -24,7 +25,7 @@ from gpupeak.types import Outcome, Sample, Saved
 
 @pytest.fixture(autouse=True)
 def _children_import_these_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def children(*recipes: Recipe, tell: Callable[[str], None] = print, window: int = 8) -> ManyLines:

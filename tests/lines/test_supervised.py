@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def supervised(**options: float) -> SupervisedLine:
 
 
 @pytest.fixture(autouse=True)
-def _children_import_the_synthetic_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+def _children_import_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) -> None:
