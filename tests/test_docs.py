@@ -36,7 +36,15 @@ EVERY_README = pytest.mark.parametrize("name", READMES)
 DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
 EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
 AFFECTGPTS_OPTIONS = {"--cfg-path", "--outside_face_or_frame"}
-BENCHMARKS_OPTIONS = {"--only", "--profile", "--trace"}  # bench/suite.py's and Nsight Systems'
+BENCHMARKS_OPTIONS = {
+    "--format",
+    "--gil",
+    "--only",
+    "--profile",
+    "--output",
+    "--subprocesses",
+    "--trace",
+}  # and profilers'
 SLURMS_OPTIONS = {
     *("--array", "--cpus-per-task", "--dependency", "--exclude", "--exclusive", "--gpus-per-node", "--gres"),
     *("--job-name", "--mem", "--nodelist", "--nodes", "--ntasks", "--ntasks-per-node", "--parsable", "--requeue"),
