@@ -16,8 +16,10 @@ PEERS := .venv-peers
 SUITE = LD_LIBRARY_PATH="$(CURDIR)/$(PEERS)/ffmpeg$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
   $(PEERS)/bin/python bench/suite.py $(if $(PROFILE),--profile)
 
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser check faults compat bench bench-quick clean
+.PHONY: help setup demo test test-all test-browser check faults compat bench bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +29,11 @@ setup: $(READY) ## Create .venv and install gpupeak into it (PYTHON=python3.12, 
 demo: setup ## Extract features from a small corpus made on the spot, and show what came out
 	@$(BIN)/gpupeak demo --out demo
 
-test: setup ## Run the tests, those of faults in small among them, in three processes
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup ## Run the tests that take minutes in all, in three processes
+	@$(PYTEST) -m 'not slow and not gpu'
+
+test-all: setup ## Run the slow ones, too: Ray, stores, fuzzing, faults in small
+	@$(PYTEST) -m 'not gpu'
 
 test-browser: setup ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
 	@$(BIN)/python -m pytest tests/browser/check_report.py

@@ -21,8 +21,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["FULL", "SMALL", "Corpus", "Scale", "make_benchmark", "make_corpus"]
-
 _KINDS = 12
 """Distinct clips. Each sample's peak is its own, too: two samples that are mixed up differ in most cases."""
 _MOST_LINKS = 20_000  # a file system allows some 65,000
@@ -78,7 +76,9 @@ def make_corpus(directory: Path, count: int) -> Corpus:
 
 def make_benchmark(directory: Path, divisor: int) -> dict[str, int]:
     """The nine datasets of MER-UniBench in their own layout below `data` and `aus`; their numbers of samples."""
-    table = tomllib.loads(Path(gpupeak.__file__).with_name("datasets.toml").read_text(encoding="utf-8"))
+    table = tomllib.loads(
+        Path(gpupeak.__file__).with_name("corpora").joinpath("datasets.toml").read_text(encoding="utf-8")
+    )
     pools = {suffix: _Pool(directory / f"pool{suffix}", suffix) for suffix in (".mp4", ".avi")}
     counts = {}
     for dataset in table["benchmark"]:

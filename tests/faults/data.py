@@ -51,8 +51,6 @@ from gpupeak.report.contents import overview
 from gpupeak.report.page import render
 from gpupeak.types import Failed, Sample
 
-__all__ = ["KINDS", "NAMES", "Guard", "attacks", "run"]
-
 COUNT = {"small": 60, "full": 3000}
 SLOW = {"configuration of AffectGPT": 20, "manifest, run.json": 6, "weights": 2}
 """Kinds whose files take longer to read: so many times fewer of them."""

@@ -16,7 +16,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,6 @@ from harness import (
     without_privileges,
     words,
 )
-
-__all__ = ["FAULTS", "run"]
 
 HUNG_LIMIT = 4.0
 """Seconds that a sample may take here: far more than one takes on a busy machine."""
@@ -61,6 +58,13 @@ class Trials:
     def place(self) -> Path:
         self.number += 1
         return self.work / f"trial{self.number}"
+
+    def sound(self) -> bool:
+        return not self.wrong and not self.found["orphans"]
+
+    def figures(self) -> dict[str, Any]:
+        names = ("torn_files", "lost_samples", "orphans", "kept_lines")
+        return {**{name: self.found[name] for name in names}, "faults": self.wrong[:20], "ok": self.sound()}
 
     def demand(self, what: str, holds: bool, run: Extraction | None = None) -> None:
         if not holds:
@@ -88,10 +92,15 @@ class Trials:
         self.wrong += [f"{name}: {each}" for each in differences(tree, self.expected)]
 
 
+def prepared(work: Path, clips: int, seed: int) -> Trials:
+    """A corpus, and what a run over it makes that nothing happens to."""
+    corpus = make_corpus(work / "corpus", clips)
+    return Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
+
+
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """Every fault as often as the scale says; `ok` if each run ended as promised and the next one made it good."""
-    corpus = make_corpus(work / "corpus", scale.few)
-    trials = Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
+    trials = prepared(work, scale.few, seed)
     for _ in range(scale.rounds):
         for fault in FAULTS.values():
             fault(trials)
@@ -101,9 +110,7 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
         "faults_met": trials.happened.total(),
         "of": dict(trials.happened),
         "left_out": sorted(trials.left_out),
-        **{name: trials.found[name] for name in ("torn_files", "lost_samples", "orphans", "kept_lines")},
-        "faults": trials.wrong[:20],
-        "ok": not trials.wrong and not trials.found["orphans"],
+        **trials.figures(),
     }
 
 
@@ -128,8 +135,7 @@ def disk_full(trials: Trials) -> None:
 def file_too_large(trials: Trials) -> None:
     """A manifest that may not grow any further: as on a full disk, a part of a line is taken."""
     out = trials.place()
-    largest = trials.work / "undisturbed" / "mine"
-    manifest = next(largest.glob("*/manifest.jsonl")).stat().st_size
+    manifest = trials.expected.manifest_bytes
     limit = trials.draw.randrange(NPY_BYTES + 1, max(NPY_BYTES + 2, manifest))
     limited = Extraction(words(trials.corpus, out), fsize=limit)
     trials.stopped("file size limit", limited, out, (3,) if limit < manifest - 1024 else (0, 3))
@@ -308,6 +314,6 @@ def _server(paths: list[Path], answers_after: float | None) -> Iterator[None]:
 
 
 FAULTS = {
-    fault.__name__: partial(fault)
+    fault.__name__: fault
     for fault in (disk_full, file_too_large, removed, read_only, not_permitted, few_descriptors, hung)
 }

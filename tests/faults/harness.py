@@ -16,28 +16,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from corpus import Corpus
-
-__all__ = [
-    "Extraction",
-    "Tree",
-    "Watcher",
-    "after",
-    "differences",
-    "extracted",
-    "home",
-    "kept",
-    "look",
-    "small_disk",
-    "undisturbed",
-    "without_privileges",
-    "words",
-]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("synthetic_cli.py")
@@ -249,7 +233,8 @@ class Tree:
     lines: dict[str, dict[str, Any]]
     doubled_lines: int
     unreadable_lines: int
-    hidden: list[str] = field(default_factory=list)
+    hidden: list[str]
+    manifest_bytes: int
 
 
 def look(directory: Path) -> Tree:
@@ -260,7 +245,8 @@ def look(directory: Path) -> Tree:
         elif entry.name.startswith("."):
             hidden.append(entry.name)
     manifest = directory / "manifest.jsonl"
-    for line in manifest.read_bytes().splitlines() if manifest.exists() else ():
+    written = manifest.read_bytes() if manifest.exists() else b""
+    for line in written.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
@@ -269,7 +255,7 @@ def look(directory: Path) -> Tree:
         entry.pop("seconds", None)
         doubled += entry["sample"] in lines
         lines[entry["sample"]] = entry
-    return Tree(features, lines, doubled, unreadable, hidden)
+    return Tree(features, lines, doubled, unreadable, hidden, len(written))
 
 
 def differences(found: Tree, expected: Tree) -> list[str]:

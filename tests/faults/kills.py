@@ -17,8 +17,6 @@ import psutil
 from corpus import Scale, make_corpus
 from harness import Extraction, Tree, Watcher, after, differences, home, kept, look, undisturbed, words
 
-__all__ = ["run"]
-
 KINDS = ("all", "run", "worker")
 STARTING = 0.25
 """The share of kills that come some time after a start, and not after a number of files: some before the first."""

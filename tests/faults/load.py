@@ -20,8 +20,6 @@ import psutil
 from corpus import Scale, make_benchmark
 from harness import REPOSITORY, Extraction, look
 
-__all__ = ["Sampler", "run"]
-
 MEMORY_GROWTH, CPU_GROWTH = 1.1, 1.3
 """What the second half of a run may take in times of the first."""
 BYTES_A_NAME = 4096

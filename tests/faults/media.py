@@ -44,8 +44,6 @@ from gpupeak.run import extract
 from gpupeak.tally import Silent
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
 
-__all__ = ["black", "crafted", "declaring", "mutate", "patched", "real_clips", "run", "through"]
-
 MUTANTS = {"small": 150, "full": 6000}
 SMALL_KINDS = ("h264", "h264_mkv", "h264_ts", "h264_avi", "h264_raw", "h264_fragmented", "h264_edit_list", "hevc_mkv")
 SMALL_KINDS += ("vp8", "vp9_odd", "mpeg4_avi_packed", "mjpeg_avi", "mpeg2_ps", "wmv2", "flv1", "ffv1")

@@ -7,7 +7,6 @@ once, 130. SIGHUP: as a kill. SIGSTOP and SIGCONT, of the run, of a worker or of
 from __future__ import annotations
 
 import contextlib
-import random
 import signal
 import time
 from collections import Counter
@@ -16,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from corpus import Scale, make_corpus
-from disk import Trials
-from harness import Extraction, Watcher, after, extracted, home, look, undisturbed, words
-
-__all__ = ["run"]
+from corpus import Scale
+from disk import Trials, prepared
+from harness import Extraction, Watcher, after, extracted, home, look, words
 
 LIMIT = 3.0
 """Seconds a sample may take where processes are stopped for longer than that."""
@@ -32,8 +29,7 @@ STARTING = (0.0, 1.5)
 
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """Every kind as often as the scale says; `ok` if each ended as promised and the next run made the rest."""
-    corpus = make_corpus(work / "corpus", scale.few)
-    trials = Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
+    trials = prepared(work, scale.few, seed)
     codes: Counter[str] = Counter()
     for _ in range(scale.rounds):
         both = (signal.SIGINT, signal.SIGTERM)
@@ -52,9 +48,7 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
         "signals": trials.happened.total(),
         "of": dict(trials.happened),
         "exit_codes": dict(codes),
-        **{name: trials.found[name] for name in ("torn_files", "lost_samples", "orphans", "kept_lines")},
-        "faults": trials.wrong[:20],
-        "ok": not trials.wrong and not trials.found["orphans"],
+        **trials.figures(),
     }
 
 

@@ -32,8 +32,6 @@ from harness import (
     words,
 )
 
-__all__ = ["run"]
-
 LIMIT = 4.0
 """Seconds that a sample may take."""
 BETWEEN = 3.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # as gpupeak/__main__.py does before it loads anything
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has whoever starts this ignore it
 
 import os
 import random
