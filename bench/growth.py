@@ -1,4 +1,4 @@
-"""How do time and memory grow: with samples, resolution, GOP length, frames a sample, workers, finished files?
+"""How do time and memory grow: with samples, resolution, workers, finished files?
 
 What bounds it: for the line alone, a file written and renamed a sample and the Python between the stages; for decoding,
 libavcodec and the frames that the wanted ones need; for what is finished, looking at every file once. The encoder is
@@ -32,7 +32,6 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter
-from gpupeak.sampling import choose
 from gpupeak.types import Sample, SamplingRule, Saved
 from gpupeak.video.container import open_clip
 
@@ -47,24 +46,16 @@ HALF = 5
 
 def growth(record: Record, scale: Scale, work: Path) -> None:
     """Rows of points, with the line through them where there should be one; one child process a point."""
-    quick, clips = scale.quick, work / "clips"
+    quick = scale.quick
     few, many = ((100, 1000, 2000), (100, 300)) if quick else ((100, 300, 1000, 3000, 10_000), (100, 300, 1000, 3000))
     names = 6 if quick else 12
     small = Clip("h264", (160, 120), 1, gop=12)
     sizes = [Clip("h264", size, 3) for size in ((320, 240), (854, 480), (1280, 720), (1920, 1080))[: 2 if quick else 4]]
-    gops = [Clip("h264", (640, 360), 10, gop=gop) for gop in ((10, 250) if quick else (10, 25, 50, 125, 250))]
-    paths = make([small, *sizes, *gops], clips)
+    paths = make([small, *sizes], work / "clips")
 
     record.row("samples, the line alone", by_samples, few, work)
     record.row("samples, decoding", by_samples, many, work, paths[small])
     record.row("resolution", by_resolution, [paths[clip] for clip in sizes], names, work)
-    points = []
-    for name, videos, ns in (
-        ("GOP length", [paths[clip] for clip in gops], (8,)),
-        ("frames a sample", [paths[gops[len(gops) // 2]]], (4, 8, 32) if quick else (4, 8, 16, 32)),
-    ):
-        points += record.row(name, by_needed, videos, ns, names, work).get("points", [])
-    record.row("frames that have to be decoded", of_needed, points)
     record.row("workers", by_workers, paths[sizes[1]], 4 * names, work)
     record.row("finished files", by_finished, few, work)
 
@@ -101,34 +92,6 @@ def by_resolution(videos: Sequence[Path], names: int, work: Path) -> Row:
     each = ", ".join(f"{point['width']}x{point['height']} {point['sample_ms']:.1f}" for point in points)
     says = f"{each} ms a sample; {line['slope']:.0f} ms a megapixel, R2 {line['r2']:.3f}"
     return {"points": points, "fit": line, "says": says}
-
-
-def by_needed(videos: Sequence[Path], ns: Sequence[int], names: int, work: Path) -> Row:
-    """Clips of one size: what grows with the GOP length and with `n` are the frames that have to be decoded."""
-    points = []
-    for video in videos:
-        for n in ns:
-            with open_clip(video) as clip:
-                indices = choose(SamplingRule("uniform", n), video.stem, clip.frames, None).indices
-                needed = {"n": n, "gop": clip.frames / len(clip.key_frames), "needed": len(clip.needed(set(indices)))}
-            points.append({**needed, **measured(work, names, video, n, workers=1)})
-    varied, line = "n" if len(ns) > 1 else "gop", fit(points, "needed", "sample_ms")
-    says = ", ".join(f"{point[varied]:.3g}: {point['sample_ms']:.1f} ({point['needed']})" for point in points)
-    row = {"points": points, "varied": varied, "fit": line, "says": f"{says} ms a sample (frames to decode)"}
-    if varied == "n":  # of one clip: a short GOP has more key frames, which cost more
-        row["targets"] = [{"what": "R2 of time by frames to decode", "figure": line["r2"], "sign": ">=", "limit": 0.95}]
-    return row
-
-
-def of_needed(points: Sequence[Row]) -> Row:
-    """Does the time follow the frames that have to be decoded, whatever makes them more?"""
-    if not points:
-        return {"says": "left out: nothing of it was measured"}
-    line = fit(points, "needed", "sample_ms")
-    return {
-        "fit": line,
-        "says": f"{line['slope']:.2f} ms each and {line['start']:.1f} ms a sample, R2 {line['r2']:.3f}",
-    }
 
 
 def by_workers(video: Path, names: int, work: Path) -> Row:
@@ -178,9 +141,9 @@ def fit(points: Sequence[Row], x: str, y: str) -> Row:
     return {"x": x, "y": y, "slope": slope, "start": start, "r2": 1 - float(left.var() / ys.var())}
 
 
-def measured(work: Path, count: int, video: Path | None, n: int = 8, *, workers: int) -> Row:
+def measured(work: Path, count: int, video: Path | None, *, workers: int) -> Row:
     """`measure` in a process of its own."""
-    request = {"work": str(work), "count": count, "video": video and str(video), "n": n, "workers": workers}
+    request = {"work": str(work), "count": count, "video": video and str(video), "workers": workers}
     return answer(__file__, json.dumps(request))
 
 
@@ -194,14 +157,14 @@ def answer(*arguments: str) -> Row:
     return found
 
 
-def measure(work: str, count: int, video: str | None, n: int, workers: int) -> Row:
-    """Take `count` samples of `n` frames of one video through the line, to files.
+def measure(work: str, count: int, video: str | None, workers: int) -> Row:
+    """Take `count` samples of eight frames of one video through the line, to files.
 
     `sample_ms` is what planning and decoding took of a sample, the least: they are all the same, and what disturbs
     them only adds to it. `peak_mib` is the most memory that this process and the workers held, each at its own time
     and with what they share: no less than all of them at any one time.
     """
-    rule = SamplingRule("uniform", n)
+    rule = SamplingRule("uniform")
     with tempfile.TemporaryDirectory(dir=work) as name:
         features, videos = Path(name, "features"), Path(name, "videos")
         for directory in (features, videos):
@@ -209,7 +172,7 @@ def measure(work: str, count: int, video: str | None, n: int, workers: int) -> R
         if video is not None:
             for number in range(WARM + count):
                 os.link(video, videos / f"{_name(number)}.mp4")
-        decoder = WorkerPool(workers, n, SIZE) if video is not None else SyntheticDecoder(SIZE)
+        decoder = WorkerPool(workers, rule.n, SIZE) if video is not None else SyntheticDecoder(SIZE)
         with closing(decoder):
             source = samples(features, rule, WARM + count, videos if video is not None else None)
             spent: list[float] = []
