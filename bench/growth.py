@@ -1,4 +1,4 @@
-"""How do time and memory grow: with samples, resolution, workers, finished files?
+"""How do time and memory grow: with samples, workers, finished files?
 
 What bounds it: for the line alone, a file written and renamed a sample and the Python between the stages; for decoding,
 libavcodec and the frames that the wanted ones need; for what is finished, looking at every file once. The encoder is
@@ -33,7 +33,6 @@ from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Sample, SamplingRule, Saved
-from gpupeak.video.container import open_clip
 
 SIZE, DIM = 224, 768
 WARM = 8
@@ -48,15 +47,13 @@ def growth(record: Record, scale: Scale, work: Path) -> None:
     """Rows of points, with the line through them where there should be one; one child process a point."""
     quick = scale.quick
     few, many = ((100, 1000, 2000), (100, 300)) if quick else ((100, 300, 1000, 3000, 10_000), (100, 300, 1000, 3000))
-    names = 6 if quick else 12
     small = Clip("h264", (160, 120), 1, gop=12)
-    sizes = [Clip("h264", size, 3) for size in ((320, 240), (854, 480), (1280, 720), (1920, 1080))[: 2 if quick else 4]]
-    paths = make([small, *sizes], work / "clips")
+    large = Clip("h264", (854, 480), 3)
+    paths = make([small, large], work / "clips")
 
     record.row("samples, the line alone", by_samples, few, work)
     record.row("samples, decoding", by_samples, many, work, paths[small])
-    record.row("resolution", by_resolution, [paths[clip] for clip in sizes], names, work)
-    record.row("workers", by_workers, paths[sizes[1]], 4 * names, work)
+    record.row("workers", by_workers, paths[large], 24 if quick else 48, work)
     record.row("finished files", by_finished, few, work)
 
 
@@ -80,18 +77,6 @@ def by_samples(counts: Sequence[int], work: Path, video: Path | None = None) -> 
     says = f"{1000 * line['slope']:.2f} ms a sample, R2 {line['r2']:.4f}; {from_to}: memory {flat['peak_mib']:.2f} "
     says += f"({most['peak_mib']:.0f} MiB); second half over first: samples/s {flat['samples_per_s']:.2f}"
     return {"points": points, "fit": line, "flat": flat, "targets": targets, "says": says}
-
-
-def by_resolution(videos: Sequence[Path], names: int, work: Path) -> Row:
-    points = []
-    for video in videos:
-        with open_clip(video) as clip:
-            size = {"width": clip.width, "height": clip.height, "megapixels": 1e-6 * clip.width * clip.height}
-        points.append({**size, **measured(work, names, video, workers=1)})
-    line = fit(points, "megapixels", "sample_ms")
-    each = ", ".join(f"{point['width']}x{point['height']} {point['sample_ms']:.1f}" for point in points)
-    says = f"{each} ms a sample; {line['slope']:.0f} ms a megapixel, R2 {line['r2']:.3f}"
-    return {"points": points, "fit": line, "says": says}
 
 
 def by_workers(video: Path, names: int, work: Path) -> Row:

@@ -1,22 +1,15 @@
-"""Where does the time of a run go: in which stage, in which of torch's operations, and who holds the GIL meanwhile?
+"""Where does the time of a run go: in which stage, and in which of torch's operations?
 
     make bench PROFILE=1        one run of the real line; its trace lies beside the record
 
-Stages are timed by the line itself, operations and kernels by torch.profiler on every thread, the GIL by py-spy in
-a run of its own. docs/profiling.md tells how to read what comes out.
+Stages are timed by the line itself, operations and kernels by torch.profiler on every thread. docs/profiling.md tells
+how to read what comes out, and how py-spy and Nsight Systems look at a run.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -34,23 +27,19 @@ from gpupeak.lines.build import build, cuda_line
 from gpupeak.pipeline import Line
 from gpupeak.types import Sample, Saved, Seconds
 
-SAMPLES_A_SECOND = 200
-"""How often py-spy looks: at 200 a second, 1,000 looks in five seconds of a run."""
 CPU_ENCODER = "open_clip:ViT-B-32"
 """ViT-L/14 takes two cores some 12 s a sample, beside which nothing else can be seen."""
 N = 8
 
 
 def profile(record: Record, scale: Scale, work: Path, out: Path) -> None:
-    """A row of the stages and one of the GIL; torch's trace of the first run goes to `out`."""
+    """A row of the stages; torch's trace of the run goes to `out`."""
     videos = make(decode_clips(scale), work / "clips").values()
     once = [sample_of(video, work / "profile", work / "aus") for video in videos]
     samples = list(repeated(once, 48 if torch.cuda.is_available() else 3))
-    third = samples[: len(samples) // 3]
     with closing(line(lambda text: None)) as built:
-        saved(built, third)  # warm
+        saved(built, samples[: len(samples) // 3])  # warm
         record.row("the line", traced, built, samples, out)
-        record.row("GIL", gil, lambda: saved(built, third), len(third))
 
 
 def repeated(once: Sequence[Sample], times: int) -> Iterator[Sample]:
@@ -104,45 +93,3 @@ def traced(built: Line, samples: Sequence[Sample], out: Path) -> Row:
         "trace": str(out),
         "says": f"{len(samples)} samples on {built.device}, {len(samples) / took:.2f} samples/s; ms a sample: {told}",
     }
-
-
-def gil(work: Callable[[], object], samples: int) -> Row:
-    """How many ms a sample the threads of this process hold the GIL, by py-spy."""
-    try:
-        looks = held(py_spy(work))
-    except OSError as error:
-        return {"says": f"left out: {error}"}
-    spent = {thread: 1000 * count / SAMPLES_A_SECOND / samples for thread, count in looks.most_common()}
-    says = ", ".join(f"{thread} {ms:.3g}" for thread, ms in list(spent.items())[:3])
-    return {"gil_ms_per_sample": spent, "says": f"held {sum(spent.values()):.3g} ms a sample, by py-spy: {says}"}
-
-
-def py_spy(work: Callable[[], object]) -> str:
-    """What py-spy sees of whoever holds this process's GIL while it does some work.
-
-    Raises:
-        OSError: there is no py-spy beside this Python, or it may not look at this process.
-    """
-    with tempfile.NamedTemporaryFile("r", suffix=".raw") as file:
-        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--gil", "--threads", "--format", "raw"]
-        # Without stopping what it looks at: that takes too long for 200 looks a second.
-        command += ["--nonblocking", "--rate", str(SAMPLES_A_SECOND), "--pid", str(os.getpid()), "--output", file.name]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as looking:
-            assert looking.stdout is not None
-            try:
-                if "Sampling" not in (first := looking.stdout.readline()):
-                    raise PermissionError(f"py-spy: {first.strip() or 'ended'}")
-                work()
-            finally:
-                looking.send_signal(signal.SIGINT)  # it writes down what it saw, then says so
-                looking.communicate()
-        return file.read()
-
-
-def held(looks: str) -> Counter[str]:
-    """By thread, how often it held the GIL, of py-spy's raw format: `thread (id): name;frame;frame count`."""
-    found: Counter[str] = Counter()
-    for look in looks.splitlines():
-        stack, _, count = look.rpartition(" ")
-        found[re.sub(r"^thread \(\w+\)(: )?", "", stack.partition(";")[0]) or "unnamed"] += int(count)
-    return found

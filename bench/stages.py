@@ -33,9 +33,6 @@ from gpupeak.decode import decode_frames
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.demo import corpus as demo_corpus
-from gpupeak.encode.vit import VisionTower, expected_state
-from gpupeak.encode.weights.random import random_state
-from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import npy_header
 from gpupeak.features.writer import NpyWriter
@@ -376,15 +373,13 @@ CLAIMED = (600, 1200)
 
 
 def loading(record: Record, scale: Scale, work: Path) -> None:
-    """`load_features` beside `np.load`, and beside doing without features: decoding at run time, and encoding too."""
+    """`load_features` beside `np.load`, and beside doing without features: decoding at run time."""
     one = record.row("one file", loaded, work / "root", 10 * scale.rounds)
     clips = make(decode_clips(scale), work / "clips").values()
     samples = [sample_of(path, work / "features", work / "aus") for path in clips]
     found, _ = peers()
     name = "decord" if "decord" in found else "PyAV seeking"
-    instead = record.row(f"instead, {name}", at_run_time, samples, found[name], scale.rounds, one)
-    # One frame costs an eighth of what eight do, and there is no time for more.
-    record.row("instead, and encoding", encoded_at_run_time, 1 if scale.quick else N, one, instead)
+    record.row(f"instead, {name}", at_run_time, samples, found[name], scale.rounds, one)
 
 
 def loaded(root: Path, rounds: int, files: int = 200) -> Row:
@@ -423,26 +418,7 @@ def at_run_time(samples: Sequence[Sample], decode: Decode, rounds: int, one: Row
             "decoding": partial(decode, sample.video, plan().indices),
         }
         seconds[sample.name] = {step: statistics.median(each) for step, each in alternated(steps, rounds).items()}
-    return {"seconds": seconds, **instead_of_loading([sum(each.values()) for each in seconds.values()], one)}
-
-
-def encoded_at_run_time(images: int, one: Row, instead: Row) -> Row:
-    """The same and ViT-L/14 in float32 on this CPU, on all its cores: what features really save."""
-    shape = CLIP_VIT_LARGE.tower
-    assert shape is not None
-    tower = VisionTower.from_state(random_state(0, expected_state(shape)), shape)
-    pixels = torch.zeros((images, shape.size, shape.size, 3), dtype=torch.uint8)
-    began = time.perf_counter()
-    with torch.inference_mode():
-        tower(pixels)
-    encoding = (time.perf_counter() - began) * N / images
-    taken = [sum(each.values()) + encoding for each in instead["seconds"].values()]
-    measured = {"encoding_s": encoding, "images": images, "torch_threads": torch.get_num_threads()}
-    return {**measured, **instead_of_loading(taken, one)}
-
-
-def instead_of_loading(seconds: Sequence[float], one: Row) -> Row:
-    """How many times as long as loading a sample it takes, from clip to clip."""
-    times = {side: [1e6 * taken / us for taken in seconds] for side, us in one["us"].items()}
+    taken = [sum(each.values()) for each in seconds.values()]
+    times = {side: [1e6 * each / us for each in taken] for side, us in one["us"].items()}
     says = ", ".join(f"{min(each):,.0f} to {max(each):,.0f} times {side}" for side, each in times.items())
-    return {"times": times, "says": f"{says} (claimed: {CLAIMED[0]} to {CLAIMED[1]:,})"}
+    return {"seconds": seconds, "times": times, "says": f"{says} (claimed: {CLAIMED[0]} to {CLAIMED[1]:,})"}

@@ -1,15 +1,12 @@
 """What is measured: clips like those of MER-UniBench, drawn by code, and how far their coding flatters or punishes.
 
-    python bench/workload.py DIRECTORY [--quick]      draws them and prints what they are
-
 What a decoder costs depends on how a video was coded: which frames are key frames, and how many packets no other
-frame refers to, so both are printed, and real clips are measured beside the drawn ones. A clip's file name holds
+frame refers to, so both are recorded, and real clips are measured beside the drawn ones. A clip's file name holds
 all of its parameters, and drawing it again gives the same bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -153,17 +150,6 @@ def facts(path: Path) -> Row:
         }
 
 
-def told(path: Path) -> str:
-    """`facts`, in a line."""
-    of = facts(path)
-    return (
-        f"{path.stem:46} {of['codec']:>6} {of['width']:4}x{of['height']:<4} {of['frames']:4} frames "
-        f"{of['key_frames']:3} key frames ({100 * of['key_frame_share']:4.1f} %), "
-        f"{100 * of['non_reference_share']:3.0f} % unreferenced, {of['mbit_per_s']:5.2f} Mbit/s, "
-        f"{of['bits_per_pixel']:.3f} bits a pixel"
-    )
-
-
 # Coding
 
 
@@ -295,17 +281,3 @@ def _smooth(grain: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     for axis in (0, 1):
         grain = (grain + np.roll(grain, 1, axis)) / np.float32(math.sqrt(2))
     return grain
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The clips that are measured.")
-    parser.add_argument("directory", type=Path, help="where to: clips/ and aus/")
-    parser.add_argument("--quick", action="store_true", help="those of make bench-quick")
-    options = parser.parse_args()
-    made = make(decode_clips(QUICK if options.quick else FULL), options.directory / "clips")
-    for path in (*made.values(), *real_clips()):
-        print(told(path))
-
-
-if __name__ == "__main__":
-    main()

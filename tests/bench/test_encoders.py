@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from gpupeak.encode.weights.drawn import draw_state
 
 from gpupeak.encode.vit import expected_state
+from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import TowerShape
 
 encoders: Any = importlib.import_module("encoders")
@@ -36,7 +36,7 @@ def test_a_side_with_another_weight_fails_the_row(monkeypatch: pytest.MonkeyPatc
     honest = encoders.encoders
 
     def encoders_(shape: TowerShape, state: dict[str, torch.Tensor], *of: Any) -> Any:
-        other = draw_state(1, expected_state(shape))["positional_embedding"]
+        other = random_state(1, expected_state(shape))["positional_embedding"]
         changed = {**state, "positional_embedding": 0.99 * state["positional_embedding"] + 0.01 * other}
         return {**dict(honest(shape, state, *of)), "open_clip": dict(honest(shape, changed, *of))["open_clip"]}.items()
 

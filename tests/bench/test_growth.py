@@ -48,7 +48,7 @@ def test_every_row_has_its_points_and_what_piles_up_is_told(
     with record.part("growth"):
         growth.growth(record, workload.QUICK, tmp_path)
     rows = {row["row"]: row for row in record.rows.values()}
-    assert list(rows) == ["samples, the line alone", "samples, decoding", "resolution", "workers", "finished files"]
+    assert list(rows) == ["samples, the line alone", "samples, decoding", "workers", "finished files"]
     assert [target["figure"] for target in rows["samples, the line alone"]["targets"]] == [120 / 110, 0.5]
     assert rows["workers"]["times"] == 2
     assert rows["finished files"]["fit"]["slope"] == pytest.approx(1e-5)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import write_clip
-from tiny import SPEC
 
 from gpupeak.decode import decode_frames
 from gpupeak.demo.corpus import EXPRESSIONS, write_openface
@@ -51,7 +50,6 @@ def test_every_part_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(stages, "make", lambda clips, directory: paths)
     monkeypatch.setattr(stages, "real_clips", list)
-    monkeypatch.setattr(stages, "CLIP_VIT_LARGE", SPEC)
     found = record.Record(tmp_path / "record", {})
     for part in (stages.planning, stages.decoding, stages.writing, stages.loading):
         with found.part(part.__name__):
@@ -66,7 +64,7 @@ def test_every_part_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert whats == ["the fastest peer / gpupeak", "gpupeak / bound"]
     assert rows["writing: float32 [8, 768]"]["files_per_s"]["gpupeak"] > 0
     assert rows["loading: one file"]["us"]["gpupeak"] > 0
-    assert len(rows["loading: instead, and encoding"]["times"]["gpupeak"]) == 1
+    assert len(rows["loading: instead, PyAV seeking"]["times"]["gpupeak"]) == 1
 
 
 def test_what_is_measured_beside_is_pinned_and_no_part_of_the_product() -> None:

@@ -17,7 +17,6 @@ from samples import read_manifest
 from gpupeak.check.affectgpt_yaml import read_document
 from gpupeak.corpora.labels import read_names
 from gpupeak.errors import ConfigError, LabelError, RunError, UsageError
-from gpupeak.features import directory as store
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.packs import unpack
 from gpupeak.storage.atomic import replace_file
@@ -99,7 +98,7 @@ def test_records_that_are_no_files_or_too_deep(tmp_path: Path) -> None:
 
 def test_a_file_is_never_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "precious").write_text("precious")
-    monkeypatch.setattr(store, "temporary_name", lambda: ".gpupeak-guessed.tmp")
+    monkeypatch.setattr("gpupeak.storage.atomic.temporary_name", lambda: ".gpupeak-guessed.tmp")
     (tmp_path / ".gpupeak-guessed.tmp").symlink_to("precious")
     replace_file(tmp_path / "page.html", [b"page"])
     assert (tmp_path / "precious").read_text() == "precious"
