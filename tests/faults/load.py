@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from corpus import Scale, make_benchmark
@@ -72,15 +72,25 @@ def benchmark(divisor: int, work: Path) -> dict[str, Any]:
     }
 
 
+class Look(NamedTuple):
+    """What a run and its workers have together, and how many samples are done."""
+
+    done: int
+    memory_mib: float
+    files: int
+    threads: int
+    cpu_s: float
+
+
 class Sampler:
-    """While it is open: the memory, open files, threads and processor time of a run and its workers, by what is done.
+    """While it is open: looks at a run and its workers.
 
     Memory is what is resident of each process, added up: no less than what they take together, since they share some.
     """
 
     def __init__(self, process: Extraction, out: Path, samples: int) -> None:
         self._process, self._out, self._samples = process, out, samples
-        self._seen: list[tuple[float, int, float, int, int, float]] = []
+        self._seen: list[Look] = []
         self._ended = threading.Event()
 
     def __enter__(self) -> Sampler:
@@ -96,38 +106,30 @@ class Sampler:
         run = psutil.Process(self._process.process.pid)
         while not self._ended.wait(EVERY_SECONDS if self._samples > 1000 else 0.1):
             done = sum(_lines(path) for path in self._out.glob("*/*/manifest.jsonl"))
-            memory, files, threads, seconds = 0.0, 0, 0, 0.0
-            try:
-                for process in (run, *run.children(recursive=True)):
-                    memory += process.memory_info().rss / 2**20
-                    files += process.num_fds()
-                    threads += process.num_threads()
-                    spent = process.cpu_times()
-                    seconds += spent.user + spent.system
-            except psutil.Error:
-                continue
-            self._seen.append((time.monotonic(), done, memory, files, threads, seconds))
+            with contextlib.suppress(psutil.Error):
+                each = [
+                    (p.memory_info().rss / 2**20, p.num_fds(), p.num_threads(), sum(p.cpu_times()[:2]))
+                    for p in (run, *run.children(recursive=True))
+                ]
+                self._seen.append(Look(done, *map(sum, zip(*each, strict=True))))
 
     def figures(self) -> dict[str, Any]:
         """The most of both halves, from the first outcomes on."""
-        seen = [each for each in self._seen if 0 < each[1] < self._samples]
+        seen = [look for look in self._seen if 0 < look.done < self._samples]
         if len(seen) < 4:
             raise RuntimeError(f"only {len(seen)} looks at a run of {self._samples} samples")
-        middle = min(range(1, len(seen) - 1), key=lambda at: abs(seen[at][1] - self._samples // 2))
+        middle = min(range(1, len(seen) - 1), key=lambda at: abs(seen[at].done - self._samples // 2))
         halves = seen[: middle + 1], seen[middle:]
-        rates = [(half[-1][1] - half[0][1]) / max(1e-9, half[-1][0] - half[0][0]) for half in halves]
-        costs = [(half[-1][5] - half[0][5]) / max(1, half[-1][1] - half[0][1]) for half in halves]
-        first, second = halves
+        cpu = [(half[-1].cpu_s - half[0].cpu_s) / max(1, half[-1].done - half[0].done) for half in halves]
+        most = {what: [max(getattr(look, what) for look in half) for half in halves] for what in Look._fields}
         return {
-            "peak_mib": max(each[2] for each in self._seen),
-            "memory_second_over_first": max(each[2] for each in second) / max(each[2] for each in first),
-            "files_first": max(each[3] for each in first),
-            "files_second": max(each[3] for each in second),
-            "threads_first": max(each[4] for each in first),
-            "threads_second": max(each[4] for each in second),
-            "cpu_ms_per_sample": 1000 * (seen[-1][5] - seen[0][5]) / max(1, seen[-1][1] - seen[0][1]),
-            "cpu_second_over_first": costs[1] / max(1e-9, costs[0]),
-            "samples_per_s_second_over_first": rates[1] / max(1e-9, rates[0]),
+            "peak_mib": max(look.memory_mib for look in self._seen),
+            "memory_second_over_first": most["memory_mib"][1] / most["memory_mib"][0],
+            "files_first": most["files"][0],
+            "files_second": most["files"][1],
+            "threads_first": most["threads"][0],
+            "threads_second": most["threads"][1],
+            "cpu_second_over_first": cpu[1] / max(1e-9, cpu[0]),
         }
 
 
@@ -142,15 +144,8 @@ def plan(count: int, work: Path) -> dict[str, Any]:
     videos = work / "listed"
     videos.mkdir()
     names = [f"sample_{number:08d}" for number in range(count)]
-    base = videos / f"{names[0]}.mp4"
-    base.touch()
-    for number, name in enumerate(names[1:], start=1):
-        path = videos / f"{name}.mp4"
-        if number % 20_000 == 0:  # a file may have some 65,000 names
-            base = path
-            base.touch()
-        else:
-            os.link(base, path)
+    for name in names:
+        (videos / f"{name}.mp4").touch()
     points = []
     for some in (count // 10, count):
         listing = work / f"{some}.txt"
