@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 from record import Record, Row
-from torch.profiler import ProfilerActivity, _ExperimentalConfig
+from torch._C._profiler import _ExperimentalConfig
+from torch.profiler import ProfilerActivity
 from workload import Scale, decode_clips, make, sample_of
 
 from gpupeak.config import ExtractConfig
