@@ -22,7 +22,7 @@ workload: Any = importlib.import_module("workload")
 
 
 def test_a_profile_of_the_line(clip_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts(WorkerPool(1), SyntheticEncoder(8, 224), NpyWriter(), "cpu")
+    parts = Parts(WorkerPool(1), SyntheticEncoder(8, 224), NpyWriter(), "cpu", tmp_path, 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(profiling, "make", lambda asked, directory: {"clip": clip_of("h264")})
     monkeypatch.setattr(profiling, "build", lambda config, spec, n, tell: parts)

@@ -379,7 +379,9 @@ def _synthetic(config: ExtractConfig, workers: int) -> Callable[..., Parts]:
 
     def build(_: Any, spec: Any, n: int, tell: Any) -> Parts:
         decoder = WorkerPool(workers, n, 64, time_limit=config.time_limit)
-        return Parts(decoder, SyntheticEncoder(spec.dim, 64), NpyWriter(), "cpu")
+        return Parts(
+            decoder, SyntheticEncoder(spec.dim, 64), NpyWriter(), "cpu", config.cache_directory, config.cache_size
+        )
 
     return build
 
