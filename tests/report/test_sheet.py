@@ -87,19 +87,14 @@ def test_what_is_no_video_is_a_samples_fault(tmp_path: Path) -> None:
 
 def test_sheets_are_read_in_other_processes_as_they_are_here(video: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), np.uint8))
-    whole = sample(tmp_path, "whole", video=video)
     faces = Sample("mine", "faces", tmp_path / "faces.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
-    tasks = [SheetTask(whole, INDICES, 24, 96), SheetTask(faces, side=40), SheetTask(sample(tmp_path, "gone"))]
-    found = {each.name: sheet for each, sheet in read_sheets(tasks, workers=2)}
-    here = [task() for task in tasks[:2]]
-    for name, expected in zip(("whole", "faces"), here, strict=True):
-        sheet = found[name]
-        assert isinstance(sheet, Sheet)
-        assert (sheet.indices, sheet.times, sheet.frames) == (expected.indices, expected.times, expected.frames)
-        assert all(map(np.array_equal, sheet.pictures, expected.pictures))
-    assert here[1].indices == tuple(uniform(30, 8))
-    assert here[1].remarks == ("no manifest tells its frames: these would be chosen now",)
-    gone = found["gone"]
+    task = SheetTask(faces, side=40)
+    found = {each.name: sheet for each, sheet in read_sheets([task, SheetTask(sample(tmp_path, "gone"))], workers=2)}
+    sheet, gone = found["faces"], found["gone"]
+    assert isinstance(sheet, Sheet)
+    assert sheet.indices == tuple(uniform(30, 8))
+    assert sheet.remarks == ("no manifest tells its frames: these would be chosen now",)
+    assert all(map(np.array_equal, sheet.pictures, task().pictures))
     assert isinstance(gone, Failed)
     assert (gone.stage, gone.reason) == ("find", "no video file of this name")
 
@@ -117,10 +112,6 @@ def test_heights_of_a_long_clip_keep_every_peak() -> None:
     ((*line,),) = heights(Curve(tuple(range(10_000)), tuple(values), "openface", Path("x")), 10_000)
     assert len(line) == 400
     assert max(line, key=lambda point: point[1]) == (pytest.approx(0.7777, abs=0.003), 1.0)
-
-
-def test_heights_of_nothing_are_flat() -> None:
-    assert heights(Curve((0, 1), (0.0, 0.0), "openface", Path("x")), 2) == [[(0, 0), (1, 0)]]
 
 
 def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
