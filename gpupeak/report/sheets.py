@@ -127,7 +127,8 @@ class SheetTask:
             return self
         plan = plan_frames(sample, frames, codec)
         remarks = (*self.remarks, "no manifest tells its frames: these would be chosen now")
-        return replace(self, indices=plan.indices, peak=plan.peak and plan.peak.index, remarks=remarks)
+        peak = None if plan.peak is None else plan.peak.index
+        return replace(self, indices=plan.indices, peak=peak, remarks=remarks)
 
     def _sheet(
         self, pixels: _Picture, width: int, height: int, frames: int, times: tuple[float, ...], curve: Curve | None

