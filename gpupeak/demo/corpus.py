@@ -1,15 +1,14 @@
 """What does the demo extract from? Clips of a drawn face, laid out as MER-UniBench is.
 
-A face's expression rises to a peak and falls: since each clip is drawn around its peak, the peak is
-known, and the action-unit files beside the clips, of every kind that a peak is read from, tell it in
-their own ways. Imports no torch.
+Each clip is drawn around its peak, so the peak is known, and the action-unit files beside the clips, of every kind
+that a peak is read from, tell it in their own ways. Imports no torch.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,13 +37,8 @@ class Expression:
 
 
 _SMILE = Expression("happy", {"AU06_r": 2.9, "AU12_r": 3.7, "AU25_r": 1.6}, corners=17, opening=9, brows=2, lids=-3)
-_SURPRISE = Expression(
-    "surprise",
-    {"AU01_r": 3.1, "AU02_r": 2.6, "AU05_r": 2.2, "AU25_r": 2.4, "AU26_r": 3.3},
-    opening=34,
-    brows=15,
-    lids=5,
-)
+_ASTONISHED = {"AU01_r": 3.1, "AU02_r": 2.6, "AU05_r": 2.2, "AU25_r": 2.4, "AU26_r": 3.3}
+_SURPRISE = Expression("surprise", _ASTONISHED, opening=34, brows=15, lids=5)
 _FROWN = Expression("angry", {"AU04_r": 3.4, "AU07_r": 2.0, "AU15_r": 2.3}, corners=-13, brows=-4, frown=9, lids=-4)
 EXPRESSIONS = (_SMILE, _SURPRISE, _FROWN)
 
@@ -78,14 +72,17 @@ CLIPS = (
     Clip("iemocap", "Ses05M_script01_1_M003", 80, 22, _SMILE, "per_frame"),
 )
 
-
-_VIDEOS = {
-    "mer2023": "mer2023-dataset-process/video/{}.mp4",
-    "iemocap": "iemocap-process/subvideo-tgt/{}.avi",
-}
+_VIDEOS = {"mer2023": "mer2023-dataset-process/video/{}.mp4", "iemocap": "iemocap-process/subvideo-tgt/{}.avi"}
 _AU_DIRECTORIES = {"mer2023": "MER2023", "iemocap": "IEMOCAPFour"}
-_CONFIG = "gpupeak.toml"
-_CONFIG_BEGINS = "# The demo's datasets are smaller than the ones whose names they bear.\n"
+CONFIG = """\
+# The demo's datasets are smaller than the ones whose names they bear.
+
+[datasets.mer2023]
+expected = 3
+
+[datasets.iemocap]
+expected = 2
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +97,15 @@ class DemoCorpus:
 
 def make_corpus(root: Path) -> DemoCorpus:
     """Draw and encode `CLIPS`, and write their label and action-unit files, below `root`."""
-    corpus = DemoCorpus(tuple(_VIDEOS), root / "dataset", root / "mer-factory-output", root / _CONFIG)
+    corpus = DemoCorpus(tuple(_VIDEOS), root / "dataset", root / "mer-factory-output", root / "gpupeak.toml")
     root.mkdir(parents=True, exist_ok=True)
-    _write_config(corpus.config_file)  # first, so that even a corpus cut short is known for one
+    corpus.config_file.write_text(CONFIG)  # first, so that even a corpus cut short is known for one
     for number, clip in enumerate(CLIPS):
         _encode(draw_clip(clip, seed=number), corpus.dataset_root / _VIDEOS[clip.dataset].format(clip.name))
         if clip.source is not None:
-            _AU_WRITERS[clip.source](clip, corpus.mer_factory_output / _AU_DIRECTORIES[clip.dataset])
+            _write_peak(clip, corpus.mer_factory_output / _AU_DIRECTORIES[clip.dataset])
     _write_labels(corpus.dataset_root)
     return corpus
-
-
-def is_corpus(root: Path) -> bool:
-    """Whether `make_corpus` has been at work in `root`."""
-    config = root / _CONFIG
-    return config.is_file() and config.read_bytes().startswith(_CONFIG_BEGINS.encode())
-
-
-# Files, as the tools write them that they come from in earnest.
 
 
 def _encode(pictures: Iterator[npt.NDArray[np.uint8]], path: Path) -> None:
@@ -140,26 +128,15 @@ def _encode(pictures: Iterator[npt.NDArray[np.uint8]], path: Path) -> None:
 def _write_labels(dataset_root: Path) -> None:
     """Under each key a zero-dimensional object array, pickled: `{sample: {"emo": ..., "val": ...}}`."""
 
-    def listed(emotions: dict[str, str]) -> npt.NDArray[np.object_]:
+    def labels(dataset: str, **emotions: str) -> npt.NDArray[np.object_]:
+        emotions |= {clip.name: clip.expression.emotion for clip in CLIPS if clip.dataset == dataset}
         return np.array({name: {"emo": emotion, "val": -10} for name, emotion in emotions.items()}, dtype=object)
 
-    mer2023, iemocap = (
-        {clip.name: clip.expression.emotion for clip in CLIPS if clip.dataset == dataset} for dataset in _VIDEOS
-    )
-    np.savez(
-        dataset_root / "mer2023-dataset-process/label-6way.npz",
-        train_corpus=listed({"samplenew_00000000": "neutral"}),
-        test1_corpus=listed(mer2023),
-    )
+    test, train = labels("mer2023"), labels("", samplenew_00000000="neutral")
+    np.savez(dataset_root / "mer2023-dataset-process/label-6way.npz", test1_corpus=test, train_corpus=train)
     # One list holds the whole of IEMOCAP; its test set is the fifth session.
-    others = {"Ses01F_impro01_F000": "neutral", "Ses04M_script03_2_M041": "sad"}
-    np.savez(dataset_root / "iemocap-process/label_4way.npz", whole_corpus=listed({**others, **iemocap}))
-
-
-def _write_config(path: Path) -> None:
-    counts = {dataset: sum(clip.dataset == dataset for clip in CLIPS) for dataset in _VIDEOS}
-    entries = "\n".join(f"[datasets.{dataset}]\nexpected = {count}\n" for dataset, count in counts.items())
-    path.write_text(f"{_CONFIG_BEGINS}\n{entries}")
+    whole = labels("iemocap", Ses01F_impro01_F000="neutral", Ses04M_script03_2_M041="sad")
+    np.savez(dataset_root / "iemocap-process/label_4way.npz", whole_corpus=whole)
 
 
 def au_info(frames: int, peak: int) -> dict[str, object]:
@@ -170,9 +147,8 @@ def au_info(frames: int, peak: int) -> dict[str, object]:
 
 def per_frame(clip: Clip) -> dict[str, object]:
     """MER-Factory's action units of every frame: counted from 1; no frame is marked as the peak."""
-    frames = [
-        {"frame": frame + 1, "active_aus": clip.units(frame), "is_peak_frame": False} for frame in range(clip.frames)
-    ]
+    units = enumerate(map(clip.units, range(clip.frames)), 1)
+    frames = [{"frame": number, "active_aus": active, "is_peak_frame": False} for number, active in units]
     return {"per_frame_au_descriptions": frames}
 
 
@@ -195,27 +171,21 @@ def write_openface(clip: Clip, directory: Path) -> None:
     (directory / f"{clip.name}.csv").write_text("\n".join(lines) + "\n")
 
 
-def _write_merr_data(clip: Clip, directory: Path) -> None:
-    """MER-Factory as published: `_merr_data.json` counts from 1; `_au_analysis.json` has the peak as text only."""
-    seconds = clip.peak / clip.fps
-    text = {"chronological_emotion_peaks": [f"Peak at {seconds:.2f}s: {clip.expression.emotion} (moderate)"]}
-    info = {"frame_number": clip.peak + 1, "timestamp": seconds, "top_aus_intensities": clip.units(clip.peak)}
-    write_json(clip, directory, "au_analysis", text)
-    write_json(clip, directory, "merr_data", {**text, "overall_peak_frame_info": info})
-
-
-_AU_WRITERS: dict[str, Callable[[Clip, Path], None]] = {
-    "au_info": lambda clip, directory: write_json(clip, directory, "au_analysis", au_info(clip.frames, clip.peak)),
-    "per_frame": lambda clip, directory: write_json(clip, directory, "au_analysis", per_frame(clip)),
-    "merr_data": _write_merr_data,
-    "openface": write_openface,
-}
+def _write_peak(clip: Clip, directory: Path) -> None:
+    if clip.source == "openface":
+        write_openface(clip, directory)
+    elif clip.source == "merr_data":  # counted from 1
+        info = {"frame_number": clip.peak + 1, "timestamp": clip.peak / clip.fps}
+        write_json(clip, directory, "merr_data", {"overall_peak_frame_info": info})
+    else:
+        content = per_frame(clip) if clip.source == "per_frame" else au_info(clip.frames, clip.peak)
+        write_json(clip, directory, "au_analysis", content)
 
 
 # Drawing. A shape is painted by coverage, the share of each pixel that lies within it: edges come out smooth.
 
 _Image: TypeAlias = npt.NDArray[np.floating[Any]]
-_Colour: TypeAlias = tuple[int, int, int]
+_Colour: TypeAlias = npt.ArrayLike  # red, green, blue
 
 _HAIR, _SKIN = (58, 40, 32), (226, 180, 150)
 _EYE, _IRIS, _LIPS, _MOUTH = (245, 245, 242), (52, 66, 84), (150, 58, 62), (58, 18, 24)
@@ -224,7 +194,7 @@ _EYE, _IRIS, _LIPS, _MOUTH = (245, 245, 242), (52, 66, 84), (150, 58, 62), (58, 
 def draw_clip(clip: Clip, seed: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield a clip's frames, uint8 RGB `[360, 640, 3]`: a face before a wall, and a little camera noise."""
     random = np.random.default_rng(seed)
-    wall = _wall(random)
+    wall = np.full((HEIGHT, WIDTH, 3), random.uniform(95, 150, 3), np.float32)
     noise = random.normal(0, 2, (HEIGHT + 32, WIDTH + 32, 1)).astype(np.float32)
     for frame in range(clip.frames):
         # The head sways by a few pixels, slowly: what moves most is the expression.
@@ -237,28 +207,18 @@ def draw_clip(clip: Clip, seed: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
         yield np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _wall(random: np.random.Generator) -> _Image:
-    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
-    weave = np.sin(rows / 14 + random.uniform(0, 6)) * np.sin(columns / 11 + random.uniform(0, 6))
-    grain = random.normal(0, 5, (HEIGHT, WIDTH))
-    wall: _Image = (random.uniform(95, 150, 3) + (10 * weave + grain)[:, :, None]).astype(np.float32)
-    return wall
-
-
 def draw_face(
     picture: _Image, x: float, y: float, expression: Expression, amount: float, scale: float = 1, skin: _Colour = _SKIN
 ) -> None:
-    """Paint a face into a picture, float32 RGB `[height, width, 3]`.
+    """Paint `amount` of an expression into a picture, float32 RGB `[height, width, 3]`.
 
-    Args:
-        x, y: its middle, in pixels. It must lie in the picture: it spans 112 pixels to both sides, 160 upwards and 155
-            downwards, times `scale`.
-        amount: how much of `expression` it shows.
+    The face must lie in the picture: from its middle (`x`, `y`), in pixels, it spans 112 to both sides, 160 upwards
+    and 155 downwards, times `scale`.
     """
     s = scale
     lift, opening = s * expression.corners * amount, s * expression.opening * amount
     brow, frown, lids = s * expression.brows * amount, s * expression.frown * amount, s * expression.lids * amount
-    nose, cheek = _shaded(skin, -18, -24, -20), _shaded(skin, 6, -20, -10)
+    nose, cheek = np.add(skin, (-18, -24, -20)), np.add(skin, (6, -20, -10))
     _ellipse(picture, x, y - 22 * s, 112 * s, 138 * s, _HAIR)
     _ellipse(picture, x, y + 8 * s + opening / 6, 96 * s, 128 * s + opening / 6, skin)  # the jaw drops with the mouth
     _ellipse(picture, x, y + 22 * s, 10 * s, 7 * s, nose)
@@ -275,10 +235,6 @@ def draw_face(
     middle, apart = y + 70 * s + lift * (0.5 - u * u), opening / 2 * (1 - u * u)
     _band(picture, left, middle - apart - 4 * s, middle + apart + 4 * s, _LIPS)
     _band(picture, left, middle - apart, middle + apart, _MOUTH)
-
-
-def _shaded(colour: _Colour, red: int, green: int, blue: int) -> _Colour:
-    return colour[0] + red, colour[1] + green, colour[2] + blue
 
 
 def _across(x: float, width: float) -> tuple[int, _Image]:

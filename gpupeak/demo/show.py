@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,18 +11,15 @@ from pathlib import Path
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
-from gpupeak.demo.corpus import CLIPS, Clip, DemoCorpus, is_corpus, make_corpus
+from gpupeak.demo.corpus import CLIPS, CONFIG, Clip, DemoCorpus, make_corpus
 from gpupeak.errors import ConfigError, WriteError
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.records import read_manifest
 
 _FEATURES = "preextracted_features"
-_MADE = ("dataset", "mer-factory-output", _FEATURES)
 
 
 def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int], device: str, weights: str) -> int:
@@ -47,21 +43,21 @@ def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int
         ["--device", device],
     ]
     _say(console, "\nThe run", "bold")
-    _say(console, f"{_program()} " + " \\\n    ".join(map(shlex.join, words)))
+    _say(console, "gpupeak " + " \\\n    ".join(map(shlex.join, words)))
     if weights.startswith("random:"):
-        form = "the features have the right form and mean nothing"
-        _say(console, f"The weights are seeded random numbers ({weights}), not CLIP's: {form}.", "yellow")
+        _say(console, f"The weights are seeded random numbers ({weights}): the features mean nothing.", "yellow")
     if code := command([word for line in words for word in line]):
         return code
-    _show_files(console, out)
+    _say(console, "\nThe files", "bold")
+    for file in sorted(path for path in out.rglob("*") if path.is_file()):
+        _say(console, str(file))
+    array = np.load(_features(out, CLIPS[0]) / f"{CLIPS[0].name}.npy")
+    _say(console, f"numpy.load('{CLIPS[0].name}.npy'): {array.dtype}, shape {array.shape}")
     right = _show_frames(console, out)
     _say(console, "\nNext: your own copy of MER-UniBench, or your own videos", "bold")
-    for arguments in (
-        "plan --dataset-root DIR --mer-factory-output DIR",
-        "extract --dataset-root DIR --mer-factory-output DIR",
-        "extract --videos DIR --name mycorpus --aus DIR",
-    ):
-        _say(console, f"{_program()} {arguments}")
+    _say(console, "gpupeak plan --dataset-root DIR --mer-factory-output DIR")
+    _say(console, "gpupeak extract --dataset-root DIR --mer-factory-output DIR")
+    _say(console, "gpupeak extract --videos DIR --name mycorpus --aus DIR")
     return 0 if right else 1
 
 
@@ -73,53 +69,25 @@ def _draw(out: Path, console: Console) -> DemoCorpus:
     began = time.perf_counter()
     try:
         if out.exists() and any(out.iterdir()):
-            if not is_corpus(out):
+            if not (config := out / "gpupeak.toml").is_file() or config.read_bytes() != CONFIG.encode():
                 raise ConfigError(f"{out}: is not empty and holds no demo; give another --out")
-            for name in _MADE:
+            for name in ("dataset", "mer-factory-output", _FEATURES):
                 if (out / name).exists():
                     shutil.rmtree(out / name)
         corpus = make_corpus(out)
     except OSError as error:
         raise WriteError(f"{out}: the demo cannot be written there: {error.strerror or error}") from error
-    made = (
-        f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to "
-    )
-    made += "a peak and falls,\nlaid out as a small mer2023 and iemocap, one clip without an action-unit file: "
+    made = f"{len(CLIPS)} clips, {sum(clip.frames for clip in CLIPS)} frames, of a drawn face whose expression rises to"
+    files = "laid out as a small mer2023 and iemocap, one clip without an action-unit file"
     _say(console, "A corpus", "bold")
-    _say(console, f"{made}made in {time.perf_counter() - began:.1f} s.")
+    _say(console, f"{made} a peak and falls,\n{files}: made in {time.perf_counter() - began:.1f} s.")
     return corpus
-
-
-def _program() -> str:
-    """What to type for this very gpupeak: its name where the shell finds it, else its path."""
-    beside = Path(sys.executable).with_name("gpupeak")
-    if shutil.which("gpupeak") or not beside.exists():
-        return "gpupeak"
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
-
-
-def _show_files(console: Console, out: Path) -> None:
-    _say(console, "\nThe files", "bold")
-    console.print(_tree(out, Tree(Text(f"{out}/"), guide_style="dim")))
-    example = _features(out, CLIPS[0]) / f"{CLIPS[0].name}.npy"
-    array = np.load(example)
-    _say(console, f"numpy.load({example.name!r}): {array.dtype}, shape {array.shape}")
-
-
-def _tree(path: Path, branch: Tree) -> Tree:
-    for entry in sorted(path.iterdir(), key=lambda entry: (entry.is_file(), entry.name)):
-        if entry.is_dir():
-            _tree(entry, branch.add(Text(f"{entry.name}/")))
-        else:
-            branch.add(Text.assemble(entry.name, "  ", (decimal(entry.stat().st_size), "dim")))
-    return branch
 
 
 def _show_frames(console: Console, out: Path) -> bool:
     """Show which frames were chosen and why; say whether every peak is where it was drawn."""
     table = Table("sample", "drawn", "found", "frames chosen", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.columns[0].no_wrap = True
-    table.columns[1].justify = "right"
     wrong = []
     for clip in CLIPS:
         (line,) = (line for line in read_manifest(_features(out, clip)) if line.sample == clip.name)

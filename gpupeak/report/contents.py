@@ -1,7 +1,7 @@
 """What came of a run, sample by sample? Its lists, manifests and features, read once more for `page` to lay out.
 
-Nothing here is refused for being incomplete: a dataset without videos, without a manifest or without features is
-told as it is. Only the contact sheets decode anything, and not in this process.
+Nothing is refused for being incomplete: a dataset without videos, manifest or features is told as it is. Only the
+contact sheets decode anything, and not in this process.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, resolve
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
-from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import read_features
-from gpupeak.features.records import ManifestLine, read_manifest
+from gpupeak.features.records import ManifestLine, read_manifest, read_records
 from gpupeak.features.remote import copied, copies_below
 from gpupeak.report.sheets import Sheet, SheetTask, read_sheets
 from gpupeak.storage.places import is_directory, place
@@ -35,12 +34,8 @@ SAVED, FAILED, MISSING, BROKEN = "saved", "failed", "missing", "broken"
 OUTCOMES = (SAVED, FAILED, MISSING, BROKEN)
 """What can be said of a listed sample: its features are there; they are not, and a run said why; they are not, and
 nobody knows why; there is a file that cannot be features."""
-POSITIONS = 20
-"""Into how many parts of a clip the peaks are counted."""
 
-_PEAK, _INDEX = "the peak lay outside of the clip", "an index lay past the end"
-_MOST_COMPARED = 16  # frames of a sample: 120 pairs
-_LEVELS = "0123456789abcdef"
+_POSITIONS = 20  # parts of a clip in which peaks are counted
 _UNUSUAL = 6.0  # robust standard deviations; of 12,799 samples none is that far by chance
 _ENOUGH = 20  # samples, for a median absolute deviation to mean something
 _SIDE = 240  # pixels of a picture in the page
@@ -51,19 +46,10 @@ class Row:
     """One listed sample.
 
     Args:
-        sample: with its video and its directories, as far as they are at hand.
-        outcome: one of `OUTCOMES`.
-        why: of a failure or a broken file the reason, with its stage; of a fallback its reason; else "".
+        why: the reason of a failure, a broken file or a fallback; else "".
         source: where its peak is from, one of `PEAK_SOURCES`; "" if it has none.
-        peak: the frame of the peak, as the file names it; None if there is none.
-        fallback: whether it has its rule's fallback for want of a peak.
         clamp: what was clamped into the video, "" if nothing.
-        indices, frames, codec: the frames chosen, of how many, from what; (), 0 and "" where no manifest tells.
-        known: whether a manifest line of a run tells of it.
-        alike: how alike the features of each pair of its frames are, less the dataset's mean, the first with the
-            second and third ... first: a hexadecimal digit each, f for the same direction, 0 for a right angle or
-            more, with the square root of the angle between them. "" without features.
-        cosine: the smallest plain cosine of two neighbours among its frames; None without features.
+        indices, frames: the frames chosen, of how many; () and 0 where no manifest tells.
         unusual: why its features stand out of the dataset's, "" if they do not.
         oddness: how far they stand out, in robust standard deviations.
     """
@@ -77,28 +63,23 @@ class Row:
     clamp: str = ""
     indices: tuple[int, ...] = ()
     frames: int = 0
-    codec: str = ""
-    known: bool = False
-    alike: str = ""
-    cosine: float | None = None
     unusual: str = ""
     oddness: float = 0.0
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a contact sheet says besides its frames, a line each."""
-        peak = f"peak {self.peak}, by {self.source}" if self.source else ""
-        fallback = f"fell back: {self.why}" if self.fallback else ""
+        """What is to be known besides its frames."""
+        reason = f"fell back: {self.why}" if self.fallback else self.why
         clamp = f"clamped: {self.clamp}" if self.clamp else ""
-        return tuple(filter(None, (peak, fallback, clamp, self.unusual)))
+        return tuple(filter(None, (reason, clamp, self.unusual)))
 
 
 @dataclass(slots=True)
 class Overview:
     """One dataset: its rows in the order of its list, counts of them, and the contact sheets of some.
 
-    `clamps`, `failures` and `fallbacks` count by reason; `positions` counts the peaks in `POSITIONS` equal parts of
-    their clips; `stage_seconds` adds up what the manifest tells; `run` is `run.json`, if it can be read.
+    `run` is `run.json`; `stage_seconds` adds up what the manifest tells of `timed` samples. `sheets` are by the number
+    of the row; one that could not be read has a `fault` and no pictures.
     """
 
     dataset: str
@@ -110,31 +91,18 @@ class Overview:
     stage_seconds: Counter[str] = field(default_factory=Counter)
     timed: int = 0
     sheets: dict[int, Sheet] = field(default_factory=dict)
-    """By the number of the row; one that could not be read has a `fault` and no pictures."""
 
     @property
-    def outcomes(self) -> Counter[str]:
-        return Counter(row.outcome for row in self.rows)
+    def saved(self) -> list[Row]:
+        return [row for row in self.rows if row.outcome == SAVED]
 
     @property
     def sources(self) -> Counter[str]:
-        return Counter(row.source for row in self.rows if row.source and row.outcome == SAVED)
+        return Counter(row.source for row in self.saved if row.source)
 
     @property
     def fallbacks(self) -> Counter[str]:
-        return Counter(row.why for row in self.rows if row.fallback and row.outcome == SAVED)
-
-    @property
-    def clamps(self) -> Counter[str]:
-        kinds: Counter[str] = Counter()
-        for row in self.rows:
-            if row.clamp and row.outcome == SAVED:
-                kinds.update(_PEAK if part.startswith("peak ") else _INDEX for part in row.clamp.split("; "))
-        return kinds
-
-    @property
-    def clamped(self) -> int:
-        return sum(bool(row.clamp) and row.outcome == SAVED for row in self.rows)
+        return Counter(row.why for row in self.saved if row.fallback)
 
     @property
     def failures(self) -> Counter[str]:
@@ -147,22 +115,29 @@ class Overview:
 
     @property
     def positions(self) -> list[int]:
-        counts = [0] * POSITIONS
-        for row in self.rows:
-            if row.peak is not None and row.frames and row.outcome == SAVED:
-                counts[min(row.peak * POSITIONS // row.frames, POSITIONS - 1)] += 1
+        """The peaks in 20 equal parts of their clips."""
+        counts = [0] * _POSITIONS
+        for row in self.saved:
+            if row.peak is not None and row.frames:
+                counts[min(row.peak * _POSITIONS // row.frames, _POSITIONS - 1)] += 1
         return counts
+
+    def counts(self) -> Counter[str]:
+        """Samples by outcome, and how many are listed, clamped and unusual."""
+        outcomes = Counter(dict.fromkeys(OUTCOMES, 0))
+        outcomes.update(row.outcome for row in self.rows)
+        outcomes["listed"] = len(self.rows)
+        outcomes["clamped"] = sum(bool(row.clamp) for row in self.saved)
+        outcomes["unusual"] = sum(bool(row.unusual) for row in self.rows)
+        return outcomes
 
     def to_json(self) -> dict[str, Any]:
         """The counts as plain JSON values."""
         return {
             "dataset": self.dataset,
             "directory": str(self.directory),
-            "listed": len(self.rows),
             "expected": self.expected,
-            **{outcome: self.outcomes[outcome] for outcome in OUTCOMES},
-            "clamped": self.clamped,
-            "unusual": sum(bool(row.unusual) for row in self.rows),
+            **self.counts(),
             "peaks": dict(self.sources),
             "fallbacks": dict(self.fallbacks),
             "failures": dict(self.failures),
@@ -192,78 +167,57 @@ def overview(
         UsageError: unknown datasets or samples, or nothing to report on.
         RunError: the processes that decode cannot be started.
     """
-    with copies_below(place(config.output_root)) as copies:
-        return _overview(config, copies, show, show_unusual, show_samples, tell)
-
-
-def _overview(
-    config: ExtractConfig,
-    copies: Path | None,
-    show: int,
-    show_unusual: int,
-    show_samples: Collection[str],
-    tell: Callable[[str], None],
-) -> tuple[Overview, ...]:
-    spec = encoder_spec(config.encoder)
+    spec, root = encoder_spec(config.encoder), place(config.output_root)
     corpora = resolve(config, absent=True)
-    named = bool(config.datasets or config.videos)
-    found = [each for corpus in corpora if (each := _read(corpus, config, spec, copies, needed=named)) is not None]
-    if not any(each.rows for each in found):
-        directory = _directory(corpora[0], config, spec)
-        raise ConfigError(
-            f"nothing to report on: no dataset has features in {config.output_root} (such as {directory})"
-        )
-    _refuse_unknown(found, show_samples)
-    _draw_sheets(found, config, show, show_unusual, show_samples, tell)
+    with copies_below(root) as copies:
+        found = []
+        for corpus in corpora:
+            method, n = corpus.rule.method, corpus.rule.n
+            where = feature_directory(root, corpus.name, spec.directory, method, n, corpus.stream)
+            if config.datasets or config.videos or is_directory(where):
+                found.append(_read(corpus, where, copied(where, copies), spec))
+        if not any(each.rows for each in found):
+            raise ConfigError(f"nothing to report on: no dataset has features in {root} (such as {where})")
+        known = {name for each in found for row in each.rows for name in (row.sample.name, str(row.sample))}
+        if unknown := set(show_samples) - known:
+            raise ConfigError(f"there is no sample {min(unknown)!r} in {', '.join(each.dataset for each in found)}")
+        _draw_sheets(found, config, show, show_unusual, show_samples, tell)
     return tuple(found)
 
 
-# What is there
-
-
-def _directory(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec) -> Place:
-    root = place(config.output_root)
-    return feature_directory(root, corpus.name, spec.directory, corpus.rule.method, corpus.rule.n, corpus.stream)
-
-
-def _read(
-    corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, copies: Path | None, *, needed: bool
-) -> Overview | None:
-    where = _directory(corpus, config, spec)
-    if not needed and not is_directory(where):
-        return None
-    directory = copied(where, copies)
+def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec) -> Overview:
+    """What is known of a dataset whose features belong `where`, and can be read in `directory`."""
     remarks: list[str] = []
     run: dict[str, Any] = {}
+    lines: dict[str, ManifestLine] = {}
     try:
-        run = FeatureDirectory(directory, corpus.rule.n, spec.dim).run or {}
+        run = read_records(directory).run or {}
         if not run and directory.is_dir():
             remarks.append("there is no run.json: features of unknown origin")
-    except ConfigError as error:
-        remarks.append(str(error).replace(str(directory), str(where)))
+    except (ConfigError, RunError) as error:
+        remarks.append(str(error))
     if run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
-    there = {path.stem for path in directory.glob("*.npy")}
-    lines: dict[str, ManifestLine] = {}
     try:
         lines = {line.sample: line for line in read_manifest(directory)}
     except RunError as error:
-        remarks.append(str(error).replace(str(directory), str(where)))
+        remarks.append(str(error))
+    remarks = [remark.replace(str(directory), str(where)) for remark in remarks]
+    there = {path.stem for path in directory.glob("*.npy")}
     samples = _listed(corpus, directory, there | lines.keys(), remarks)
     every = Overview(corpus.name, where, corpus.expected, [], run, remarks)
     for listed in samples:
-        sample = listed.sample if isinstance(listed, Failed) else listed
-        line = lines.get(sample.name)
-        row = _row(sample, line, sample.name in there)
         if isinstance(listed, Failed):
-            row.outcome, row.why = FAILED, f"{listed.stage}: {listed.reason}"
-        every.rows.append(row)
-        if row.outcome == SAVED and line is not None and line.seconds:
+            every.rows.append(Row(listed.sample, FAILED, f"{listed.stage}: {listed.reason}"))
+            continue
+        line = lines.get(listed.name)
+        every.rows.append(_row(listed, line, listed.name in there))
+        if listed.name in there and line is not None and line.seconds:
             every.stage_seconds.update(line.seconds)
             every.timed += 1
     if strays := there - {row.sample.name for row in every.rows}:
         remarks.append(f"{len(strays)} files belong to no sample of the list")
-    _measure(every.rows, corpus.rule.n, spec.dim)
+    _measure(every.saved, corpus.rule.n, spec.dim)
     return every
 
 
@@ -290,119 +244,65 @@ def _row(sample: Sample, line: ManifestLine | None, there: bool) -> Row:
         row.outcome, row.why = FAILED, line.failure
     if len(line.indices) != sample.rule.n or line.frames is None:
         return row
-    row.known = True
-    row.indices, row.frames, row.codec = line.indices, line.frames, line.codec or ""
+    row.indices, row.frames, row.clamp = line.indices, line.frames, line.clamp or ""
     if line.peak is not None:
         row.peak, row.source = line.peak.index, line.peak.source
     if line.fallback is not None and row.outcome != FAILED:
         row.fallback, row.why = True, line.fallback.reason
-    row.clamp = line.clamp or ""
     return row
 
 
-# What the features are like
-
-
 def _measure(rows: Sequence[Row], n: int, dim: int) -> None:
-    """Read every file twice, once for the mean and once against it: memory for all of them is not asked for."""
-    total, count = np.zeros(dim), 0
-    for row, features in _features(rows, n, dim):
+    """Read the features of saved rows: which are none, and which stand out of the dataset.
+
+    Two things are measured of a sample: how far its mean is from the dataset's, and how much its frames differ.
+    """
+    measured, means, spreads = [], [], []
+    for row in rows:
+        features = _features(row.sample, n, dim)
         if isinstance(features, str):
             row.outcome, row.why, row.fallback = BROKEN, features, False
-        else:
-            total += features.mean(0, dtype=np.float64)
-            count += 1
-    if not count:
-        return
-    mean = total / count
-    chosen = np.linspace(0, n - 1, min(n, _MOST_COMPARED)).astype(int)
-    upper = np.triu_indices(len(chosen), 1)
-    measured: list[Row] = []
-    far, spread = [], []
-    for row, features in _features(rows, n, dim):
-        if isinstance(features, str):
             continue
         exact = features.astype(np.float64)
-        cosine = _cosines(exact)
-        row.cosine = float(cosine.diagonal(1).min()) if n > 1 else 1.0
-        row.alike = _alike(_cosines(exact[chosen] - mean)[upper])
-        middle = exact.mean(0)
-        far.append(float(np.linalg.norm(middle - mean)))
-        spread.append(float(np.linalg.norm(exact - middle) / np.linalg.norm(exact)) if exact.any() else 0.0)
+        mean = exact.mean(0)
+        spread = float(np.linalg.norm(exact - mean)) / max(float(np.linalg.norm(exact)), 1e-12)
         measured.append(row)
-        if spread[-1] < 1e-7 and n > 1 and len(set(row.indices)) != 1:
-            row.unusual, row.oddness = "all its frames have the same features", 1e3
-    for row, away, apart in zip(measured, _deviations(far), _deviations(spread), strict=True):
-        row.oddness = max(row.oddness, away, abs(apart))
-        if row.unusual or row.oddness <= _UNUSUAL:
-            continue
-        if away >= abs(apart):
+        means.append(mean)
+        spreads.append(math.nan if len(set(row.indices)) == 1 else spread)  # one frame, repeated on purpose
+    if len(measured) < _ENOUGH:
+        return
+    distances = np.linalg.norm(np.array(means) - np.mean(means, 0), axis=1)
+    for row, far, apart in zip(measured, _deviations(distances), _deviations(np.array(spreads)), strict=True):
+        row.oddness = max(far, abs(apart))
+        if far > max(_UNUSUAL, abs(apart)):
             row.unusual = "far from the rest of the dataset"
-        else:
+        elif abs(apart) > _UNUSUAL:
             row.unusual = f"its frames differ far {'more' if apart > 0 else 'less'} than in the rest of the dataset"
 
 
-def _features(rows: Sequence[Row], n: int, dim: int) -> Iterator[tuple[Row, npt.NDArray[np.float32] | str]]:
-    """The features of each sample that has a file, or what is wrong with it."""
-    for row in rows:
-        if row.outcome != SAVED:
-            continue
-        try:
-            features = read_features(row.sample.target, n)
-        except OSError as error:
-            yield row, f"cannot be read: {error.strerror or error}"
-        except ValueError as error:
-            yield row, str(error).removeprefix(f"{row.sample.target}: ")
-        else:
-            if features.shape[1] != dim:
-                yield row, f"is {list(features.shape)}, expected {[n, dim]}"
-            elif not np.isfinite(features).all():
-                yield row, "holds numbers that are not finite"
-            else:
-                yield row, features
+def _features(sample: Sample, n: int, dim: int) -> npt.NDArray[np.float32] | str:
+    """The features of a sample, or what is wrong with them."""
+    try:
+        features = read_features(sample.target, n)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except ValueError as error:
+        return str(error).removeprefix(f"{sample.target}: ")
+    if features.shape[1] != dim:
+        return f"is {list(features.shape)}, expected {[n, dim]}"
+    return features if np.isfinite(features).all() else "holds numbers that are not finite"
 
 
-def _cosines(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of every pair of rows; of rows without a direction, 1 with each other and 0 with the rest."""
-    length = np.linalg.norm(rows, axis=1)
-    none = length == 0
-    unit = rows / np.where(none, 1.0, length)[:, None]
-    return np.clip(unit @ unit.T + np.outer(none, none), -1, 1)
-
-
-def _alike(cosines: npt.NDArray[np.float64]) -> str:
-    """As in `Row.alike`. The root spreads what is much alike, as the frames of a clip are: identical ones stand out."""
-    angles = np.minimum(np.degrees(np.arccos(cosines)), 90)
-    levels = np.rint(15 * (1 - np.sqrt(angles / 90))).astype(int)
-    return "".join(map(_LEVELS.__getitem__, levels.tolist()))
-
-
-def _deviations(values: Sequence[float]) -> list[float]:
-    """How far each is from the middle, by ratio, in robust standard deviations; 0 where there are too few to say."""
-    logs = np.log(np.maximum(values, 1e-12))
+def _deviations(values: npt.NDArray[np.float64]) -> list[float]:
+    """How far each is from the median, by ratio, in robust standard deviations; 0 of what is not a number."""
+    known = ~np.isnan(values)
+    logs = np.log(np.maximum(values[known], 1e-12))
     away = logs - np.median(logs) if len(logs) else logs
-    deviation = 1.4826 * float(np.median(np.abs(away))) if len(logs) >= _ENOUGH else math.inf
     # What varies by less than a hundredth is one value, printed: nothing stands out of it for being 1 % off.
-    return [float(value) for value in away / max(deviation, 0.01)]
-
-
-# What is shown
-
-
-def _refuse_unknown(found: Sequence[Overview], names: Collection[str]) -> None:
-    known = {name for each in found for row in each.rows for name in (row.sample.name, str(row.sample))}
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"there is no sample {name!r} in {', '.join(each.dataset for each in found)}")
-
-
-def _shown(found: Overview, draw: random.Random, count: int, unusual: int, names: Collection[str]) -> list[int]:
-    rows = found.rows
-    named = [i for i, row in enumerate(rows) if row.sample.name in names or str(row.sample) in names]
-    there = [i for i, row in enumerate(rows) if row.outcome == SAVED and row.sample.video is not None]
-    odd = sorted((i for i in there if i not in set(named)), key=lambda i: -rows[i].oddness)[:unusual]
-    rest = sorted(set(there) - {*named, *odd})
-    return [*named, *odd, *sorted(draw.sample(rest, min(count, len(rest))))]
+    deviation = max(1.4826 * float(np.median(np.abs(away))), 0.01) if len(logs) else 1.0
+    found = np.zeros(len(values))
+    found[known] = away / deviation
+    return [float(value) for value in found]
 
 
 def _draw_sheets(
@@ -417,10 +317,9 @@ def _draw_sheets(
     tasks: list[SheetTask] = []
     places: dict[Place, tuple[Overview, int]] = {}
     for each in found:
-        draw = random.Random(f"{config.seed} {each.dataset}")
-        for number in _shown(each, draw, show, unusual, names):
+        for number in _chosen(each, random.Random(f"{config.seed} {each.dataset}"), show, unusual, names):
             row = each.rows[number]
-            each.sheets[number] = _placeholder(row, "")
+            each.sheets[number] = Sheet(str(row.sample), row.frames, row.indices, remarks=row.remarks)
             places[row.sample.target] = each, number
             tasks.append(SheetTask(row.sample, row.indices, row.peak, _SIDE, row.remarks))
     if not tasks:
@@ -428,11 +327,17 @@ def _draw_sheets(
     for sample, sheet in read_sheets(tasks, config.workers or cores(), config.time_limit):
         each, number = places[sample.target]
         if isinstance(sheet, Failed):
-            reason = f"{sheet.stage}: {sheet.reason}"
-            tell(f"{sample}: not shown: {reason}")
-            sheet = _placeholder(each.rows[number], reason)
+            fault = f"{sheet.stage}: {sheet.reason}"
+            tell(f"{sample}: not shown: {fault}")
+            sheet = replace(each.sheets[number], fault=fault)
         each.sheets[number] = sheet
 
 
-def _placeholder(row: Row, fault: str) -> Sheet:
-    return Sheet(str(row.sample), row.frames, row.indices, (), (), None, None, row.remarks, fault)
+def _chosen(found: Overview, draw: random.Random, count: int, unusual: int, names: Collection[str]) -> list[int]:
+    """The numbers of the rows to be shown: those named, those that stand out most, and some drawn by lot."""
+    rows = found.rows
+    named = [i for i, row in enumerate(rows) if row.sample.name in names or str(row.sample) in names]
+    there = [i for i, row in enumerate(rows) if row.outcome == SAVED and row.sample.video is not None]
+    odd = sorted((i for i in there if i not in named), key=lambda i: -rows[i].oddness)[:unusual]
+    rest = sorted(set(there) - {*named, *odd})
+    return [*named, *odd, *sorted(draw.sample(rest, min(count, len(rest))))]

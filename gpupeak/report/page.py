@@ -1,7 +1,6 @@
 """What do people see of an `overview`? One HTML file: it opens offline, and nothing that came from files can run in it.
 
-The layout is `page.html.jinja`, `page.css` and `page.js`. Text is escaped by Jinja; the rows of all samples are
-JSON in a script element that is no program, and the program shows them as text. A policy in the page admits that
+Jinja escapes text; the rows of all samples are JSON, which the program shows as text. A policy in the page admits that
 one program and that one style sheet by their hashes, pictures as data: URIs, and nothing else.
 """
 
@@ -11,6 +10,7 @@ import base64
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -20,13 +20,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from gpupeak._version import __version__
 from gpupeak.errors import WriteError
 from gpupeak.peaks.sources import PEAK_SOURCES
-from gpupeak.report.contents import OUTCOMES, Overview, Row
-from gpupeak.report.sheets import Sheet, heights, require, to_jpeg
+from gpupeak.report.contents import OUTCOMES, Overview
+from gpupeak.report.sheets import Sheet, heights, require
 from gpupeak.storage.atomic import replace_file
-from gpupeak.types import STAGES
 
 REQUIRED = ("jinja2", "PIL")
 """The packages of the extra `report`."""
@@ -76,11 +78,15 @@ def render(found: Sequence[Overview]) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "seconds": _seconds, "share": _share, "data": _data_uri}
+    environment.filters |= {"number": "{:,}".format, "data": _data_uri}
     style, program = (_HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    total: Counter[str] = Counter()
+    for each in found:
+        total.update(each.counts())
+        total.update(peaks=each.sources.total(), fallbacks=each.fallbacks.total(), sheets=len(each.sheets))
     return environment.get_template("page.html.jinja").render(
         datasets=found,
-        total=_total(found),
+        total=total,
         made=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
         version=__version__,
         style=style,
@@ -88,27 +94,10 @@ def render(found: Sequence[Overview]) -> str:
         style_hash=_hash(style),
         program_hash=_hash(program),
         rows=_json(_rows(found)),
-        stages=tuple(enumerate(STAGES)),
         outcomes=OUTCOMES,
         sources=PEAK_SOURCES,
         points=_points,
-        pairs=_pairs,
     )
-
-
-def _total(found: Sequence[Overview]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for each in found:
-        total.update(each.outcomes)
-        total.update(
-            listed=len(each.rows),
-            peaks=each.sources.total(),
-            fallbacks=each.fallbacks.total(),
-            clamped=each.clamped,
-            unusual=sum(bool(row.unusual) for row in each.rows),
-            sheets=len(each.sheets),
-        )
-    return total
 
 
 def _rows(found: Sequence[Overview]) -> dict[str, Any]:
@@ -124,16 +113,12 @@ def _rows(found: Sequence[Overview]) -> dict[str, Any]:
         "dataset": [place for place, each in enumerate(found) for _ in each.rows],
         "outcome": [OUTCOMES.index(row.outcome) for row in rows],
         "source": [word(row.source) for row in rows],
-        "why": [word(row.why) for row in rows],
+        "remarks": [[word(remark) for remark in row.remarks] for row in rows],
         "fallback": [int(row.fallback) for row in rows],
-        "clamp": [word(row.clamp) for row in rows],
-        "unusual": [word(row.unusual) for row in rows],
-        "oddness": [round(min(row.oddness, 1e3), 1) for row in rows],
+        "clamped": [int(bool(row.clamp)) for row in rows],
+        "unusual": [int(bool(row.unusual)) for row in rows],
         "indices": [row.indices for row in rows],
-        "frames": [row.frames for row in rows],
         "peak": [-1 if row.peak is None else row.peak for row in rows],
-        "alike": [row.alike for row in rows],
-        "cosine": [None if row.cosine is None else round(row.cosine, 4) for row in rows],
         "sheet": [number if number in each.sheets else -1 for each in found for number in range(len(each.rows))],
     }
     return {"datasets": [each.dataset for each in found], "outcomes": OUTCOMES, "words": list(words), "rows": columns}
@@ -151,38 +136,15 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _data_uri(picture: Any) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(to_jpeg(picture)).decode()
+def _data_uri(picture: npt.NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _points(sheet: Sheet) -> list[str]:
     """The curve's lines, as the points of SVG polylines in a drawing of 1000 by 100."""
     lines = heights(sheet.curve, sheet.frames) if sheet.curve else []
     return [" ".join(f"{1000 * x:.1f},{100 - 94 * y:.1f}" for x, y in line) for line in lines]
-
-
-def _pairs(row: Row) -> list[tuple[int, int, str]]:
-    """Column, row and level of each pair of frames in `Row.alike`."""
-    side = round((1 + (1 + 8 * len(row.alike)) ** 0.5) / 2)
-    places = [(i, j) for i in range(side) for j in range(i + 1, side)]
-    return [(j, i, level) for (i, j), level in zip(places, row.alike, strict=True)]
-
-
-def _number(value: float) -> str:
-    return f"{value:,}"
-
-
-def _share(count: float, of: float) -> str:
-    """A share in percent, never rounded to all or nothing."""
-    if not of:
-        return "0 %"
-    percent = 100 * count / of
-    return f"{percent:.0f} %" if percent in (0, 100) else f"{min(max(percent, 0.1), 99.9):.1f} %"
-
-
-def _seconds(value: float) -> str:
-    if value >= 3600:
-        return f"{value / 3600:.1f} h"
-    if value >= 60:
-        return f"{value / 60:.1f} min"
-    return f"{value:.2f} s" if value >= 0.1 else f"{1000 * value:.1f} ms"

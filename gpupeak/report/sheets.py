@@ -1,8 +1,7 @@
 """What does one sample look like? Its chosen frames in order, under the curve of its action units.
 
-A `Sheet` is drawn as a picture (`to_png`) or for a terminal (`to_terminal`); `page` lays it out as HTML. Videos are
-decoded in the processes that decode for `extract`, so that one which crashes libav costs its sheet. Needs Pillow, of
-the extra `report`.
+Videos are decoded in the processes that decode for `extract`, so that one which crashes libav costs its sheet. Needs
+Pillow, of the extra `report`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +26,7 @@ from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve, read_curve
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.places import local
-from gpupeak.types import Failed, FramePlan, Sample
+from gpupeak.types import Failed, Sample
 from gpupeak.video.container import open_clip
 
 if TYPE_CHECKING:
@@ -61,10 +60,10 @@ class Sheet:
     title: str
     frames: int
     indices: tuple[int, ...]
-    times: tuple[float, ...]
-    pictures: tuple[_Picture, ...]
-    peak: int | None
-    curve: Curve | None
+    times: tuple[float, ...] = ()
+    pictures: tuple[_Picture, ...] = ()
+    peak: int | None = None
+    curve: Curve | None = None
     remarks: tuple[str, ...] = ()
     fault: str = ""
 
@@ -82,57 +81,15 @@ def require(*packages: str) -> None:
         raise ConfigError(f"this needs {' and '.join(missing)}: pip install 'gpupeak[report]'")
 
 
-def read_sheet(
-    sample: Sample, indices: Sequence[int], peak: int | None, side: int = 320, remarks: Sequence[str] = ()
-) -> Sheet:
-    """Decode frames `indices` of a sample's video, at most `side` pixels wide or high, and read its curve.
+@dataclass(frozen=True, slots=True)
+class SheetTask:
+    """A sheet to be read: of frames `indices`, around `peak`; without any, of what would be chosen now.
+
+    Its pictures are at most `side` pixels wide or high. Called, it reads the sheet.
 
     Raises:
         SampleError: the video is not there, has no such frame or cannot be decoded.
     """
-    if sample.video is None:
-        raise SampleError("find", "no video file of this name")
-    with at_hand(sample) as found:
-        return _read_sheet(found.here, indices, peak, side, remarks)
-
-
-def _read_sheet(sample: Sample, indices: Sequence[int], peak: int | None, side: int, remarks: Sequence[str]) -> Sheet:
-    from PIL import Image
-
-    wanted, video = sorted(set(indices)), local(sample.video or Path())
-    times: tuple[float, ...] = ()
-    if sample.stream == "frame":
-        with open_clip(video) as clip:
-            # Squashed to a square while decoding, so that a large video costs no more memory than a small one.
-            pixels = decode_clip(clip, wanted, size=side)
-            width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
-            frames, seconds = clip.frames, clip.times
-            times = tuple(seconds[index] for index in indices)
-    else:
-        faces = open_faces(video)
-        frames, (height, width) = len(faces), faces.shape[1:3]
-        if wanted[-1] >= frames:
-            raise SampleError("decode", f"face {wanted[-1]} planned, file has {frames}")
-        pixels = faces[wanted][..., ::-1]  # as OpenCV wrote them: BGR
-    scale = side / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    resized = {i: np.asarray(Image.fromarray(p).resize(size)) for i, p in zip(wanted, pixels, strict=True)}
-    return Sheet(
-        title=str(sample),
-        frames=frames,
-        indices=tuple(indices),
-        times=times,
-        pictures=tuple(resized[index] for index in indices),
-        peak=None if peak is None else min(peak, frames - 1),
-        # Faces are numbered as they were cut out, action units by the frames of the video.
-        curve=read_curve(sample.name, [local(each) for each in sample.au_dirs]) if sample.stream == "frame" else None,
-        remarks=tuple(remarks),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SheetTask:
-    """A sheet that a worker is to read: of `indices`, around `peak`; without any, of what would be chosen now."""
 
     sample: Sample
     indices: tuple[int, ...] = ()
@@ -144,20 +101,45 @@ class SheetTask:
         if self.sample.video is None:
             raise SampleError("find", "no video file of this name")
         with at_hand(self.sample) as found:
-            indices, peak, remarks = self.indices, self.peak, self.remarks
-            if not indices:
-                plan = _chosen(found.here)
-                indices, peak = plan.indices, None if plan.peak is None else plan.peak.index
-                remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
-            return read_sheet(found.here, indices, peak, self.side, remarks)
+            return self._read(found.here, local(found.here.video or Path()))
 
+    def _read(self, sample: Sample, video: Path) -> Sheet:
+        if sample.stream != "frame":
+            faces = open_faces(video)
+            task = self._planned(sample, len(faces), "faces")
+            if max(task.indices) >= len(faces):
+                raise SampleError("decode", f"face {max(task.indices)} planned, file has {len(faces)}")
+            pixels = faces[list(task.indices)][..., ::-1]  # as OpenCV wrote them: BGR
+            # No curve: faces are numbered as they were cut out, action units by the frames of the video.
+            return task._sheet(pixels, faces.shape[2], faces.shape[1], len(faces), (), None)
+        with open_clip(video) as clip:
+            task = self._planned(sample, clip.frames, clip.codec)
+            # Squashed to a square while decoding, so that a large video costs no more memory than a small one.
+            pixels = decode_clip(clip, task.indices, size=self.side)
+            width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
+            times = tuple(clip.times[index] for index in task.indices)
+            curve = read_curve(sample.name, [local(each) for each in sample.au_dirs])
+            return task._sheet(pixels, width, height, clip.frames, times, curve)
 
-def _chosen(sample: Sample) -> FramePlan:
-    video = local(sample.video or Path())
-    if sample.stream != "frame":
-        return plan_frames(sample, len(open_faces(video)), "faces")
-    with open_clip(video) as clip:
-        return plan_frames(sample, clip.frames, clip.codec)
+    def _planned(self, sample: Sample, frames: int, codec: str) -> SheetTask:
+        """This, with frames to show."""
+        if self.indices:
+            return self
+        plan = plan_frames(sample, frames, codec)
+        remarks = (*self.remarks, "no manifest tells its frames: these would be chosen now")
+        peak = None if plan.peak is None else plan.peak.index
+        return replace(self, indices=plan.indices, peak=peak, remarks=remarks)
+
+    def _sheet(
+        self, pixels: _Picture, width: int, height: int, frames: int, times: tuple[float, ...], curve: Curve | None
+    ) -> Sheet:
+        from PIL import Image
+
+        scale = self.side / max(width, height)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        pictures = tuple(np.asarray(Image.fromarray(picture).resize(size)) for picture in pixels)
+        peak = None if self.peak is None else min(self.peak, frames - 1)
+        return Sheet(str(self.sample), frames, self.indices, times, pictures, peak, curve, self.remarks)
 
 
 def read_sheets(
@@ -188,15 +170,6 @@ def heights(curve: Curve, frames: int, most: int = _MOST_POINTS) -> list[list[tu
     highest = max(tops.values(), default=0.0) or 1.0
     runs = groupby(enumerate(sorted(tops)), lambda item: item[1] - item[0])  # neighbours keep their distance
     return [[(place / max(bins - 1, 1), tops[place] / highest) for _, place in run] for _, run in runs]
-
-
-def to_jpeg(picture: _Picture, quality: int = 80) -> bytes:
-    """A picture, uint8 RGB `[height, width, 3]`, as JPEG."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality, optimize=True)
-    return file.getvalue()
 
 
 def to_png(sheet: Sheet) -> bytes:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import io
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,13 @@ from PIL import Image
 
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
-from gpupeak.errors import WriteError
 from gpupeak.features.npy import npy_header
 from gpupeak.report import page, sheets
-from gpupeak.report.contents import MISSING, SAVED, Overview, Row, overview
-from gpupeak.report.page import refuse_unwritable, render, write_page
-from gpupeak.types import Sample, SamplingRule
+from gpupeak.report.contents import overview
+from gpupeak.report.page import render, write_page
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "a&amp;b", "'\"><svg onload=alert(2)>", "样本 1", "{{ 7 * 7 }}")
 SCRIPT = "</script><script>alert(3)</script><!--\u2028"
-VOID = {"meta", "img", "input", "rect", "line", "polyline", "br", "hr", "link"}
 
 
 @dataclass
@@ -37,48 +33,36 @@ class Element:
     tag: str
     attributes: dict[str, str]
     text: str = ""
-    inside: tuple[str, ...] = field(default=())
 
 
 class Document(HTMLParser):
-    """Every element of a page with its attributes and its own text; complains of one that is not closed."""
+    """Every element of a page with its attributes and its own text, up to what is in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[Element] = []
-        self.open: list[Element] = []
+        self.inside = False
         self.feed(text)
         self.close()
-        assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        inside = tuple(element.tag for element in self.open)
-        self.elements.append(Element(tag, {name: value or "" for name, value in attrs}, inside=inside))
-        if tag not in VOID:
-            self.open.append(self.elements[-1])
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
+        self.elements.append(Element(tag, {name: value or "" for name, value in attrs}))
+        self.inside = True
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("p", "li", "td", "th", "option") and self.open[-1].tag != tag:
-            raise AssertionError(f"</{tag}> closes {self.open[-1]}")
-        assert self.open.pop().tag == tag
+        self.inside = False
 
     def handle_data(self, data: str) -> None:
-        if self.open:
-            self.open[-1].text += data
+        if self.inside:
+            self.elements[-1].text += data
 
     def all(self, tag: str) -> list[Element]:
         return [element for element in self.elements if element.tag == tag]
 
     @property
     def data(self) -> dict[str, Any]:
-        (script,) = (element for element in self.all("script") if element.attributes.get("id") == "data")
-        value: dict[str, Any] = json.loads(script.text)
-        return value
+        found: dict[str, Any] = json.loads(self.all("script")[0].text)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +95,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> ExtractConfig:
 
 @pytest.fixture(scope="module")
 def text(corpus: ExtractConfig) -> str:
-    return render(overview(corpus))
+    return render(overview(corpus, show_samples=["failed"]))
 
 
 @pytest.fixture(scope="module")
@@ -125,43 +109,33 @@ def test_names_and_reasons_stay_text(document: Document, text: str) -> None:
     assert not [name for element in document.elements for name in element.attributes if name.startswith("on")]
     titles = [element.text for element in document.all("h3")]
     assert titles[0] == "mi<b>ne"
-    assert set(HOSTILE) == set(titles[1:])
+    assert {*HOSTILE, "failed"} == set(titles[1:])
+    assert "not shown: find: no video file of this name" in [element.text for element in document.all("p")]
     assert "49" not in titles
     assert "alert(3)</script>" not in text
     assert "onerror=alert(1)>" not in text
-    assert "\u2028" not in document_script(text)
-
-
-def document_script(text: str) -> str:
     (script,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert not set("<>&'\u2028\u2029") & set(script)
-    return str(script)
 
 
 def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
     rows, words, outcomes = (document.data[key] for key in ("rows", "words", "outcomes"))
     assert rows["name"] == [*HOSTILE, "failed", "missing"]
     assert [outcomes[place] for place in rows["outcome"]] == ["saved"] * 5 + ["failed", "missing"]
-    assert words[rows["why"][5]] == f"decode: {SCRIPT}"
+    assert [words[place] for place in rows["remarks"][5]] == [f"decode: {SCRIPT}"]
+    assert [words[place] for place in rows["remarks"][0]] == [f"fell back: {SCRIPT}", f"clamped: {SCRIPT}"]
     assert [words[place] for place in rows["source"]] == ["", *[SCRIPT] * 4, "", ""]
     assert rows["indices"][0] == [0, 5, 18, 19, 20, 21, 22, 39]
     assert {len(column) for column in rows.values()} == {7}
-    assert [len(alike) for alike in rows["alike"]] == [28] * 5 + [0, 0]
+    assert rows["sheet"] == [*range(6), -1]
 
 
-def test_the_figures_are_those_of_the_overview(document: Document, corpus: ExtractConfig) -> None:
-    (found,) = overview(corpus, show=0, show_unusual=0)
+def test_the_figures_are_those_of_the_run(document: Document) -> None:
     figures = {e.attributes["data-count"]: int(e.text) for e in document.all("dd") if "data-count" in e.attributes}
-    assert figures == {
-        "saved": found.outcomes["saved"],
-        "from a peak": 4,
-        "fell back": 1,
-        "clamped": 5,
-        "unusual": 0,
-        "failed": 1,
-        "missing": 1,
-        "broken": 0,
-    }
+    ones, none = dict.fromkeys(("fell back", "failed", "missing"), 1), dict.fromkeys(("unusual", "broken"), 0)
+    assert figures == {"saved": 5, "from a peak": 4, "clamped": 5, **ones, **none}
+    texts = {element.text for element in document.elements}
+    assert {"5 of 7 samples have their features", "5 of 7 saved", "100.0 ms a sample"} <= texts
 
 
 def test_pictures_are_the_frames(document: Document) -> None:
@@ -187,24 +161,21 @@ def test_the_curve_has_the_peak_and_the_chosen_frames_on_it(document: Document) 
     assert (marks[8].attributes["class"], at[8]) == ("peak", at[4])
 
 
-def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_program(document: Document, text: str) -> None:
+def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_program(document: Document) -> None:
     assert not document.all("link")
-    assert not [element for element in document.all("script") if "src" in element.attributes]
     for element in document.elements:
         assert "style" not in element.attributes  # the policy would drop it
         for name in ("src", "href"):
             assert element.attributes.get(name, "#").startswith(("#", "data:image/"))
     (policy,) = (e.attributes["content"] for e in document.all("meta") if "http-equiv" in e.attributes)
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'"
-    assert rules["img-src"] == "data:"
+    assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
     (style,) = document.all("style")
     program = document.all("script")[-1]
     for rule, element in (("style-src", style), ("script-src", program)):
         digest = base64.b64encode(hashlib.sha256(element.text.encode()).digest()).decode()
         assert rules[rule] == f"'sha256-{digest}'"
-    assert not re.search(r"url\(|@import|https?:", style.text)
-    assert re.findall(r"https?://[^\"]*", program.text) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"url\(|@import|https?:", style.text + program.text)
 
 
 def test_the_program_shows_text_as_text_only() -> None:
@@ -212,67 +183,20 @@ def test_the_program_shows_text_as_text_only() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch|XMLHttp", program)
 
 
-def test_the_page_can_be_used_without_seeing_it_and_on_a_phone(document: Document, text: str) -> None:
-    assert [e.attributes.get("lang") for e in document.all("html")] == ["en"]
-    (viewport,) = (e for e in document.all("meta") if e.attributes.get("name") == "viewport")
-    assert "width=device-width" in viewport.attributes["content"]
-    assert "prefers-color-scheme: dark" in text
-    assert {"main", "nav", "header", "footer"} <= {element.tag for element in document.elements}
-    for control in (*document.all("input"), *document.all("select")):
-        assert "label" in control.inside
-    for drawing in document.all("svg"):
-        assert drawing.attributes.get("aria-label") or drawing.attributes.get("aria-hidden") == "true"
-    ids = [element.attributes["id"] for element in document.elements if "id" in element.attributes]
-    assert len(ids) == len(set(ids))
-    links = [link.attributes["href"].removeprefix("#") for link in document.all("a")]
-    assert set(links) <= set(ids)
-    titles = {e.attributes["aria-labelledby"] for e in document.all("section")}
-    assert titles <= set(ids)
-
-
 def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
     (tmp_path / "list.txt").write_text("a\nb\n")
-    config = ExtractConfig(
-        videos=tmp_path / "videos", name="mine", samples=tmp_path / "list.txt", output_root=tmp_path / "none"
-    )
+    config = ExtractConfig(videos=tmp_path, name="mine", samples=tmp_path / "list.txt", output_root=tmp_path / "none")
     empty = Document(render(overview(config)))
-    assert "0 of 2 samples have their features" in [e.text for e in empty.all("h1")]
-    assert not empty.all("img")
-
-
-def test_a_sheet_that_could_not_be_read_is_a_placeholder_with_its_reason(corpus: ExtractConfig) -> None:
-    (found,) = overview(corpus, show=0, show_unusual=0, show_samples=HOSTILE[:2])
-    found.sheets[0] = dataclasses.replace(found.sheets[0], pictures=(), times=(), curve=None, fault=f"decode: {SCRIPT}")
-    document = Document(render([found]))
-    (unshown,) = (element for element in document.all("p") if element.attributes.get("class") == "unshown")
-    assert unshown.text == f"not shown: decode: {SCRIPT}"
-    assert [element.text for element in document.all("h3")][1:] == list(HOSTILE[:2])
-    assert len(document.all("img")) == 8
-    assert document.data["rows"]["sheet"][:3] == [0, 1, -1], "the list links to it, too"
+    assert [e.text for e in empty.all("h1")] == ["0 of 2 samples have their features"]
 
 
 def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gpupeak.report.contents.overview", None)
-    file = tmp_path / "none" / "report.html"
-    assert main(["report", "--output-root", str(tmp_path), "--out", str(file)]) == 3
-    assert capsys.readouterr().err == f"error: {file}: cannot be written: No such file or directory\n"
-
-
-def test_the_file_is_written_whole_or_not_at_all(corpus: ExtractConfig, tmp_path: Path) -> None:
-    found = overview(corpus, show=0, show_unusual=0)
-    with pytest.raises(WriteError, match=r"report\.html: cannot be written"):
-        write_page(found, tmp_path / "none" / "report.html")
-    for place in (tmp_path, Path()):
-        with pytest.raises(WriteError, match="cannot be written: Is a directory"):
-            write_page(found, place)
-        with pytest.raises(WriteError, match="cannot be written: Is a directory"):
-            refuse_unwritable(place)
-    size = write_page(found, tmp_path / "report.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert (tmp_path / "report.html").stat().st_size == size
+    for file, why in ((tmp_path / "none" / "x.html", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["report", "--output-root", str(tmp_path), "--out", str(file)]) == 3
+        assert capsys.readouterr().err == f"error: {file}: cannot be written: {why}\n"
 
 
 def test_a_name_that_is_no_unicode_is_written_as_an_escape(corpus: ExtractConfig, tmp_path: Path) -> None:
@@ -282,31 +206,19 @@ def test_a_name_that_is_no_unicode_is_written_as_an_escape(corpus: ExtractConfig
     assert "file \\udc80" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("count", "of", "told"),
-    [(0, 9, "0 %"), (9, 9, "100 %"), (1, 3, "33.3 %"), (2999, 3000, "99.9 %"), (1, 3000, "0.1 %"), (0, 0, "0 %")],
-)
-def test_shares_are_not_rounded_to_all_or_nothing(count: int, of: int, told: str) -> None:
-    sample = Sample("mine", "a", None, (), SamplingRule(), Path("a.npy"))
-    rows = [Row(sample, SAVED)] * count + [Row(sample, MISSING)] * (of - count)
-    document = Document(render([Overview("mine", Path("mine"), of, rows, {}, [])]))
-    assert f"{told} saved" in [element.text for element in document.all("span")]
-
-
 # The command
 
 
 def words(config: ExtractConfig, out: Path) -> list[str]:
-    given = (("videos", config.videos), ("name", config.name), ("aus", config.aus), ("samples", config.samples))
-    options = [word for name, value in given for word in (f"--{name}", str(value))]
-    return ["report", *options, "--output-root", str(config.output_root), "--out", str(out)]
+    own = ["--videos", str(config.videos), "--name", config.name, "--samples", str(config.samples)]
+    return ["report", *own, "--output-root", str(config.output_root), "--out", str(out)]
 
 
 def test_the_command_writes_the_file_and_tells_the_counts(
     corpus: ExtractConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report.html"
-    more = ["--weights", "random:0", "--device", "cpu", "--show", "1", "--show-unusual", "0"]
+    more = ["--show", "1", "--show-unusual", "0"]
     assert main([*words(corpus, out), *more, "--show-samples", HOSTILE[1], HOSTILE[3], "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["exit_code"], told["error"], told["file"]) == (0, None, str(out))
@@ -315,8 +227,6 @@ def test_the_command_writes_the_file_and_tells_the_counts(
     assert (dataset["saved"], dataset["failed"], dataset["missing"], dataset["sheets"]) == (5, 1, 1, 3)
     assert main([*words(corpus, out), "--show", "0", "--show-unusual", "0"]) == 0
     assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 7 samples of 1 dataset, 0 contact sheets\n")
-    assert main([*words(corpus, out), "--show", "0", "--show-unusual", "0", "--quiet"]) == 0
-    assert capsys.readouterr().out == ""
 
 
 def test_an_unknown_sample_is_wrong_use(

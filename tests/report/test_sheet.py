@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,20 +17,10 @@ from samples import sample
 
 from gpupeak.cli.app import main
 from gpupeak.decode import decode_frames
-from gpupeak.errors import ConfigError, SampleError
+from gpupeak.errors import SampleError
 from gpupeak.peaks.reading import Curve
 from gpupeak.report import sheets
-from gpupeak.report.sheets import (
-    Sheet,
-    SheetTask,
-    heights,
-    read_sheet,
-    read_sheets,
-    require,
-    to_jpeg,
-    to_png,
-    to_terminal,
-)
+from gpupeak.report.sheets import Sheet, SheetTask, heights, read_sheets, to_png, to_terminal
 from gpupeak.sampling import uniform
 from gpupeak.types import Failed, Sample, SamplingRule
 
@@ -48,7 +35,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def drawn(video: Path) -> Sheet:
     curve = Curve(tuple(range(48)), tuple(float(24 - abs(i - 24)) for i in range(48)), "openface", Path("x.csv"))
-    made = read_sheet(sample(video.parent, video=video), INDICES, peak=24, side=96, remarks=["peak 24"])
+    made = SheetTask(sample(video.parent, video=video), INDICES, 24, 96, ("peak 24",))()
     return dataclasses.replace(made, curve=curve)
 
 
@@ -67,12 +54,12 @@ def test_a_sheet_holds_the_frames_asked_for_in_order(drawn: Sheet, video: Path) 
 
 
 def test_a_peak_past_the_end_is_the_last_frame(video: Path) -> None:
-    assert read_sheet(sample(video.parent, video=video), INDICES, peak=900).peak == 47
+    assert SheetTask(sample(video.parent, video=video), INDICES, 900)().peak == 47
 
 
 def test_a_turned_video_is_shown_upright(video: Path, tmp_path: Path) -> None:
     turned = rotate(video, tmp_path / "turned.mp4", (0, 1, -1, 0))
-    (picture,) = read_sheet(sample(tmp_path, video=turned), [3], peak=None, side=96).pictures
+    (picture,) = SheetTask(sample(tmp_path, video=turned), (3,), side=96)().pictures
     assert picture.shape == (96, 64, 3)
 
 
@@ -83,38 +70,25 @@ def test_faces_are_shown_in_their_own_colours(tmp_path: Path) -> None:
     (tmp_path / "clip.csv").write_text("frame, success, AU12_r\n1, 1, 2.0\n2, 1, 3.0\n")
     rule = SamplingRule("uniform")
     face = Sample("mine", "clip", tmp_path / "clip.npy", (tmp_path,), rule, tmp_path / "x.npy", "face")
-    found = read_sheet(face, [1, 3], peak=None, side=80)
+    found = SheetTask(face, (1, 3), side=80)()
     assert found.curve is None, "its frames are the video's"
     assert [picture.shape for picture in found.pictures] == [(80, 40, 3)] * 2
     assert found.pictures[1].reshape(-1, 3).mean(0).tolist() == [0, 0, 255]
     assert (found.times, found.captions(), found.frames) == ((), ["1", "3"], 5)
     with pytest.raises(SampleError, match="face 9 planned, file has 5"):
-        read_sheet(face, [9], peak=None)
-
-
-def test_what_cannot_be_shown_is_a_samples_fault(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match="no video"):
-        read_sheet(sample(tmp_path), [0], peak=None)
-    (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(SampleError):
-        read_sheet(sample(tmp_path, video=tmp_path / "text.mp4"), [0], peak=None)
+        SheetTask(face, (9,))()
 
 
 def test_sheets_are_read_in_other_processes_as_they_are_here(video: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), np.uint8))
-    whole = sample(tmp_path, "whole", video=video)
     faces = Sample("mine", "faces", tmp_path / "faces.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
-    tasks = [SheetTask(whole, INDICES, 24, 96), SheetTask(faces, side=40), SheetTask(sample(tmp_path, "gone"))]
-    found = {each.name: sheet for each, sheet in read_sheets(tasks, workers=2)}
-    here = [task() for task in tasks[:2]]
-    for name, expected in zip(("whole", "faces"), here, strict=True):
-        sheet = found[name]
-        assert isinstance(sheet, Sheet)
-        assert (sheet.indices, sheet.times, sheet.frames) == (expected.indices, expected.times, expected.frames)
-        assert all(map(np.array_equal, sheet.pictures, expected.pictures))
-    assert here[1].indices == tuple(uniform(30, 8))
-    assert here[1].remarks == ("no manifest tells its frames: these would be chosen now",)
-    gone = found["gone"]
+    task = SheetTask(faces, side=40)
+    found = {each.name: sheet for each, sheet in read_sheets([task, SheetTask(sample(tmp_path, "gone"))], workers=2)}
+    sheet, gone = found["faces"], found["gone"]
+    assert isinstance(sheet, Sheet)
+    assert sheet.indices == tuple(uniform(30, 8))
+    assert sheet.remarks == ("no manifest tells its frames: these would be chosen now",)
+    assert all(map(np.array_equal, sheet.pictures, task().pictures))
     assert isinstance(gone, Failed)
     assert (gone.stage, gone.reason) == ("find", "no video file of this name")
 
@@ -134,11 +108,6 @@ def test_heights_of_a_long_clip_keep_every_peak() -> None:
     assert max(line, key=lambda point: point[1]) == (pytest.approx(0.7777, abs=0.003), 1.0)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0])
-def test_heights_of_nothing_are_flat(value: float) -> None:
-    assert heights(Curve((0, 1), (value, value), "openface", Path("x")), 2) == [[(0, 0), (1, 0)]]
-
-
 def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
     image = np.asarray(Image.open(io.BytesIO(to_png(drawn))))
     top = image.shape[0] - 122  # above the lower margin and the captions
@@ -147,13 +116,6 @@ def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
         assert (image[top : top + 64, left : left + 96] == picture).all()
     rims = [image[top - 2, left + 40].tolist() for left in lefts]
     assert [place for place, colour in enumerate(rims) if colour == [0xC2, 0x41, 0x0C]] == [INDICES.index(24)]
-
-
-def test_a_jpeg_is_the_picture(drawn: Sheet) -> None:
-    picture = drawn.pictures[3]
-    back = np.asarray(Image.open(io.BytesIO(to_jpeg(picture))))
-    assert back.shape == picture.shape
-    assert np.abs(back.astype(int) - picture).mean() < 25  # noise, the hardest there is for JPEG
 
 
 # Terminals
@@ -188,20 +150,6 @@ def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.Ca
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_a_video_that_kills_its_decoder_ends_inspect_with_a_line(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fault = "import os, signal\nimport gpupeak.report.sheets as sheets\n"
-    fault += "sheets.open_clip = lambda path: os.kill(os.getpid(), signal.SIGSEGV)\n"
-    (tmp_path / "sitecustomize.py").write_text(fault)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
-    out = tmp_path / "sheet.png"
-    assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(out)]) == 1
-    reason = "decode: .*clip.mp4: the decoding process was ended by SIGSEGV, twice"
-    assert re.fullmatch(rf"error: {reason}\n", capsys.readouterr().err)
-    assert not out.exists()
-
-
 @pytest.mark.parametrize("words", [["--show"], ["--show", "-"]])
 def test_inspect_shows_on_a_terminal_only(words: list[str], video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(video), "--fallback", "uniform", *words]) == 2
@@ -210,39 +158,24 @@ def test_inspect_shows_on_a_terminal_only(words: list[str], video: Path, capsys:
     assert re.fullmatch(r"error: --show without a file .* name a FILE.png\n", error)
 
 
-def test_inspect_shows_on_a_terminal(video: Path) -> None:
-    ours, theirs = pty.openpty()
-    environment = {"PATH": os.environ["PATH"], "TERM": "xterm", "COLUMNS": "80", "HOME": str(video.parent)}
-    command = [sys.executable, "-m", "gpupeak", "inspect", "--show", str(video), "--fallback", "uniform"]
-    with subprocess.Popen(command, stdout=theirs, env=environment, cwd=Path(__file__).parents[2]) as process:
-        os.close(theirs)
-        shown = b""
-        while data := _read(ours):
-            shown += data
-    os.close(ours)
-    assert process.returncode == 0
-    assert "▀".encode() in shown
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 1 << 16)
-    except OSError:  # Linux says so when the other end is closed
-        return b""
+def test_inspect_shows_on_a_terminal(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["inspect", "--show", str(video), "--fallback", "uniform"]) == 0
+    assert "▀" in capsys.readouterr().out
 
 
 def test_a_sheet_that_cannot_be_written_is_one_line(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(tmp_path / "none" / "a.png")]) == 3
-    assert re.fullmatch(r"error: .*a\.png: cannot be written: No such file or directory\n", capsys.readouterr().err)
+    assert capsys.readouterr().err.endswith("a.png: cannot be written: No such file or directory\n")
 
 
 def test_without_pillow_one_line_says_what_to_install(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sheets, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="needs PIL and jinja2"):
-        require("PIL", "jinja2")
     assert main(["inspect", str(video), "--sampling", "uniform", "--show", "x.png"]) == 2
     assert capsys.readouterr().err == "error: this needs PIL: pip install 'gpupeak[report]'\n"
