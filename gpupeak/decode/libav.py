@@ -79,7 +79,7 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
                 index = index_of.get(frame.pts)
                 if index is not None:
                     canvas.paint(index, frame)
-    except av.FFmpegError:
+    except (av.FFmpegError, ValueError):
         return False
     return not canvas.missing
 
