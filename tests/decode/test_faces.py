@@ -81,25 +81,13 @@ def test_what_is_not_a_file_of_faces_is_refused(tmp_path: Path) -> None:
     for array in (drawn(2)[..., :2], drawn(2).astype(np.float32), drawn(2)[0], drawn(2)[:0], drawn(1, 1, 20_000)):
         np.save(path, array)
         assert "expected uint8 [faces, height, width, 3]" in refused(path)
-    path.write_bytes(b"a video " * 100)
-    assert refused(path) == "is no whole .npy file"
     np.save(path, np.array([{}], object))
-    assert "is no whole .npy file" in refused(path)
+    assert refused(path) == "is no whole .npy file"
     np.save(path, drawn(2))
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1], b"x" + whole, whole.replace(b"(2, 112", b"(9, 112")):
         path.write_bytes(damaged)
-        assert "whole .npy" in refused(path)
-
-
-@pytest.mark.filterwarnings("error")
-def test_faces_that_python_2_wrote_are_read_and_nothing_is_said_of_it(tmp_path: Path) -> None:
-    np.save(tmp_path / "faces.npy", drawn(2))
-    whole = (tmp_path / "faces.npy").read_bytes()
-    written = whole.replace(b"(2, 112, 112, 3), } ", b"(2L, 112, 112, 3), }")
-    assert written != whole
-    (tmp_path / "faces.npy").write_bytes(written)
-    np.testing.assert_array_equal(open_faces(tmp_path / "faces.npy"), drawn(2))
+        assert refused(path) == "is no whole .npy file"
 
 
 @pytest.fixture
