@@ -304,7 +304,10 @@ def _told(container: InputContainer) -> bool:
 def _av_open(path: Path, demuxer: str | None, skip: dict[str, str], only: dict[str, str]) -> InputContainer:
     options = {"max_pixels": str(MAX_PIXELS), **skip}
     limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **only}
-    return av.open(f"file:{path}", format=demuxer, options=options, container_options=limits, **_TEXTS)
+    opened: InputContainer = av.open(
+        f"file:{path}", format=demuxer, options=options, container_options=limits, **_TEXTS
+    )
+    return opened
 
 
 def _video_stream(container: InputContainer) -> VideoStream:

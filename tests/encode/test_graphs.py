@@ -444,18 +444,6 @@ def test_in_the_line_a_writer_that_breaks_ends_the_run(tmp_path: Path) -> None:
             assert not thread.is_alive()
 
 
-def test_settings_that_cannot_work_are_refused() -> None:
-    cuda = LazyCuda()
-    with pytest.raises(ValueError, match="slots is 2"):
-        encoder(cuda, slots=2)
-    for buckets in ((), (0, 24), (8, 16)):
-        with pytest.raises(ValueError, match="buckets are"):
-            GraphRunner(EagerRunner(tower(), cuda, 24), buckets)
-    large = FrameBatch((plan(HERE),), np.zeros((8, 56, 56, 3), np.uint8), ((0, 8),), ({},))
-    with pytest.raises(ValueError, match="56 pixels a side, expected 28"):
-        list(encoder(cuda).encode([large]))
-
-
 def test_timing_takes_a_runner_as_it_is() -> None:
     cuda = LazyCuda()
     runner = GraphRunner(EagerRunner(tower(), cuda, 24), BUCKETS)
