@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -153,16 +152,6 @@ def test_a_broken_tower_ends_the_run_and_releases_once(
     assert sorted(frames.released) == ["a", "b"]
 
 
-def test_what_is_held_is_released_when_the_source_breaks(frames: Frames) -> None:
-    def source() -> Iterator[FrameBatch]:
-        yield frames.batch("a")
-        raise OSError("gone")
-
-    with pytest.raises(OSError, match="gone"):
-        list(TowerEncoder(mean, batch_size=2).encode(source()))
-    assert frames.released == ["a"]
-
-
 def test_frames_on_a_device_are_waited_for(frames: Frames) -> None:
     class Event:
         waits = 0
@@ -177,15 +166,6 @@ def test_frames_on_a_device_are_waited_for(frames: Frames) -> None:
     assert event.waits == 1
 
 
-def test_frames_that_may_only_be_read(frames: Frames) -> None:
-    batch = frames.batch("a")
-    assert isinstance(batch.pixels, np.ndarray)
-    batch.pixels.flags.writeable = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert set(by_name(list(TowerEncoder(mean).encode([batch])))) == {"a"}
-
-
 # The synthetic encoder
 
 
@@ -198,12 +178,3 @@ def test_synthetic_features_are_pixels(dim: int, frames: Frames) -> None:
     flat = Frames.pixels("b").reshape(N, -1)
     np.testing.assert_array_equal(rows, np.resize(flat.T, (dim, N)).T)
     assert frames.released == ["a+b"] and all(set(each) == {"decode", "encode"} for each in result.seconds)
-
-
-def test_synthetic_features_of_large_frames_differ_where_the_frames_do(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
-    batch = FrameBatch((plan(tmp_path),), pixels, ((0, 8),), ({},))
-    (result,) = SyntheticEncoder(768, 224).encode([batch])
-    assert len(np.unique(result.features, axis=0)) == 8
-    np.testing.assert_array_equal(result.features[:, :3], pixels[:, 0, 0])
-    np.testing.assert_array_equal(result.features[:, 3:6], pixels[:, 0, 28])

@@ -158,7 +158,7 @@ def test_only_the_wanted_gops_are_needed(clip_of: ClipOf) -> None:
         assert clip.runs([20, 13, 13]) == clip.runs([13, 20])
 
 
-@pytest.mark.parametrize("kind", ["h264", "hevc", "mpeg4_mp4", "mpeg2_ts", "mpeg1_ps", "hevc_layers"])
+@pytest.mark.parametrize("kind", ["h264", "hevc", "mpeg4_mp4", "mpeg2_ts", "hevc_layers"])
 def test_pictures_that_no_other_refers_to_are_left_out(clip_of: ClipOf, kind: str) -> None:
     with open_clip(clip_of(kind)) as clip:
         last = clip.key_frames[0] + 11
@@ -242,16 +242,6 @@ def test_vp9_hidden_frames_outside_of_superframes() -> None:
     shown, hidden, showing_another = b"\x82\x49", b"\x84\x49", b"\x88\x49"
     assert [syntax.read(memoryview(data), False).shown for data in (shown, hidden, showing_another)] == [1, 0, 1]
     assert syntax.read(memoryview(hidden + b"\xc9\1\1\xc9"), False).shown
-
-
-def test_large_files_are_read_again(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_clip(clip_of("h264_mkv")) as kept:
-        packets = [bytes(packet) for packet in kept.read([3, 5, 40])]
-    monkeypatch.setattr(container, "KEPT_BYTES", 1000)
-    with open_clip(clip_of("h264_mkv")) as clip:
-        assert (clip.frames, clip.packets) == (48, 48)
-        assert [bytes(packet) for packet in clip.read([3, 5, 40])] == packets
-        assert list(clip.read([])) == []
 
 
 # Broken and hostile files.
