@@ -17,10 +17,9 @@ _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class TowerShape:
-    """The sizes of a CLIP vision transformer: pixels, patches, width, heads, and features out.
+    """The sizes of a CLIP vision transformer: `size` and `patch` in pixels, `dim` features out.
 
-    `size` and `patch` are in pixels; the hidden layer of every block is four times `width`; every
-    activation is QuickGELU.
+    The hidden layer of every block is four times `width`; every activation is QuickGELU.
     """
 
     size: int
@@ -43,11 +42,9 @@ class EncoderSpec:
     Args:
         name: as the user gave it.
         directory: stands for the encoder in `frame_<directory>_...`; safe as a part of a file name.
-        dim: features an image.
-        size: side of the square input, in pixels.
-        model: open_clip's name of the architecture, where it is one of its models.
+        model: open_clip's name of the architecture.
         tag: the pretrained weights used when none are named, as open_clip spells it; None has none.
-        tower: the sizes of a tower of this project's own; None where `encode.load` chooses by name.
+        tower: the sizes of a tower of this project's own; None where it is open_clip's.
     """
 
     name: str
@@ -71,19 +68,12 @@ CLIP_VIT_LARGE = EncoderSpec(
 )
 
 
-_NAMED = {spec.name: spec for spec in (CLIP_VIT_LARGE,)}
-
-
 def encoder_spec(name: str) -> EncoderSpec:
-    """The encoder that `name` means: one that has a name here, or `open_clip:<model>[/<tag>]`.
-
-    Raises:
-        ConfigError: there is no such encoder, or its input is not a square image.
-    """
-    if name in _NAMED:
-        return _NAMED[name]
+    """The encoder that `name` means: CLIP_VIT_LARGE, or `open_clip:<model>[/<tag>]`. Raises ConfigError."""
+    if name == CLIP_VIT_LARGE.name:
+        return CLIP_VIT_LARGE
     if not name.startswith(_PREFIX):
-        raise ConfigError(f"encoder is {name!r}, expected {', '.join(_NAMED)} or {_PREFIX}<model>[/<tag>]")
+        raise ConfigError(f"encoder is {name!r}, expected {CLIP_VIT_LARGE.name} or {_PREFIX}<model>[/<tag>]")
     model, slash, tag = name.removeprefix(_PREFIX).partition("/")
     configs = _open_clip_configs()
     if model not in configs:
@@ -95,10 +85,8 @@ def encoder_spec(name: str) -> EncoderSpec:
     if slash and clean is None:
         raise ConfigError(f"encoder is {name!r}: {tag!r} cannot be a pretrained tag of open_clip")
     config = json.loads(configs[model].read_text(encoding="utf-8"))
-    sides = config["vision_cfg"].get("image_size", 224)
-    size, *others = set(sides) if isinstance(sides, list) else {sides}
-    if others:
-        raise ConfigError(f"encoder is {name!r}: its input is {sides} pixels, expected a square")
+    size = config["vision_cfg"].get("image_size", 224)
+    size = size[0] if isinstance(size, list) else size  # squares, all of them
     directory = f"open_clip_{model}_{clean}" if clean else f"open_clip_{model}"
     return EncoderSpec(name, directory, config["embed_dim"], size, model, clean)
 
@@ -111,6 +99,5 @@ def pretrained_tag(text: str) -> str | None:
 def _open_clip_configs() -> dict[str, Path]:
     """open_clip's models, by name, from its files: importing it takes seconds and all of torch."""
     package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise ConfigError("open_clip is not installed: pip install open_clip_torch")
+    assert package is not None and package.origin is not None  # gpupeak depends on it
     return {path.stem: path for path in sorted((Path(package.origin).parent / "model_configs").glob("*.json"))}

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 
-from gpupeak.kernels.compile import Kernel, load
+from gpupeak.kernels.compile import Kernel, expect, load
 
 AddLayerNorm: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
@@ -27,11 +27,8 @@ def add_layer_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The reference, on any device: `residual + delta`, and its LayerNorm.
 
-    Args:
-        residual, delta: `[..., width]`, of one dtype with everything else; not to be used again, as the
-            results may lie in their memory.
-        weight, bias: `[width]`.
-        eps: added to the variance.
+    Both are `[..., width]` and not to be used again, as the results may lie in their memory; `weight` and `bias` are
+    `[width]`. All are of one dtype.
     """
     total = residual + delta
     return total, F.layer_norm(total, weight.shape, weight, bias, eps)
@@ -59,18 +56,8 @@ def _launch(
     bias: torch.Tensor,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    for name, tensor, shape in (
-        ("residual", residual, (*residual.shape[:-1], width)),
-        ("delta", delta, residual.shape),
-        ("weight", weight, (width,)),
-        ("bias", bias, (width,)),
-    ):
-        dense = tensor.is_contiguous() and tensor.data_ptr() % 16 == 0 and tensor.device == residual.device
-        if tensor.dtype != torch.float16 or tensor.shape != shape or not dense:
-            raise ValueError(
-                f"{name} is {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}, "
-                f"expected dense float16 {tuple(shape)} on {residual.device}"
-            )
+    for tensor, shape in ((residual, residual.shape), (delta, residual.shape), (weight, (width,)), (bias, (width,))):
+        expect(tensor, torch.float16, (*shape[:-1], width), residual.device)
     rows = residual.numel() // width
     kernel((-(-rows // _WARPS),), 32 * _WARPS, residual, delta, weight, bias, float(eps), rows)
     return residual, delta

@@ -35,11 +35,19 @@ def load(name: str, device: torch.device, **sizes: int) -> Kernel:
     return Kernel(name, device, options(**sizes))
 
 
+def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
+    """ValueError unless a tensor is as a kernel takes it: it believes whatever pointer it is given."""
+    dense = tensor.is_contiguous() and (dtype != torch.float16 or tensor.data_ptr() % 16 == 0)
+    if tensor.dtype != dtype or tensor.shape != shape or tensor.device != device or not dense:
+        raise ValueError(
+            f"a tensor is {tensor.dtype} {list(tensor.shape)} on {tensor.device}, expected dense {dtype} {list(shape)}"
+        )
+
+
 class Kernel:
     """A compiled kernel on one GPU.
 
-    A call puts one launch on torch's current stream and does nothing else, no allocation, no waiting:
-    it may be captured into a graph.
+    A call puts one launch on torch's current stream and does nothing else: it may be captured into a graph.
     """
 
     def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:

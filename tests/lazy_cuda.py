@@ -47,8 +47,7 @@ class LazyStream:
         self._work.append(work)
 
     def wait(self, event: Any) -> None:
-        if self._cuda.waits:
-            self._work.append(event.synchronize)
+        self._work.append(event.synchronize)
 
     def record(self) -> LazyEvent:
         return LazyEvent(self, len(self._work))
@@ -60,11 +59,8 @@ class LazyStream:
 
 
 class LazyCuda:
-    """`waits=False` forgets what streams are told to wait for."""
-
-    def __init__(self, *, waits: bool = True) -> None:
+    def __init__(self) -> None:
         self.log: list[str] = []
-        self.waits = waits
         self.pools: list[object] = []
         self._streams: list[LazyStream] = []
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-# The weights of R, G and B in luma, by ITU-R BT.601 and BT.709. Cb and Cr are B - luma and R - luma, scaled so that
-# the largest is 1/2; which range of integers stands for all this is the same in both.
+# The weights of R, G and B in luma. Cb and Cr are B - luma and R - luma, scaled so that the largest is 1/2.
 _BT601, _BT709 = (0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722)
 # By how much swscale's SIMD code rounds down, on average, by matrix: flat pictures of every colour, FFmpeg 8, x86.
 _ROUNDED_DOWN = {_BT601: (1.8, 1.2, 1.5), _BT709: (2.3, 1.8, 2.1)}

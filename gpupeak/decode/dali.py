@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,10 @@ import torch
 from gpupeak.channel import merged
 from gpupeak.decode.colours import as_swscale
 from gpupeak.decode.nvdec import Refused
+from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.window import Window, facts
 from gpupeak.decode.worker import Planned
-from gpupeak.errors import DeviceError, SampleError
+from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FrameBatch, Sample
 
 dali: Any = nvidia.dali  # its annotations are not complete
@@ -30,14 +31,6 @@ _READY = 2
 _READERS = 8
 _FAILURES_IN_A_ROW = 64
 """When so many samples fail one after another, each by itself, it is not their fault."""
-
-
-class Planner(Protocol):
-    """Plans samples in any order, as `pool.WorkerPool` does."""
-
-    def plan(self, samples: Iterable[Sample]) -> Generator[Planned | Failed]: ...
-
-    def close(self) -> None: ...
 
 
 class DaliDecoder:
@@ -55,12 +48,10 @@ class DaliDecoder:
         size: the side of the squashed frames, in pixels; even.
         planner: plans the samples; closed with this decoder.
         device: a CUDA device; for tests the CPU, where DALI decodes VP8, VP9 and MJPEG only.
-        batch_size: the most videos in a batch.
+        batch_size, memory: the most videos, and the most `native_bytes`, in a batch.
         window: the most plans that wait to be batched.
         pipelines: DALI pipelines, each on a thread of its own: one does not load all of NVDEC's engines.
-        threads: videos that each pipeline decodes at the same time.
-        ahead: batches in each pipeline at a time.
-        memory: the most `native_bytes` of a batch; a pipeline may hold those of two.
+        threads, ahead: videos that each decodes at the same time, and batches in it at a time.
 
     Raises:
         DeviceError: DALI cannot be set up on the device.
@@ -70,7 +61,7 @@ class DaliDecoder:
         self,
         n: int,
         size: int,
-        planner: Planner,
+        planner: WorkerPool,
         device: torch.device,
         *,
         batch_size: int = 16,
@@ -80,8 +71,6 @@ class DaliDecoder:
         ahead: int = 2,
         memory: int = 1 << 30,
     ) -> None:
-        if size % 2:
-            raise ValueError(f"size is {size}, expected an even number")
         self._n, self._size, self._planner, self._device = n, size, planner, device
         self._batch_size, self._window, self._ahead, self._memory = batch_size, window, ahead, memory
         self._failures = 0
@@ -164,9 +153,12 @@ class DaliDecoder:
             except RuntimeError as error:
                 if len(flight.batch) > 1:
                     alone.extend(flight.batch)
-                else:
-                    self._count_failure(error)
-                    yield Refused(flight.batch[0].plan.sample, "DALI failed", _dali_message(error))
+                    continue
+                self._failures += 1
+                if self._failures >= _FAILURES_IN_A_ROW:
+                    reason = f"DALI failed on {self._failures} samples in a row: {_dali_message(error)}"
+                    raise DeviceError(reason) from error
+                yield Refused(flight.batch[0].plan.sample, "DALI failed", _dali_message(error))
                 continue
             self._failures = 0
             began, done = max(flight.began, done), time.perf_counter()
@@ -174,22 +166,16 @@ class DaliDecoder:
 
     def _read(self, batch: tuple[Planned, ...]) -> tuple[_Flight, list[Failed]]:
         """Read the files of a batch, several at a time: the planner has read them, so the system has them cached."""
-        flight, failed = _Flight([], [], time.perf_counter()), []
-        for planned, given in zip(batch, self._readers.map(_encoded, batch), strict=True):
-            if isinstance(given, SampleError):
-                failed.append(Failed(planned.plan.sample, given.stage, given.reason, planned.plan))
-            elif isinstance(given, OSError):
-                reason = f"cannot be read: {given.strerror or given}"
+        flight, failed = _Flight([], [], time.perf_counter()), list[Failed]()
+        reads = [self._readers.submit(encoded, planned) for planned in batch]
+        for planned, read in zip(batch, reads, strict=True):
+            if isinstance(error := read.exception(), OSError):
+                reason = f"cannot be read: {error.strerror or error}"
                 failed.append(Failed(planned.plan.sample, "decode", reason, planned.plan))
             else:
+                flight.given.append(read.result())
                 flight.batch.append(planned)
-                flight.given.append(given)
         return flight, failed
-
-    def _count_failure(self, error: RuntimeError) -> None:
-        self._failures += 1
-        if self._failures >= _FAILURES_IN_A_ROW:
-            raise DeviceError(f"DALI failed on {self._failures} samples in a row: {_dali_message(error)}") from error
 
     def _hand_over(self, batch: list[Planned], outputs: Any, stream: Any, seconds: float) -> FrameBatch:
         """A pipeline's outputs for the encoder: colours corrected, pictures upright, repeated frames repeated."""
@@ -221,8 +207,8 @@ class DaliDecoder:
 def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, threads: int) -> Any:
     """A built DALI pipeline that decodes and squashes; `schedule_run` and `share_outputs` once a batch.
 
-    It is fed for each video: "encoded", uint8 `[bytes]`, its file, which is not copied and must be kept until the
-    outputs are there; and "frames", int32 `[u]`, `u <= n` different frame numbers. Its output is uint8 RGB
+    It is fed for each video: "encoded", uint8 `[bytes]`, its file, not copied and to be kept until the outputs are
+    there; and "frames", int32 `[u]`, `u <= n` different frame numbers. Its output is uint8 RGB
     `[videos, n, size, size, 3]` on `device`; the frames from `u` on are black.
     """
     mixed = device.type == "cuda"
@@ -270,13 +256,6 @@ class Encoded(NamedTuple):
 def encoded(planned: Planned) -> Encoded:
     """A sample's video as it lies on disk. Raises OSError."""
     return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
-
-
-def _encoded(planned: Planned) -> Encoded | OSError:
-    try:
-        return encoded(planned)
-    except OSError as error:
-        return error
 
 
 def _dali_message(error: RuntimeError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,31 +12,22 @@ import numpy.typing as npt
 from gpupeak.errors import SampleError
 from gpupeak.video.container import MAX_SIDE
 
-_MAGIC = b"\x93NUMPY"
-
 
 def open_faces(path: Path) -> npt.NDArray[np.uint8]:
     """Map an `.npy` file of faces: uint8 `[T, height, width, 3]`, at least one, channels as OpenCV wrote them (BGR).
 
     Raises:
-        SampleError: at stage "plan": no such file, or it holds something else.
+        SampleError: it is not there, or holds something else.
     """
     if not path.is_file():
         raise SampleError("plan", "is not a regular file")
     try:
-        with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:  # NumPy would take it for a pickle, and advise to load it unsafely
-                raise SampleError("plan", "is no whole .npy file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy's advice on what Python 2 wrote
-            faces: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except SampleError:
-        raise
+        faces: npt.NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise SampleError("plan", f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # NumPy promises ValueError, but corrupted headers provoke other errors, too
-        raise SampleError("plan", f"is no whole .npy file: {error}".splitlines()[0]) from error
-    shape: tuple[int, ...] = faces.shape
+        raise SampleError("plan", "is no whole .npy file") from error
+    shape = faces.shape
     if len(shape) != 4 or shape[3] != 3 or faces.dtype != np.uint8 or not all(shape) or max(shape[1:3]) > MAX_SIDE:
         raise SampleError("plan", f"holds {faces.dtype} {list(shape)}, expected uint8 [faces, height, width, 3]")
     return faces

@@ -8,12 +8,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gpupeak.channel import merged
 from gpupeak.decode.nvdec import Refused
 from gpupeak.pipeline import Decoder
 from gpupeak.types import Failed, FrameBatch, Sample
+
+if TYPE_CHECKING:
+    from gpupeak.decode.dali import DaliDecoder
 
 _READY = 4
 """Batches that are decoded and wait for whoever reads `HybridDecoder.decode`."""
@@ -24,35 +27,24 @@ _WORTHWHILE = 0.1
 """A side with less than this share of the other's speed is left out: it may cost more, in cores and memory traffic."""
 
 
-class _Gpu(Protocol):
-    """A decoder that may refuse samples, as `dali.DaliDecoder`."""
-
-    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]: ...
-
-    def close(self) -> None: ...
-
-
 class HybridDecoder:
     """Decodes on NVDEC, and on the CPU what is refused there; each takes its next sample when it has room.
 
     Results do not depend on which side decoded a sample, beyond the rounding of colours.
 
     Args:
-        gpu, cpu: the two sides, closed with this decoder. `cpu.decode` is called again for whatever has come meanwhile.
+        gpu, cpu: the two sides, closed with this decoder.
         mode: "nvdec": the CPU decodes only what `gpu` refuses; "hybrid": it takes other samples, too; "auto":
             each side first decodes some samples by itself, then the faster one or both go on, as `choose` says.
         notice: told, a line each, on any thread: the choice of "auto", and every new reason to refuse samples.
         trial: samples by which "auto" measures each side, after a third as many that start it up.
-
-    Attributes:
-        refused: how many samples `gpu` has refused, by reason.
     """
 
     def __init__(
-        self, gpu: _Gpu, cpu: Decoder, mode: str, notice: Callable[[str], None], *, trial: int = _TRIAL
+        self, gpu: DaliDecoder, cpu: Decoder, mode: str, notice: Callable[[str], None], *, trial: int = _TRIAL
     ) -> None:
         self._gpu, self._cpu, self._mode, self._notice, self._trial = gpu, cpu, mode, notice, trial
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()  # samples by reason
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
         """Yield the frames or the failure of every sample, in the order in which they are ready.
@@ -61,14 +53,12 @@ class HybridDecoder:
             RunError: what either side raised; it ends both.
         """
         work = _Work(samples)
-        mode = self._mode
-        if mode == "auto":
-            mode = yield from self._measure(work)
+        mode = (yield from self._measure(work)) if self._mode == "auto" else self._mode
         stages = [self._on_cpu(work, share=mode != "nvdec")]
-        if mode != "cpu":
-            stages.append(self._on_gpu(work))
-        else:
+        if mode == "cpu":
             work.gpu_finished()
+        else:
+            stages.append(self._on_gpu(work))
         yield from merged(stages, _READY, work.cancel, mode)
 
     def close(self) -> None:
@@ -91,36 +81,30 @@ class HybridDecoder:
         """What the GPU's decoder makes of samples; those that it refuses are left to the CPU."""
         with contextlib.closing(self._gpu.decode(samples)) as items:
             for item in items:
-                if isinstance(item, Refused):
-                    self._announce(item)
-                    work.refuse(item.sample)
-                else:
+                if not isinstance(item, Refused):
                     yield item
-
-    def _announce(self, refused: Refused) -> None:
-        if not self.refused[refused.reason]:
-            detail = f" ({refused.detail})" if refused.detail else ""
-            self._notice(f"decoded on the CPU, not on NVDEC: {refused.reason}{detail}; {refused.sample} is the first")
-        self.refused[refused.reason] += 1
+                    continue
+                if item.reason not in self.refused:
+                    why = f"{item.reason} ({item.detail})" if item.detail else item.reason
+                    self._notice(f"decoded on the CPU, not on NVDEC: {why}; {item.sample} is the first")
+                self.refused[item.reason] += 1
+                work.refuse(item.sample)
 
     def _measure(self, work: _Work) -> Generator[FrameBatch | Failed, None, str]:
         """Have each side decode some samples by itself, and return the mode to go on in."""
-        speeds = []
-        for decode, source in (
-            (lambda samples: self._accepted(work, samples), work.for_gpu()),
-            (self._cpu.decode, work.for_cpu(share=True)),
-        ):
-            yield from decode(islice(source, self._trial // 3))
-            speeds.append((yield from _timed(decode(islice(source, self._trial)))))
-        mode = choose(*speeds)
+        for_gpu, for_cpu = work.for_gpu(), work.for_cpu(share=True)
+        yield from self._accepted(work, islice(for_gpu, self._trial // 3))
+        nvdec = yield from _timed(self._accepted(work, islice(for_gpu, self._trial)))
+        yield from self._cpu.decode(islice(for_cpu, self._trial // 3))
+        cpu = yield from _timed(self._cpu.decode(islice(for_cpu, self._trial)))
+        mode = choose(nvdec, cpu)
         means = {"nvdec": "on NVDEC", "cpu": "on the CPU", "hybrid": "on NVDEC and the CPU together"}[mode]
-        measured = [f"{speed:.0f} samples/s" if speed else "no sample to be measured by" for speed in speeds]
-        self._notice(f"decoding {means}: by itself, NVDEC had {measured[0]}, the CPU {measured[1]}")
+        self._notice(f"decoding {means}: by itself, NVDEC had {nvdec:.0f} samples/s, the CPU {cpu:.0f}")
         return mode
 
 
 def choose(nvdec: float, cpu: float) -> str:
-    """The mode to go on in, by the samples/s of each side alone; 0 where a side had no sample."""
+    """The mode to go on in, by the samples/s of each side alone, 0 where it had none."""
     if 0 < cpu < _WORTHWHILE * nvdec:
         return "nvdec"
     if 0 < nvdec < _WORTHWHILE * cpu:
@@ -186,27 +170,27 @@ class _Work:
 
     def refuse(self, sample: Sample) -> None:
         """Leave a sample to the CPU."""
-        with self._changed:
-            self._refused.append(sample)
-            self._changed.notify_all()
+        self._refused.append(sample)
+        self._wake()
 
     def gpu_finished(self) -> None:
         """No sample will be refused any more; new ones that are left are the CPU's."""
-        with self._changed:
-            self._gpu_finished = True
-            self._changed.notify_all()
+        self._gpu_finished = True
+        self._wake()
 
     def cancel(self) -> None:
-        """Wake whoever waits here; no more samples are given out."""
+        """No more samples are given out."""
+        self._cancelled = True
+        self._wake()
+
+    def _wake(self) -> None:
         with self._changed:
-            self._cancelled = True
             self._changed.notify_all()
 
     def _next(self) -> Sample | None:
         with self._source_lock:
             sample = None if self._cancelled or self._exhausted else next(self._source, None)
         if sample is None:
-            with self._changed:
-                self._exhausted = True
-                self._changed.notify_all()
+            self._exhausted = True
+            self._wake()
         return sample

@@ -23,18 +23,16 @@ def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int |
     """Decode frames of a video by their numbers in presentation order, from 0.
 
     Args:
-        path: the file.
         indices: which frames; in any order, repeats allowed, each decoded once.
         size: the side in pixels of the square that every frame is squashed to by swscale's bilinear filter, or
-            None for the size of the frames themselves: the bytes of PyAV's `to_ndarray(format="rgb24")`.
+            None for the size of the frames themselves.
 
     Returns:
         uint8 RGB `[n, size, size, 3]`, or `[n, height, width, 3]`, upright by the container's display matrix;
         the matrix from YCbCr is the one that the stream names, else BT.601.
 
     Raises:
-        SampleError: the file cannot be used (stage "plan"); it has no such frame, or a frame cannot be decoded
-            (stage "decode").
+        SampleError: the file cannot be used (stage "plan"), or a frame is not there or cannot be decoded ("decode").
     """
     with open_clip(path) as clip:
         return decode_clip(clip, indices, size)
@@ -47,8 +45,6 @@ def decode_clip(
     for index in indices:
         if not 0 <= index < clip.frames:
             raise SampleError("decode", f"frame {index} planned, video has {clip.frames}")
-    if out is not None and (out.dtype != np.uint8 or out.shape != (len(indices), size, size, 3)):
-        raise ValueError(f"out is {out.dtype} {out.shape}, expected uint8 {(len(indices), size, size, 3)}")
     canvas = _Canvas(indices, size, out)
     try:
         if not (clip.timed and _decode_needed(clip, canvas)):
@@ -79,7 +75,7 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
                 index = index_of.get(frame.pts)
                 if index is not None:
                     canvas.paint(index, frame)
-    except av.FFmpegError:
+    except (av.FFmpegError, ValueError):
         return False
     return not canvas.missing
 
@@ -97,13 +93,7 @@ def _decode_all(clip: Clip, canvas: _Canvas) -> None:
 
 
 class _Canvas:
-    """Where the wanted frames go.
-
-    Attributes:
-        rows: for each wanted frame, its rows of `pixels`.
-        missing: the frames that are still to be painted.
-        pixels: uint8 RGB `[n, height, width, 3]`.
-    """
+    """Where the wanted frames go: `rows` of `pixels` for each; those in `missing` are still to be painted."""
 
     def __init__(self, indices: Sequence[int], size: int | None, out: npt.NDArray[np.uint8] | None) -> None:
         self.rows: dict[int, list[int]] = {}

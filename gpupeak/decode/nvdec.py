@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,20 +24,20 @@ class Refused:
 
 
 class _Limits(NamedTuple):
-    formats: Collection[str]
+    formats: tuple[str, ...]
     smallest: tuple[int, int]
-    largest: tuple[int, int]
+    largest: int
 
 
 # What both DALI 2.4's `decoders.video` and NVDEC from Turing to Hopper (NVDEC Application Note of Video Codec SDK 13.0;
 # sizes by cuvidGetDecoderCaps) take, without MJPEG, of which each picture is cheap on the CPU. AV1 not everywhere;
 # 10-bit H.264 from Blackwell on.
 _TAKEN = {
-    "h264": _Limits(("yuv420p",), (48, 16), (4096, 4096)),
-    "hevc": _Limits(("yuv420p", "yuv420p10le"), (144, 144), (8192, 8192)),
-    "vp8": _Limits(("yuv420p",), (48, 16), (4096, 4096)),
-    "vp9": _Limits(("yuv420p",), (128, 128), (8192, 8192)),
-    "mpeg4": _Limits(("yuv420p",), (48, 16), (2032, 2032)),
+    "h264": _Limits(("yuv420p",), (48, 16), 4096),
+    "hevc": _Limits(("yuv420p", "yuv420p10le"), (144, 144), 8192),
+    "vp8": _Limits(("yuv420p",), (48, 16), 4096),
+    "vp9": _Limits(("yuv420p",), (128, 128), 8192),
+    "mpeg4": _Limits(("yuv420p",), (48, 16), 2032),
 }
 # DALI converts with BT.601, which BT.709 is made from afterwards (ITU-T H.273: 1 is BT.709, 2 unspecified).
 _MATRICES = (1, 2, 5, 6)
@@ -52,42 +52,33 @@ def examine(clip: Clip) -> tuple[VideoFacts, str | None]:
     DALI tells frames by their packets' timestamps. Where those do not number the frames as `clip` does, it gives
     other frames, and black ones past the last, without an error.
     """
-    size = clip.path.stat().st_size
-    video = VideoFacts(
-        clip.width, clip.height, clip.colorspace == 1, clip.rotation, clip.pix_fmt, clip.profile, bytes=size
-    )
-    return video, _unfit(clip, size)
+    size, bt709 = clip.path.stat().st_size, clip.colorspace == 1
+    facts = VideoFacts(clip.width, clip.height, bt709, clip.rotation, clip.pix_fmt, clip.profile, bytes=size)
+    return facts, next((reason for reason, holds in _obstacles(clip, size) if holds), None)
 
 
-def _unfit(clip: Clip, size: int) -> str | None:
-    limits, width, height = _TAKEN.get(clip.codec), clip.width, clip.height
-    if limits is None:
-        return f"codec {clip.codec}"
-    if clip.pix_fmt not in limits.formats:
-        return f"{clip.codec} in {clip.pix_fmt}"
-    if clip.path.suffix.lower() not in _SUFFIXES:
-        return f"{clip.codec} in {clip.path.suffix.lower()}"
+def _obstacles(clip: Clip, size: int) -> Iterator[tuple[str, bool]]:
+    """What may speak against NVDEC, and whether it does; each is asked only if none before does."""
+    codec, suffix, width, height = clip.codec, clip.path.suffix.lower(), clip.width, clip.height
+    yield f"codec {codec}", codec not in _TAKEN
+    formats, smallest, largest = _TAKEN[codec]
+    yield f"{codec} in {clip.pix_fmt}", clip.pix_fmt not in formats
+    yield f"{codec} in {suffix}", suffix not in _SUFFIXES
     # DALI reads the range from the bitstream only, libav from the container, too.
-    if clip.colorspace not in _MATRICES or clip.color_range == _FULL_RANGE:
-        return f"colours of matrix {clip.colorspace}, range {clip.color_range}"
+    colours = f"colours of matrix {clip.colorspace}, range {clip.color_range}"
+    yield colours, clip.colorspace not in _MATRICES or clip.color_range == _FULL_RANGE
     # DALI's colour kernel works on 2x2 pixels and writes past the last odd one.
-    if width % 2 or height % 2:
-        return "odd width or height"
-    if not (limits.smallest[0] <= width <= limits.largest[0] and limits.smallest[1] <= height <= limits.largest[1]):
-        return f"{clip.codec} of {width}x{height}"
-    if size > MAX_BYTES:
-        return f"larger than {MAX_BYTES >> 20} MiB"
-    if not clip.timed:
-        return "timestamps do not tell the frames"
+    yield "odd width or height", width % 2 + height % 2 > 0
+    fits = smallest[0] <= width <= largest and smallest[1] <= height <= largest
+    yield f"{codec} of {width}x{height}", not fits
+    yield f"larger than {MAX_BYTES >> 20} MiB", size > MAX_BYTES
+    yield "timestamps do not tell the frames", not clip.timed
     # A picture that is decoded and not shown, or shown and not decoded, would shift the timestamps of all after it.
-    if clip.frames != clip.packets or clip.pts(0) < 0 or clip.key_frames[:1] != [0]:
-        return "packets that are no frames"
+    unshown = clip.frames != clip.packets or clip.pts(0) < 0 or clip.key_frames[:1] != [0]
+    yield "packets that are no frames", unshown
     # AVI has no timestamps of presentation; there are no B pictures in the Simple Profile (ISO/IEC 14496-2, annex N).
-    if clip.path.suffix.lower() == ".avi" and clip.profile != "Simple Profile":
-        return f"{clip.codec} {clip.profile} in .avi"
-    if clip.codec == "hevc" and _has_leading_pictures(clip):
-        return "open GOPs of hevc"
-    return None
+    yield f"{codec} {clip.profile} in .avi", suffix == ".avi" and clip.profile != "Simple Profile"
+    yield "open GOPs of hevc", codec == "hevc" and _has_leading_pictures(clip)
 
 
 def _has_leading_pictures(clip: Clip) -> bool:

@@ -14,15 +14,11 @@ _BUFFERED_FRAMES = 8
 
 
 class Window:
-    """Plans on their way from the planner to the pipelines, which take those that go best together.
+    """At most `size` plans on their way from the planner to the pipelines, which take those that go best together.
 
     A decoder of NVDEC is made for one codec and size, and that takes 50-70 ms. So a batch is of the codec and
-    size that most plans wait for, filled up with others where these are too few. Nobody waits for a full batch.
-
-    Args:
-        size: the most plans that wait.
-        batch_size: the most plans in a batch.
-        memory: the most `native_bytes` of a batch; a single plan may take more.
+    size that most plans wait for, filled up with others where these are too few. It has at most `batch_size` plans
+    and `memory` of `native_bytes`, but one plan whatever it takes. Nobody waits for a full batch.
     """
 
     def __init__(self, size: int, batch_size: int, memory: int) -> None:
@@ -51,7 +47,7 @@ class Window:
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Wake whoever waits here: nothing is taken or added from now on."""
+        """Nothing is taken or added from now on."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, Span
 
@@ -23,20 +22,16 @@ class TowerEncoder:
 
     Args:
         tower: uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]` on `device`.
-        spec: what goes in and comes out.
-        device: where the tower is.
         batch_size: samples encoded in one call of the tower.
     """
 
     def __init__(
         self,
         tower: Callable[[torch.Tensor], torch.Tensor],
-        spec: EncoderSpec,
         device: torch.device | str = "cpu",
         batch_size: int = 1,
     ) -> None:
         self._tower = tower
-        self._spec = spec
         self._device = torch.device(device)
         self._batch_size = batch_size
 
@@ -62,8 +57,6 @@ class TowerEncoder:
         yield from done
 
     def _frames(self, batch: FrameBatch) -> list[_Frames]:
-        if batch.pixels.shape[1] != self._spec.size:
-            raise ValueError(f"frames are {batch.pixels.shape[1]} pixels a side, expected {self._spec.size}")
         if isinstance(batch.pixels, torch.Tensor):
             pixels = batch.pixels
         else:
@@ -86,12 +79,9 @@ class TowerEncoder:
     @torch.inference_mode()
     def _features(self, pixels: torch.Tensor) -> np.ndarray:
         try:
-            features = self._tower(pixels.to(self._device)).cpu().numpy()
+            return self._tower(pixels.to(self._device)).cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"{self._device} has not memory enough for {len(pixels)} frames at once") from error
-        if features.shape != (len(pixels), self._spec.dim):
-            raise ValueError(f"the tower gave features {features.shape}, expected {(len(pixels), self._spec.dim)}")
-        return features
 
 
 class _Frames(NamedTuple):
@@ -110,10 +100,7 @@ def outcomes(
 ) -> list[FeatureBatch | Failed]:
     """What becomes of samples that were encoded together; those with a feature that is not finite have failed.
 
-    Args:
-        features: `[R, dim]`, the samples' rows one after another.
-        seconds: what each sample's encoding took.
-        release: called when no sample of the batch needs its rows any more.
+    `features` `[R, dim]` are the samples' rows one after another; `release` is called when nobody needs them any more.
     """
     finite = np.isfinite(features).all(axis=1)
     good: list[tuple[FramePlan, Span, Seconds]] = []

@@ -12,11 +12,7 @@ from gpupeak.encoders import EncoderSpec
 
 
 def fetched(spec: EncoderSpec, weights: str | None) -> WeightsId:
-    """`locate`, after open_clip has fetched what it has to fetch.
-
-    Raises:
-        WeightsError: the weights are not there, or cannot be fetched.
-    """
+    """`locate`, after open_clip has fetched what it has to fetch. Raises WeightsError."""
     found = locate(spec, weights)
     if found.tag is None or found.files:
         return found
@@ -31,11 +27,7 @@ def load_tower(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """Build the tower of `spec` with these weights: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
-
-    Args:
-        weights: as `weights.identity.locate`; what open_clip has to fetch is fetched, and can be identified after.
-        device, dtype: what the tower computes on and in; its features are float32 in any case.
+    """Build the tower of `spec` with weights as in `locate`: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
 
     Raises:
         WeightsError: the weights are not there, cannot be fetched or do not fit.

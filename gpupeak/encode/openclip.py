@@ -28,9 +28,7 @@ _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layer
 class OpenClipTower(nn.Module):
     """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised.
 
-    Args:
-        visual: the image tower of an open_clip model.
-        mean, std: what that model subtracts from RGB in 0 .. 1, and divides by.
+    `mean` is what the model of the image tower `visual` subtracts from RGB in 0 .. 1, and `std` what it divides by.
     """
 
     pixel_scale: torch.Tensor
@@ -53,7 +51,6 @@ class OpenClipTower(nn.Module):
         self.register_buffer("pixel_shift", -torch.tensor(mean, device=device) * scale)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 `[N, size, size, 3]` -> float32 `[N, dim]`."""
         images = (pixels * self.pixel_scale + self.pixel_shift).permute(0, 3, 1, 2)
         features = self.visual(images.to(self.dtype).contiguous())
         embedding: torch.Tensor = features[0] if isinstance(features, tuple) else features  # CoCa: tokens, too
@@ -82,11 +79,7 @@ def load_open_clip(
 
 
 def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
-    """Have open_clip fetch the file of `weights.tag`, and remember where it is.
-
-    Raises:
-        WeightsError: there is no such tag, or it cannot be fetched.
-    """
+    """Have open_clip fetch the file of `weights.tag`, and remember where it is. Raises WeightsError."""
     assert weights.tag is not None
     pretrained = known_tag(spec, weights.tag)
     file = _downloaded(pretrained)
@@ -117,11 +110,7 @@ def _downloaded(pretrained: dict[str, Any]) -> Path | None:
 
 
 def known_tag(spec: EncoderSpec, tag: str) -> dict[str, Any]:
-    """What open_clip knows of a tag: where its file is, its normalisation, its activation.
-
-    Raises:
-        WeightsError: it has none of this name for this model.
-    """
+    """What open_clip knows of a tag: where its file is, its normalisation, its activation. Raises WeightsError."""
     pretrained: dict[str, Any] = open_clip.get_pretrained_cfg(spec.model, tag)
     if not pretrained:
         tags = open_clip.list_pretrained_tags_by_model(spec.model)

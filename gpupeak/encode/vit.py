@@ -64,9 +64,8 @@ def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
 class VisionTower(nn.Module):
     """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, the projected image embedding, not normalised.
 
-    `forward` is `encode_rows(patch_rows(pixels))`; the rows between the two are where pixels that were
-    prepared elsewhere can enter. Built by `from_state`; device and dtype are chosen there, once, as the
-    pixels' scale stays in float32 when the rest is in half precision.
+    `forward` is `encode_rows(patch_rows(pixels))`; pixels that were prepared elsewhere enter between the two.
+    Device and dtype are chosen in `from_state`: the pixels' scale stays in float32 when the rest is in half precision.
     """
 
     scale_shift: torch.Tensor
@@ -95,10 +94,7 @@ class VisionTower(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> VisionTower:
-        """Build the tower from float32 parameters named and shaped as in `expected_state`.
-
-        `state` is left as it is, but the tower may share its memory.
-        """
+        """Build the tower from float32 parameters as in `expected_state`, whose memory it may share."""
         with torch.device("meta"):
             tower = cls(shape)
         parameters = {name: value.to(device, dtype) for name, value in _folded(state, tower.row).items()}
@@ -108,15 +104,10 @@ class VisionTower(nn.Module):
         return tower.requires_grad_(False).eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 `[N, size, size, 3]` -> float32 `[N, dim]`."""
         return self.encode_rows(self.patch_rows(pixels))
 
     def patch_rows(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 `[N, size, size, 3]` -> the normalised pixels of each patch, `[N * grid * grid, row]`.
-
-        Patches lie in reading order, the 3 * patch * patch numbers of each in the order row, column,
-        channel, then zeros up to `row`.
-        """
+        """uint8 `[N, size, size, 3]` -> the normalised pixels of each patch, `[N * grid * grid, row]`."""
         rows = self.embed.weight.new_empty(len(pixels) * self.shape.grid**2, self.row)
         images = torch.arange(len(pixels), dtype=torch.int32, device=pixels.device)
         patch_rows(pixels.contiguous(), images, self.scale_shift, rows)
@@ -146,8 +137,6 @@ class VisionTower(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a hidden layer, each with a LayerNorm before it and a residual around it."""
-
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         width = shape.width
@@ -172,7 +161,6 @@ class _Block(nn.Module):
         return added
 
     def hidden(self, normed: torch.Tensor) -> torch.Tensor:
-        """`[N, T, width]` -> what the hidden layer adds."""
         added: torch.Tensor = self.fc2(F.silu(self.fc1(normed), inplace=True))
         return added
 

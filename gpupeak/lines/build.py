@@ -131,7 +131,7 @@ def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     decoder = _pool(config, spec, n, held=pipeline.READY_BATCHES + batch_size + 1)
     try:
         tower = load_tower(spec, config.weights, "cpu", torch.float32)
-        encoder = TowerEncoder(tower, spec, "cpu", batch_size)
+        encoder = TowerEncoder(tower, "cpu", batch_size)
     except BaseException:
         decoder.close()
         raise
@@ -165,7 +165,7 @@ def cuda_line(
 def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device) -> pipeline.Encoder:
     tower = load_tower(spec, config.weights, device, torch.float16)
     if not isinstance(tower, VisionTower):
-        return TowerEncoder(tower, spec, device, config.batch_size or _samples_at_once(n))
+        return TowerEncoder(tower, device, config.batch_size or _samples_at_once(n))
     from gpupeak.encode.gpu.device import TorchCuda
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.kernels.patch_rows import cuda_patch_rows

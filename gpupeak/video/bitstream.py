@@ -1,26 +1,25 @@
 """What does a packet say of its picture: is it shown, can decoding start at it, does any other refer to it?
 
-Only headers are read, by ITU-T H.264 and H.265, ISO/IEC 14496-2 (MPEG-4) and 13818-2 (MPEG-2), RFC 6386 (VP8)
-and the VP9 bitstream specification.
+Only headers are read: H.264, H.265, MPEG-4 (ISO/IEC 14496-2), MPEG-2 (13818-2), VP8 (RFC 6386) and VP9.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
-from gpupeak.video.h264 import Bits, Sequence, is_field, read_sequence, slice_type, unescaped
+from gpupeak.video.h264 import Sequence, is_field, read_sequence, slice_type
 
 REFERENCED = -1
 
-# Codecs of which one packet is one frame, and decoding can start at a key frame ...
+# Codecs of which one packet is one frame, and decoding can start at a key frame.
 _RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"}
-# ... or cannot be trusted to, because a decoder may carry state past it.
-_SEQUENTIAL = {"ffv1", "flv1", "h263", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2"}
 
-# What color_space means (VP9 bitstream specification, 7.2.2), as in ITU-T H.273.
-_VP9_MATRICES = (2, 5, 1, 6, 7, 9, 3, 0)
+# What a display orientation begins with among supplemental enhancement information: its type, 47, and its size in
+# bytes (ITU-T H.264, 7.3.2.3.1). Where these bytes are something else, a frame is decoded to see.
+_ORIENTATION = re.compile(rb"\x2f[\3-\7]")
 
 _HEAD = 1 << 16
 """A picture is looked for in so many bytes at the start of a packet."""
@@ -40,12 +39,9 @@ _NAL = {"h264": _Nal(0, 31, (1, 2, 5), (7, 8), 6), "hevc": _Nal(1, 63, range(32)
 
 
 class Picture(NamedTuple):
-    """What a packet says of its picture.
+    """Whether a packet's picture is presented and decoding can start at it.
 
-    Attributes:
-        shown: it is presented.
-        start: decoding can start at it.
-        layer: its temporal layer if no other picture of that or a lower layer refers to it, else `REFERENCED`.
+    `layer` is its temporal layer if no other picture of that or a lower layer refers to it, else `REFERENCED`.
     """
 
     shown: bool
@@ -63,15 +59,14 @@ class Syntax:
         framed: one packet is one frame, as far as the packets read tell.
         standalone: what follows a key frame can be decoded from there on.
         bidirectional: there are B pictures.
-        oriented: H.264 or HEVC says which way up its pictures are.
-        sequence: H.264's last sequence parameter set, or VP9's first key frame; None if there is none.
+        oriented: H.264 or HEVC may say which way up its pictures are.
+        sequence: H.264's last sequence parameter set; None if there is none.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
-        self.framed = codec in _RANDOM_ACCESS or codec in _SEQUENTIAL
-        self.standalone = codec in _RANDOM_ACCESS
-        self.bidirectional = False
-        self.oriented = False
+        self.framed = codec in _RANDOM_ACCESS
+        self.standalone = True
+        self.bidirectional = self.oriented = False
         self.sequence: Sequence | None = None
         self._highest = 0  # temporal layer
         self._begun = False
@@ -150,8 +145,6 @@ class Syntax:
         return _picture(data[0] & 0x10 != 0, key, REFERENCED)
 
     def _vp9(self, data: memoryview, key: bool) -> Picture:
-        if key and self.sequence is None:
-            self.sequence = _read_vp9(bytes(data[:16]))
         # Outside of a superframe, a hidden frame has neither show_existing_frame nor show_frame set.
         superframe = data[-1] & 0xE0 == 0xC0
         flags = 0b0101 if data[0] & 0x30 == 0x30 else 0b1010
@@ -173,7 +166,7 @@ class Syntax:
                 if (kind := self._kind(data[start])) in self._nal.slices:
                     return start
                 at = start + int.from_bytes(data[at:start], "big")
-                self._take_in(kind, data[start:at])
+                self._take_in(kind, bytes(data[start:at]))
             return -1
         head = bytes(data[:_HEAD])
         start = head.find(b"\0\0\1") + 3
@@ -181,18 +174,18 @@ class Syntax:
             if (kind := self._kind(head[start])) in self._nal.slices:
                 return start
             following = head.find(b"\0\0\1", start)
-            self._take_in(kind, memoryview(head)[start:following])
+            self._take_in(kind, head[start:following])
             start = following + 3
         return -1
 
     def _kind(self, byte: int) -> int:
         return byte >> self._nal.shift & self._nal.mask
 
-    def _take_in(self, kind: int, unit: memoryview) -> None:
+    def _take_in(self, kind: int, unit: bytes) -> None:
         if kind in self._nal.parameter_sets:
-            self._parameter_set(bytes(unit))
+            self._parameter_set(unit)
         elif kind == self._nal.information:
-            self.oriented |= _says_orientation(unescaped(unit[1 + self._nal.shift : _HEAD]))
+            self.oriented |= _ORIENTATION.search(unit) is not None
 
     def _parameter_set(self, unit: bytes) -> None:
         """One that neither the header nor the first packet holds is missed by whoever starts decoding after it."""
@@ -201,46 +194,3 @@ class Syntax:
             self.standalone &= not self._begun
             if self._nal.mask == 31 and unit[0] & 31 == 7:
                 self.sequence = read_sequence(unit)
-
-
-def _says_orientation(messages: bytes) -> bool:
-    """Whether a display orientation is among supplemental enhancement information (ITU-T H.264, 7.3.2.3.1)."""
-    kind = at = 0
-    while at + 2 < len(messages) and kind != 47:
-        kind, at = _added_up(messages, at)
-        size, at = _added_up(messages, at)
-        at += size
-    return kind == 47
-
-
-def _added_up(data: bytes, at: int) -> tuple[int, int]:
-    """A number that is coded as bytes of 255 and one below, and where it ends."""
-    end = at
-    while data[end : end + 1] == b"\xff":
-        end += 1
-    return 255 * (end - at) + int.from_bytes(data[end : end + 1], "big"), end + 1
-
-
-def _read_vp9(header: bytes) -> Sequence | None:
-    """What the uncompressed header of a key frame says (VP9 bitstream specification, 6.2); None if it is damaged."""
-    bits = Bits(header)
-    try:
-        bits.u(2)  # frame_marker
-        profile = bits.u(1) + 2 * bits.u(1)
-        bits.u(4 + (profile == 3))  # reserved_zero, show_existing_frame, frame_type, show_frame, error_resilient_mode
-        if bits.u(24) != 0x498342:  # frame_sync_code
-            return None
-        depth = 10 + 2 * bits.u(1) if profile > 1 else 8
-        colorspace = _VP9_MATRICES[bits.u(3)]
-        if colorspace == 0:
-            name, color_range = "gbrp", 2
-            bits.u(profile % 2)  # reserved_zero
-        else:
-            color_range = 1 + bits.u(1)
-            subsampling = (bits.u(1), bits.u(1)) if profile % 2 else (1, 1)
-            bits.u(profile % 2)  # reserved_zero
-            name = {(1, 1): "yuv420p", (1, 0): "yuv422p", (0, 1): "yuv440p", (0, 0): "yuv444p"}[subsampling]
-        size = bits.u(16) + 1, bits.u(16) + 1
-    except ValueError:
-        return None
-    return Sequence(name if depth == 8 else f"{name}{depth}le", colorspace, color_range, None, True, size)

@@ -1,12 +1,11 @@
 """Which frames does a video hold, and which of its packets does decoding some of them take?
 
-A video is opened and demuxed once. Its frames are numbered from 0 in presentation order, by its edit list, as a
-full sequential decode delivers them. The frame count in its header is never believed.
+Frames are numbered from 0 in presentation order, by the edit list, as a full sequential decode delivers them.
+The frame count in the header is never believed.
 """
 
 from __future__ import annotations
 
-import errno
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -28,7 +27,6 @@ from av.video.stream import VideoStream
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.bitstream import Picture, Syntax
 from gpupeak.video.gops import Gops
-from gpupeak.video.h264 import Sequence
 from gpupeak.video.orientation import certainly_upright
 
 MAX_SIDE = 16384
@@ -42,7 +40,7 @@ KEPT_BYTES = 64 << 20
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
 # libav's demuxers of the files whose headers tell most of what it would otherwise decode frames for.
-_TELLING = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
+_TELLING = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".avi": "avi"}
 
 # Texts in a file need not be UTF-8; PyAV from 19 on takes them as they are.
 _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -52,8 +50,7 @@ def open_clip(path: str | PathLike[str]) -> Clip:
     """Open a video and demux its first video stream that is no attached picture. Close the clip, or use it in `with`.
 
     Raises:
-        SampleError: at stage "plan": no such file, not a video, no frames, a size or number of packets beyond
-            `MAX_SIDE`, `MAX_PIXELS` or `MAX_PACKETS`, more memory than there is.
+        SampleError: at stage "plan": no video, no frames, larger than the limits above, or than the memory.
     """
     try:
         container = _open(Path(path), quick=True)
@@ -71,19 +68,16 @@ class Clip:
 
     Attributes:
         path: the file.
-        codec: libav's name of the codec: "h264", "hevc", "mpeg4", "vp9", "av1", ...
-        profile: the codec's profile, such as "High" or "Main 10"; None if unknown.
+        codec, profile, pix_fmt: libav's names, such as "h264", "High" and "yuv420p"; the last two None if unknown.
         width, height: the declared size in pixels, before rotation.
-        pix_fmt: libav's name of the pixel format; None if unknown.
         colorspace: the matrix as in ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601.
         color_range: 0 unspecified, 1 limited, 2 full.
         fps: average frames a second; 0.0 if unknown.
         packets: how many video packets there are; they are numbered from 0 in decoding order.
         frames: how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
-        timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and
-            packed MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the
-            frames, which are numbered as the decoder delivers them.
+        timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
+            MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the frames.
         decoder: the stream's decoder, single-threaded.
     """
 
@@ -122,7 +116,6 @@ class Clip:
         self.close()
 
     def close(self) -> None:
-        """Close the file and forget its packets."""
         self._kept = []
         self._container.close()
 
@@ -216,20 +209,15 @@ class Clip:
         droppable = [syntax.unreferenced(picture) for picture in pictures]
         self._gops = gops = Gops(pts, shown, starts, droppable, syntax.standalone)
         self._oriented = syntax.oriented
-        if self.pix_fmt is None and syntax.sequence is not None:
-            self._believe(syntax.sequence)
+        if self.pix_fmt is None and (sequence := syntax.sequence):
+            # The bitstream has the last word, as in libav's decoders.
+            self.pix_fmt, self.color_range = sequence.pix_fmt, sequence.color_range or self.color_range
+            self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
         if damaged or not syntax.framed or not gops.ordered(syntax.bidirectional) or not self._sort(gops):
             return False
         if not syntax.standalone:
             gops.starts = [0]
         return True
-
-    def _believe(self, sequence: Sequence) -> None:
-        """The bitstream has the last word, as in libav's decoders."""
-        self.pix_fmt = sequence.pix_fmt
-        self.width, self.height = sequence.size or (self.width, self.height)
-        self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
-        self.color_range = sequence.color_range or self.color_range
 
     def _sort(self, gops: Gops) -> bool:
         """Put the frames in presentation order; False if decoding does not bear it out.
@@ -254,18 +242,14 @@ class Clip:
 def decoded(
     decoder: VideoCodecContext, packets: Iterable[Packet[VideoStream]], tolerant: bool = False
 ) -> Iterator[VideoFrame]:
-    """The frames of a run of packets, from a flushed decoder, to the last one; `tolerant` skips over errors."""
+    """The frames of a run of packets, the decoder being flushed before; `tolerant` skips over errors."""
     decoder.flush_buffers()
     for packet in chain(packets, (None,)):
         try:
             frames = decoder.decode(packet)
-        except av.FFmpegError as error:
+        except (av.FFmpegError, ValueError) as error:  # ValueError: PyAV 19 of a decoder that was not opened before
             if not tolerant or isinstance(error, MemoryError):
                 raise
-            continue
-        except ValueError as error:  # PyAV's, from 19 on, of a decoder that could not be opened the first time
-            if not tolerant:
-                raise av.InvalidDataError(errno.EINVAL, str(error)) from error
             continue
         yield from frames
 
@@ -283,20 +267,18 @@ def _open(path: Path, quick: bool) -> InputContainer:
         raise SampleError("plan", f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not stat.S_ISREG(status.st_mode):
         raise SampleError("plan", "is not a regular file")
-    if not status.st_size:
-        raise SampleError("plan", "is empty: 0 bytes")
     try:
         if quick and (demuxer := _TELLING.get(path.suffix.lower())):
             with suppress(av.FFmpegError, ValueError):  # its name may be misleading
-                # libavformat decodes frames to learn what headers may not say: up to seven of H.264 (9 to 24 ms at
-                # 1280x720), one of VP9 (5 ms at 640x360); all else takes 0.5 ms. So it gets no decoders but those
-                # that read only headers when told to skip frames.
+                # libavformat decodes up to seven frames of H.264 to learn what headers may not say (9 to 24 ms at
+                # 1280x720; all else takes 0.5 ms). So it gets no decoders but those that read only headers when told
+                # to skip frames.
                 only = {"analyzeduration": "1", "codec_whitelist": "h264,hevc,mpeg4"}
-                container = _av_open(path, {"skip_frame": "all"}, only, demuxer)
+                container = _av_open(path, demuxer, {"skip_frame": "all"}, only)
                 if _told(container):
                     return container
                 container.close()
-        return _av_open(path, {}, {})
+        return _av_open(path, None, {}, {})
     except MemoryError:
         raise
     except (av.FFmpegError, ValueError) as error:
@@ -316,18 +298,14 @@ def _told(container: InputContainer) -> bool:
     if codec == "h264":  # MP4 states how frames are reordered, and `h264` reads the colours
         sequence = Syntax(codec, decoder.extradata or b"").sequence
         return sequence is not None and (sequence.reordering or demuxer.startswith("mov"))
-    return codec == "vp9" or (codec == "hevc" and decoder.format is not None)
+    return codec == "hevc" and decoder.format is not None
 
 
-def _av_open(
-    path: Path, options: dict[str, str], container_options: dict[str, str], demuxer: str | None = None
-) -> InputContainer:
+def _av_open(path: Path, demuxer: str | None, skip: dict[str, str], only: dict[str, str]) -> InputContainer:
+    options = {"max_pixels": str(MAX_PIXELS), **skip}
+    limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **only}
     opened: InputContainer = av.open(
-        f"file:{path}",
-        format=demuxer,
-        options={"max_pixels": str(MAX_PIXELS), **options},
-        container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "file", **container_options},
-        **_TEXTS,
+        f"file:{path}", format=demuxer, options=options, container_options=limits, **_TEXTS
     )
     return opened
 

@@ -12,12 +12,9 @@ from itertools import accumulate, pairwise
 class Gops:
     """The groups of pictures of a video. Packets are numbered from 0 in decoding order.
 
-    Attributes:
-        pts: when each packet's picture is presented.
-        shown: the packets of the presented frames; in presentation order once that is known.
-        starts: the packets at which decoding can start, ascending.
-        droppable: whether no other picture refers to a packet's.
-        standalone: what follows a start can be decoded from there on.
+    `shown` are the packets of the presented frames, in presentation order once that is known; `starts` those at which
+    decoding can start; `droppable` whether no other picture refers to a packet's. Where not `standalone`, what
+    follows a start may need what is before it.
     """
 
     pts: list[int]

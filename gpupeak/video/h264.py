@@ -17,10 +17,9 @@ class Sequence(NamedTuple):
         pix_fmt: libav's name of the pixel format.
         colorspace: matrix_coefficients; None where it has none, and the container's count.
         color_range: 0 unspecified, 1 limited, 2 full.
-        before_field_flag: bits in a slice header between pic_parameter_set_id and field_pic_flag; None
-            if there is no such flag: all pictures are frames.
+        before_field_flag: bits in a slice header between pic_parameter_set_id and field_pic_flag; None without
+            such a flag: all pictures are frames.
         reordering: it says how many pictures may have to wait for one that is presented before them.
-        size: width and height of the pictures; None where libav reads them.
     """
 
     pix_fmt: str
@@ -28,13 +27,12 @@ class Sequence(NamedTuple):
     color_range: int
     before_field_flag: int | None
     reordering: bool
-    size: tuple[int, int] | None = None
 
 
 def read_sequence(unit: bytes) -> Sequence | None:
     """Read the NAL unit of a sequence parameter set; None if it is damaged."""
     try:
-        return _read_sequence(Bits(unescaped(unit[1:_LONGEST])))
+        return _read_sequence(_unescaped(unit[1:_LONGEST]))
     except ValueError:
         return None
 
@@ -43,7 +41,7 @@ def is_field(sequence: Sequence, slice_header: bytes) -> bool:
     """Whether a picture is one field of a frame; `slice_header` is the first 16 bytes of a slice's NAL unit."""
     if sequence.before_field_flag is None:
         return False
-    bits = Bits(unescaped(slice_header[1:]))
+    bits = _unescaped(slice_header[1:])
     try:
         bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
         bits.u(sequence.before_field_flag)
@@ -54,13 +52,13 @@ def is_field(sequence: Sequence, slice_header: bytes) -> bool:
 
 @cache
 def slice_type(byte: int) -> int:
-    """slice_type modulo 5 (0 P, 1 B, 2 I) from a slice header's first byte, if first_mb_in_slice is 0; else -1."""
+    """slice_type modulo 5 (0 P, 1 B, 2 I) by a slice header's first byte; -1 if it is not the picture's first slice."""
     bits = byte & 0x7F
     zeros = 7 - bits.bit_length()
     return ((bits >> (6 - 2 * zeros)) - 1) % 5 if byte & 0x80 and zeros <= 3 else -1
 
 
-def _read_sequence(bits: Bits) -> Sequence:
+def _read_sequence(bits: _Bits) -> Sequence:
     profile = bits.u(8)
     bits.u(16)
     bits.ue()
@@ -108,12 +106,12 @@ def _read_sequence(bits: Bits) -> Sequence:
     return Sequence(pix_fmt, colorspace, color_range, None if frames_only else frame_num + 2 * planes, reordering)
 
 
-def unescaped(payload: bytes | memoryview) -> bytes:
+def _unescaped(payload: bytes) -> _Bits:
     """The payload of a NAL unit without emulation_prevention_three_byte."""
-    return bytes(payload).replace(b"\0\0\3", b"\0\0")
+    return _Bits(payload.replace(b"\0\0\3", b"\0\0"))
 
 
-def _says_reordering(bits: Bits) -> bool:
+def _says_reordering(bits: _Bits) -> bool:
     """bitstream_restriction_flag, read on from chroma_loc_info_present_flag; False where the rest is cut off."""
     try:
         bits.skip(2 * bits.u(1))  # chroma_loc_info_present_flag
@@ -134,7 +132,7 @@ def _says_reordering(bits: Bits) -> bool:
         return False
 
 
-class Bits:
+class _Bits:
     """Reads u(n) and ue(v); ValueError past the end."""
 
     def __init__(self, data: bytes) -> None:

@@ -122,7 +122,7 @@ def squashed(clips: list[Sample], monkeypatch: pytest.MonkeyPatch, given: Any) -
         def close(self) -> None: ...
 
     monkeypatch.setattr(dali, "encoded", given)
-    decoder = dali.DaliDecoder(8, 224, Here(), torch.device("cpu"), pipelines=1, threads=1)
+    decoder = dali.DaliDecoder(8, 224, Here(), torch.device("cpu"), pipelines=1, threads=1)  # type: ignore[arg-type]
     found = {}
     with contextlib.closing(decoder):
         for batch in decoder.decode(clips):

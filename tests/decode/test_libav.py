@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 import random
 import subprocess
 import sys
@@ -72,18 +71,6 @@ def test_real_clips(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_as_in_full(path, drawn, 0, monkeypatch)
 
 
-@pytest.mark.parametrize(("kind", "matrix"), [("h264_rotated_90", (0, 1, -1, 0)), ("h264_rotated_180", (-1, 0, 0, -1))])
-def test_pictures_are_upright(clip_of: ClipOf, kind: str, matrix: tuple[int, int, int, int]) -> None:
-    """Pixel (x, y) goes to (a x + c y, b x + d y), moved back to where the picture starts (ISO/IEC 14496-12, 6.2.2)."""
-    a, b, c, d = matrix
-    picture = native(decode_in_full(clip_of(kind))[5])
-    y, x = np.indices(picture.shape[:2])
-    to_x, to_y = a * x + c * y, b * x + d * y
-    upright = np.empty((np.ptp(to_y) + 1, np.ptp(to_x) + 1, 3), np.uint8)
-    upright[to_y - to_y.min(), to_x - to_x.min()] = picture
-    assert np.array_equal(decode_frames(clip_of(kind), [5], None)[0], upright)
-
-
 def test_indices_may_repeat_and_come_in_any_order(clip_of: ClipOf) -> None:
     every = decode_frames(clip_of("h264_open_gop"), range(48))
     indices = [30, 2, 2, 47, 30, 2]
@@ -98,8 +85,6 @@ def test_pixels_go_where_they_are_wanted(clip_of: ClipOf) -> None:
     with open_clip(clip_of("h264")) as clip:
         assert decode_clip(clip, [7, 9], 96, out) is out
         assert np.array_equal(out, decode_clip(clip, [7, 9], 96))
-        with pytest.raises(ValueError, match=r"out is uint8 \(2, 96, 96, 3\), expected uint8 \(2, 224, 224, 3\)"):
-            decode_clip(clip, [7, 9], 224, out)
 
 
 def test_large_files_are_read_twice(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +174,7 @@ def test_pictures_larger_than_the_limit_are_not_decoded(tmp_path: Path, monkeypa
         open_clip(path)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"hevc_closed_gop", "h264_mov", "vp9_odd", "av1_mkv"}))
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"vp9_odd"}))
 def test_damaged_files_give_frames_or_an_error(
     clip_of: ClipOf, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,20 +202,3 @@ def test_damaged_files_give_frames_or_an_error(
 def test_decoding_imports_no_torch() -> None:
     code = "import gpupeak.decode, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_workers_keep_the_memory_of_their_frames() -> None:
-    code = """
-import resource, sys
-if sys.argv[1] == "kept":
-    from gpupeak.decode.worker import keep_freed_memory
-    keep_freed_memory()
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    frames = [bytes(3 << 20) + b"1" for _ in range(8)]
-    del frames
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    command = [sys.executable, "-c", code]
-    kept, usual = (int(subprocess.check_output([*command, mode])) for mode in ("kept", "usual"))
-    assert kept < usual / 4 or platform.libc_ver()[0] != "glibc"

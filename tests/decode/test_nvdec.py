@@ -21,7 +21,6 @@ UNTIMED = "timestamps do not tell the frames"
 
 ROUTES = {
     "h264": None,
-    "h264_mov": None,
     "h264_mkv": None,
     "h264_fragmented": None,
     "h264_open_gop": None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,18 +92,6 @@ def save_bin(home: Path) -> None:
     torch.save(model.state_dict(), home / "pytorch_model.bin")
 
 
-def save_bin_shards(home: Path) -> None:
-    model = clip_model()
-    model.config.save_pretrained(home)
-    items = list(model.state_dict().items())
-    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
-    parts = [dict(items[::2]), dict(items[1::2])]
-    for name, part in zip(names, parts, strict=True):
-        torch.save(part, home / name)
-    weight_map = {key: name for name, part in zip(names, parts, strict=True) for key in part}
-    (home / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
 def save_old_bin(home: Path) -> None:
     """As transformers saved them once: position numbers among the weights, the old file format, no configuration."""
     model = clip_model()
@@ -120,9 +107,7 @@ def save_vision_only(home: Path) -> None:
     model.save_pretrained(home)
 
 
-@pytest.mark.parametrize(
-    "save", [save_safetensors, save_shards, save_bin, save_bin_shards, save_old_bin, save_vision_only]
-)
+@pytest.mark.parametrize("save", [save_safetensors, save_shards, save_bin, save_old_bin, save_vision_only])
 def test_a_directory_of_transformers(
     save: Callable[[Path], None], tmp_path: Path, transformers_features: torch.Tensor
 ) -> None:
@@ -141,60 +126,26 @@ def test_half_precision_is_widened(tmp_path: Path, transformers_features: torch.
     ("change", "expected"),
     [
         ({"hidden_act": "gelu"}, "hidden_act gelu, expected quick_gelu"),
-        ({"num_attention_heads": 4}, "num_attention_heads 4, expected 2"),
-        ({"layer_norm_eps": 1e-6}, "layer_norm_eps 1e-06, expected 1e-05"),
+        ({"hidden_size": 64}, "is [64], expected [32]"),
+        ({"num_hidden_layers": 4}, "16 parameters more than expected"),
+        ({"num_hidden_layers": 2}, "16 of 56 parameters are missing"),
+        ({"patch_size": 7, "image_size": 14}, "is [32, 3, 7, 7], expected [32, 3, 14, 14]"),
     ],
 )
-def test_a_configuration_that_does_not_fit(change: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_another_model(change: dict[str, Any], expected: str, tmp_path: Path) -> None:
     clip_model(**change).save_pretrained(tmp_path)
     line = fault(tmp_path)
     assert expected in line and str(tmp_path) in line and "TINY" in line
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"hidden_size": 64}, "is [64], expected [32]"),
-        ({"intermediate_size": 64}, "is [64, 32], expected [128, 32]"),
-        ({"num_hidden_layers": 4}, "16 parameters more than expected"),
-        ({"num_hidden_layers": 2}, "16 of 56 parameters are missing"),
-        ({"image_size": 56}, "is [17, 32], expected [5, 32]"),
-        ({"patch_size": 7}, "is [17, 32], expected [5, 32]"),
-        ({"patch_size": 7, "image_size": 14}, "is [32, 3, 7, 7], expected [32, 3, 14, 14]"),
-    ],
-)
-def test_a_model_of_other_sizes(change: dict[str, Any], expected: str, tmp_path: Path) -> None:
-    clip_model(**change).save_pretrained(tmp_path)
-    assert expected in fault(tmp_path)
-
-
-def test_what_a_configuration_leaves_out_has_transformers_default(tmp_path: Path) -> None:
-    save_safetensors(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"image_size": 28}, "projection_dim": 24}))
-    assert "num_attention_heads 12, expected 2" in fault(tmp_path)
-
-
-@pytest.mark.parametrize(
     "content",
-    ["", "[]", "[" * 100_000, '{"vision_config": 3}', '{"vision_config": {"hidden_act": [[1, 2]]}}', "\udcff"],
+    ["", "[]", "[" * 100_000, '{"vision_config": 3}', "\udcff"],
 )
 def test_a_configuration_that_is_none(content: str, tmp_path: Path) -> None:
     save_safetensors(tmp_path)
     (tmp_path / "config.json").write_text(content, errors="surrogateescape")
     assert "config.json" in fault(tmp_path)
-
-
-def test_another_projection_is_refused(tmp_path: Path) -> None:
-    config = CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)
-    CLIPModel(config).save_pretrained(tmp_path)
-    assert "visual_projection.weight is [16, 32], expected [24, 32]" in fault(tmp_path)
-
-
-def test_a_model_without_a_projection(tmp_path: Path) -> None:
-    weights = clip_model().state_dict()
-    del weights["visual_projection.weight"]
-    torch.save(weights, tmp_path / "clip.bin")
-    assert "1 of 56 parameters are missing (such as visual_projection.weight)" in fault(tmp_path / "clip.bin")
 
 
 def test_open_clips_own_modules_do_not_read_transformers_layout(tmp_path: Path) -> None:
@@ -212,8 +163,7 @@ def open_clip_state() -> dict[str, torch.Tensor]:
     return {**text, "logit_scale": torch.ones(()), **{f"visual.{name}": value for name, value in state().items()}}
 
 
-@pytest.mark.parametrize("name", ["clip.pt", "clip.pth", "clip.bin", "open_clip_model.safetensors"])
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("name", "nested"), [("clip.pt", False), ("clip.bin", True), ("clip.safetensors", False)])
 def test_a_state_dict_of_open_clip(name: str, nested: bool, tmp_path: Path) -> None:
     weights = open_clip_state()
     file = tmp_path / name
@@ -300,11 +250,9 @@ def test_what_differs_is_named(change: Callable[[dict[str, Any]], object], expec
         torch.ones(32).to_sparse(),
         torch.full((32,), float("nan")),
         torch.full((32,), float("inf")),
-        torch.ones(32, device="meta"),
         "a word",
-        None,
     ],
-    ids=["int8", "complex", "sparse", "nan", "inf", "meta", "word", "none"],
+    ids=["int8", "complex", "sparse", "nan", "inf", "word"],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_tensors_that_are_no_floating_point_numbers(value: object, tmp_path: Path) -> None:
@@ -313,15 +261,15 @@ def test_tensors_that_are_no_floating_point_numbers(value: object, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "weights",
-    [{}, {"bert.embeddings": torch.ones(3)}, {"state_dict": {}}, {3: torch.ones(3)}, {"x" * 5000: torch.ones(1)}],
-    ids=["empty", "other", "nested", "numbered", "long"],
+    [{}, {"state_dict": {}}, {3: torch.ones(3)}, {"x" * 5000: torch.ones(1)}],
+    ids=["empty", "nested", "numbered", "long"],
 )
 def test_no_image_tower_at_all(weights: dict[Any, Any], tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "clip.pt")
     assert "no image tower found" in fault(tmp_path / "clip.pt")
 
 
-@pytest.mark.parametrize("value", [torch.ones(3), [1, 2], 3, None], ids=["tensor", "list", "number", "none"])
+@pytest.mark.parametrize("value", [torch.ones(3), None], ids=["tensor", "none"])
 def test_a_file_of_something_else(value: object, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "clip.pt")
     assert "expected a state dict" in fault(tmp_path / "clip.pt")
@@ -363,7 +311,7 @@ def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("part", [0.1, 0.99])
 def test_a_file_cut_short(name: str, part: float, tmp_path: Path) -> None:
     file = tmp_path / name
     if file.suffix == ".pt":
@@ -372,36 +320,3 @@ def test_a_file_cut_short(name: str, part: float, tmp_path: Path) -> None:
         save_file(open_clip_state(), file)
     os.truncate(file, int(part * file.stat().st_size))
     assert f"{name} cannot be read" in fault(file)
-
-
-def header(table: object, length: int | None = None, data: bytes = b"") -> bytes:
-    text = table.encode() if isinstance(table, str) else json.dumps(table).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
-    return {"visual.proj": {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        header({}, length=1 << 62),
-        header({}, length=3_000_000_000),
-        header("not json"),
-        header("[" * 100_000),
-        header(entry([4], 0, 16)),
-        header(entry([4], 0, 16), data=bytes(15)),
-        header(entry([1 << 40], 0, 1 << 42), data=bytes(16)),
-        header(entry([1 << 62, 4], 0, 0)),
-        header(entry([5], 0, 16), data=bytes(16)),
-        header(entry([4], 16, 0), data=bytes(16)),
-        header(entry([-4], 0, 16), data=bytes(16)),
-        header(entry([4], 8, 24), data=bytes(24)),
-        header(entry([4], 0, 16, "F31"), data=bytes(16)),
-        header({"visual.proj": 3}),
-    ],
-)
-def test_safetensors_whose_header_lies(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(content)
-    assert "model.safetensors cannot be read" in fault(tmp_path)

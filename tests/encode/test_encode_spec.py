@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -50,46 +48,20 @@ def test_every_model_of_open_clip_has_a_spec_and_a_safe_directory() -> None:
     [
         ("CLIP_VIT_LARG", "CLIP_VIT_LARGE or open_clip:"),
         ("", "CLIP_VIT_LARGE or open_clip:"),
-        ("clip-vit-large-patch14", "CLIP_VIT_LARGE or open_clip:"),
         ("open_clip:", "expected one of its"),
         ("open_clip:ViT-B32", "ViT-B-32"),
         ("open_clip:ViT-B/32", "ViT-B-32"),
         ("open_clip:../../etc/passwd", "has no model '..'"),
-        ("open_clip:/etc/passwd", "has no model ''"),
         ("open_clip:ViT-B-32/", "cannot be a pretrained tag"),
         ("open_clip:ViT-B-32/../x", "cannot be a pretrained tag"),
-        ("open_clip:ViT-B-32/a b", "cannot be a pretrained tag"),
-        ("open_clip:ViT-B-32/a\0", "cannot be a pretrained tag"),
         ("open_clip:ViT-B-32/a\n", "cannot be a pretrained tag"),
-        ("open_clip:ViT-B-32\0", "has no model"),
         ("open_clip:hf-hub:somebody/something", "has no model"),
-        ("open_clip:" + "x" * 100_000, "has no model"),
     ],
 )
 def test_names_that_mean_nothing(name: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(hint)) as caught:
         encoder_spec(name)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("size", "side"), [([256, 256], 256), (None, 224), ([224, 320], None)])
-def test_input_sizes(size: object, side: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vision = {} if size is None else {"image_size": size}
-    (tmp_path / "model_configs").mkdir()
-    (tmp_path / "model_configs" / "odd.json").write_text(json.dumps({"embed_dim": 7, "vision_cfg": vision}))
-    package = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
-    if side is None:
-        with pytest.raises(ConfigError, match=re.escape("[224, 320] pixels, expected a square")):
-            encoder_spec("open_clip:odd")
-    else:
-        assert encoder_spec("open_clip:odd").size == side
-
-
-def test_open_clip_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install open_clip_torch"):
-        encoder_spec("open_clip:ViT-B-32")
 
 
 def test_naming_and_identifying_import_nothing_heavy(tmp_path: Path) -> None:

@@ -16,18 +16,16 @@ import numpy as np
 import pytest
 import torch
 from lazy_cuda import LazyCuda
-from samples import plan, sample
+from samples import plan
 from tiny import state
 
-from gpupeak import pipeline
 from gpupeak.encode.gpu.device import time_on_device
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape
-from gpupeak.errors import DeviceError, WriteError
-from gpupeak.features.writer import NpyWriter
+from gpupeak.errors import DeviceError
 from gpupeak.kernels.patch_rows import patch_rows
-from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Sample
+from gpupeak.types import Failed, FeatureBatch, FrameBatch
 
 SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
 BUCKETS = (4, 8, 16, 24)
@@ -242,16 +240,6 @@ def test_stages_of_a_batch_follow_each_other_on_one_stream() -> None:
     ]
 
 
-@pytest.mark.parametrize("memory", ["host", "device"])
-def test_a_stream_that_forgot_to_wait_would_be_noticed(memory: str) -> None:
-    """The stand-in for CUDA tells: without the waits between streams the features are others."""
-    cuda = LazyCuda(waits=False)
-    frames = Frames(cuda)
-    batch = frames.on_host("a") if memory == "host" else frames.on_device("a")
-    found = features(encoder(cuda).encode([batch]))
-    assert abs(found["a"] - frames.wanted["a"]).max() > 0.1
-
-
 def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_taken() -> None:
     frames = Frames(cuda := LazyCuda())
     asked: list[set[str]] = []
@@ -403,57 +391,6 @@ def test_an_error_of_the_device_gives_everything_back() -> None:
     with pytest.raises(DeviceError):
         list(encoder(cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
     assert frames.borrowed <= {"b"}, "unless its thread still holds it, to give it back"
-
-
-class SyntheticFrames:
-    """A decoder for the line: finished frames on the host."""
-
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-
-    def decode(self, samples: Iterable[Sample]) -> Iterator[FrameBatch]:
-        for one in samples:
-            made = self._frames.on_host(one.name)
-            yield replace(made, plans=(FramePlan(one, tuple(range(8)), 100, "h264"),))
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def test_in_the_line_every_sample_is_saved_in_float32(tmp_path: Path) -> None:
-    frames = Frames(cuda := LazyCuda())
-    samples = [sample(tmp_path, f"clip {i}") for i in range(30)]
-    outcomes = list(pipeline.run(samples, SyntheticFrames(frames), encoder(cuda, slots=8), NpyWriter()))  # type: ignore[arg-type]
-    assert len(outcomes) == 30
-    for one in samples:
-        saved = np.load(one.target)
-        assert saved.dtype == np.float32
-        np.testing.assert_allclose(saved, frames.wanted[one.name], rtol=0, atol=2e-5)
-
-
-def test_in_the_line_a_writer_that_breaks_ends_the_run(tmp_path: Path) -> None:
-    frames = Frames(cuda := LazyCuda())
-    samples = (sample(tmp_path if i < 20 else tmp_path / "gone", f"clip {i}") for i in range(10_000))
-    parts = SyntheticFrames(frames), encoder(cuda, slots=8), NpyWriter()
-    with pytest.raises(WriteError, match="gone"):
-        list(pipeline.run(samples, *parts))  # type: ignore[arg-type]
-    assert len(frames.wanted) < 1000
-    for thread in threading.enumerate():
-        if thread.name.startswith("gpupeak"):
-            thread.join(30)
-            assert not thread.is_alive()
-
-
-def test_settings_that_cannot_work_are_refused() -> None:
-    cuda = LazyCuda()
-    with pytest.raises(ValueError, match="slots is 2"):
-        encoder(cuda, slots=2)
-    for buckets in ((), (0, 24), (8, 16)):
-        with pytest.raises(ValueError, match="buckets are"):
-            GraphRunner(EagerRunner(tower(), cuda, 24), buckets)
-    large = FrameBatch((plan(HERE),), np.zeros((8, 56, 56, 3), np.uint8), ((0, 8),), ({},))
-    with pytest.raises(ValueError, match="56 pixels a side, expected 28"):
-        list(encoder(cuda).encode([large]))
 
 
 def test_timing_takes_a_runner_as_it_is() -> None:

@@ -10,7 +10,7 @@ import pytest
 from clips import decode_in_full, write_clip
 
 from gpupeak.video.container import open_clip
-from gpupeak.video.h264 import Sequence, is_field, read_sequence, slice_type
+from gpupeak.video.h264 import Sequence, read_sequence, slice_type
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,6 @@ def test_parameter_sets_whole_and_damaged(clip_of: Callable[[str], Path]) -> Non
 def bits(text: str) -> bytes:
     text = text.replace(" ", "").ljust(128, "0")
     return int(text, 2).to_bytes(len(text) // 8, "big")
-
-
-def test_fields_are_told_from_frames() -> None:
-    frames_only, interlaced = (Sequence("yuv420p", None, 0, flag, True) for flag in (None, 4))
-    # The NAL unit's header; first_mb_in_slice 0, slice_type 7, pic_parameter_set_id 0; frame_num; field_pic_flag.
-    field, frame = bits("01100101 1 0001000 1 0110 1"), bits("01100101 1 0001000 1 0110 0")
-    assert is_field(interlaced, field)
-    assert not is_field(interlaced, frame)
-    assert not is_field(frames_only, field)
-    assert is_field(interlaced, b"\x65"), "a slice that is cut short"
 
 
 def test_slice_types() -> None:

@@ -1,7 +1,6 @@
 """What the encoder asks of CUDA: streams, events, graphs and memory that is copied to and from.
 
-Everything asynchronous goes through here, so that a test can stand in for the device and run work as late as
-CUDA might.
+Everything asynchronous goes through here, so that a test can stand in for the device, as late as CUDA might be.
 """
 
 from __future__ import annotations
@@ -22,48 +21,37 @@ Graph = Callable[[], object]
 
 
 class Event(Protocol):
-    """A point in a stream's work, as `torch.cuda.Event`."""
+    """A point in a stream's work, as `torch.cuda.Event`; `elapsed_time` is in milliseconds."""
 
     def query(self) -> bool: ...
-
     def synchronize(self) -> None: ...
-
-    def elapsed_time(self, later: Any, /) -> float:
-        """Milliseconds from this point to a later one; both have been reached."""
+    def elapsed_time(self, later: Any, /) -> float: ...
 
 
 class Stream(Protocol):
-    """Work that runs in the order in which it was put here, beside that of other streams."""
+    """Work that runs in the order in which it was put here, beside that of other streams.
 
-    def run(self, label: str, work: Work) -> None:
-        """Put work on the stream; `label`, without braces, names it in profiles."""
+    `run` puts work on it, and its label, without braces, names it in profiles. What is put here after `wait` waits
+    for the event; the caller does not.
+    """
 
-    def wait(self, event: Event) -> None:
-        """Let what is put here from now on wait for `event`; the caller does not wait."""
-
+    def run(self, label: str, work: Work) -> None: ...
+    def wait(self, event: Event) -> None: ...
     def record(self) -> Event: ...
 
 
 class Cuda(Protocol):
-    """One device."""
+    """One device: `TorchCuda`, or what stands in for it."""
 
     def stream(self) -> Stream: ...
-
-    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Memory on the device, zero before any work put on any stream from now on."""
-
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Page-locked memory on the host: copies between it and the device need not wait for either side."""
-
-    def pool(self) -> object:
-        """Memory for captured work. Graphs in one pool share it: only one of them may run at a time."""
-
-    def capture(self, stream: Stream, pool: object, work: Work) -> Graph:
-        """Record work that has run on `stream` before; it is not run now."""
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
+    def pool(self) -> object: ...
+    def capture(self, stream: Stream, pool: object, work: Work) -> Graph: ...
 
 
 class TorchCuda:
-    """`Cuda` by torch, on a GPU."""
+    """A GPU, by torch."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -72,19 +60,23 @@ class TorchCuda:
         return _TorchStream(torch.cuda.Stream(self._device), self._device)  # type: ignore[no-untyped-call]
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory on the device, zero before any work put on any stream from now on."""
         with _enough_memory(self._device):
             memory = torch.zeros(shape, dtype=dtype, device=self._device)
         torch.cuda.synchronize(self._device)
         return memory
 
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Page-locked memory on the host: copies between it and the device need not wait for either side."""
         with torch.cuda.device(self._device):  # pinning opens a context on the current device
             return torch.zeros(shape, dtype=dtype, pin_memory=True)
 
     def pool(self) -> object:
+        """Memory for captured work. Graphs in one pool share it: only one of them may run at a time."""
         return torch.cuda.graph_pool_handle()
 
     def capture(self, stream: Stream, pool: Any, work: Work) -> Graph:
+        """Record work that has run on `stream` before; it is not run now."""
         assert isinstance(stream, _TorchStream)
         graph = torch.cuda.CUDAGraph()
         # Thread-local: another thread may allocate meanwhile, which would break a global capture.
@@ -134,6 +126,5 @@ def _enough_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"{device} has not memory enough for batches of this size: {error}".splitlines()[0]
-        ) from error
+        reason = f"{error}".partition("\n")[0]
+        raise DeviceError(f"{device} has not memory enough for batches of this size: {reason}") from error

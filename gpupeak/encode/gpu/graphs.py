@@ -43,16 +43,9 @@ SLOTS = 8
 class EagerRunner:
     """Runs a tower from rows at a fixed place to features at a fixed place, launching every operation each time.
 
-    Attributes:
-        tower: what it runs.
-        cuda, stream: where.
-        largest: the most images it takes at once.
-        rows: `[largest * patches, row]`, where the patch rows of a batch go.
-        features: `[largest, dim]`, where its features are until the next run.
-
-    Args:
-        compile: let torch.compile fuse operations, once for every number of images; for graphs, as it
-            compiles for eight numbers at most (`torch._dynamo.config.recompile_limit`), then raises.
+    The patch rows of at most `largest` images go to `rows`, `[largest * patches, row]`; their features are in
+    `features`, `[largest, dim]`, until the next run. With `compile`, torch.compile fuses operations, once for every
+    number of images and for eight at most (`torch._dynamo.config.recompile_limit`).
     """
 
     def __init__(self, tower: VisionTower, cuda: Cuda, largest: int, *, compile: bool = False) -> None:
@@ -63,9 +56,8 @@ class EagerRunner:
         # Zero, not whatever was there: rows of images that are not there are computed with, too.
         self.rows = cuda.zeros((largest * self._patches, tower.row), dtype)
         self.features = cuda.zeros((largest, tower.shape.dim), dtype)
-        self._encode: Callable[[torch.Tensor], torch.Tensor] = tower.encode_rows
-        if compile:
-            self._encode = torch.compile(tower.encode_rows, dynamic=False, fullgraph=True)
+        encode: Callable[[torch.Tensor], torch.Tensor] = tower.encode_rows
+        self._encode = torch.compile(encode, dynamic=False, fullgraph=True) if compile else encode
 
     @torch.inference_mode()
     def run(self, images: int) -> None:
@@ -76,14 +68,12 @@ class EagerRunner:
 class GraphRunner:
     """Replays the smallest captured graph that holds a batch; what a larger one computes besides is not read.
 
-    Graphs are captured largest first into one pool: each smaller one fits into the memory of the first.
-    Every size runs a few times before it is captured, on the stream that it is captured and replayed on:
-    that loads its kernels and allocates cuBLAS' workspace, neither of which a capture allows.
+    Graphs of `buckets` up to `eager.largest` are captured largest first into one pool: each smaller one fits into the
+    memory of the first. Each runs a few times before, on the stream that it is captured and replayed on: that loads
+    its kernels and allocates cuBLAS' workspace, neither of which a capture allows.
     """
 
     def __init__(self, eager: EagerRunner, buckets: Sequence[int] = BUCKETS) -> None:
-        if not buckets or min(buckets) < 1 or max(buckets) != eager.largest:
-            raise ValueError(f"buckets are {tuple(buckets)}, expected sizes up to {eager.largest}")
         self.tower, self.cuda, self.stream = eager.tower, eager.cuda, eager.stream
         self.largest, self.rows, self.features = eager.largest, eager.rows, eager.features
         self._buckets = sorted(set(buckets))
@@ -105,8 +95,6 @@ Runner: TypeAlias = EagerRunner | GraphRunner
 
 
 class _Image(NamedTuple):
-    """One image to encode: a row of its batch's pixels."""
-
     batch: FrameBatch
     row: int
 
@@ -151,15 +139,12 @@ class GraphEncoder:
     finite, and what the batch took is known, without the GPU ever waiting for the host.
 
     Args:
-        runner: runs the tower.
         patch_rows: `kernels.patch_rows.patch_rows` or the kernel.
         n: the most frames a sample can have.
-        slots: pinned slots of features, at least 3.
+        slots: pinned slots of features, at least 3: two batches are in flight while one is written.
     """
 
     def __init__(self, runner: Runner, patch_rows: PatchRows, *, n: int = 8, slots: int = SLOTS) -> None:
-        if slots < 3:
-            raise ValueError(f"slots is {slots}, expected at least 3: two batches in flight and one being written")
         tower = runner.tower
         self._runner, self._patch_rows, self._slots = runner, patch_rows, slots
         self._stream, self._uploads = runner.stream, runner.cuda.stream()
@@ -172,8 +157,7 @@ class GraphEncoder:
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure, in order; one call at a time.
 
-        Features are in the tower's dtype. Batches that were ready together come out together, and one
-        that is too large for a slot comes out in several.
+        Batches that were ready together come out together, and one that is too large for a slot in several.
 
         Raises:
             DeviceError: the device has not memory enough.
@@ -215,8 +199,6 @@ class GraphEncoder:
         """Cut a group between samples where a slot is full."""
         piece = _Piece()
         for batch in group:
-            if batch.pixels.shape[1] != self._size:
-                raise ValueError(f"frames are {batch.pixels.shape[1]} pixels a side, expected {self._size}")
             for plan, span, seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
                 if len(piece.images) + plan.sample.rule.n > self._most:
                     yield piece

@@ -6,11 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+
+import torch
 
 from gpupeak.types import FrameBatch
-
-T = TypeVar("T")
 
 _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
 
@@ -44,9 +43,7 @@ class Inbox:
     def take(self, most: int, until: Callable[[], bool] | None = None) -> list[FrameBatch]:
         """Take consecutive batches: as many as are ready and have at most `most` images, but at least one.
 
-        Waits for the first one, or, if given, for `until` to come true. An empty list means that it did,
-        or that there are no more batches.
-
+        Waits for the first one, or, if given, for `until` to come true: then, and at the end, the list is empty.
         Raises whatever reading raised, when all before it was taken and there is no `until` to see to first.
         """
         with self._changed:
@@ -82,10 +79,10 @@ class Inbox:
                 self._changed.notify_all()
 
 
-class Ring(Generic[T]):
+class Ring:
     """Slots that are lent, the one first that has been free the longest, and given back by any thread."""
 
-    def __init__(self, slots: Sequence[T]) -> None:
+    def __init__(self, slots: Sequence[torch.Tensor]) -> None:
         self._slots = slots
         self._free = deque(range(len(slots)))
         self._given_back = threading.Condition()
@@ -95,11 +92,8 @@ class Ring(Generic[T]):
         """Whether `take` would wait: nobody but the taker makes it so."""
         return not self._free
 
-    def take(self) -> tuple[T, Callable[[], None]]:
-        """A slot and what gives it back; waits while none is free.
-
-        Giving back twice is a ValueError: the slot's next owner would share it.
-        """
+    def take(self) -> tuple[torch.Tensor, Callable[[], None]]:
+        """A slot and what gives it back; waits while none is free."""
         with self._given_back:
             self._given_back.wait_for(lambda: bool(self._free))
             index = self._free.popleft()
@@ -107,7 +101,7 @@ class Ring(Generic[T]):
 
     def _give_back(self, index: int) -> None:
         with self._given_back:
-            if index in self._free:
+            if index in self._free:  # its next owner would share it
                 raise ValueError(f"slot {index} of the ring was given back twice")
             self._free.append(index)
             self._given_back.notify()

@@ -1,7 +1,6 @@
-"""What is already known of weight files: their SHA-256, and which file a pretrained tag was fetched to.
+"""What is known of weight files: their SHA-256, and which file a pretrained tag was fetched to.
 
-Kept in `weights.json` in the user's cache directory, as a convenience: where it is missing, torn or
-cannot be written, everything is found out again.
+Kept in `weights.json` in the user's cache directory; where that is missing or cannot be written, all is found out anew.
 """
 
 from __future__ import annotations
@@ -11,77 +10,58 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
+from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import read_bounded
+from gpupeak.storage.places import cache_directory
 
 _CACHE_BYTES = 16 << 20
 
-_here: dict[tuple[Path | None, str, str], Any] = {}
-"""What this process has found out for a cache: a run asks twice, also where nothing can be saved."""
-
-
-def cache_file() -> Path | None:
-    """`$XDG_CACHE_HOME/gpupeak/weights.json`, by default in `~/.cache`; None for a user without a home."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return Path(base, "gpupeak", "weights.json")
+_here: dict[tuple[Path, str], str] = {}
+"""What this process has found out, by the cache it belongs to: a run asks twice, also where nothing can be saved."""
 
 
 def file_sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex. Read once, then remembered by path, size, inode and mtime.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The SHA-256 of a file, in hex. Read once, then remembered by path, size, inode and mtime. Raises OSError."""
     path = file.resolve()
     with path.open("rb") as stream:
         # Taken before it is read: a file that changes meanwhile is read again the next time.
         status = os.fstat(stream.fileno())
-        stamp = {"size": status.st_size, "inode": status.st_ino, "mtime_ns": status.st_mtime_ns}
-        known = _look_up("files", str(path))
-        if not isinstance(known, dict) or known != {**stamp, "sha256": known.get("sha256")}:
-            known = {**stamp, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-            _remember("files", str(path), known)
-    return str(known["sha256"])
+        key = f"{path} {status.st_size} {status.st_ino} {status.st_mtime_ns}"
+        return _known(key) or _remember(key, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def tag_file(model: str, tag: str) -> Path | None:
     """The file that an open_clip tag was last fetched to, if it is still there."""
-    known = _look_up("tags", f"{model}/{tag}")
-    return Path(known) if isinstance(known, str) and os.path.isfile(known) else None  # noqa: PTH113 - never raises
+    known = _known(f"{model}/{tag}")
+    return Path(known) if known and Path(known).is_file() else None
 
 
 def remember_tag(model: str, tag: str, file: Path) -> None:
     """Remember for `tag_file`."""
-    _remember("tags", f"{model}/{tag}", str(file.absolute()))
+    _remember(f"{model}/{tag}", str(file.absolute()))
 
 
-def _look_up(table: str, key: str) -> Any:
-    cache = cache_file()
-    return _here.get((cache, table, key)) or _read(cache)[table].get(key)
+def _known(key: str) -> str | None:
+    return _here.get((_cache(), key)) or _saved().get(key)
 
 
-def _remember(table: str, key: str, value: Any) -> None:
-    cache = cache_file()
-    _here[cache, table, key] = value
-    if cache is None:
-        return
-    saved = _read(cache)
-    saved[table][key] = value
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+def _remember(key: str, value: str) -> str:
+    cache = _cache()
+    _here[cache, key] = value
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(saved, indent=1), encoding="utf-8")
-        temporary.replace(cache)
+        replace_file(cache, [json.dumps({**_saved(), key: value}, indent=1).encode()])
+    return value
 
 
-def _read(cache: Path | None) -> dict[str, dict[str, Any]]:
-    """Two tables: "files", by path, and "tags", by model/tag."""
+def _saved() -> dict[str, str]:
     try:
-        saved = json.loads(read_bounded(cache, _CACHE_BYTES)) if cache else {}
-        return {table: dict(saved[table]) for table in ("files", "tags")}
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        return {"files": {}, "tags": {}}
+        saved = json.loads(read_bounded(_cache(), _CACHE_BYTES))
+        return {key: value for key, value in saved.items() if isinstance(value, str)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _cache() -> Path:
+    return cache_directory() / "weights.json"

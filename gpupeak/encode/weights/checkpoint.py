@@ -1,8 +1,7 @@
 """What is in weight files? Read into open_clip's naming, every name, shape and dtype checked.
 
-Weight files are downloaded from strangers: safetensors are plain numbers, pickles are read by torch's
-unpickler that admits nothing but tensors and containers, and TorchScript archives, which are programs,
-are refused.
+Weight files are downloaded from strangers: safetensors are plain numbers, and of pickles torch admits nothing but
+tensors and containers.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ _TORCH_SCRIPT = (
     "a TorchScript archive is a program; expected a state dict: "
     "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
 )
-
 _OUTER = {
     "class_embedding": "vision_model.embeddings.class_embedding",
     "positional_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -59,17 +57,15 @@ def load_state(
 ) -> dict[str, torch.Tensor]:
     """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
-    Both open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own
-    tower, that of transformers (`vision_model.*`: CLIPModel or CLIPVisionModelWithProjection) are read;
-    text towers are passed over. What no tensor's shape tells is held against a configuration beside the files.
+    Both open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that
+    of transformers (`vision_model.*`) are read; text towers are passed over.
 
     Args:
         expected: tensors of the names, shapes and dtypes wanted, in open_clip's naming.
-        quick_gelu: the activation that the module with this state uses.
+        quick_gelu: the activation of the module; no tensor tells it, a configuration beside the files may.
 
     Raises:
-        WeightsError: a file cannot be read, or what is in it does not fit: one line with what was found
-            and what was expected.
+        WeightsError: a file cannot be read, or what is in it does not fit.
     """
     if weights.seed is not None:
         return random_state(weights.seed, expected)
@@ -92,19 +88,12 @@ def _read_state(
     if any(name.startswith("vision_model.") for name in tensors):
         if spec.tower is None:
             raise WeightsError("parameters are named as in transformers (vision_model.*), expected open_clip's")
-        _check_config(
-            directory / "config.json",
-            "vision_config",
-            # What is left out has CLIPVisionConfig's default.
-            hidden_act=("quick_gelu", "quick_gelu"),
-            num_attention_heads=(12, spec.tower.heads),
-            layer_norm_eps=(1e-5, 1e-5),
-        )
+        _check_config(directory / "config.json", "vision_config", "hidden_act", "quick_gelu", "quick_gelu")
         names = {name: _transformers_names(name) for name in expected}
         prefixes: tuple[str, ...] = ("vision_model.", "visual_projection.")
     else:
         if weights.tag is None:  # of a tag, open_clip itself knows the configuration
-            _check_config(directory / "open_clip_config.json", "model_cfg", quick_gelu=(False, quick_gelu))
+            _check_config(directory / "open_clip_config.json", "model_cfg", "quick_gelu", False, quick_gelu)
         prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
         names = {name: (prefix + name,) for name in expected}
         prefixes = (prefix,)
@@ -114,7 +103,7 @@ def _read_state(
 
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Whatever a hostile file makes a parser raise, in one line."""
+    """Whatever a damaged file makes a parser raise, in one line."""
     try:
         yield
     except WeightsError:
@@ -129,7 +118,6 @@ def _reading(what: str) -> Iterator[None]:
 
 
 def _open(file: Path) -> Tensors:
-    """The tensors of one weight file."""
     if file.suffix == ".safetensors":
         handle: Any = safe_open(file, framework="pt")
         return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 - no mapping
@@ -193,8 +181,8 @@ def _assemble(parts: tuple[str, ...], tensors: Tensors, like: torch.Tensor) -> t
 def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tensor) -> torch.Tensor:
     if list(value.shape) != shape:
         raise WeightsError(f"{name} is {list(value.shape)}, expected {shape}")
-    if value.is_floating_point() != like.is_floating_point() or value.layout is not torch.strided:
-        raise WeightsError(f"{name} is {value.dtype} ({value.layout}), expected {like.dtype}")
+    if value.is_floating_point() != like.is_floating_point():
+        raise WeightsError(f"{name} is {value.dtype}, expected {like.dtype}")
     # Copied: safetensors maps the file, and a file that changes later must not change features.
     value = value.to(torch.float32 if like.is_floating_point() else like.dtype, copy=True)
     # Both ends are NaN where any value is; isfinite() of all values would take 17 times as long.
@@ -203,12 +191,10 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
     return value
 
 
-def _check_config(file: Path, section: str, **expected: tuple[Any, Any]) -> None:
-    """Hold a configuration, if there is one, against `name=(value if left out, value expected)`."""
+def _check_config(file: Path, section: str, name: str, default: object, wanted: object) -> None:
+    """Hold an entry of a configuration, if there is one, against the value wanted."""
     with _reading(file.name), contextlib.suppress(FileNotFoundError):
         config = json.loads(read_bounded(file, _CONFIG_BYTES))
-        table = config.get(section, config)
-        for name, (default, wanted) in expected.items():
-            found = table.get(name, default)
-            if found != wanted:
-                raise WeightsError(f"{file.name} says {name} {str(found)[:60]}, expected {wanted}")
+        found = config.get(section, config).get(name, default)
+        if found != wanted:
+            raise WeightsError(f"{file.name} says {name} {str(found)[:60]}, expected {wanted}")

@@ -19,31 +19,23 @@ INSTEAD = "an HF directory, a state dict file, or random:SEED"
 
 _RANDOM = re.compile(r"random:([0-9]{1,18})")
 _FILES = (
-    # First the names that only open_clip uses: in repositories that hold several layouts, model.safetensors
-    # may be timm's.
-    "open_clip_model.safetensors",
+    "open_clip_model.safetensors",  # first: beside it, model.safetensors is transformers' or timm's
     "model.safetensors",
     "model.safetensors.index.json",
-    "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
 )
 _INDEX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsId:
-    """Weights that `--weights` stands for.
+    """Weights that `--weights` stands for: random ones of a `seed`, or `files`; open_clip fetches those of a `tag`.
 
     Args:
         source: what was given, made comparable: `random:7`, a tag, or an absolute path.
-        sha256: of the one weight file in hex, or, of several, the SHA-256 of their own SHA-256s in hex,
-            a line each, in the order of the files' names (`sha256sum FILES | cut -c1-64 | sha256sum`).
-            None where there are no files.
-        files: the weight files, in the order of their names; none for random weights, and for a tag that
-            was not fetched yet.
-        seed: for random weights, what they are drawn from.
-        tag: for weights that open_clip fetches, its name for them.
+        sha256: of the weight file in hex, or, of several, of their own SHA-256s, a line each, in the order of their
+            names (`sha256sum FILES | cut -c1-64 | sha256sum`). None where there are no files.
+        files: in the order of their names; none of a tag that was not fetched yet.
     """
 
     source: str
@@ -54,11 +46,7 @@ class WeightsId:
 
 
 def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
-    """`locate`, with the SHA-256 of what was found; a file is read once and its hash remembered.
-
-    Raises:
-        WeightsError: as `locate`, or a file cannot be read.
-    """
+    """`locate`, with the SHA-256 of what was found. Raises WeightsError, also where a file cannot be read."""
     found = locate(spec, weights)
     try:
         digests = [cache.file_sha256(file) for file in found.files]
@@ -74,9 +62,8 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
     """Find what `weights` means, without reading or hashing it.
 
     Args:
-        weights: an HF directory, a state dict file, `random:SEED`, or a pretrained tag of open_clip such
-            as `openai`; None is the encoder's own tag. A word that is neither `openai` nor the encoder's
-            own tag means a path if one of that name is there.
+        weights: a Hugging Face directory, a state dict file, `random:SEED`, or a pretrained tag of open_clip; None is
+            the encoder's own tag. A word other than that and `openai` means a path if one of that name is there.
 
     Raises:
         WeightsError: nothing is found, or nothing was given and the encoder has no tag.
@@ -91,8 +78,7 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
         match = _RANDOM.fullmatch(weights)
         if match is None:
             raise WeightsError(f"weights are {weights!r}, expected random:SEED with a whole number, such as random:0")
-        seed = int(match[1])
-        return WeightsId(f"random:{seed}", seed=seed)
+        return WeightsId(f"random:{int(match[1])}", seed=int(match[1]))
     path = expanded(weights).absolute()
     if weights and os.path.exists(path):  # noqa: PTH110 - never raises
         return WeightsId(str(path), files=_weight_files(path))
@@ -113,18 +99,16 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         if not there:
             raise WeightsError(f"weights {path}: the directory holds none of {', '.join(_FILES)}")
         path = there[0]
-    elif not path.is_file():
+    if not path.is_file():
         raise WeightsError(f"weights {path}: neither a file nor a directory")
-    return _shards(path) if path.name.endswith(".index.json") else (path,)
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    """The files that a sharded checkpoint's index names."""
+    if not path.name.endswith(".index.json"):
+        return (path,)
     try:
-        names = sorted(set(json.loads(read_bounded(index, _INDEX_BYTES))["weight_map"].values()))
-        strays = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+        # By their names alone: an index of a stranger's points to nothing but what lies beside it.
+        names = {Path(name).name for name in json.loads(read_bounded(path, _INDEX_BYTES))["weight_map"].values()}
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"weights {index}: not the index of a sharded checkpoint: {error}") from error
-    if strays or not names:
-        raise WeightsError(f"weights {index}: {strays[0] if strays else 'any shard'!r} is not a file beside it")
-    return tuple(index.parent / name for name in names)
+        raise WeightsError(f"weights {path}: not the index of a sharded checkpoint: {error}") from error
+    shards = tuple(path.parent / name for name in sorted(names))
+    if not shards or not all(map(os.path.isfile, shards)):
+        raise WeightsError(f"weights {path}: its shards are not beside it")
+    return shards

@@ -11,13 +11,10 @@ import torch
 
 
 def random_state(seed: int, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Random float32 values for every floating-point tensor of a module's state, each from the seed and its own name.
+    """Random float32 values for tensors of the names and shapes of `expected`, each from the seed and its own name.
 
-    So that a tower which forgets one tensor shows, none is neutral: matrices have a standard deviation of
-    fan_in^-0.5, biases of 0.1, gains lie within 1 +- 0.2. Whole numbers stay as they are.
-
-    Args:
-        expected: tensors of the names, shapes and dtypes wanted; their values are not looked at.
+    None is neutral: a tower which forgets one tensor shows. Matrices have a standard deviation of fan_in^-0.5,
+    biases of 0.1, gains lie within 1 +- 0.2. Whole numbers stay as they are.
     """
     return {
         name: _values(seed, name, tuple(like.shape)) if like.is_floating_point() else like
