@@ -31,7 +31,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
 
-from gpupeak.check.survey import ExamineTask, survey
+from gpupeak.check.inspect import InspectTask
+from gpupeak.check.plan import plan
 from gpupeak.config import ExtractConfig
 from gpupeak.decode import pool as pools
 from gpupeak.decode.worker import MEMORY, Done, Planned
@@ -400,7 +401,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
         workers=workers, time_limit=time_limit, weights="random:0",
     )  # fmt: skip
     began = time.monotonic()
-    (found,) = survey(config)
+    (found,) = plan(config)
     passes: dict[str, Any] = {"survey": {"listed": found.listed, "seconds": round(time.monotonic() - began, 3)}}
 
     def by_pool(verb: str, given: Sequence[Any]) -> list[Any]:
@@ -421,7 +422,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
 
     for name, act in (
         ("plan", lambda: by_pool("plan", samples)),
-        ("inspect", lambda: by_pool("perform", [ExamineTask(sample) for sample in samples])),
+        ("inspect", lambda: by_pool("perform", [InspectTask(sample) for sample in samples])),
         ("extract", extracted),
     ):
         watch, began = Watch(), time.monotonic()

@@ -17,7 +17,8 @@ import pytest
 from clips import write_clip
 from samples import sample
 
-from gpupeak.check.survey import examine, survey
+from gpupeak.check.inspect import inspect_video
+from gpupeak.check.plan import plan
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
@@ -84,7 +85,7 @@ def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: 
         write_clip(videos / f"{name}.mp4", frames=12)
     died = f"the decoding process was ended by {signal.SIGSEGV.name}, twice"
     with pytest.raises(SampleError, match=died):
-        examine(ExtractConfig(sampling="uniform"), str(videos / "deadly.mp4"))
+        inspect_video(ExtractConfig(sampling="uniform"), str(videos / "deadly.mp4"))
     passes = media.through(videos, tmp_path, 20.0, workers=2)
     for name in ("plan", "inspect", "extract"):
         assert passes[name]["reasons"] == {died: 1}
@@ -103,9 +104,9 @@ def test_no_video_is_opened_in_the_process_of_the_run(tmp_path: Path, monkeypatc
     config = ExtractConfig(
         videos=videos, name="mine", sampling="uniform", output_root=tmp_path / "out", weights="random:0"
     )
-    assert survey(config)[0].listed == 1
-    assert examine(config, "a").plan.frames == 12
-    assert examine(config, str(videos / "a.mp4")).plan.frames == 12
+    assert plan(config)[0].listed == 1
+    assert inspect_video(config, "a").plan.frames == 12
+    assert inspect_video(config, str(videos / "a.mp4")).plan.frames == 12
     features = tmp_path / "out/mine/frame_CLIP_VIT_LARGE_uniform_8frms"
     features.mkdir(parents=True)
     (features / "a.npy").write_bytes(npy_header((8, 768)) + np.ones((8, 768), np.float32).tobytes())
