@@ -38,7 +38,6 @@ class Extracted:
         state: "whole", with the form of the features; "none"; or what is wrong with the file.
         recorded, indices: what the manifest tells of it, and the frames that it names.
         agrees: whether these are the frames that would be taken now; None if it names none.
-        made_by: what `run.json` tells of the run that made the directory, in a line.
         problem: why features made now would be of another kind, or the record cannot be read.
     """
 
@@ -47,7 +46,6 @@ class Extracted:
     recorded: str | None
     indices: tuple[int, ...]
     agrees: bool | None
-    made_by: str | None
     problem: str | None
 
 
@@ -170,40 +168,28 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: P
         features = read_checked(file, rule.n, spec.dim)
         state = features if isinstance(features, str) else f"whole, float32 {list(features.shape)}"
     line: ManifestLine | None = None
-    made_by: str | None = None
     problem: str | None = None
     try:
         for each in read_manifest(directory):
             line = each if each.sample == sample.name else line
         there = FeatureDirectory(directory, rule.n, spec.dim)
-        made_by = _made_by(there.run) if there.run else None
         if there.overwriting:
             problem = "a run with --overwrite was cut short: some files are still those from before it"
         there.refuse_mixing(settings_of(corpus, spec, identify(spec, config.weights)))
     except ConfigError as error:
         problem = str(error).replace(str(directory), str(target))
     taken = line.indices if line else ()
+    recorded = None if line is None else "kept, of unknown origin" if line.outcome == KEPT else line.outcome
+    if line is not None and line.failure is not None:
+        recorded = f"failed: {line.failure}"
     return Extracted(
         target / f"{sample.name}.npy",
         state,
-        _recorded(line) if line else None,
+        recorded,
         taken,
         taken == plan.indices if taken else None,
-        made_by,
         problem,
     )
-
-
-def _recorded(line: ManifestLine) -> str:
-    if line.failure is not None:
-        return f"failed: {line.failure}"
-    return "kept, of unknown origin" if line.outcome == KEPT else line.outcome
-
-
-def _made_by(run: dict[str, Any]) -> str:
-    versions, settings = (run[key] if isinstance(run.get(key), dict) else {} for key in ("versions", "settings"))
-    told = f"gpupeak {versions.get('gpupeak')} on {run.get('device')}, weights {settings.get('weights')}"
-    return f"{told}, {run.get('started')}"
 
 
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:

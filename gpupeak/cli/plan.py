@@ -150,7 +150,6 @@ def _print_inspection(console: Output, found: "Inspection") -> None:
         ("decoding", None if faces else f"{found.packets_needed} of {found.packets} packets, for {different} frames"),
         ("features", there and f"{there.state}: {there.file}"),
         ("recorded", there and _recorded(there)),
-        ("made by", there and there.made_by),
         ("settings", there and there.problem),
     ):
         if value is not None:

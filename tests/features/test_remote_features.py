@@ -28,7 +28,8 @@ import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.inspect import inspect_video
 from gpupeak.check.plan import plan
-from gpupeak.check.verify import repair, verify
+from gpupeak.check.repair import repair
+from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
