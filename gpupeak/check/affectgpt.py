@@ -2,8 +2,6 @@
 
     inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
     training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
-    the guide   puts all of it under `datasets.<name>` with use_preextracted_features, a key that the newest
-                AffectGPT reads and consults nowhere: judged as training, where it switches nothing on
 
 What is looked for is the silent kind of failure: AffectGPT decodes a video again whenever it does not load its
 file, with other frames and without a word. Where it would stop with an error of its own, that is a warning.
@@ -20,26 +18,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak.check.affectgpt_yaml import Document, Section, Unusable, Value, read_document
+from gpupeak.check.affectgpt_yaml import Document, Section, Value, read_document
 from gpupeak.corpora.datasets import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.features.npy import is_whole, npy_header
+from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest
 from gpupeak.storage.files import is_directory
 
 INFERENCE, TRAINING = "inference", "training"
 
-_PATH_KEYS = ("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder")
-_DEFAULTS: Mapping[str, Value] = {
-    "frame_sampling": "uniform",
-    "preextracted_root": "./preextracted_features",  # at inference; training has none
-    "visual_encoder": CLIP_VIT_LARGE.directory,
-}
 _N_FRMS = "model.vis_processor.train.n_frms"
 _TRAINING_SETS = ("mercaptionplus", "ovmerd")
 """AffectGPT's training sets; inference takes face_or_frame from their sections, which have to agree."""
-_SWITCHES = {*_PATH_KEYS[:3], "use_preextracted_frame", "use_preextracted_features"}
+_SWITCHES = {
+    *("frame_sampling", "frame_n_frms", "preextracted_root", "use_preextracted_frame", "use_preextracted_features"),
+}
 """A section that has one of these means to say how frames are loaded."""
 _SHOWN = 3
 
@@ -55,19 +49,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether AffectGPT would load the features of one dataset, in one use of it.
+    """Whether AffectGPT would load the features of one dataset, in one use of it: `INFERENCE` or `TRAINING`.
 
     Args:
-        dataset: its directory's name, lower case.
-        use: `inference` or `training`.
         settings: what the path is built from.
         directory: what AffectGPT would look into, as it spells it; None where it builds no path.
-        files: `.npy` files in there.
-        expected: samples that AffectGPT counts in the test split; None where nobody knows.
+        files, expected: `.npy` files there, and as many as AffectGPT counts, None where nobody knows.
         problems: why files are not loaded, or not all of them; none if they are.
         instead: what AffectGPT does where it loads no file.
-        warnings: what may be amiss and is no such reason.
-        partly: whether files are loaded, and all that is wrong is that there are not enough of them.
+        partly: files are loaded, and all that is wrong is that there are not enough of them.
     """
 
     dataset: str
@@ -103,7 +93,7 @@ class Check:
         return 0 if inference and all(judgement.loads for judgement in inference) else 1
 
     def to_json(self) -> dict[str, Any]:
-        """The check as plain JSON values."""
+        """As plain JSON values."""
         return {
             "file": str(self.file),
             "run_dir": str(self.run_dir),
@@ -132,9 +122,9 @@ def check(
     Raises:
         ConfigError: the file cannot be read or is no configuration of AffectGPT, or a key's value is of no use.
     """
+    asked = tuple(dict.fromkeys(map(_lower, datasets)))
     try:
-        document = read_document(file, options)
-        return _check(file, document, tuple(dict.fromkeys(map(_lower, datasets))), face_or_frame, run_dir)
+        return _check(file, read_document(file, options), asked, face_or_frame, run_dir)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
@@ -193,9 +183,9 @@ def _check(file: Path, document: Document, asked: tuple[str, ...], face_or_frame
     judgements: list[Judgement] = []
     warnings = list(_warnings(document))
     if document.inference is not None:
-        settings = _settings(document.inference, INFERENCE, document, _DEFAULTS)
-        frames, doubt = _frames_at_inference(document, face_or_frame)
-        warnings += [doubt] if doubt else []
+        settings = _settings(document.inference, INFERENCE, document, "./preextracted_features")
+        frames, doubts = _frames_at_inference(document, face_or_frame)
+        warnings += doubts
         names = asked or _meant(settings, told, run_dir) or default_datasets()
         judgements += [_inference(name, settings, frames, run_dir) for name in names]
     else:
@@ -226,53 +216,35 @@ def _meant(settings: Mapping[str, Setting], told: Mapping[str, Section], run_dir
     return tuple(dict.fromkeys([*there, *(name for name in map(_lower, told) if name in nine)]))
 
 
-# What AffectGPT reads
-
-
-def _settings(section: Section, path: str, document: Document, defaults: Mapping[str, Value]) -> dict[str, Setting]:
+def _settings(section: Section, path: str, document: Document, root: str | None) -> dict[str, Setting]:
     """What the path is built from, each key with its value and where AffectGPT has it from."""
-    found = {}
-    for key in _PATH_KEYS:
-        if key in section:
-            setting = Setting(key, section[key], f"{path}.{key}")
-        elif key == "frame_n_frms":
-            setting = Setting(key, document.n_frms, _N_FRMS)
-        else:
-            setting = Setting(key, defaults.get(key), "default")
-        if isinstance(setting.value, Unusable):
-            raise ConfigError(f"{setting.origin} {setting.value.reason}")
-        found[key] = setting
-    root = found["preextracted_root"]
-    if root.value is not None and not isinstance(root.value, str):
-        raise ConfigError(f"{root.origin} is {root.value!r}, expected a path")
+    defaults = {
+        "frame_sampling": ("uniform", "default"),
+        "frame_n_frms": (document.n_frms, _N_FRMS),
+        "preextracted_root": (root, "default"),
+        "visual_encoder": (CLIP_VIT_LARGE.directory, "default"),
+    }
+    given = {key: (section[key], f"{path}.{key}") for key in defaults if key in section}
+    found = {key: Setting(key, *values) for key, values in {**defaults, **given}.items()}
+    root_setting = found["preextracted_root"]
+    if not isinstance(root_setting.value, (str, type(None))):
+        raise ConfigError(f"{root_setting.origin} is {root_setting.value!r}, expected a path")
     return found
 
 
-def _usable(section: Section, path: str, key: str) -> Value:
-    value = section.get(key)
-    if isinstance(value, Unusable):
-        raise ConfigError(f"{path}.{key} {value.reason}")
-    return value
-
-
-def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[list[str], str | None]:
+def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[list[str], list[str]]:
     """Why AffectGPT does not use frames at inference, if it does not; and what is to be seen to, if it may."""
     if face_or_frame is not None:
-        return _without_frames("--outside_face_or_frame", face_or_frame), None
-    given = {
-        f"datasets.{name}.face_or_frame": _usable(document.datasets[name], f"datasets.{name}", "face_or_frame")
-        for name in _TRAINING_SETS
-        if "face_or_frame" in document.datasets.get(name, ())
-    }
+        return _without_frames("--outside_face_or_frame", face_or_frame), []
+    sections = {f"datasets.{name}": document.datasets.get(name, {}) for name in _TRAINING_SETS}
+    given = {f"{path}.{key}": told[key] for path, told in sections.items() for key in told if key == "face_or_frame"}
     if not given:
-        return [], (
-            "face_or_frame is in neither datasets.mercaptionplus nor datasets.ovmerd: "
-            "AffectGPT has to be given --outside_face_or_frame, with frame in it"
-        )
+        where = "face_or_frame is in neither datasets.mercaptionplus nor datasets.ovmerd"
+        return [], [f"{where}: AffectGPT has to be given --outside_face_or_frame, with frame in it"]
     if len(set(given.values())) > 1:
-        told = " and ".join(f"{key} is {value!r}" for key, value in given.items())
-        return [f"{told}, and AffectGPT takes only one"], None
-    return _without_frames(*given.popitem()), None
+        values = " and ".join(f"{key} is {value!r}" for key, value in given.items())
+        return [f"{values}, and AffectGPT takes only one"], []
+    return _without_frames(*given.popitem()), []
 
 
 def _without_frames(key: str, value: object) -> list[str]:
@@ -292,8 +264,7 @@ def _warnings(document: Document) -> Iterator[str]:
 
 def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator[str]:
     inference = document.inference or {}
-    sections = {INFERENCE: inference, **{f"datasets.{name}": section for name, section in told.items()}}
-    for path, section in sections.items():
+    for path, section in {INFERENCE: inference, **{f"datasets.{name}": told[name] for name in told}}.items():
         if "use_preextracted_features" in section:
             yield (
                 f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is "
@@ -302,19 +273,14 @@ def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator
     if "use_preextracted_frame" in inference:
         yield "inference.use_preextracted_frame: not read there; frame_sampling: emotion_peak is what loads files"
     if "face_or_frame" in inference:
-        yield (
-            "inference.face_or_frame: not read; it comes from datasets.mercaptionplus or datasets.ovmerd, "
-            "or from --outside_face_or_frame"
-        )
+        where = "datasets.mercaptionplus or datasets.ovmerd, or from --outside_face_or_frame"
+        yield f"inference.face_or_frame: not read; it comes from {where}"
     for name, section in told.items():
         keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
         if keys and not section.get("use_preextracted_frame"):
             yield f"datasets.{name} ({keys}): not read at inference, nor in training without use_preextracted_frame"
     for option in document.ignored:
         yield f"--options {option}: the file has no such section, and AffectGPT adds none"
-
-
-# What it would load
 
 
 def _inference(name: str, settings: Mapping[str, Setting], frames: list[str], run_dir: Path) -> Judgement:
@@ -333,13 +299,13 @@ def _inference(name: str, settings: Mapping[str, Setting], frames: list[str], ru
 
 def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Judgement:
     path = f"datasets.{section_name}"
-    settings = _settings(section, path, document, {**_DEFAULTS, "preextracted_root": None})
+    settings = _settings(section, path, document, None)
     problems: list[str] = []
-    if not _usable(section, path, "use_preextracted_frame"):
+    if not section.get("use_preextracted_frame"):
         there = "is false" if "use_preextracted_frame" in section else "is not set"
         problems.append(f"{path}.use_preextracted_frame {there}, and in training nothing else loads files")
     if "face_or_frame" in section:
-        problems += _without_frames(f"{path}.face_or_frame", _usable(section, path, "face_or_frame"))
+        problems += _without_frames(f"{path}.face_or_frame", section["face_or_frame"])
     sampling = settings["frame_sampling"].value
     instead = f"decodes the video again, with {sampling} sampling"
     if sampling == "emotion_peak":
@@ -357,7 +323,7 @@ def _judgement(
     run_dir: Path,
 ) -> Judgement:
     """Add what the files have to say to what the keys said."""
-    sampling, n, root, encoder = (settings[key].value for key in _PATH_KEYS)
+    sampling, n, root, encoder = (setting.value for setting in settings.values())
     directory, files, partly = None, set[str](), False
     warnings: list[str] = []
     if n is None:
@@ -389,52 +355,43 @@ def _told(setting: Setting) -> str:
 
 
 def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str]:
-    """What is wrong with the files that are there."""
     if encoder != CLIP_VIT_LARGE.directory or not str(n).isdecimal():
         return []  # nobody knows their shape
-    dim = CLIP_VIT_LARGE.dim
-    header = npy_header((int(str(n)), dim))
-    broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", int(str(n)), dim, header))
+    rows, dim = int(str(n)), CLIP_VIT_LARGE.dim
+    broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", rows, dim))
     return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}"] if broken else []
 
 
 def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
     """Which files AffectGPT would miss, and what is odd about how many there are."""
-    problems: list[str] = []
+    problems = [] if names else [f"no .npy file in {path}"]
     warnings: list[str] = []
-    if not names:
-        problems.append(f"no .npy file in {path}")
-    last: dict[str, object] = {}
+    last: set[str] = set()
     with contextlib.suppress(RunError):
-        last = {line.sample: line.outcome for line in read_manifest(path)}
-    absent = sorted(last.keys() - names)
-    if gone := [name for name in absent if last[name] != "failed"]:
-        problems.append(f"{len(gone)} files of manifest.jsonl are no longer there: {_few(gone)}")
-    if failed := [name for name in absent if last[name] == "failed"]:
-        told = f"{len(failed)} samples failed when they were extracted, and have no file: {_few(failed)}"
+        last = {line.sample for line in read_manifest(path)}
+    if absent := sorted(last - names):
+        told = f"{len(absent)} samples of manifest.jsonl have no file: {_few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.
         (problems if expected is None else warnings).append(told)
     if names and expected is not None and len(names) < expected:
-        problems.append(
-            f"{len(names)} files, and AffectGPT counts {expected} samples: it decodes the others again; "
-            "gpupeak verify names them"
-        )
-    elif names and expected is not None and len(names) > expected:
+        told = f"{len(names)} files, and AffectGPT counts {expected} samples: it decodes the others again"
+        problems.append(f"{told}; gpupeak verify names them")
+    elif expected is not None and len(names) > expected:
         warnings.append(f"{len(names)} files, AffectGPT counts {expected} samples and asks for no more")
     return problems, warnings
 
 
 def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
     """Which part of a path is not there, and what is there in its place."""
-    home = Path(directory).parent
+    home, name = os.path.split(directory)
+    home = os.path.normpath(home)
     if is_directory(run_dir / home):
-        others = sorted(name for name in _entries(run_dir / home) if name.startswith("frame_"))
-        there = f"there is {_few(others)}" if others else "there is none of its kind"
-        return f"no {Path(directory).name} in {home}, {there}"
+        others = [other for other in _entries(run_dir / home) if other.startswith("frame_")]
+        return f"no {name} in {home}, there is {_few(others) or 'none of its kind'}"
     if is_directory(run_dir / root):
-        last = Path(os.path.normpath(root)).name
-        other = f"; the root is {last}'s, and AffectGPT appends every other dataset"
-        return f"no directory {home.name} in {root}{other if last in expected_samples() else ''}"
+        last = os.path.basename(os.path.normpath(root))  # noqa: PTH119
+        other = f"; the root is {last}'s, and AffectGPT appends every other dataset" * (last in expected_samples())
+        return f"no directory {os.path.basename(home)} in {root}{other}"  # noqa: PTH119
     start = "" if Path(root).is_absolute() else f" in {run_dir.absolute()}"
     literal = "; AffectGPT expands neither ~ nor $" if root.startswith("~") or "$" in root else ""
     return f"preextracted_root is {root}, and there is no such directory{start}{literal}"
@@ -442,10 +399,10 @@ def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
 
 def _entries(path: Path) -> list[str]:
     try:
-        return [entry.name for entry in path.iterdir()]
+        return sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError):  # a path that no file can have is a ValueError
         return []
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 KEYS = (
-    *("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder", "face_or_frame", "mer_factory_output"),
+    *("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder", "face_or_frame"),
     *("use_preextracted_frame", "use_preextracted_features"),
 )
 """What is read of a section; the rest of it has no part in how frames are loaded."""
@@ -34,14 +34,7 @@ _MOST_PARTS = 5_000  # of one value, once `${...}` is resolved
 _LONGEST_TEXT, _LARGEST_NUMBER = 4096, 10**9  # no path is longer
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """A key whose value is none: `reason` says why, as the end of a sentence that begins with the key."""
-
-    reason: str
-
-
-Value: TypeAlias = "str | int | float | bool | Unusable | None"
+Value: TypeAlias = "str | int | float | bool | None"
 Section: TypeAlias = Mapping[str, Value]
 
 
@@ -49,13 +42,9 @@ Section: TypeAlias = Mapping[str, Value]
 class Document:
     """AffectGPT's configuration, as far as it says how frames are loaded.
 
-    Args:
-        inference: the section of that name, None where there is none.
-        datasets: the sections below `datasets`.
-        n_frms: `model.vis_processor.train.n_frms`, which frame counts default to; None where it is not set.
-        absent: which of the sections that AffectGPT needs to start are not there.
-        ignored: the options that change nothing, because AffectGPT keeps no such section.
-        stray: keys whose value comes from outside the sections that AffectGPT keeps.
+    `datasets` has the sections below it, `n_frms` is `model.vis_processor.train.n_frms`, which frame counts default
+    to. `absent` are sections without which AffectGPT does not start, `ignored` options that change nothing, `stray`
+    keys whose value comes from outside the sections that AffectGPT keeps.
     """
 
     inference: Section | None
@@ -70,12 +59,11 @@ def read_document(file: Path, options: Sequence[str] = ()) -> Document:
     """Read a configuration of AffectGPT, with `key=value` over it as AffectGPT's `--options` takes them.
 
     Raises:
-        ConfigError: the file is not there, too large, no YAML, or no configuration of AffectGPT; or an option is
-            not of that form. The text does not name the file.
+        ConfigError: the file cannot be read or is no configuration of AffectGPT, a value cannot be resolved, or an
+            option is not of that form. The text does not name the file.
     """
     for option in options:
-        key, equals, _ = option.partition("=")
-        if not equals or not key:
+        if option.find("=") < 1:
             raise ConfigError(f"option is {option!r}, expected key=value")
     try:
         return _document(read_bounded(file, _LARGEST).decode(), options)
@@ -107,24 +95,15 @@ def _document(text: str, options: Sequence[str]) -> Document:
         raise ConfigError("too many values with more than one ${...}, which together can grow without end")
 
     stray: list[str] = []
-
-    def values(path: str, section: DictConfig, with_others: DictConfig) -> Section:
-        found = {key: _value(section, key) for key in KEYS if key in section.keys()}  # noqa: SIM118 - in `section` resolves
-        for key, value in found.items():
-            if isinstance(value, Unusable) and not isinstance(elsewhere := _value(with_others, key), Unusable):
-                found[key] = elsewhere
-                stray.append(f"{path}.{key}")
-        return found
-
-    inference, datasets = _section(kept, "inference"), _section(kept, "datasets")
-    sections = {name: _section(datasets, name, "datasets.") for name in datasets} if datasets else {}
+    kept_datasets = _section(kept, "datasets")
+    datasets: dict[str, Section] = {}
+    for name in kept_datasets or ():
+        if (section := _section(kept_datasets, name, "datasets.")) is not None:
+            datasets[str(name)] = _values(whole.datasets[name], section, f"datasets.{name}.", stray)
+    inference = _section(kept, "inference")
     return Document(
-        inference=None if inference is None else values("inference", inference, whole.inference),
-        datasets={
-            str(name): values(f"datasets.{name!s}", section, whole.datasets[name])
-            for name, section in sections.items()
-            if section is not None
-        },
+        inference=None if inference is None else _values(whole.inference, inference, "inference.", stray),
+        datasets=datasets,
         n_frms=_value(kept, "model.vis_processor.train.n_frms"),
         absent=tuple(name for name in _SECTIONS if name not in whole),
         ignored=tuple(option for option in options if option not in effective),
@@ -132,11 +111,23 @@ def _document(text: str, options: Sequence[str]) -> Document:
     )
 
 
-def _section(parent: DictConfig, name: object, path: str = "") -> DictConfig | None:
-    """A section, None where it is not there or empty."""
+def _values(section: DictConfig, kept: DictConfig, path: str, stray: list[str]) -> Section:
+    """What a section says; `stray` are the keys for which `kept`, the same without what AffectGPT drops, does not."""
+    found = {}
+    for key in KEYS:
+        if key in section.keys():  # noqa: SIM118 - in `section` resolves
+            found[key] = _value(section, key, path)
+            try:
+                _value(kept, key)
+            except ConfigError:
+                stray.append(f"{path}{key}")
+    return found
+
+
+def _section(parent: DictConfig | None, name: object, path: str = "") -> DictConfig | None:
     from omegaconf import DictConfig
 
-    section = parent.get(name)  # type: ignore[arg-type]
+    section = None if parent is None else parent.get(name)  # type: ignore[arg-type]
     if section is not None and not isinstance(section, DictConfig):
         raise ConfigError(f"{path}{name} is {reprlib.repr(section)}, expected a section")
     return section
@@ -158,7 +149,7 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _value(section: DictConfig, key: str) -> Value:
+def _value(section: DictConfig, key: str, path: str = "") -> Value:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -166,10 +157,10 @@ def _value(section: DictConfig, key: str) -> Value:
         value: object = OmegaConf.select(section, key, throw_on_missing=True)
     except OmegaConfBaseException as error:
         # Not the lines in which OmegaConf names its own types.
-        return Unusable(f"cannot be resolved: {str(error).splitlines()[0][:500]}")
+        raise ConfigError(f"{path}{key} cannot be resolved: {str(error).splitlines()[0][:500]}") from error
     if value is None or (isinstance(value, str) and len(value) <= _LONGEST_TEXT):
         return value
     if isinstance(value, (int, float)) and abs(value) <= _LARGEST_NUMBER:  # bool is an int
         return value
-    told = f"a number of {value.bit_length():,} bits" if isinstance(value, int) else reprlib.repr(value)
-    return Unusable(f"is {told}, expected a text of at most {_LONGEST_TEXT:,} characters, or a number to a billion")
+    expected = f"a text of at most {_LONGEST_TEXT:,} characters, or a number to a billion"
+    raise ConfigError(f"{path}{key} is of type {type(value).__name__}, expected {expected}")

@@ -1,8 +1,7 @@
 """Are these the features of the same frames? One sample's rows against another's, as they are and less a mean.
 
-CLIP's image features share a large part that says nothing about the image: of a dataset they are nearly
-parallel, those of random weights most of all, and a plain cosine between two different frames is close to
-1. What is left when the dataset's mean is taken away tells frames apart.
+CLIP's image features are nearly parallel: a plain cosine between two different frames is close to 1. What is
+left when the dataset's mean is taken away tells frames apart.
 """
 
 from __future__ import annotations
@@ -23,27 +22,19 @@ _FARTHEST = 1e9  # a relative distance from nothing: JSON has no infinity
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What counts as the same: at least this cosine and at most this relative L2, both less the dataset's mean.
-
-    Where `plain` says so, also as the features are, which is less to ask.
-    """
+    """What counts as the same: at least this cosine and at most this relative L2, both less the dataset's mean."""
 
     cosine: float
     relative_l2: float = _FARTHEST
-    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """How far one sample's features are from a reference: the worst of its rows, by each measure.
 
-    Args:
-        sample: its name.
-        row: the one with the smallest centred cosine, from 0.
-        cosine, relative_l2: the smallest cosine, and the largest distance as a share of the reference's length.
-        centred_cosine, centred_relative_l2: the same less the dataset's mean.
-        moved: a row, and a row of the reference to which it is at most half as far as to its own; None
-            if there is none. Frames that are one or two too late look so, whatever else differs.
+    `row` has the smallest centred cosine; `centred` is less the dataset's mean; the relative L2 is a share of the
+    reference's length. `moved` is a row, and a row of the reference to which it is at most half as far as to its
+    own; None if there is none. Frames that are one or two too late look so, whatever else differs.
     """
 
     sample: str
@@ -55,10 +46,8 @@ class Difference:
     moved: tuple[int, int] | None
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether every row is as near as `tolerance` asks, and nearest to its own."""
-        centred = self.centred_cosine >= tolerance.cosine and self.centred_relative_l2 <= tolerance.relative_l2
-        plain = self.cosine >= tolerance.cosine and self.relative_l2 <= tolerance.relative_l2
-        return centred and (plain or not tolerance.plain) and self.moved is None
+        near = self.centred_cosine >= tolerance.cosine and self.centred_relative_l2 <= tolerance.relative_l2
+        return near and self.moved is None
 
     def __str__(self) -> str:
         text = f"row {self.row}: cosine {self.cosine:.6f}, less the mean {self.centred_cosine:.6f}"
@@ -75,10 +64,10 @@ def compare(
     there and is judged as it is.
     """
     a, b = found.astype(np.float64), reference.astype(np.float64)
-    length = np.linalg.norm(b, axis=1)
+    level = _LEVEL * np.linalg.norm(b, axis=1)
     cosine, distance = _measured(a, b)
     centred_cosine, centred_distance = _measured(a - mean, b - mean)
-    central = np.linalg.norm(b - mean, axis=1) <= _LEVEL * length
+    central = np.linalg.norm(b - mean, axis=1) <= level
     centred_cosine = np.where(central, cosine, centred_cosine)
     centred_distance = np.where(central, distance, centred_distance)
     return Difference(
@@ -88,7 +77,7 @@ def compare(
         relative_l2=float(distance.max()),
         centred_cosine=float(centred_cosine.min()),
         centred_relative_l2=float(centred_distance.max()),
-        moved=_moved(a, b, _LEVEL * length),
+        moved=_moved(a, b, level),
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, resolve
 from gpupeak.encode.weights.identity import identify
-from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
+from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features.npy import npy_header
 from gpupeak.storage import remote
@@ -33,7 +33,6 @@ OK, NOTE, MISSING = ("ok", "note", "missing")
 _MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
 _SPARE = 64 << 20  # bytes beside the features: manifests, and a file system that is never quite full
 _READ_SECONDS, _READ_BYTES = 2.0, 256 << 20  # how long and how much is read to learn how fast it can be
-_CHUNK = 4 << 20
 _AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
 _SLOW_READING = 200e6  # bytes/s: 12,799 videos of 1 MB are read in a minute at that
 
@@ -48,7 +47,7 @@ class Finding:
     advice: str | None = None
 
     def to_json(self) -> dict[str, str | None]:
-        """The finding as plain JSON values."""
+        """As plain JSON values."""
         return dataclasses.asdict(self)
 
 
@@ -64,10 +63,10 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     system = f"{platform.python_version()}, {cores} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
-        _package("torch", "torch", "pip install torch"),
+        _package("torch", "torch"),
         *_gpu(config),
-        _package("PyAV", "av", "pip install av", distribution="av"),
-        _package("open_clip", "open_clip", "pip install open_clip_torch", distribution="open_clip_torch"),
+        _package("PyAV", "av"),
+        _package("open_clip", "open_clip_torch", module="open_clip"),
         _weights(config),
         *datasets,
         _disk(config, corpora),
@@ -75,23 +74,21 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     )
 
 
-def _package(
-    name: str, module: str, advice: str, *, distribution: str | None = None, without: str | None = None
-) -> Finding:
+def _package(name: str, distribution: str, *, module: str | None = None, without: str | None = None) -> Finding:
     """Whether a package imports; `without` says what happens if it does not and the job still runs."""
     try:
-        import_module(module)
-        return Finding(name, OK, version(distribution or module))
+        import_module(module or distribution)
+        return Finding(name, OK, version(distribution))
     except PackageNotFoundError:
         return Finding(name, OK, "there, of unknown version")
     except Exception as error:  # a broken installation may raise anything
-        state = MISSING if without is None else NOTE
         fault = f"cannot be imported: {_line(error)}"
-        return Finding(name, state, fault, advice if without is None else f"{without}; {advice}")
+        if without is None:
+            return Finding(name, MISSING, fault, f"pip install {distribution}")
+        return Finding(name, NOTE, fault, f"{without}; pip install 'gpupeak[gpu]'")
 
 
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
-    """The driver, the device that was asked for, and what only a GPU's line needs."""
     try:
         import torch
 
@@ -118,14 +115,13 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     except GpupeakError as error:
         yield Finding("NVDEC", MISSING, _line(error), "--decoder auto takes what there is")
     else:
-        if lacking := nvdec_missing():
-            yield Finding("NVDEC", NOTE, lacking, "the CPU's cores decode instead" if on_gpu else None)
-        else:
-            yield Finding("NVDEC", OK, "libnvcuvid.so.1 loads")
-    extra, needless = "pip install 'gpupeak[gpu]'", None if on_gpu else "not needed without a GPU"
-    without = needless or "videos are decoded on the CPU"
-    yield _package("DALI", "nvidia.dali", extra, distribution="nvidia-dali-cuda130", without=without)
-    yield _package("CuPy", "cupy", extra, distribution="cupy-cuda13x", without=needless)
+        lacking = nvdec_missing()
+        instead = "the CPU's cores decode instead" if lacking and on_gpu else None
+        yield Finding("NVDEC", NOTE if lacking else OK, lacking or "libnvcuvid.so.1 loads", instead)
+    needless = None if on_gpu else "not needed without a GPU"
+    decoding = needless or "videos are decoded on the CPU"
+    yield _package("DALI", "nvidia-dali-cuda130", module="nvidia.dali", without=decoding)
+    yield _package("CuPy", "cupy-cuda13x", module="cupy", without=needless)
 
 
 def _driver(needed: bool) -> Finding:
@@ -134,13 +130,11 @@ def _driver(needed: bool) -> Finding:
 
     built = torch.version.cuda
     torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
-    state = MISSING if needed else NOTE
+    state, number = MISSING if needed else NOTE, ctypes.c_int(0)
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
     except OSError:
         return Finding("driver", state, f"libcuda.so.1 does not load; {torch_has}", "no GPU without NVIDIA's driver")
-    number = ctypes.c_int(0)
-    driver.cuDriverGetVersion(ctypes.byref(number))
     major, minor = number.value // 1000, number.value % 1000 // 10
     found = f"takes CUDA up to {major}.{minor}; {torch_has}"
     if built and major < int(built.split(".")[0]):
@@ -157,61 +151,45 @@ def _weights(config: ExtractConfig) -> Finding:
     if found.seed is not None:
         return Finding("weights", NOTE, found.source, "drawn by lot: for trying things out, features mean nothing")
     if not found.files:
-        if fault := _unknown_tag(spec, found.tag):
-            return Finding("weights", MISSING, fault, "--weights says where they are")
+        try:
+            from gpupeak.encode.openclip import known_tag
+
+            known_tag(spec, str(found.tag))
+        except WeightsError as error:
+            return Finding("weights", MISSING, _line(error), "--weights says where they are")
+        except Exception:  # whatever importing open_clip provokes is told elsewhere
+            pass
         advice = "the first run fetches them (1.7 GB for ViT-L/14); without network, --weights DIRECTORY"
         return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice)
     size = sum(file.stat().st_size for file in found.files)
     return Finding("weights", OK, f"{found.files[0]}, {size / 1e9:.2f} GB, SHA-256 {found.sha256}")
 
 
-def _unknown_tag(spec: EncoderSpec, tag: str | None) -> str | None:
-    """Why weights cannot be fetched that are not here; where open_clip is not there to say, that is told elsewhere."""
-    with contextlib.suppress(Exception):  # whatever importing it provokes
-        from gpupeak.encode.openclip import known_tag
-
-        try:
-            known_tag(spec, str(tag))
-        except WeightsError as error:
-            return _line(error)
-    return None
-
-
-def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], tuple[Finding, ...]]:
+def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], list[Finding]]:
     """The datasets there are. Where none is named and not all are there, those that are."""
     named = bool(config.datasets or config.videos)
+    corpora: tuple[Corpus, ...] = ()
     try:
         corpora = resolve(config)
     except UsageError as error:
-        corpora = () if named else _some(config)
-        state = MISSING if named or config.dataset_root else NOTE
+        for name in () if named else default_datasets(config.config_file):
+            with contextlib.suppress(UsageError):
+                corpora += resolve(dataclasses.replace(config, datasets=(name,)))
         if not corpora:
-            return (), (Finding("datasets", state, _line(error), "gpupeak plan shows them, once they are there"),)
-    names = ", ".join(corpus.name for corpus in corpora)
-    findings = [Finding("datasets", OK, names)]
+            state = MISSING if named or config.dataset_root else NOTE
+            return (), [Finding("datasets", state, _line(error), "gpupeak plan shows them, once they are there")]
+    findings = [Finding("datasets", OK, ", ".join(corpus.name for corpus in corpora))]
     for corpus in corpora:
         if corpus.rule.method == "emotion_peak" and not any(map(is_directory, corpus.au_dirs)):
             searched = ", ".join(map(str, corpus.au_dirs)) or "--mer-factory-output is not given"
             findings.append(Finding("action units", NOTE, f"{corpus.name}: none at {searched}", _AUS))
-    return corpora, tuple(findings)
-
-
-def _some(config: ExtractConfig) -> tuple[Corpus, ...]:
-    """Those of the nine that are there."""
-    found: list[Corpus] = []
-    for name in default_datasets(config.config_file):
-        with contextlib.suppress(UsageError):
-            found += resolve(dataclasses.replace(config, datasets=(name,)))
-    return tuple(found)
+    return corpora, findings
 
 
 def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
     for corpus in corpora:
-        try:
-            listed = list_samples(corpus, Path()).samples
-        except UsageError:
-            continue
-        yield from (sample for sample in listed if isinstance(sample, Sample))
+        with contextlib.suppress(UsageError):
+            yield from (each for each in list_samples(corpus, Path()).samples if isinstance(each, Sample))
 
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
@@ -221,56 +199,55 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
     root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
-    try:
+    dim = CLIP_VIT_LARGE.dim
+    with contextlib.suppress(UsageError):
         dim = encoder_spec(config.encoder).dim
-    except UsageError:
-        dim = CLIP_VIT_LARGE.dim
     rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
     need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
     free = shutil.disk_usage(there).free
     found = f"{root}: {free / 1e9:.1f} GB free, {len(rows):,} samples take {need / 1e9:.2f} GB"
+    elsewhere = "name another place with --output-root"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Finding("output", MISSING, f"{there}: cannot be written to", "--output-root names another place")
+        return Finding("output", MISSING, f"{there}: cannot be written to", elsewhere)
     if free < need:
-        return Finding("output", MISSING, found, "make room, or name another place with --output-root")
+        return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)
 
 
 def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
-    """How fast each dataset's first videos are read, past the page cache where the system lets us."""
+    """How fast each dataset's first videos are read."""
     for corpus in corpora:
         files = [sample for sample in islice(_samples([corpus]), 200) if sample.video is not None]
+        if not files:
+            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
+            yield Finding("reading", NOTE, found, "gpupeak plan names the samples without a video")
+            continue
         try:
             count, seconds = _read(files)
         except (OSError, SampleError) as error:
-            told = error.reason if isinstance(error, SampleError) else f"{error.filename}: {error.strerror}"
-            fault = f"{corpus.name}: {told}"
+            fault = f"{corpus.name}: {getattr(error, 'reason', error)}"
             yield Finding("reading", MISSING, fault, "the videos have to be readable")
             continue
         rate = count / seconds
-        advice: str | None = None
         found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
-        if not files:
-            advice = "gpupeak plan names the samples without a video"
-            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
-        elif rate < _SLOW_READING:
-            advice = "slower than a GPU's line takes them: copy the videos to a local disk"
-        yield Finding("reading", OK if advice is None else NOTE, found, advice)
+        slow = "slower than a GPU's line takes them: copy the videos to a local disk" if rate < _SLOW_READING else None
+        yield Finding("reading", NOTE if slow else OK, found, slow)
 
 
 def _read(samples: Sequence[Sample]) -> tuple[int, float]:
     """Read the videos one after another, as long and as much as is worth it: bytes and seconds."""
-    count, began = 0, time.perf_counter()
-    buffer = bytearray(_CHUNK)
+    count, seconds, began = 0, 0.0, time.perf_counter()
+    buffer = bytearray(4 << 20)
     for sample in samples:
         with at_hand(sample, aus=False) as found, local(found.here.video or Path()).open("rb", buffering=0) as stream:
             if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while got := stream.readinto(buffer):
                 count += got
-                if time.perf_counter() - began > _READ_SECONDS or count > _READ_BYTES:
-                    return count, time.perf_counter() - began
-    return count, time.perf_counter() - began
+                seconds = time.perf_counter() - began
+                if seconds > _READ_SECONDS or count > _READ_BYTES:
+                    return count, seconds
+    return count, seconds or 1.0
 
 
 def _line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Are the features there, whole, of one kind, and those of the right frames? Checked, and mended where they are not.
+"""Are the features there, whole, of one kind, and those of the right frames?
 
 Three looks, each deeper than the one before:
 
@@ -6,47 +6,41 @@ Three looks, each deeper than the one before:
     verify(config, against=DIR)     with another tree of features, made by AffectGPT's own script or on another GPU
     verify(config, deep=K)          K samples of each dataset are decoded and encoded again
 
-Nothing is written: features that are made again for a comparison go to a temporary directory. A run that
-writes at the same time does no harm, since a file is there whole or not at all.
+Nothing is written: features that are made again for a comparison go to a temporary directory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import os
 import random
 import statistics
 import sys
-import tempfile
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpupeak.check.compare import Difference, Tolerance, compare
+from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolve
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, RunError, SampleError, UsageError
+from gpupeak.errors import ConfigError, RunError, SampleError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import feature_directory
-from gpupeak.features.npy import npy_header, read_header
-from gpupeak.features.records import SAVED, ManifestLine, is_record, read_manifest, read_records
+from gpupeak.features.npy import read_header
+from gpupeak.features.records import SAVED, ManifestLine, read_manifest
 from gpupeak.features.remote import copied, copies_below
-from gpupeak.run import extract, feature_place, settings_of
-from gpupeak.storage.atomic import TEMPORARY
-from gpupeak.storage.fetching import at_hand, video_bytes
+from gpupeak.run import feature_place, settings_of
+from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import open_bounded
-from gpupeak.storage.places import local, place
-from gpupeak.tally import FALLBACK_WARNING, Observer, RunReport
+from gpupeak.storage.places import local, names, place
 from gpupeak.types import Failed, Place, Sample, Url
 
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
@@ -71,9 +65,7 @@ less. All with seeded random weights, ViT-S/32."""
 _WORST = 5
 _NAMED = 5
 _LONGEST_HEADER = 1 << 16
-_LARGEST = (
-    65504.0  # float16's largest, and towers run in float16: beyond it is a flipped bit, and it would drown the mean
-)
+_LARGEST = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +99,12 @@ class Verification:
     """What is right and wrong with the features of one dataset.
 
     Args:
-        dataset: its name.
-        directory: where its features are.
-        listed: samples in the list, after `limit`.
-        expected: samples that the consumer asserts, None where no number is known.
+        listed, expected: samples in its list, and as many as AffectGPT counts, None where nobody knows.
         whole: samples whose file is of the right form and whose values can be features.
-        faults: what is wrong with single samples.
-        problems: what is wrong with the dataset as a whole.
+        faults, problems: what is wrong with single samples, and with the dataset as a whole.
         warnings: what should be looked at and is no fault by itself.
         duplicates: names of samples with the same features, because their videos are the same, byte for byte.
-        strays: files that belong to no sample of the dataset.
-        temporaries: files that a killed run left behind: harmless, the next run removes them.
         unknown: whole files that no run of gpupeak tells of.
-        fallbacks: whole files for whose sample no peak was usable, by reason, as the manifest says.
         devices: which ones made the features, as far as `run.json` tells.
         against, deep: how they compare with another tree, and with features extracted again; None if not asked for.
     """
@@ -133,10 +118,7 @@ class Verification:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, ...]] = field(default_factory=list)
-    strays: list[str] = field(default_factory=list)
-    temporaries: list[str] = field(default_factory=list)
     unknown: int = 0
-    fallbacks: Counter[str] = field(default_factory=Counter)
     devices: tuple[str, ...] = ()
     against: Comparison | None = None
     deep: Comparison | None = None
@@ -158,7 +140,7 @@ class Verification:
         return {kind: kinds[kind] for kind in KINDS}
 
     def to_json(self) -> dict[str, Any]:
-        """The verification as plain JSON values."""
+        """As plain JSON values."""
         values = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
         return {
             **values,
@@ -183,24 +165,18 @@ def verify(
 
     Every listed sample needs a file of float32 `[n, D]` in C order, whole, its values finite, no larger
     than float16 holds, and not one and the same throughout. No two samples may have the same features,
-    unless their videos are the same, byte for byte. `run.json` must not tell of other settings than
-    those asked for.
+    unless their videos are the same, byte for byte. `run.json` must not tell of other settings.
 
     Args:
-        deep: extract so many samples of each dataset again, drawn from `config.seed`, on the device and
-            by the decoder that `config` names, and compare. What is suspicious comes first: features
-            that two samples share, and those of eight frames that are all the same. Compared are the
-            cosine and the relative L2 of every frame, as they are and less the dataset's mean, by
-            `SAME_DECODER` or, where colours may have been rounded differently, `OTHER_DECODER`; and no
-            row may be nearer to another row's frame. Features of such a suspect that come out the same
-            again are no fault.
+        deep: extract so many samples of each dataset again, drawn from `config.seed`, and compare the
+            cosine and the relative L2 of every frame, less the dataset's mean, by `SAME_DECODER` or, where
+            colours may have been rounded differently, `OTHER_DECODER`. Suspects are taken first: features
+            that two samples share, and those of eight frames that are all the same. Such that come out the
+            same again are no fault.
         against: another output root, whose files are compared with these. What only one of the two has
             is a warning.
         min_cosine: in that comparison, the smallest cosine of a frame less the dataset's mean.
         tell: told what is chosen and done, a line each.
-
-    Returns:
-        One for each dataset, in order. Memory is bounded by the number of samples, not of features.
 
     Raises:
         UsageError: the settings or the input lists are wrong, as for `extract`; `against` is not such a
@@ -214,68 +190,25 @@ def verify(
     other = None if against is None else place(against)
     if isinstance(other, Url):
         raise ConfigError(f"against {against}: a local directory is expected")
-    with copies_below(place(config.output_root)) as copies:
-        return _verify(config, copies, deep, other, min_cosine, tell)
-
-
-def _verify(
-    config: ExtractConfig,
-    copies: Path | None,
-    deep: int,
-    against: Path | None,
-    min_cosine: float,
-    tell: Callable[[str], None],
-) -> tuple[Verification, ...]:
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     corpora = resolve(config)
-    others = None if against is None else _others(against, corpora, config, spec)
-    looked = [_look(corpus, config, spec, weights, copies) for corpus in corpora]
-    if others is not None:
-        for look, other in zip(looked, others, strict=True):
-            _compare_with(look, other, spec, Tolerance(min_cosine, plain=False))
-    if deep:
-        _compare_again(looked, config, spec, deep, tell)
-    for look in looked:
-        _check_still(look)
-    return tuple(look.found for look in looked)
-
-
-def repair(
-    config: ExtractConfig,
-    found: Iterable[Verification],
-    observer: Observer | None = None,
-    stop: threading.Event | None = None,
-) -> RunReport:
-    """Extract again what `found` says is missing or broken, by the same settings, and nothing else.
-
-    Files are replaced one by one, each whole; those of all other samples are not touched. Another run
-    that is writing into a directory is not disturbed: this one is refused.
-
-    Raises:
-        UsageError, RunError: as `extract`; features of other settings are not replaced one by one.
-    """
-    again = {f"{each.directory}/{name}.npy" for each in found for name in each.mendable}
-    return extract(dataclasses.replace(config, overwrite=False), observer, stop, again=again)
+    others = [] if other is None else _others(other, corpora, config, spec)
+    with copies_below(place(config.output_root)) as copies:
+        looks = [_look(corpus, config, spec, weights, copies) for corpus in corpora]
+        for look, directory in zip(looks, others, strict=False):
+            _compare_with(look, directory, Tolerance(min_cosine))
+        if deep:
+            _compare_again(looks, config, spec, deep, tell)
+    for look in looks:
+        if look.still:
+            few = _few(sample.name for sample in look.still)
+            told = f"the features of all frames are the same in {len(look.still)} samples ({few}): still pictures?"
+            look.found.warnings.append(f"{look.corpus.name}: {told} --deep extracts them again")
+    return tuple(look.found for look in looks)
 
 
 # Looking: one pass over the files
-
-
-class _Line(NamedTuple):
-    """What is kept of a sample's line in the manifest. `still`: all of its frames are the same one."""
-
-    outcome: str
-    failure: str | None
-    fallback: str | None
-    still: bool
-
-    @classmethod
-    def of(cls, line: ManifestLine) -> _Line:
-        """One of many: what is the same in many lines is held once."""
-        still = len(line.indices) > 1 and len(set(line.indices)) == 1
-        fallback = None if line.fallback is None else sys.intern(line.fallback.reason)
-        return cls(sys.intern(line.outcome), line.failure, fallback, still)
 
 
 @dataclass(slots=True)
@@ -287,14 +220,16 @@ class _Look:
     """
 
     corpus: Corpus
-    path: Path
     found: Verification
-    lines: dict[str, _Line]
-    samples: list[Sample]
+    lines: dict[str, ManifestLine]
     mean: npt.NDArray[np.float64]
+    samples: list[Sample] = field(default_factory=list)
     good: list[Sample] = field(default_factory=list)
     alike: list[Sample] = field(default_factory=list)
     still: list[Sample] = field(default_factory=list)
+
+    def blame(self, sample: Sample, kind: str, reason: str) -> None:
+        self.found.faults.append(Fault(sample.name, kind, reason))
 
 
 def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, copies: Path | None) -> _Look:
@@ -302,67 +237,49 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
     path = copied(directory, copies)
     listing = list_samples(corpus, path)
     found = Verification(corpus.name, directory, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
-    there = _entries(path)
-    found.temporaries = sorted(there.temporaries)
     overwriting = _check_run(found, path, corpus, spec, weights)
-    lines = {line.sample: _Line.of(line) for line in read_manifest(path)}
-    samples = [entry for entry in listing.samples if isinstance(entry, Sample)]
-    look = _Look(corpus, path, found, lines, samples, np.zeros(spec.dim))
-    rows, firsts, alike = 0, dict[bytes, Sample](), dict[bytes, list[Sample]]()
+    lines = {line.sample: line for line in read_manifest(path)}
+    look = _Look(corpus, found, lines, np.zeros(spec.dim))
+    there = _names(path)
+    rows, alike = 0, defaultdict[bytes, list[Sample]](list)
     for entry in listing.samples:
         if isinstance(entry, Failed):
-            found.faults.append(Fault(entry.sample.name, MISSING, entry.reason))
+            look.blame(entry.sample, MISSING, entry.reason)
             continue
+        look.samples.append(entry)
         line = lines.get(entry.name)
-        if entry.name not in there.samples:
-            found.faults.append(Fault(entry.name, MISSING, _why_missing(entry, line)))
+        if f"{entry.name}.npy" not in there:
+            without = "no file" if entry.video is not None else "no file, and no video of this name"
+            look.blame(entry, MISSING, (line and line.failure) or without)
         elif overwriting and (line is None or line.outcome != SAVED):
-            found.faults.append(Fault(entry.name, STALE, "made before the --overwrite that was cut short"))
-        elif isinstance(features := read_checked(path / f"{entry.name}.npy", corpus.rule.n, spec.dim), str):
-            found.faults.append(Fault(entry.name, BROKEN, features))
+            look.blame(entry, STALE, "made before the --overwrite that was cut short")
+        elif isinstance(features := read_checked(local(entry.target), corpus.rule.n, spec.dim), str):
+            look.blame(entry, BROKEN, features)
         else:
             look.good.append(entry)
+            found.unknown += line is None or line.outcome != SAVED
             look.mean += features.sum(0, dtype=np.float64)
             rows += len(features)
-            digest = hashlib.blake2b(features.data, digest_size=16).digest()
-            first = firsts.setdefault(digest, entry)
-            if first is not entry:
-                alike.setdefault(digest, [first]).append(entry)
-            if len(features) > 1 and (features == features[0]).all() and not (line and line.still):
+            alike[hashlib.blake2b(features.data, digest_size=16).digest()].append(entry)
+            same_frame = line is not None and len(set(line.indices)) == 1
+            if len(features) > 1 and (features == features[0]).all() and not same_frame:
                 look.still.append(entry)
     look.mean /= max(rows, 1)
     found.whole = len(look.good)
+    if found.unknown:
+        told = f"{found.unknown} of {found.whole} files are of unknown origin: no run's manifest tells of them"
+        found.warnings.append(f"{corpus.name}: {told}")
     for group in alike.values():
-        _check_alike(look, group)
-    _check_manifest(look)
-    _check_strays(look, there, config)
+        if len(group) > 1:
+            _check_alike(look, group)
     return look
 
 
-class _Entries(NamedTuple):
-    """What lies in a directory: names of samples with a file, other files, temporaries."""
-
-    samples: set[str]
-    others: list[str]
-    temporaries: list[str]
-
-
-def _entries(path: Path) -> _Entries:
-    there = _Entries(set(), [], [])
+def _names(path: Path) -> set[str]:
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.endswith(".npy"):
-                    there.samples.add(entry.name[:-4])
-                elif TEMPORARY.match(entry.name):
-                    there.temporaries.append(entry.name)
-                elif not is_record(entry.name):
-                    there.others.append(entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
+        return names(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return there
 
 
 def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
@@ -373,17 +290,15 @@ def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
             data = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    usual, offset = npy_header((n, dim)), len(data) - size
-    if offset != len(usual) or not data.startswith(usual):
-        header = read_header(data)
-        if header is None:
-            return f"no .npy file ({len(data)} bytes)"
-        if (header.shape, header.dtype) != ((n, dim), np.dtype("<f4")) or header.fortran_order:
-            order = ", Fortran order" if header.fortran_order else ""
-            return f"{header.dtype.str[1:]} {list(header.shape)}{order}, expected float32 [{n}, {dim}]"
-        if offset != header.offset:
-            return f"{len(data)} bytes, expected {header.offset + size}"
-    features = np.frombuffer(data, np.float32, offset=offset).reshape(n, dim)
+    header = read_header(data)
+    if header is None:
+        return f"no .npy file ({len(data)} bytes)"
+    if (header.shape, header.dtype, header.fortran_order) != ((n, dim), np.dtype("<f4"), False):
+        order = ", Fortran order" if header.fortran_order else ""
+        return f"{header.dtype.str[1:]} {list(header.shape)}{order}, expected float32 [{n}, {dim}]"
+    if len(data) != header.offset + size:
+        return f"{len(data)} bytes, expected {header.offset + size}"
+    features = np.frombuffer(data, np.float32, offset=header.offset).reshape(n, dim)
     if not np.isfinite(features).all():
         return f"{int((~np.isfinite(features)).sum())} of {features.size} values are not finite"
     if (largest := float(np.abs(features).max())) > _LARGEST:
@@ -391,15 +306,6 @@ def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
     if features.size > 1 and (features == features[0, 0]).all():
         return f"every value is {features[0, 0]:g}"
     return features
-
-
-def _why_missing(sample: Sample, line: _Line | None) -> str:
-    if line is not None and line.failure is not None:
-        return line.failure
-    return "no file" if sample.video is not None else "no file, and no video of this name"
-
-
-# What is true of a dataset as a whole
 
 
 def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
@@ -410,87 +316,27 @@ def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpe
     except ConfigError as error:
         found.problems.append(str(error).replace(str(path), str(found.directory)))
         return False
-    run = directory.run or {}
-    devices = run.get("devices")
-    names = devices if isinstance(devices, list) else [run.get("device")]
-    found.devices = tuple(str(name) for name in names if name is not None)
-    return bool(run.get("overwriting"))
-
-
-def _check_manifest(look: _Look) -> None:
-    """Count what the manifest says of the files that are whole."""
-    found = look.found
-    for sample in look.good:
-        line = look.lines.get(sample.name)
-        if line is None or line.outcome != SAVED:
-            found.unknown += 1
-        elif line.fallback is not None:
-            found.fallbacks[line.fallback] += 1
-    if found.unknown:
-        run = read_records(look.path, strict=False).run
-        why = "there is no run.json" if run is None else "manifest.jsonl does not tell of them"
-        found.warnings.append(f"{found.dataset}: {found.unknown} of {found.whole} files are of unknown origin: {why}")
-    fell_back = found.fallbacks.total()
-    if fell_back > FALLBACK_WARNING * (found.whole - found.unknown):
-        reason, count = found.fallbacks.most_common(1)[0]
-        found.warnings.append(
-            f"{found.dataset}: {fell_back} of {found.whole} samples fell back to another sampling "
-            f"(most often: {reason}, {count}); are the action-unit files complete?"
-        )
-
-
-def _check_still(look: _Look) -> None:
-    if look.still:
-        look.found.warnings.append(
-            f"{look.found.dataset}: the features of all frames are the same in {len(look.still)} samples "
-            f"({_few(sample.name for sample in look.still)}): still pictures? --deep extracts them again"
-        )
-
-
-def _check_strays(look: _Look, there: _Entries, config: ExtractConfig) -> None:
-    """Name the files of no sample: of none at all, whatever part of the dataset is asked for."""
-    found = look.found
-    unlisted = there.samples - {sample.name for sample in look.samples}
-    if unlisted and (config.limit or config.samples or config.split != "all"):
-        all_of_it = dataclasses.replace(
-            config, datasets=() if config.videos else (found.dataset,), samples=None, limit=None, split="all"
-        )
-        with contextlib.suppress(UsageError):  # a label file that holds the part asked for and no other
-            for corpus in resolve(all_of_it):
-                unlisted -= {e.name for e in list_samples(corpus, Path()).samples if isinstance(e, Sample)}
-    found.strays = sorted([*(f"{name}.npy" for name in unlisted), *there.others])
-    if found.strays:
-        found.warnings.append(f"{found.dataset}: {len(found.strays)} files belong to no sample: {_few(found.strays)}")
+    found.devices = directory.devices
+    return directory.overwriting
 
 
 def _check_alike(look: _Look, group: Sequence[Sample]) -> None:
     """Of samples with the same features, tell the same videos from an accident."""
     kinds: dict[object, list[Sample]] = defaultdict(list)
-    for key, sample in zip(_videos(group), group, strict=True):
-        kinds[key].append(sample)
+    for sample in group:
+        kinds[_video_sha256(sample) or sample.name].append(sample)
     look.found.duplicates += [tuple(sample.name for sample in same) for same in kinds.values() if len(same) > 1]
     if len(kinds) > 1:
         first, second = (same[0] for same in list(kinds.values())[:2])
         for same in kinds.values():
-            reason = f"the same features as {(second if same[0] is first else first).name}, and another video"
-            look.found.faults += [Fault(sample.name, ALIKE, reason) for sample in same]
+            for sample in same:
+                twin = second if same[0] is first else first
+                look.blame(sample, ALIKE, f"the same features as {twin.name}, and another video")
         look.alike += group
 
 
-def _videos(samples: Sequence[Sample]) -> Iterator[object]:
-    """What is the same for samples whose videos are, byte for byte. A video whose size is its own is not read."""
-    sizes = [video_bytes(sample) for sample in samples]
-    count = Counter(sizes)
-    for sample, size in zip(samples, sizes, strict=True):
-        if size is None or sample.video is None:
-            yield sample.name  # not there: like no other
-        elif count[size] == 1:
-            yield size
-        else:
-            yield size, _sha256(sample) or sample.name
-
-
-def _sha256(sample: Sample) -> bytes | None:
+def _video_sha256(sample: Sample) -> bytes | None:
+    """None of a video that is not there or cannot be read: it is like no other."""
     digest = hashlib.sha256()
     try:
         with at_hand(sample, aus=False) as found, open_bounded(local(found.here.video or Path()), sys.maxsize) as file:
@@ -504,119 +350,68 @@ def _sha256(sample: Sample) -> bytes | None:
 # Comparing
 
 
-class _Compared:
-    """Comparisons of one dataset, counted; only the worst are kept."""
-
-    def __init__(self) -> None:
-        self._cosines: list[float] = []
-        self._worst: list[tuple[bool, float, Difference]] = []
-        self._differing = 0
-
-    def add(self, difference: Difference, tolerance: Tolerance) -> bool:
-        """Count one; return whether it is within `tolerance`."""
-        within = difference.within(tolerance)
-        self._differing += not within
-        self._cosines.append(difference.centred_cosine)
-        self._worst.append((within, difference.centred_cosine, difference))
-        self._worst = sorted(self._worst, key=lambda each: each[:2])[:_WORST]
-        return within
-
-    def done(self, where: str, only_here: Collection[str] = (), only_there: Collection[str] = ()) -> Comparison:
-        median = statistics.median(self._cosines) if self._cosines else None
-        worst = tuple(difference for *_, difference in self._worst)
-        return Comparison(
-            where, len(self._cosines), self._differing, median, worst, tuple(only_here), tuple(sorted(only_there))
-        )
-
-
 def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spec: EncoderSpec) -> list[Path]:
     """The directories of another tree that these are compared with; those that are not there are found empty."""
     others = []
     for corpus in corpora:
-        rule = corpus.rule
-        others.append(feature_directory(against, corpus.name, spec.directory, rule.method, rule.n, corpus.stream))
-    if not any(other.is_dir() for other in others):
-        raise ConfigError(f"against {against}: there is no {others[0]}")
-    for corpus, other in zip(corpora, others, strict=True):
-        here = feature_place(config, corpus, spec)
+        rule, here = corpus.rule, feature_place(config, corpus, spec)
+        other = feature_directory(against, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
         if isinstance(here, Path) and other.is_dir() and here.is_dir() and other.samefile(here):
             raise ConfigError(f"against {against}: these are the features to be verified, compared with themselves")
+        others.append(other)
+    if not any(other.is_dir() for other in others):
+        raise ConfigError(f"against {against}: there is no {others[0]}")
     return others
 
 
-def _compare_with(look: _Look, other: Path, spec: EncoderSpec, tolerance: Tolerance) -> None:
-    found, n = look.found, look.corpus.rule.n
-    there = _entries(other).samples
-    compared = _Compared()
+def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
+    found, there = look.found, _names(other)
+    compared: list[tuple[bool, Difference]] = []
+    only_here = [sample.name for sample in look.good if f"{sample.name}.npy" not in there]
+    lacking = {sample.name for sample in look.samples} - {sample.name for sample in look.good}
+    only_there = sorted(name for name in lacking if f"{name}.npy" in there)
     for sample in look.good:
-        if sample.name not in there:
-            continue
-        ours = read_checked(local(sample.target), n, spec.dim)
-        theirs = read_checked(other / f"{sample.name}.npy", n, spec.dim)
-        if isinstance(ours, str):
-            found.faults.append(Fault(sample.name, BROKEN, ours))
-        elif isinstance(theirs, str):
-            found.faults.append(Fault(sample.name, DIFFERENT, f"the other file: {theirs}"))
-        else:
-            difference = compare(sample.name, ours, theirs, look.mean)
-            if not compared.add(difference, tolerance):
-                found.faults.append(Fault(sample.name, DIFFERENT, str(difference)))
-    here = [sample.name for sample in look.good]
-    only_here = [name for name in here if name not in there]
-    only_there = there.intersection(sample.name for sample in look.samples).difference(here)
-    found.against = compared.done(str(other), only_here, only_there)
-    for names, which in ((found.against.only_here, "not in"), (found.against.only_there, "only in")):
-        if names:
-            found.warnings.append(f"{found.dataset}: {len(names)} samples are {which} {other}: {_few(names)}")
-    if not found.against.compared:
+        file = other / f"{sample.name}.npy"
+        if file.name in there and (reason := _compare(look, sample, file, tolerance, compared)):
+            look.blame(sample, DIFFERENT, reason)
+    found.against = _comparison(str(other), compared, only_here, only_there)
+    for missing, which in ((only_here, "not in"), (only_there, "only in")):
+        if missing:
+            found.warnings.append(f"{found.dataset}: {len(missing)} samples are {which} {other}: {_few(missing)}")
+    if not compared:
         found.problems.append(f"no sample in common with {other}")
 
 
 def _compare_again(
-    looked: Sequence[_Look], config: ExtractConfig, spec: EncoderSpec, most: int, tell: Callable[[str], None]
+    looks: Sequence[_Look], config: ExtractConfig, spec: EncoderSpec, most: int, tell: Callable[[str], None]
 ) -> None:
-    """Extract some samples again, into a temporary directory, and compare."""
-    drawn: list[tuple[_Look, Sample]] = []
-    for look in looked:
+    """Extract some samples of each dataset again, and compare."""
+    of = {look.corpus.name: look for look in looks}
+    where = dict.fromkeys(of, "nothing, for want of a sample with features and a video")
+    compared: dict[str, list[tuple[bool, Difference]]] = {name: [] for name in of}
+    drawn: list[Sample] = []
+    for look in looks:
         if samples := _drawn(look, most, config.seed):
             require_peaks(look.corpus, look.samples, config)
-            drawn += [(look, sample) for sample in samples]
-        else:
-            look.found.deep = _Compared().done("nothing, for want of a sample with features and a video")
-    if not drawn:
-        return
-    from gpupeak.lines.build import build  # torch is imported here, where there is work for it
-
-    compared = {look.found.dataset: _Compared() for look in looked}
-    with (
-        tempfile.TemporaryDirectory(prefix="gpupeak-verify-") as directory,
-        contextlib.closing(build(config, spec, max(look.corpus.rule.n for look in looked), tell)) as line,
-    ):
-        tell(f"extracting {len(drawn)} samples again")
-        of: dict[Place, tuple[_Look, Sample]] = {Path(directory) / f"{i}.npy": pair for i, pair in enumerate(drawn)}
-        for outcome in line.run(dataclasses.replace(sample, target=target) for target, (_, sample) in of.items()):
-            look, sample = of[outcome.sample.target]
-            if isinstance(outcome, Failed):
-                reason = f"cannot be extracted again: {outcome.stage}: {outcome.reason}"
-                look.found.faults.append(Fault(sample.name, CHANGED, reason))
-                continue
-            n = look.corpus.rule.n
-            again = local(outcome.sample.target)
-            ours, fresh = read_checked(local(sample.target), n, spec.dim), read_checked(again, n, spec.dim)
-            again.unlink()
-            if isinstance(ours, str) or isinstance(fresh, str):
-                wrong = ours if isinstance(ours, str) else f"extracted again: {fresh}"
-                look.found.faults.append(Fault(sample.name, CHANGED, wrong))
-                continue
-            difference = compare(sample.name, ours, fresh, look.mean)
-            if compared[look.found.dataset].add(difference, _tolerance(look, sample, line.device)):
-                _acquit(look, sample)
-            else:
-                frames = _frames(look, sample, outcome.plan.indices)
-                look.found.faults.append(Fault(sample.name, CHANGED, f"{difference}{frames}"))
-        for look in looked:
-            if look.found.deep is None:
-                look.found.deep = compared[look.found.dataset].done(line.device)
+            drawn += samples
+    for sample, outcome, device in extract_aside(config, spec, drawn, tell) if drawn else ():
+        look, where[sample.dataset] = of[sample.dataset], device
+        if isinstance(outcome, Failed):
+            look.blame(sample, CHANGED, f"cannot be extracted again: {outcome.stage}: {outcome.reason}")
+            continue
+        line = look.lines.get(sample.name)
+        recorded = line is not None and line.outcome == SAVED
+        tolerance = SAME_DECODER if recorded and look.found.devices == (device,) == ("cpu",) else OTHER_DECODER
+        reason = _compare(look, sample, local(outcome.sample.target), tolerance, compared[sample.dataset])
+        if reason is not None:
+            now, then = outcome.plan.indices, line.indices if line else ()
+            frames = f"; frames {list(then)} then, {list(now)} now" if then not in ((), now) else ""
+            look.blame(sample, CHANGED, f"{reason}{frames}")
+        else:  # what looked like an accident came out the same again
+            look.found.faults = [f for f in look.found.faults if (f.sample, f.kind) != (sample.name, ALIKE)]
+            look.still = [each for each in look.still if each is not sample]
+    for name, look in of.items():
+        look.found.deep = _comparison(where[name], compared[name])
 
 
 def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
@@ -627,22 +422,39 @@ def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
     return drawn + random.Random(f"{seed} {look.found.dataset}").sample(others, min(most - len(drawn), len(others)))
 
 
-def _tolerance(look: _Look, sample: Sample, device: str) -> Tolerance:
-    line = look.lines.get(sample.name)
-    recorded = line is not None and line.outcome == SAVED
-    return SAME_DECODER if recorded and look.found.devices == (device,) == ("cpu",) else OTHER_DECODER
+def _compare(
+    look: _Look, sample: Sample, other: Path, tolerance: Tolerance, compared: list[tuple[bool, Difference]]
+) -> str | None:
+    """Compare a sample's file with another and count it in `compared`; None if they are the same, else why not."""
+    n, dim = look.corpus.rule.n, len(look.mean)
+    ours, theirs = read_checked(local(sample.target), n, dim), read_checked(other, n, dim)
+    if isinstance(ours, str):
+        return ours
+    if isinstance(theirs, str):
+        return f"the other file: {theirs}"
+    difference = compare(sample.name, ours, theirs, look.mean)
+    within = difference.within(tolerance)
+    compared.append((within, difference))
+    return None if within else str(difference)
 
 
-def _acquit(look: _Look, sample: Sample) -> None:
-    """What looked like an accident came out the same again."""
-    look.found.faults = [f for f in look.found.faults if (f.sample, f.kind) != (sample.name, ALIKE)]
-    look.still = [each for each in look.still if each is not sample]
-
-
-def _frames(look: _Look, sample: Sample, indices: tuple[int, ...]) -> str:
-    """Which other frames the features were made of, where the manifest tells."""
-    then = next((line.indices for line in read_manifest(look.path) if line.sample == sample.name), ())
-    return f"; frames {list(then)} then, {list(indices)} now" if then not in ((), indices) else ""
+def _comparison(
+    where: str,
+    compared: Sequence[tuple[bool, Difference]],
+    only_here: Iterable[str] = (),
+    only_there: Iterable[str] = (),
+) -> Comparison:
+    cosines = [difference.centred_cosine for _, difference in compared]
+    worst = sorted(compared, key=lambda each: (each[0], each[1].centred_cosine))[:_WORST]
+    return Comparison(
+        where,
+        len(compared),
+        differing=sum(not within for within, _ in compared),
+        median=statistics.median(cosines) if cosines else None,
+        worst=tuple(difference for _, difference in worst),
+        only_here=tuple(only_here),
+        only_there=tuple(only_there),
+    )
 
 
 def _few(names: Iterable[str]) -> str:

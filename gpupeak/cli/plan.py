@@ -19,52 +19,53 @@ from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.types import Failed, FramePlan
 
 if TYPE_CHECKING:
-    from gpupeak.check.survey import Examination, Extracted, Survey
+    from gpupeak.check.inspect import Extracted, Inspection
+    from gpupeak.check.plan import Plan
 
 
 @with_settings()
 def plan(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
-    from gpupeak.check.survey import survey
+    from gpupeak.check.plan import plan as look
 
-    surveys = survey(sharded(config, Output(stderr=True).tell))
+    plans = look(sharded(config, Output(stderr=True).tell))
     if as_json:
-        print_json(0, datasets=[found.to_json() for found in surveys])
+        print_json(0, datasets=[found.to_json() for found in plans])
     else:
-        _print_surveys(Output(), surveys, table=not quiet)
+        _print_plans(Output(), plans, table=not quiet)
     return 0
 
 
-def _print_surveys(console: Output, surveys: "Sequence[Survey]", *, table: bool) -> None:
+def _print_plans(console: Output, plans: "Sequence[Plan]", *, table: bool) -> None:
     if table:
-        sources = [source for source in PEAK_SOURCES if any(survey.peaks[source] for survey in surveys)]
-        asked = any(survey.peaks or survey.no_peak for survey in surveys)
+        sources = [source for source in PEAK_SOURCES if any(plan.peaks[source] for plan in plans)]
+        asked = any(plan.peaks or plan.no_peak for plan in plans)
         headers = ["found/ expected", "done", "no video", *sources, *["no peak"] * asked, "to write"]
-        groups = [(survey.dataset, [survey]) for survey in surveys]
-        if len(surveys) > 1:
-            groups.append(("all", list(surveys)))
+        groups = [(plan.dataset, [plan]) for plan in plans]
+        if len(plans) > 1:
+            groups.append(("all", list(plans)))
         print_table(console, headers, [_row(*group, sources, asked) for group in groups])
-    for survey in surveys:
-        name = clean(survey.dataset)
-        if survey.no_peak:
-            console.say(f"{name} without a peak: {commonest(survey.no_peak)}")
-        if survey.missing_videos:
-            console.say(f"{name} without a video: {first(survey.missing_first, survey.missing_videos)}")
-        if survey.refused:
-            console.say(f"{name} with names that cannot be a file's: {first(survey.refused, len(survey.refused))}")
-        for warning in survey.warnings:
+    for plan in plans:
+        name = clean(plan.dataset)
+        if plan.no_peak:
+            console.say(f"{name} without a peak: {commonest(plan.no_peak)}")
+        if plan.missing_videos:
+            console.say(f"{name} without a video: {first(plan.missing_first, plan.missing_videos)}")
+        if plan.refused:
+            console.say(f"{name} with names that cannot be a file's: {first(plan.refused, len(plan.refused))}")
+        for warning in plan.warnings:
             console.warn(warning)
 
 
-def _row(name: str, surveys: "Sequence[Survey]", sources: Sequence[str], asked: bool) -> list[str]:
+def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str], asked: bool) -> list[str]:
     def count(what: str) -> int:
-        return sum(getattr(survey, what) for survey in surveys)
+        return sum(getattr(plan, what) for plan in plans)
 
-    peaks = sum((survey.peaks for survey in surveys), Counter())
-    no_peak = sum(survey.no_peak.total() for survey in surveys)
+    peaks = sum((plan.peaks for plan in plans), Counter())
+    no_peak = sum(plan.no_peak.total() for plan in plans)
     listed = str(count("listed"))
-    if len(surveys) == 1 and surveys[0].expected is not None:
-        listed += f"/{surveys[0].expected}"
+    if len(plans) == 1 and plans[0].expected is not None:
+        listed += f"/{plans[0].expected}"
     return [
         *(name, listed, str(count("done")), str(count("missing_videos"))),
         *(str(peaks[source]) for source in sources),
@@ -90,25 +91,25 @@ def inspect(
 
     Decodes nothing but what --show asks for.
     """
-    from gpupeak.check.survey import examine
+    from gpupeak.check.inspect import inspect_video
 
     if show == "-" and not sys.stdout.isatty():
         raise ConfigError("--show without a file draws on a terminal, and standard output is none; name a FILE.png")
     try:
-        found = examine(config, target)
+        found = inspect_video(config, target)
         picture = None if show is None else _drawn(found, show, config.time_limit)
     except SampleError as error:
         raise SampleError(error.stage, f"{target}: {error.reason}") from error
     if as_json:
         print_json(0, **found.to_json())
     else:
-        _print_examination(Output(), found)
+        _print_inspection(Output(), found)
     if picture is not None:
         sys.stdout.write(picture)
     return 0
 
 
-def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
+def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
     """The contact sheet for the terminal, or None if it was written into a file."""
     from gpupeak.report.sheets import SheetTask, read_sheets, require, to_png, to_terminal
     from gpupeak.storage.atomic import replace_file
@@ -130,7 +131,7 @@ def _drawn(found: "Examination", show: str, time_limit: float) -> str | None:
     return None
 
 
-def _print_examination(console: Output, found: "Examination") -> None:
+def _print_inspection(console: Output, found: "Inspection") -> None:
     plan, rule, there = found.plan, found.sample.rule, found.extracted
     faces = found.sample.stream != "frame"
     fps = "no frame rate" if found.fps is None else f"{found.fps:.6g} frames/s"
@@ -149,7 +150,6 @@ def _print_examination(console: Output, found: "Examination") -> None:
         ("decoding", None if faces else f"{found.packets_needed} of {found.packets} packets, for {different} frames"),
         ("features", there and f"{there.state}: {there.file}"),
         ("recorded", there and _recorded(there)),
-        ("made by", there and there.made_by),
         ("settings", there and there.problem),
     ):
         if value is not None:

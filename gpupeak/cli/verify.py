@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gpupeak.cli.extract import interrupts, print_report
 from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
-from gpupeak.cli.output import INTERRUPTED, NAMED, Output, clean, first, print_json, print_table, red
+from gpupeak.cli.output import INTERRUPTED, NAMED, Output, clean, print_json, print_table, red
 from gpupeak.cli.progress import Display
 from gpupeak.config import ExtractConfig
 
@@ -36,7 +36,8 @@ def verify(
 
     Exit code 1 if anything is missing or wrong; warnings alone are 0.
     """
-    from gpupeak.check.verify import MIN_COSINE, repair
+    from gpupeak.check.repair import repair
+    from gpupeak.check.verify import MIN_COSINE
     from gpupeak.check.verify import verify as look
 
     console = Output(stderr=True)
@@ -93,14 +94,11 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
 
 
 def _print_remarks(console: Output, found: "Verification") -> None:
-    """What is no fault: the same videos, what killed runs left behind; and how comparisons came out."""
+    """What is no fault: the same videos; and how comparisons came out."""
     name = clean(found.dataset)
     if found.duplicates:
         told = [" = ".join(map(clean, alike[:NAMED])) for alike in found.duplicates[:NAMED]]
         console.say(f"{name}: the same video, so the same features: {', '.join(told)}")
-    if found.temporaries:
-        names = first(found.temporaries, len(found.temporaries))
-        console.say(f"{name}: left behind by killed runs, harmless, removed by the next one: {names}")
     for comparison, what in ((found.deep, "extracted again: on"), (found.against, "compared: with")):
         if comparison is not None:
             text = f"{what} {comparison.where}: {comparison.compared} samples, {comparison.differing} differ"

@@ -65,23 +65,18 @@ def test_weights_are_named_by_their_hash_or_how_to_get_them(
     assert here.state == OK
     assert hashlib.sha256(b"weights").hexdigest() in here.found
     assert "--weights" in str(found(config, "weights", weights=None).advice)
-    unknown = found(config, "weights", weights="no_such_tag")
-    assert "'no_such_tag' is neither a file nor one of" in unknown.found
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "state"),
     [
         ("weights", {"weights": None}, NOTE),
-        ("weights", {"weights": "metaclip_400m"}, NOTE),
         ("weights", {"weights": "no_such_tag"}, MISSING),
-        ("weights", {"weights": "/nowhere"}, MISSING),
         ("weights", {"encoder": "open_clip:ViT-nothing"}, MISSING),
         ("device", {"device": "auto"}, NOTE),
         ("device", {"device": "cuda:0"}, MISSING),
         ("NVDEC", {"decoder": "nvdec"}, MISSING),
         ("datasets", {"dataset_root": Path("/nowhere")}, MISSING),
-        ("datasets", {"datasets": ("mer2032",)}, MISSING),
     ],
 )
 def test_what_was_asked_for_has_to_be_there(

@@ -11,16 +11,18 @@ import pytest
 from rich.cells import cell_len
 from samples import plan, sample
 
-import gpupeak.check.survey
+import gpupeak.check.inspect
+import gpupeak.check.plan
 from gpupeak import RunReport
-from gpupeak.check.survey import Examination, Survey
+from gpupeak.check.inspect import Inspection
+from gpupeak.check.plan import Plan
 from gpupeak.cli.app import main
 from gpupeak.tally import Tally
 from gpupeak.types import Failed, FramePlan, NoPeak, Peak, Sample, SamplingRule, Saved
 
 
 class Told:
-    """What commands print of runs that have ended so, and of surveys and examinations that have found this."""
+    """What commands print of runs that have ended so, and of plans and inspections that have found this."""
 
     def __init__(self, stage: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._stage, self._patch, self._capsys = stage, monkeypatch, capsys
@@ -34,15 +36,15 @@ class Told:
         self._stage.act = lambda *_: RunReport(tallies, 12.5, "cpu", interrupted, ())
         return self._main("extract", width=width)
 
-    def plan(self, *surveys: Survey, words: str = "plan") -> str:
-        self._patch.setattr(gpupeak.check.survey, "survey", lambda config: surveys)
+    def plan(self, *plans: Plan, words: str = "plan") -> str:
+        self._patch.setattr(gpupeak.check.plan, "plan", lambda config: plans)
         return self._main(*words.split())
 
     def inspect(self, found: FramePlan) -> str:
         times = tuple(index / 25 for index in found.indices)
         keys = tuple(range(0, 100, 10))
-        examination = Examination(found.sample, found, 640, 360, 29.97, keys, 100, 31, times)
-        self._patch.setattr(gpupeak.check.survey, "examine", lambda config, target: examination)
+        inspection = Inspection(found.sample, found, 640, 360, 29.97, keys, 100, 31, times)
+        self._patch.setattr(gpupeak.check.inspect, "inspect_video", lambda config, target: inspection)
         return self._main("inspect", "x", width=200)
 
 
@@ -100,20 +102,20 @@ def test_a_narrow_terminal_gets_lines_that_say_the_same(told: Told, tmp_path: Pa
     assert f"  clip: decode: {'word ' * 100}\n" in text, "a reason is one line in a file"
 
 
-def surveyed(name: str, **changes: Any) -> Survey:
+def planned(name: str, **changes: Any) -> Plan:
     fields: dict[str, Any] = {"dataset": name, "directory": Path("features") / name, "listed": 400, "expected": 411}
     fields |= {"done": 100, "missing_videos": 0, "missing_first": (), "refused": (), "warnings": ()}
     fields |= {"peaks": Counter(au_info=390), "no_peak": Counter({"no AU file": 10}), "bytes_to_write": 300 * 24704}
-    return Survey(**{**fields, **changes})
+    return Plan(**{**fields, **changes})
 
 
 def test_the_table_of_a_plan(told: Told) -> None:
     refused = ("../x\n", "", "x" * 81, *"ABC")
-    surveys = (
-        surveyed("mer2023", warnings=("mer2023: 400 samples listed, expected 411",), refused=refused),
-        surveyed("own", expected=None, missing_videos=7, missing_first=tuple("abcde"), peaks=Counter(openface=3)),
+    plans = (
+        planned("mer2023", warnings=("mer2023: 400 samples listed, expected 411",), refused=refused),
+        planned("own", expected=None, missing_videos=7, missing_first=tuple("abcde"), peaks=Counter(openface=3)),
     )
-    text = told.plan(*surveys)
+    text = told.plan(*plans)
     table = rows(text)
     assert table[1] == ["dataset", "expected", "done", "video", "info", "openface", "peak", "write"]
     assert table[3] == ["mer2023", "400/411", "100", "0", "390", "0", "10", "7.4", "MB"]
@@ -123,11 +125,11 @@ def test_the_table_of_a_plan(told: Told) -> None:
     assert "own without a video: a, b, c, d, e, ...\n" in text
     assert f"mer2023 with names that cannot be a file's: ../x\\n, '', {'x' * 77}..., A, B, ...\n" in text
     assert "warning: mer2023: 400 samples listed, expected 411\n" in text
-    assert text.endswith(f"MB\n{told.plan(*surveys, words='plan --quiet')}")
+    assert text.endswith(f"MB\n{told.plan(*plans, words='plan --quiet')}")
 
 
 def test_a_plan_without_peaks_says_nothing_of_them(told: Told) -> None:
-    text = told.plan(surveyed("mer2023", peaks=Counter(), no_peak=Counter()))
+    text = told.plan(planned("mer2023", peaks=Counter(), no_peak=Counter()))
     assert rows(text)[1] == ["dataset", "expected", "done", "video", "write"]
     assert "peak" not in text
     assert "all" not in text
@@ -135,12 +137,12 @@ def test_a_plan_without_peaks_says_nothing_of_them(told: Told) -> None:
 
 def test_nine_datasets_with_every_kind_of_peak_fit_into_80_columns(told: Told) -> None:
     every = Counter(au_info=4659, per_frame=4659, merr_data=4659, openface=4659)
-    text = told.plan(surveyed("ovmerdplus", listed=4659, expected=4659, done=4659, peaks=every))
+    text = told.plan(planned("ovmerdplus", listed=4659, expected=4659, done=4659, peaks=every))
     assert rows(text)[3][0] == "ovmerdplus"
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
-def test_an_examination_says_which_frames_and_why(told: Told, tmp_path: Path) -> None:
+def test_an_inspection_says_which_frames_and_why(told: Told, tmp_path: Path) -> None:
     who = Sample("mer2023", "sample_1", tmp_path / "clip.mp4", (), SamplingRule(), tmp_path / "x.npy")
     peak = Peak(61, 61, 38, 100, "au_info", Path("aus/sample_1.json"))
     text = told.inspect(FramePlan(who, (0, 31, 59, 60, 61, 61, 61, 61), 100, "h264", peak, clamp="index 110 to 61"))
@@ -158,7 +160,7 @@ def test_an_examination_says_which_frames_and_why(told: Told, tmp_path: Path) ->
     ]
 
 
-def test_an_examination_tells_of_a_fallback(told: Told, tmp_path: Path) -> None:
+def test_an_inspection_tells_of_a_fallback(told: Told, tmp_path: Path) -> None:
     who = Sample("own", "clip", tmp_path / "clip.mp4", (), SamplingRule(fallback="middle"), tmp_path / "x.npy")
     text = told.inspect(FramePlan(who, (5,) * 8, 10, "h264", fallback=NoPeak("no AU file", f"nothing in {tmp_path}")))
     assert "peak        none\n" in text

@@ -24,7 +24,7 @@ from samples import ENCODER, read_manifest, small
 import gpupeak
 import gpupeak.run
 from gpupeak import ExtractConfig
-from gpupeak.check.survey import survey
+from gpupeak.check.plan import plan
 from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
 from gpupeak.corpora.shards import assign, slurm_shard
@@ -224,8 +224,8 @@ def test_shards_merged_are_one_run_to_the_byte(
     assert not told[0] & told[1]
     assert len(told[0] | told[1]) == 8
     (verified,) = verify(config)
-    assert (verified.unknown, verified.strays) == (0, []), "verify reads the parts"
-    assert [survey_.done for survey_ in survey(config)] == [7]
+    assert verified.unknown == 0, "verify reads the parts"
+    assert [survey_.done for survey_ in plan(config)] == [7]
 
     (tally,) = gpupeak.extract(config).datasets
     assert (tally.listed, tally.skipped, tally.saved, tally.failed) == (8, 7, 0, 1)
@@ -297,7 +297,7 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     other = replace(config, weights="random:1")
     gpupeak.extract(config)
     (tally,) = gpupeak.extract(shard(other, 0, overwrite=True)).datasets
-    assert survey(other)[0].done == tally.saved
+    assert plan(other)[0].done == tally.saved
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing", "stale"}
     with pytest.raises(ConfigError, match="give --overwrite"):
         gpupeak.extract(shard(config, 1))

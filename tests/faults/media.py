@@ -31,7 +31,8 @@ from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
 from synthetic import SyntheticEncoder
 
-from gpupeak.check.survey import ExamineTask, survey
+from gpupeak.check.inspect import InspectTask
+from gpupeak.check.plan import plan
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY, Done, Planned
@@ -337,7 +338,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
         videos=videos, name="hostile", sampling="uniform", n_frms=4, output_root=work / "out",
         workers=workers, time_limit=time_limit, weights="random:0",
     )  # fmt: skip
-    (found,) = survey(config)
+    (found,) = plan(config)
     passes: dict[str, Any] = {"survey": {"listed": found.listed}}
 
     def by_pool(verb: str, given: Sequence[Any], watch: Watch) -> Iterator[Any]:
@@ -361,7 +362,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
 
     acts: dict[str, Callable[[Watch], Iterable[Any]]] = {
         "plan": lambda watch: by_pool("plan", samples, watch),
-        "inspect": lambda watch: by_pool("perform", [ExamineTask(sample) for sample in samples], watch),
+        "inspect": lambda watch: by_pool("perform", [InspectTask(sample) for sample in samples], watch),
         "extract": extracted,
     }
     for name, act in acts.items():

@@ -12,7 +12,7 @@ import pytest
 from clips import write_clip
 from samples import sample
 
-from gpupeak.check.survey import examine
+from gpupeak.check.inspect import inspect_video
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
@@ -66,7 +66,7 @@ def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: 
         write_clip(videos / f"{name}.mp4", frames=12)
     died = f"the decoding process was ended by {signal.SIGSEGV.name}, twice"
     with pytest.raises(SampleError, match=died):
-        examine(ExtractConfig(sampling="uniform"), str(videos / "deadly.mp4"))
+        inspect_video(ExtractConfig(sampling="uniform"), str(videos / "deadly.mp4"))
     passes = media.through(videos, tmp_path, 20.0, workers=2)
     for name in ("plan", "inspect", "extract"):
         assert passes[name]["reasons"] == {died: 1}

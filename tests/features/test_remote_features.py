@@ -26,8 +26,10 @@ from samples import features
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.check.survey import examine, survey
-from gpupeak.check.verify import repair, verify
+from gpupeak.check.inspect import inspect_video
+from gpupeak.check.plan import plan
+from gpupeak.check.repair import repair
+from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
 from gpupeak.corpora.datasets import list_samples, resolve
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
@@ -541,8 +543,8 @@ def test_looking_goes_by_url_too(
     corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = in_s3(corpus, bucket, tmp_path)
-    here = survey(settings(corpus, output_root=tmp_path / "none"))
-    there = survey(config)
+    here = plan(settings(corpus, output_root=tmp_path / "none"))
+    there = plan(config)
     assert [dataclasses.replace(each, directory=tmp_path) for each in here] == [
         dataclasses.replace(each, directory=tmp_path) for each in there
     ]
@@ -556,7 +558,7 @@ def test_looking_goes_by_url_too(
     assert main([*words[:-1], "--cache", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert video in printed
-    assert examine(config, "mer2023/sample_00000000").plan.indices == tuple(told["indices"])
+    assert inspect_video(config, "mer2023/sample_00000000").plan.indices == tuple(told["indices"])
 
 
 @pytest.mark.slow

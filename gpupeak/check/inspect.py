@@ -1,0 +1,228 @@
+"""What is in one video, which of its frames would be taken, and what of it is extracted? Nothing is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpupeak.check.verify import read_checked
+from gpupeak.config import ExtractConfig
+from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, list_samples, resolve
+from gpupeak.decode.faces import open_faces
+from gpupeak.decode.planning import plan_frames
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.worker import Done
+from gpupeak.encode.weights.identity import identify
+from gpupeak.encoders import encoder_spec
+from gpupeak.errors import ConfigError, LabelError, SampleError
+from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.records import KEPT, ManifestLine, is_record, read_manifest
+from gpupeak.features.remote import copied, copies_below
+from gpupeak.run import feature_place, settings_of
+from gpupeak.storage.fetching import at_hand
+from gpupeak.storage.files import is_file
+from gpupeak.storage.places import is_there, local, place
+from gpupeak.types import FramePlan, Place, Sample, SamplingRule, Url
+from gpupeak.video.container import open_clip
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What lies in the output root for one sample.
+
+    Args:
+        state: "whole", with the form of the features; "none"; or what is wrong with the file.
+        recorded, indices: what the manifest tells of it, and the frames that it names.
+        agrees: whether these are the frames that would be taken now; None if it names none.
+        problem: why features made now would be of another kind, or the record cannot be read.
+    """
+
+    file: Place
+    state: str
+    recorded: str | None
+    indices: tuple[int, ...]
+    agrees: bool | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One video, and the frames that would be taken of it.
+
+    `times` are the presentation times of the chosen frames in seconds, `key_frames` presentation
+    numbers, `packets_needed` how many of the stream's `packets` decoding them takes; of faces, which are no
+    video, these are empty. `extracted` is None for a video that is of no dataset.
+    """
+
+    sample: Sample
+    plan: FramePlan
+    width: int
+    height: int
+    fps: float | None = None
+    key_frames: tuple[int, ...] = ()
+    packets: int = 0
+    packets_needed: int = 0
+    times: tuple[float, ...] = ()
+    extracted: Extracted | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        plan, there = self.plan, self.extracted
+        return {
+            "sample": str(self.sample),
+            "video": str(self.sample.video),
+            "codec": plan.codec,
+            "width": self.width,
+            "height": self.height,
+            "frames": plan.frames,
+            "fps": self.fps,
+            "key_frames": self.key_frames,
+            "packets": self.packets,
+            "packets_needed": self.packets_needed,
+            "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
+            "sampling": self.sample.rule.method,
+            "indices": plan.indices,
+            "times": self.times,
+            "fallback": plan.fallback and dataclasses.asdict(plan.fallback),
+            "clamp": plan.clamp,
+            "extracted": there and {**dataclasses.asdict(there), "file": str(there.file)},
+        }
+
+
+def inspect_video(config: ExtractConfig, target: str) -> Inspection:
+    """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
+
+    Its video is opened in a process that decodes for `extract`: what it does to libav it does there.
+
+    Args:
+        target: a video's path or URL, or the name of a sample in the datasets of `config` (`name`, or
+            `dataset/name`). For a path, action units are looked for in `aus` or `mer_factory_output`.
+
+    Raises:
+        UsageError: `target` is neither, or a setting is wrong.
+        RunError: the output root cannot be read.
+        SampleError: the video cannot be planned.
+    """
+    with copies_below(place(config.output_root)) as copies:
+        sample, corpus = _find(config, target)
+        pool = WorkerPool(1, n=1, size=1, time_limit=config.time_limit, held=0)
+        with contextlib.closing(pool):
+            (done,) = pool.perform([InspectTask(sample)])
+        if not isinstance(done, Done):
+            raise SampleError(done.stage, done.reason)
+        found: Inspection = done.value
+        if corpus is None:
+            return found
+        return dataclasses.replace(found, extracted=_extracted(found.plan, corpus, config, copies))
+
+
+@dataclass(frozen=True, slots=True)
+class InspectTask:
+    """The inspection of a sample, for a worker to make."""
+
+    sample: Sample
+
+    def __call__(self) -> Inspection:
+        sample = self.sample
+        if sample.video is None:
+            raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
+        with at_hand(sample) as found:
+            video = local(found.here.video or Path())
+            seen = _of_video(found.here, video) if sample.stream == "frame" else _of_faces(found.here, video)
+            return dataclasses.replace(seen, sample=sample, plan=found.restored(seen.plan))
+
+
+def _of_faces(sample: Sample, file: Path) -> Inspection:
+    faces = open_faces(file)
+    height, width = faces.shape[1:3]
+    return Inspection(sample, plan_frames(sample, len(faces), "faces"), width, height)
+
+
+def _of_video(sample: Sample, video: Path) -> Inspection:
+    with open_clip(video) as clip:
+        plan = plan_frames(sample, clip.frames, clip.codec)
+        return Inspection(
+            sample,
+            plan,
+            clip.width,
+            clip.height,
+            fps=clip.fps,
+            key_frames=tuple(clip.key_frames),
+            packets=clip.packets,
+            packets_needed=len(clip.needed(plan.unique)),
+            times=tuple(clip.times[index] for index in plan.indices),
+        )
+
+
+def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: Path | None) -> Extracted:
+    sample, rule, spec = plan.sample, corpus.rule, encoder_spec(config.encoder)
+    target = feature_place(config, corpus, spec)
+    directory = copied(target, copies, lambda name: is_record(name) or name == f"{sample.name}.npy")
+    file = directory / f"{sample.name}.npy"
+    state = "none"
+    if os.path.lexists(file):
+        features = read_checked(file, rule.n, spec.dim)
+        state = features if isinstance(features, str) else f"whole, float32 {list(features.shape)}"
+    line: ManifestLine | None = None
+    problem: str | None = None
+    try:
+        for each in read_manifest(directory):
+            line = each if each.sample == sample.name else line
+        there = FeatureDirectory(directory, rule.n, spec.dim)
+        if there.overwriting:
+            problem = "a run with --overwrite was cut short: some files are still those from before it"
+        there.refuse_mixing(settings_of(corpus, spec, identify(spec, config.weights)))
+    except ConfigError as error:
+        problem = str(error).replace(str(directory), str(target))
+    taken = line.indices if line else ()
+    recorded = None if line is None else "kept, of unknown origin" if line.outcome == KEPT else line.outcome
+    if line is not None and line.failure is not None:
+        recorded = f"failed: {line.failure}"
+    return Extracted(
+        target / f"{sample.name}.npy",
+        state,
+        recorded,
+        taken,
+        taken == plan.indices if taken else None,
+        problem,
+    )
+
+
+def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
+    """The sample that is meant, and its dataset if it is of one."""
+    path = place(target)
+    own_video = is_there(path) if isinstance(path, Url) else is_file(path)
+    wanted = path.stem
+    if own_video and config.stream != "frame":
+        rule = SamplingRule("uniform", config.n_frms or SamplingRule().n)
+        return Sample(config.name or "video", wanted, path, (), rule, Path(f"{wanted}.npy"), config.stream), None
+    config = dataclasses.replace(config, limit=None)
+    if own_video:
+        name, aus = config.name or "video", config.aus or config.mer_factory_output
+        config = dataclasses.replace(config, datasets=(), videos=target, name=name, aus=aus, samples=None)
+    elif isinstance(path, Url) or path.is_absolute() or path.suffix.lower() in VIDEO_EXTENSIONS:
+        raise ConfigError(f"there is no video {path}")
+    else:
+        dataset, _, wanted = target.rpartition("/")
+        config = dataclasses.replace(config, datasets=(dataset,)) if dataset else config
+    named, listed = bool(config.datasets or config.videos), False
+    for corpus in resolve(config, absent=not named):
+        try:
+            samples = list_samples(corpus, Path()).samples
+        except LabelError:
+            if named:
+                raise
+            continue  # of all the datasets, those that are there are searched
+        listed = True
+        for entry in samples:
+            if isinstance(entry, Sample) and entry.name == wanted:
+                return entry, None if own_video else corpus
+    if not listed:
+        resolve(config)  # which says what is not there
+    raise ConfigError(
+        f"{target!r} is neither a video file nor a sample of {', '.join(config.datasets) or 'the datasets'}"
+    )

@@ -1,0 +1,82 @@
+"""What would `extract` do? Samples, videos, peaks and finished work are counted; no video is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from gpupeak.config import ExtractConfig
+from gpupeak.corpora.datasets import count_peaks
+from gpupeak.encode.weights.identity import identify
+from gpupeak.encoders import EncoderSpec, encoder_spec
+from gpupeak.features.npy import npy_header
+from gpupeak.features.remote import copies_below
+from gpupeak.peaks.sources import PEAK_SOURCES
+from gpupeak.run import Job, prepare
+from gpupeak.storage.places import place
+from gpupeak.types import Place
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `extract` with the same settings would find and do in one dataset.
+
+    `peaks` counts samples by the source of their peak and `no_peak` those without one by reason, both
+    empty unless the sampling is emotion_peak; `done` are samples that would be skipped; `bytes_to_write`
+    is for the others whose video is there.
+    """
+
+    dataset: str
+    directory: Place
+    listed: int
+    expected: int | None
+    done: int
+    missing_videos: int
+    missing_first: tuple[str, ...]
+    peaks: Counter[str]
+    no_peak: Counter[str]
+    refused: tuple[str, ...]
+    bytes_to_write: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "directory": str(self.directory)}
+
+
+def plan(config: ExtractConfig) -> tuple[Plan, ...]:
+    """Plan every dataset of `config`; reads lists, directories and action-unit files.
+
+    Raises:
+        UsageError: whatever `extract` would refuse.
+    """
+    spec = encoder_spec(config.encoder)
+    weights = identify(spec, config.weights)
+    with copies_below(place(config.output_root)) as copies:
+        return tuple(_plan(job, spec, config) for job in prepare(config, spec, weights, copies))
+
+
+def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig) -> Plan:
+    rule, tally = job.corpus.rule, job.tally
+    found = count_peaks(job.samples if rule.method == "emotion_peak" else (), config)
+    missing = [sample.name for sample in job.pending if sample.video is None]
+    file_size = len(npy_header((rule.n, spec.dim))) + 4 * rule.n * spec.dim
+    return Plan(
+        dataset=tally.dataset,
+        directory=tally.directory,
+        listed=tally.listed,
+        expected=tally.expected,
+        done=tally.skipped,
+        missing_videos=len(missing),
+        missing_first=tuple(missing[:_NAMED]),
+        peaks=Counter({source: count for source, count in found.items() if source in PEAK_SOURCES}),
+        no_peak=Counter({reason: count for reason, count in found.items() if reason not in PEAK_SOURCES}),
+        refused=tuple(failed.sample.name for failed in job.refused),
+        bytes_to_write=(len(job.pending) - len(missing)) * file_size,
+        warnings=tuple(job.warnings),
+    )

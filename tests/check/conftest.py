@@ -1,0 +1,47 @@
+"""A small extraction that is done, for what looks at it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import gpupeak
+from gpupeak import ExtractConfig
+from gpupeak.demo.corpus import DemoCorpus, make_corpus
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
+    """The corpus of `gpupeak demo`. Read it only."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def extracted(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output root with the features of all of it. Read it only."""
+    out = tmp_path_factory.mktemp("extracted")
+    assert gpupeak.extract(settings(corpus, out)).exit_code == 0
+    return out
+
+
+@pytest.fixture
+def config(corpus: DemoCorpus, extracted: Path, tmp_path: Path) -> ExtractConfig:
+    """The settings of an extraction that is done: a copy, which may be changed."""
+    shutil.copytree(extracted, tmp_path / "out")
+    return settings(corpus, tmp_path / "out")
+
+
+def settings(corpus: DemoCorpus, out: Path) -> ExtractConfig:
+    return ExtractConfig(
+        datasets=corpus.datasets,
+        dataset_root=corpus.dataset_root,
+        mer_factory_output=corpus.mer_factory_output,
+        config_file=corpus.config_file,
+        output_root=out,
+        encoder="open_clip:ViT-S-32-alt",  # the smallest image tower that open_clip names
+        weights="random:0",
+        device="cpu",
+        workers=1,
+    )
