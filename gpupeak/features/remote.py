@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from gpupeak.errors import GpupeakError, RunError
-from gpupeak.features.locks import RemoteLock
 from gpupeak.features.npy import npy_header
 from gpupeak.features.records import is_record
 from gpupeak.pipeline import Writer
@@ -26,7 +25,6 @@ _WAITING = 4 * _UPLOADS
 _THREADS = 32
 _EVERY_SECONDS = 30.0
 _SHARE = 20  # a manifest is put again after 20 times what putting it took: 5 % of the time at most
-_LARGEST_RECORD = 1 << 40
 
 
 @contextlib.contextmanager
@@ -79,32 +77,21 @@ def _fetch(place: Url, name: str, size: int | None, target: Path) -> None:
 
 
 class RemoteRecords:
-    """`run.json` and the manifests of one feature directory in a store, in a copy that is kept in step.
+    """`run.json` and the manifests of one feature directory in a store, in a `copy` below `copies`, kept in step."""
 
-    Args:
-        place: the directory.
-        part: the tag of a shard.
-        copies: what the copy lies below.
-    """
-
-    def __init__(self, place: Url, part: str | None, copies: Path | None) -> None:
+    def __init__(self, place: Url, copies: Path | None) -> None:
         self._place, self._copies = place, copies
-        self.lock = RemoteLock(place, part)
         self.copy = copied(place, copies, _is_record)
         self._put = self._stamps()
         self._next = 0.0
 
-    def take(self) -> None:
-        """Keep other runs out, and fetch the records as they are now.
+    def pull(self) -> None:
+        """Fetch the records as they are now.
 
         Raises:
-            RunError: another run is writing there.
-            WriteError: the store does not take what is to keep others out.
+            RunError: one of them cannot be fetched.
         """
-        try:
-            self.lock.take()
-        except remote.StoreError as error:
-            raise remote.write_error(self._place, error) from error
+        remote.forget()
         copied(self._place, self._copies, _is_record)
         self.copy.mkdir(parents=True, exist_ok=True)
         for name in self._stamps().keys() - places.names(self._place):

@@ -321,20 +321,19 @@ def _unusable(cache: Path, error: OSError) -> RunError:
 
 def _fetch(sample: Sample, directory: Path, *, video: bool = True, aus: bool = True) -> Fetched:
     """Fetch a sample's files into a directory; its action-unit directories are there even if they are empty."""
-    here: dict[Place, Path] = {}
-    if aus:
-        here |= {each: directory / f"aus{n}" for n, each in enumerate(sample.au_dirs) if isinstance(each, Url)}
+    dirs = [each for each in sample.au_dirs if aus and isinstance(each, Url)]
+    here = {each: directory / f"aus{number}" for number, each in enumerate(dirs)}
     try:
         for there, copy in here.items():
-            if isinstance(there, Url) and remote.listing(there) is not None:
+            if remote.listing(there) is not None:
                 copy.mkdir()
         for file in sample.remote:
             if file.url == sample.video:
                 target = directory / file.url.name if video else None
             else:  # of directories within each other, the inner one is tried first
-                above = (each for each in here if isinstance(each, Url) and file.url.is_below(each))
-                there = next(above, None)
-                target = here[there] / file.url.where.removeprefix(f"{there.where}/") if there else None
+                above = ((each, copy) for each, copy in here.items() if file.url.is_below(each))
+                each, copy = next(above, (None, directory))
+                target = copy / file.url.where.removeprefix(f"{each.where}/") if each else None
             if target is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 remote.fetch(file.url, file.size, target)
@@ -343,5 +342,5 @@ def _fetch(sample: Sample, directory: Path, *, video: bool = True, aus: bool = T
     own: Place | None = sample.video
     if isinstance(own, Url):
         own = directory / own.name if video else None
-    au_dirs = tuple(here.get(each, each) for each in sample.au_dirs)
+    au_dirs = tuple(here.get(each, each) if isinstance(each, Url) else each for each in sample.au_dirs)
     return Fetched(sample, replace(sample, video=own, au_dirs=au_dirs, remote=()), directory)

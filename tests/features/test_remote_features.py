@@ -36,6 +36,7 @@ from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.remote import RemoteWriter
 from gpupeak.features.writer import NpyWriter
 from gpupeak.storage import remote
+from gpupeak.storage.atomic import process_name
 from gpupeak.storage.places import is_there, place
 from gpupeak.tally import RunReport
 from gpupeak.types import Sample, Saved, Url
@@ -664,3 +665,31 @@ def test_a_lock_that_a_killed_run_left(process: str, taken_over: bool, tmp_path:
         with pytest.raises(RunError, match=r"If it is dead, remove memory://out/mine/\.gpupeak\.lock$"):
             directory.__enter__()
     assert not fs.exists(f"/out/mine/.gpupeak-{PARTS}.lock")
+
+
+def test_of_several_that_find_a_dead_lock_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs, create, one = fsspec.filesystem("memory"), remote.create, threading.Lock()
+
+    def atomic(url: Url, data: bytes) -> bool:  # as S3's is; that of memory is not
+        with one:
+            return create(url, data)
+
+    monkeypatch.setattr(remote, "create", atomic)
+    together = threading.Barrier(6, timeout=30)
+
+    def enter(number: int) -> bool:
+        directory = FeatureDirectory(Url("memory", "out/mine"), 8, 4, copies=tmp_path / str(number))
+        together.wait()
+        try:
+            directory.__enter__()
+        except RunError:
+            return bool(together.wait() < 0)
+        together.wait()
+        directory.__exit__(None, None, None)
+        return True
+
+    dead = f"{2**22 + 1}@{process_name().partition('@')[2]}"
+    for _ in range(10):
+        fs.pipe_file("/out/mine/.gpupeak.lock", json.dumps({"process": dead}).encode())
+        with ThreadPoolExecutor(6) as threads:
+            assert sum(threads.map(enter, range(6))) == 1
