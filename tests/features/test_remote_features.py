@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import re
 import subprocess
 import sys
@@ -668,13 +669,18 @@ def test_a_lock_that_a_killed_run_left(process: str, taken_over: bool, tmp_path:
 
 
 def test_of_several_that_find_a_dead_lock_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs, create, one = fsspec.filesystem("memory"), remote.create, threading.Lock()
+    fs, create, remove, one = fsspec.filesystem("memory"), remote.create, remote.remove, threading.Lock()
 
     def atomic(url: Url, data: bytes) -> bool:  # as S3's is; that of memory is not
         with one:
             return create(url, data)
 
+    def slow(url: Url) -> None:
+        threading.Event().wait(0.02 * random.random())
+        remove(url)
+
     monkeypatch.setattr(remote, "create", atomic)
+    monkeypatch.setattr(remote, "remove", slow)
     together = threading.Barrier(6, timeout=30)
 
     def enter(number: int) -> bool:
