@@ -24,7 +24,7 @@ from gpupeak.check.affectgpt_yaml import Document, Section, Unusable, Value, rea
 from gpupeak.corpora.datasets import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.features.npy import is_whole, npy_header
+from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest
 from gpupeak.storage.files import is_directory
 
@@ -393,8 +393,7 @@ def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str
     if encoder != CLIP_VIT_LARGE.directory or not str(n).isdecimal():
         return []  # nobody knows their shape
     dim = CLIP_VIT_LARGE.dim
-    header = npy_header((int(str(n)), dim))
-    broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", int(str(n)), dim, header))
+    broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", int(str(n)), dim))
     return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}"] if broken else []
 
 

@@ -39,23 +39,14 @@ _SHARDS_WAY_OUT = "let those shards end and a run without shards merge them firs
 class FeatureDirectory:
     """One directory of features: what is done in it, `run.json`, `manifest.jsonl`.
 
-    Making one reads the provenance of what is there and changes nothing. Entering it (`with`) makes
-    the directory, takes a lock, and removes the temporaries of runs that were killed; `absorb`, `begin`,
-    `record` and `finish` belong inside. Of a directory in a store the records are worked on in a copy.
+    Making one changes nothing. Entering it (`with`) makes the directory, takes a lock, and removes what killed runs
+    left; `absorb`, `begin`, `record` and `finish` belong inside. Of a directory in a store the records are worked on
+    in a copy below `copies`. `n` and `dim` are the shape of its features, `part` is the tag of a shard.
 
-    Shards run in one directory at the same time: each holds a shared lock on the directory and an
-    exclusive one of its own, has records of its own (`records`), and removes no temporary that may be another's.
-    What has no shard has the directory for itself, and `absorb` makes their records its own.
-
-    With --overwrite, a shard begins by publishing its settings; from then on nothing that others have
-    made with other settings counts as finished, and no shard of other settings may begin. Shards that
-    run later, or again, join in with the option or without it, until all are merged.
-
-    Args:
-        place: the directory.
-        n, dim: the shape of its features.
-        part: the tag of a shard.
-        copies: where the records of a directory in a store are copied to.
+    Shards run in one directory at the same time, each with a lock and records of its own. What has no shard has the
+    directory for itself, and `absorb` makes their records its own. With --overwrite, a shard begins by publishing its
+    settings; from then on nothing made with others counts as finished, and no shard of others may begin. Shards that
+    run later join in with the option or without it, until all are merged.
 
     Raises:
         WriteError: on entering, the directory cannot be made or written.
@@ -129,20 +120,18 @@ class FeatureDirectory:
     def done(self, wanted: Collection[str]) -> set[str]:
         """Which of the names in `wanted` need no work.
 
-        A file counts only if it is whole (`npy.is_whole`), never by existing alone; in a store, whose files appear
-        whole or not at all, if it has the size of a whole one, so that one listing tells of all of them. While an
-        overwrite is unfinished, it counts only if a record of that overwrite says that it was saved since: a
-        directory never passes for finished while features of two settings are mixed in it.
+        A file counts only if it is whole (`npy.is_whole`); in a store, whose files appear whole or not at all, if
+        it has the size of a whole one. While an overwrite is unfinished, only if a record of that overwrite says
+        that it was saved since: features of two settings never pass for a finished directory.
         """
         present = self.names().intersection(wanted)
         if (records := read_records(self.path)).overwriting:
             present &= records.saved()
-        header = npy_header((self._n, self._dim))
         if isinstance(self.place, Url):
-            size = len(header) + 4 * self._n * self._dim
+            size = len(npy_header((self._n, self._dim))) + 4 * self._n * self._dim
             listed = remote.listing(self.place) or {}
             return {name for name in present if listed[f"{name}.npy"].size == size}
-        return {name for name in present if is_whole(f"{self.path}/{name}.npy", self._n, self._dim, header)}
+        return {name for name in present if self._has(name)}
 
     def names(self) -> set[str]:
         """The samples that have a file here, whole or not."""
@@ -176,11 +165,8 @@ class FeatureDirectory:
         """Make the records of all shards one `run.json` and one manifest; return how many there were.
 
         Lines come in the order of `names`, others behind them by name; one a sample, a saved one before a
-        failed one if the file is whole. Each file is replaced whole, and the parts are removed last, by which
-        time `run.json` names them: a kill at any moment loses nothing, and the next call goes on from there.
-
-        Args:
-            overwrite: all will be made again, so that records which contradict each other may go.
+        failed one if the file is whole. The parts are removed last, by which time `run.json` names them: a kill at
+        any moment loses nothing. With `overwrite`, records which contradict each other may go.
 
         Raises:
             ConfigError: the records tell of features of two kinds.

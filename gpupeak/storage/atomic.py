@@ -26,7 +26,7 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
     temporary = path.with_name(temporary_name())
     try:
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # never through a link that somebody has put there
+        with temporary.open("xb") as file:
             file.writelines(chunks)
         temporary.replace(path)
     except BaseException:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.types import Url
+from gpupeak.types import Place, Url
 
 _T = TypeVar("_T")
 
@@ -64,13 +64,22 @@ class Entry:
         return self.size is not None
 
 
+@lru_cache(maxsize=256)
 def listing(directory: Url) -> Mapping[str, Entry] | None:
     """What lies in a directory, by name; None if there is no such directory. A store is asked once, until `forget`.
 
     Raises:
         RunError: the store cannot be reached or refuses; what was tried is told.
     """
-    return _listing(directory)
+    filesystem, place = _reach(directory)
+    infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
+    if infos is None:
+        return None
+    place = place.rstrip("/")
+    if len(infos) == 1 and infos[0]["name"].rstrip("/") == place and infos[0]["type"] == "file":
+        return None if infos[0]["name"] == place else {}
+    entries = (_entry(info, place) for info in infos)
+    return {entry.name: entry for entry in entries if entry is not None and "/" not in entry.name}
 
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
@@ -91,40 +100,28 @@ def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, 
 
 def forget() -> None:
     """Ask the stores again from now on."""
-    _listing.cache_clear()
+    listing.cache_clear()
     _below.cache_clear()
-
-
-@lru_cache(maxsize=256)
-def _listing(url: Url) -> Mapping[str, Entry] | None:
-    filesystem, place = _reach(url)
-    try:
-        infos = _tried(url, lambda: filesystem.ls(place, detail=True))
-    except StoreError as error:
-        if error.missing:
-            return None
-        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
-    finally:
-        filesystem.invalidate_cache()  # it would keep a kilobyte a file
-    place = place.rstrip("/")
-    if len(infos) == 1 and infos[0]["name"].rstrip("/") == place and infos[0]["type"] == "file":
-        return None if infos[0]["name"] == place else {}
-    entries = (_entry(info, place) for info in infos)
-    return {entry.name: entry for entry in entries if entry is not None and "/" not in entry.name}
 
 
 @lru_cache(maxsize=32)
 def _below(url: Url) -> Mapping[str, Entry]:
     """The files two levels down, by `directory/name`."""
     filesystem, place = _reach(url)
-    try:
-        infos = _tried(url, lambda: filesystem.find(place, detail=True))
-    except StoreError as error:
-        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
-    finally:
-        filesystem.invalidate_cache()
+    infos = _listed(url, filesystem, lambda: filesystem.find(place, detail=True)) or {}
     entries = (_entry(info, place.rstrip("/")) for info in infos.values())
     return {entry.name: entry for entry in entries if entry is not None and entry.name.count("/") == 1}
+
+
+def _listed(url: Url, filesystem: Any, ask: Callable[[], Any]) -> Any:
+    try:
+        return _tried(url, ask)
+    except StoreError as error:
+        if error.missing:
+            return None
+        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
+    finally:
+        filesystem.invalidate_cache()  # it would keep a kilobyte a file
 
 
 def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
@@ -315,6 +312,6 @@ def _filesystem(protocol: str, host: str) -> Any:
     return filesystem
 
 
-def write_error(url: Url, error: StoreError) -> WriteError:
+def write_error(url: Place, error: StoreError) -> WriteError:
     """What ends a run whose store does not take a file."""
     return WriteError(f"{url}: cannot be written: {error.reason}")
