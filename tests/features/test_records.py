@@ -214,14 +214,14 @@ def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp
     killed = here.replace(str(os.getpid()), str(dead.pid), 1)
     elsewhere, old = ".gpupeak-7@elsewhere.1-0.tmp", ".gpupeak-7@elsewhere.1-1.tmp"
     unknown = ".gpupeak-12-3.tmp"  # of an earlier version
-    for name in (here, killed, elsewhere, old, unknown, "a.npy"):
+    for name in (here, killed, elsewhere, old, unknown, "a.npy", "x.tmp"):
         (tmp_path / name).touch()
     os.utime(tmp_path / old, (0, 0))
     with opened(tmp_path, ZERO):
         there = {name for name in os.listdir(tmp_path) if not is_record(name)}
-        assert there == {here, elsewhere, unknown, "a.npy"}
+        assert there == {here, elsewhere, unknown, "a.npy", "x.tmp"}
     with opened(tmp_path):
-        assert os.listdir(tmp_path) == ["a.npy"]
+        assert sorted(os.listdir(tmp_path)) == ["a.npy", "x.tmp"]
 
 
 # Without locks
