@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections import deque
@@ -58,22 +57,20 @@ def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = la
     if copies is None:
         raise ValueError(f"{place}: no directory for copies")
     copy = copies / place.parent.name / place.name
-    files = {name: entry.size for name, entry in (remote.listing(place) or {}).items() if wanted(name)}
-    if files:
-        copy.mkdir(parents=True, exist_ok=True)
+    copy.mkdir(parents=True, exist_ok=True)
+
+    def fetch(entry: remote.Entry) -> None:
+        if entry.size is not None:
+            remote.fetch(Url(place.protocol, f"{place.where}/{entry.name}"), entry.size, copy / entry.name)
+
+    entries = [entry for entry in (remote.listing(place) or {}).values() if wanted(entry.name)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-copy") as threads:
         try:
-            list(threads.map(lambda name: _fetch(place, name, files[name], copy / name), files))
+            list(threads.map(fetch, entries))
         except remote.StoreError as error:
             threads.shutdown(cancel_futures=True)
             raise RunError(str(error)) from error
     return copy
-
-
-def _fetch(place: Url, name: str, size: int | None, target: Path) -> None:
-    url = place / name
-    if size is not None and isinstance(url, Url):
-        remote.fetch(url, size, target)
 
 
 class RemoteRecords:
@@ -93,7 +90,6 @@ class RemoteRecords:
         """
         remote.forget()
         copied(self._place, self._copies, _is_record)
-        self.copy.mkdir(parents=True, exist_ok=True)
         for name in self._stamps().keys() - places.names(self._place):
             (self.copy / name).unlink()
         self._put = self._stamps()
@@ -127,10 +123,8 @@ class RemoteRecords:
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
         """The copied records, and what tells whether one has changed."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.copy) as entries:
-            stamps = ((entry.name, entry.stat()) for entry in entries if _is_record(entry.name))
-            return {name: (status.st_size, status.st_mtime_ns) for name, status in stamps}
-        return {}
+        stamps = ((path.name, path.stat()) for path in self.copy.iterdir() if _is_record(path.name))
+        return {name: (status.st_size, status.st_mtime_ns) for name, status in stamps}
 
 
 def _is_record(name: str) -> bool:
