@@ -273,9 +273,6 @@ class FeatureDirectory:
         """Put the manifest in the order of `names`, and end an overwrite if every file here was saved since it began.
 
         Returns how many files were not. Whether shards have overwritten all of them is seen when they are merged.
-
-        Raises:
-            WriteError: a record cannot be written.
         """
         remote.forget()
         if self._manifest is not None:

@@ -90,12 +90,7 @@ class LocalLock:
 
 
 def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
-    """Lock a file, or a directory itself; None where the file system has no locks.
-
-    Raises:
-        BlockingIOError: another holds it.
-        OSError: the file cannot be opened.
-    """
+    """Lock a file, or a directory itself; None where there are no locks. Raises BlockingIOError if another holds it."""
     while True:
         descriptor = os.open(path, flags, 0o666)
         try:
@@ -124,12 +119,7 @@ class RemoteLock:
         self.missing = False
 
     def take(self) -> None:
-        """Keep others out.
-
-        Raises:
-            RunError: another run, or the same shard, is writing there.
-            StoreError: the store does not take the object.
-        """
+        """Keep others out. Raises RunError as above, and StoreError if the store does not take the object."""
         own = self._at(_WHOLE if self._part is None else lock_name(self._part))
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         content = json.dumps({"process": process_name(), "since": since, "id": uuid.uuid4().hex}).encode()

@@ -150,10 +150,7 @@ def lock_name(part: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one run says: its settings and provenance, and a manifest line a sample.
-
-    `part` is the tag of a shard, None of a run that is none. `run` is None where the manifest stands alone.
-    """
+    """What one run, or the shard `part`, says. `run` is None where the manifest stands alone."""
 
     directory: Path
     part: str | None
@@ -222,11 +219,7 @@ class Records:
         return self.main if tag is None else next((part for part in self.parts if part.part == tag), None)
 
     def lines(self) -> Iterator[ManifestLine]:
-        """The lines that count, oldest first.
-
-        Raises:
-            RunError: a manifest cannot be read.
-        """
+        """The lines that count, oldest first. Raises RunError if a manifest cannot be read."""
         for record in self.current:
             yield from read_lines(record.manifest)
 
@@ -270,20 +263,13 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
 def read_manifest(directory: Path) -> Iterator[ManifestLine]:
     """The lines of `manifest.jsonl`, and of parts not yet merged into it, that tell of the files there, oldest first.
 
-    A line torn by a kill is passed over. While shards overwrite, only theirs count (`Records.current`).
-
-    Raises:
-        RunError: a manifest, or the directory, cannot be read.
+    A line torn by a kill is passed over. Raises RunError if a manifest, or the directory, cannot be read.
     """
     return read_records(directory, strict=False).lines()
 
 
 def read_lines(file: Path) -> Iterator[ManifestLine]:
-    """One manifest's lines; none if there is no such file.
-
-    Raises:
-        RunError: it cannot be read.
-    """
+    """One manifest's lines; none if there is no such file. Raises RunError if it cannot be read."""
     with _reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
         for raw in iter(partial(opened.readline, _LONGEST_LINE), b""):
             if (line := ManifestLine.read(raw)) is not None:

@@ -49,8 +49,7 @@ def copies_below(root: Place) -> Iterator[Path | None]:
 def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """Where a feature directory can be read: itself, or a copy below `copies` of its files whose names are `wanted`.
 
-    Raises:
-        RunError: one of them cannot be fetched.
+    Raises RunError if one of them cannot be fetched.
     """
     if not isinstance(place, Url):
         return place
@@ -83,11 +82,7 @@ class RemoteRecords:
         self._next = 0.0
 
     def pull(self) -> None:
-        """Fetch the records as they are now.
-
-        Raises:
-            RunError: one of them cannot be fetched.
-        """
+        """Fetch the records as they are now. Raises RunError if one cannot be fetched."""
         remote.forget()
         copied(self._place, self._copies, _is_record)
         for name in self._stamps().keys() - places.names(self._place):
@@ -100,11 +95,7 @@ class RemoteRecords:
             self.push()
 
     def push(self) -> None:
-        """Put what has changed since it was fetched or put; remove what was removed.
-
-        Raises:
-            WriteError: the store does not take it.
-        """
+        """Put what has changed since it was fetched or put; remove what was removed. Raises WriteError."""
         began = time.monotonic()
         stamps = self._stamps()
         url = self._place

@@ -40,10 +40,7 @@ _CREDENTIALS = re.compile("Credential|Authenti|Unauthori|Forbidden|Profile|Token
 
 
 class StoreError(Exception):
-    """A store could not do what was asked for; `reason` is one line without the URL.
-
-    `missing`: it is not there.
-    """
+    """A store could not do what was asked for; `reason` is one line without the URL. `missing`: it is not there."""
 
     def __init__(self, url: Url, reason: str, *, missing: bool = False) -> None:
         super().__init__(f"{url}: {reason}")
@@ -136,12 +133,7 @@ def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
 
 
 def fetch(url: Url, size: int, target: Path) -> None:
-    """Write a file of a store to `target`, all `size` bytes that it was listed with.
-
-    Raises:
-        StoreError: it could not be fetched, or is no longer as large as it was listed.
-        OSError: `target` cannot be written.
-    """
+    """Write a file of a store to `target`, all `size` bytes that it was listed with. Raises StoreError, OSError."""
     filesystem, place = _reach(url)
     with target.open("wb") as file:
         for start in range(0, size, _CHUNK):
@@ -161,11 +153,7 @@ def _bytes(filesystem: Any, place: str, start: int, stop: int, wanted: int) -> b
 
 
 def read(url: Url, limit: int) -> bytes:
-    """A file of at most `limit` bytes.
-
-    Raises:
-        StoreError: it could not be read, or is larger.
-    """
+    """A file of at most `limit` bytes. Raises StoreError if it cannot be read or is larger."""
     filesystem, place = _reach(url)
     data: bytes = _tried(url, lambda: filesystem.cat_file(place, start=0, end=limit + 1))
     if len(data) > limit:
@@ -174,11 +162,7 @@ def read(url: Url, limit: int) -> bytes:
 
 
 def put(url: Url, data: bytes) -> None:
-    """Put a file: it is there whole, or not at all, and replaces one that was there.
-
-    Raises:
-        StoreError: it could not be put.
-    """
+    """Put a file: it is there whole, or not at all, and replaces one that was there. Raises StoreError."""
     filesystem, place = _reach(url)
     if url.protocol in _WHOLE_PUTS:
         _tried(url, lambda: filesystem.pipe_file(place, data))
@@ -203,9 +187,7 @@ def create(url: Url, data: bytes) -> bool:
     """Put a small file only if there is none; return whether this call has put it.
 
     S3 (`If-None-Match`), GCS and Azure let one of many do so; elsewhere two who ask at once may both be told so.
-
-    Raises:
-        StoreError: it could not be put.
+    Raises StoreError.
     """
     filesystem, place = _reach(url)
     if url.protocol not in _WHOLE_PUTS:
@@ -221,11 +203,7 @@ def create(url: Url, data: bytes) -> bool:
 
 
 def remove(url: Url) -> None:
-    """Remove a file; one that is not there is no error.
-
-    Raises:
-        StoreError: it could not be removed.
-    """
+    """Remove a file; one that is not there is no error. Raises StoreError."""
     filesystem, place = _reach(url)
     try:
         _tried(url, lambda: filesystem.rm_file(place))
