@@ -143,10 +143,39 @@ def prepare(
         target = feature_place(config, corpus, spec)
         listed.append((corpus, target, list_samples(corpus, target)))
     taken = _taken([listing.samples for _, _, listing in listed], config)
-    return [
-        _prepare(corpus, target, listing, mine, config, spec, weights, copies, again)
-        for (corpus, target, listing), mine in zip(listed, taken, strict=True)
-    ]
+    jobs = []
+    for (corpus, target, listing), mine in zip(listed, taken, strict=True):
+        tag = None if config.shard is None else config.shard.tag
+        directory = FeatureDirectory(target, corpus.rule.n, spec.dim, tag, copies)
+        directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
+        samples = [entry for entry in mine if isinstance(entry, Sample)]
+        wanted = {sample.name for sample in samples if str(sample.target) not in again}
+        done = set() if config.overwrite else directory.done(wanted)
+        pending = [sample for sample in samples if sample.name not in done]
+        if pending:
+            require_peaks(corpus, listing.samples, config)
+        warnings = list(listing.warnings)
+        if done and directory.run is None:
+            warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
+        job = Job(
+            corpus,
+            directory,
+            names=[_sample(entry).name for entry in listing.samples],
+            samples=samples,
+            done=done,
+            pending=pending,
+            refused=[entry for entry in mine if isinstance(entry, Failed)],
+            warnings=warnings,
+            tally=Tally(
+                corpus.name,
+                target,
+                listed=len(mine),
+                expected=None if tag else corpus.expected,
+                skipped=len(done),
+            ),
+        )
+        jobs.append(job)
+    return jobs
 
 
 def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list[list[Sample | Failed]]:
@@ -155,60 +184,16 @@ def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list
     if shard is None:
         return listings
     samples = [_sample(entry) for listing in listings for entry in listing]
-    names = [str(sample) for sample in samples]
-    owners = iter(assign(names, _sizes(samples), shard.count))
+    sizes = [0] * len(samples)
+    if len(samples) <= MOST_SIZES:
+        with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
+            sizes = [size or 0 for size in threads.map(video_bytes, samples)]
+    owners = iter(assign([str(sample) for sample in samples], sizes, shard.count))
     return [[entry for entry in listing if next(owners) == shard.index] for listing in listings]
-
-
-def _sizes(samples: list[Sample]) -> list[int]:
-    if len(samples) > MOST_SIZES:
-        return [0] * len(samples)
-    slices = [samples[start : start + 1000] for start in range(0, len(samples), 1000)]
-    with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
-        return [
-            size for sizes in threads.map(lambda some: [video_bytes(s) or 0 for s in some], slices) for size in sizes
-        ]
 
 
 def _sample(entry: Sample | Failed) -> Sample:
     return entry.sample if isinstance(entry, Failed) else entry
-
-
-def _prepare(
-    corpus: Corpus,
-    target: Place,
-    listing: Listing,
-    mine: list[Sample | Failed],
-    config: ExtractConfig,
-    spec: EncoderSpec,
-    weights: WeightsId,
-    copies: Path | None,
-    again: Collection[str],
-) -> Job:
-    rule, shard = corpus.rule, config.shard
-    directory = FeatureDirectory(target, rule.n, spec.dim, None if shard is None else shard.tag, copies)
-    directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
-    samples = [entry for entry in mine if isinstance(entry, Sample)]
-    wanted = {sample.name for sample in samples if str(sample.target) not in again}
-    done = set() if config.overwrite else directory.done(wanted)
-    pending = [sample for sample in samples if sample.name not in done]
-    if pending:
-        require_peaks(corpus, listing.samples, config)
-    warnings = list(listing.warnings)
-    if done and directory.run is None:
-        warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
-    expected = corpus.expected if shard is None else None
-    return Job(
-        corpus,
-        directory,
-        names=[_sample(entry).name for entry in listing.samples],
-        samples=samples,
-        done=done,
-        pending=pending,
-        refused=[entry for entry in mine if isinstance(entry, Failed)],
-        warnings=warnings,
-        tally=Tally(corpus.name, target, listed=len(mine), expected=expected, skipped=len(done)),
-    )
 
 
 def _run(
@@ -238,8 +223,8 @@ def _run(
             if job.pending or job.refused:
                 settings = settings_of(job.corpus, spec, weights)
                 job.directory.refuse_mixing(settings, overwrite=config.overwrite)
-                devices = _devices(job, line.device)
-                run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": devices}
+                devices = {line.device, *(job.directory.devices if job.done else ())}  # an earlier run's, too
+                run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": sorted(devices)}
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite)
                 for failed in job.refused:
                     record(failed)
@@ -271,11 +256,6 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
     if corpus.stream != "frame":
         settings |= {"stream": corpus.stream}
     return settings
-
-
-def _devices(job: Job, device: str) -> list[str]:
-    """The devices that made what lies here when the run is over: an earlier run's, too, where files of it are kept."""
-    return sorted({device, *(job.directory.devices if job.done else ())})
 
 
 def _provenance(device: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError
-from gpupeak.features.locks import LocalLock, RemoteLock, is_held, not_running
+from gpupeak.features.locks import LocalLock, RemoteLock
 from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
     KEPT,
@@ -22,6 +22,7 @@ from gpupeak.features.records import (
     best_lines,
     difference,
     in_order,
+    lock_name,
     pretty,
     read_lines,
     read_records,
@@ -38,23 +39,14 @@ _SHARDS_WAY_OUT = "let those shards end and a run without shards merge them firs
 class FeatureDirectory:
     """One directory of features: what is done in it, `run.json`, `manifest.jsonl`.
 
-    Making one reads the provenance of what is there and changes nothing. Entering it (`with`) makes
-    the directory, takes a lock, and removes the temporaries of runs that were killed; `absorb`, `begin`,
-    `record` and `finish` belong inside. Of a directory in a store the records are worked on in a copy.
+    Making one changes nothing. Entering it (`with`) makes the directory, takes a lock, and removes what killed runs
+    left; `absorb`, `begin`, `record` and `finish` belong inside. Of a directory in a store the records are worked on
+    in a copy below `copies`. `n` and `dim` are the shape of its features, `part` is the tag of a shard.
 
-    Shards run in one directory at the same time: each holds a shared lock on the directory and an
-    exclusive one of its own, has records of its own (`records`), and removes no temporary that may be another's.
-    What has no shard has the directory for itself, and `absorb` makes their records its own.
-
-    With --overwrite, a shard begins by publishing its settings; from then on nothing that others have
-    made with other settings counts as finished, and no shard of other settings may begin. Shards that
-    run later, or again, join in with the option or without it, until all are merged.
-
-    Args:
-        place: the directory.
-        n, dim: the shape of its features.
-        part: the tag of a shard.
-        copies: where the records of a directory in a store are copied to.
+    Shards run in one directory at the same time, each with a lock and records of its own. What has no shard has the
+    directory for itself, and `absorb` makes their records its own. With --overwrite, a shard begins by publishing its
+    settings; from then on nothing made with others counts as finished, and no shard of others may begin. Shards that
+    run later join in with the option or without it, until all are merged.
 
     Raises:
         WriteError: on entering, the directory cannot be made or written.
@@ -66,12 +58,11 @@ class FeatureDirectory:
         self._store: RemoteRecords | None = None
         self._lock: LocalLock | RemoteLock
         if isinstance(place, Url):
-            self._store = RemoteRecords(place, part, copies)
-            self.path, self._lock = self._store.copy, self._store.lock
+            self._store, self._lock = RemoteRecords(place, copies), RemoteLock(place, part)
+            self.path = self._store.copy
         else:
             self.path, self._lock = place, LocalLock(place, part)
         self._manifest: int | None = None
-        self._begun: Record | None = None
         records = read_records(self.path)
         self.run = records.run
         own = Record(self.path, None, self.run) if part is None else records.part(part)
@@ -90,22 +81,28 @@ class FeatureDirectory:
 
     def __enter__(self) -> FeatureDirectory:
         try:
+            self._lock.take()
             if self._store is not None:
-                self._store.take()
+                self._store.pull()
             else:
-                self._lock.take()
-                for entry in os.scandir(self.path):
-                    alone = self._part is None and not self._lock.missing
-                    if TEMPORARY.match(entry.name) and (alone or writer_is_gone(entry)):
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(entry.path)  # noqa: PTH108 - entry.path is a string
+                self._remove_temporaries()
         except OSError as error:
             self._lock.release()
             raise WriteError(f"{self.place}: cannot be used as an output directory: {error.strerror}") from error
+        except remote.StoreError as error:
+            self._lock.release()
+            raise remote.write_error(self.place, error) from error
         except RunError:
             self._lock.release()
             raise
         return self
+
+    def _remove_temporaries(self) -> None:
+        alone = self._part is None and not self._lock.missing
+        for entry in os.scandir(self.path):
+            if TEMPORARY.match(entry.name) and (alone or writer_is_gone(entry)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)  # noqa: PTH108 - entry.path is a string
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,22 +120,18 @@ class FeatureDirectory:
     def done(self, wanted: Collection[str]) -> set[str]:
         """Which of the names in `wanted` need no work.
 
-        A file counts only if it is whole (`npy.is_whole`), never by existing alone; in a store, whose files appear
-        whole or not at all, if it has the size of a whole one, so that one listing tells of all of them. And
-        while an overwrite is unfinished (`"overwriting": true` in `run.json`), only if the manifest, emptied
-        when the overwriting began, says that it was saved since: a directory never passes for finished while
-        features of two settings are mixed in it. Where shards overwrite, that is so for all of the directory from
-        the moment the first of them begins until they are merged, and only the manifests of such shards are asked.
+        A file counts only if it is whole (`npy.is_whole`); in a store, whose files appear whole or not at all, if
+        it has the size of a whole one. While an overwrite is unfinished, only if a record of that overwrite says
+        that it was saved since: features of two settings never pass for a finished directory.
         """
         present = self.names().intersection(wanted)
         if (records := read_records(self.path)).overwriting:
             present &= records.saved()
-        header = npy_header((self._n, self._dim))
         if isinstance(self.place, Url):
-            size = len(header) + 4 * self._n * self._dim
+            size = len(npy_header((self._n, self._dim))) + 4 * self._n * self._dim
             listed = remote.listing(self.place) or {}
             return {name for name in present if listed[f"{name}.npy"].size == size}
-        return {name for name in present if is_whole(f"{self.path}/{name}.npy", self._n, self._dim, header)}
+        return {name for name in present if self._has(name)}
 
     def names(self) -> set[str]:
         """The samples that have a file here, whole or not."""
@@ -147,19 +140,17 @@ class FeatureDirectory:
     def refuse_mixing(self, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Raise ConfigError if features of other settings lie here already, or are being made.
 
-        Settings that either side does not know (None) are not compared: the hash of weights that are
-        yet to be fetched, say. With `overwrite` only those count that shards are making, or have made, in
-        overwriting, too; without a shard, none.
+        With `overwrite` only those count that shards are making, or have made, in overwriting, too; without a
+        shard, none.
         """
         records = read_records(self.path)
         others = [part for part in records.parts if part.part != self._part]
         wrong: list[Record] = []
         if self._part is not None:  # what a shard at work has not saved yet, it will
-            wrong += filter(is_held, others)
-            wrong += [part for part in others if part.overwriting and overwrite]
-        if not overwrite and (files := self.names()):  # with no file, there is nothing to be mixed
-            if records.disagreement() is not None:
-                records = records.without_idle(files, is_held)
+            wrong += [
+                part for part in others if (part.overwriting and overwrite) or self._lock.is_held(part.part or "")
+            ]
+        if not overwrite and self.names():  # with no file, there is nothing to be mixed
             if (told := records.disagreement()) is not None:
                 raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
             wrong += records.current
@@ -174,46 +165,34 @@ class FeatureDirectory:
         """Make the records of all shards one `run.json` and one manifest; return how many there were.
 
         Lines come in the order of `names`, others behind them by name; one a sample, a saved one before a
-        failed one if the file is whole. Each file is replaced whole, and the parts are removed last, by which
-        time `run.json` names them: a kill at any moment loses nothing, and the next call goes on from there.
-
-        Args:
-            overwrite: all will be made again, so that records which contradict each other may go.
+        failed one if the file is whole. The parts are removed last, by which time `run.json` names them: a kill at
+        any moment loses nothing. With `overwrite`, records which contradict each other may go.
 
         Raises:
             ConfigError: the records tell of features of two kinds.
-            RunError: a shard is still running.
             WriteError: a record cannot be written.
         """
         records = read_records(self.path)
-        if not records.tags:
-            return 0
-        files = self.names()
-        useful = records if records.disagreement() is None else records.without_idle(files)
-        told = useful.disagreement()
+        told = records.disagreement() if records.parts else None
         if told is not None and not overwrite:
             raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
-        with contextlib.ExitStack() as held, _writing(self.place):
-            for tag in records.tags:
-                held.enter_context(not_running(self.path, tag))
-            for file in records.leftovers:
-                file.unlink(missing_ok=True)
-            for part in records.parts:
-                if part not in useful.current:  # of before an overwrite, or of nothing
+        with _writing(self.place):
+            for part in (*records.leftovers, *records.parts):
+                if part not in records.current:  # merged already, or of before an overwrite
                     _remove(part)
-            if any(part in useful.current for part in records.parts):
-                self._write_merged(useful, files, names, nothing_counts=told is not None)
-            for part in useful.parts:
+            if records.parts:
+                self._write_merged(records, names, nothing_counts=told is not None)
+            for part in records.parts:
                 _remove(part)
         return len(records.parts)
 
-    def _write_merged(self, records: Records, files: set[str], names: Sequence[str], *, nothing_counts: bool) -> None:
+    def _write_merged(self, records: Records, names: Sequence[str], *, nothing_counts: bool) -> None:
         run, lines = dict(records.run or {}), dict[str, ManifestLine]()
         if nothing_counts:
             run["overwriting"] = True
         else:
             lines = best_lines(records.lines(), self._has)
-            run["overwriting"] = records.overwriting and bool(files - records.saved())
+            run["overwriting"] = records.overwriting and bool(self.names() - records.saved())
         replace_file(records.main.manifest, in_order(lines, names))
         replace_file(records.main.run_file, [pretty(run)])
         self.run = run
@@ -244,33 +223,38 @@ class FeatureDirectory:
         for name in sorted(done - lines.keys() - elsewhere):
             # A file with no line: made by another tool, or its run was killed between file and line.
             lines[name] = ManifestLine(name, KEPT, origin=origin)
-        if self._part is None:
-            own = {**run, "overwriting": overwrite or records.overwriting}
-        else:
+        own = {**run, "overwriting": overwrite or records.overwriting}
+        if self._part is not None:
             joined = overwrite or any(part.overwriting for part in records.parts)
-            own = {**run, "overwriting": joined, "shard": self._part, "id": uuid.uuid4().hex}
+            own |= {"overwriting": joined, "shard": self._part, "id": uuid.uuid4().hex}
+        record = Record(self.path, self._part, own)
         with _writing(self.place):
-            self._begun = Record(self.path, self._part, own)
-            undo = [(file, _content(file)) for file in (self._begun.manifest, self._begun.run_file)]
-            replace_file(self._begun.manifest, (line.written() for line in lines.values()))
-            replace_file(self._begun.run_file, [pretty(own)])
-            self._manifest = os.open(self._begun.manifest, os.O_WRONLY | os.O_APPEND)
+            earlier = [(file, _content(file)) for file in (record.manifest, record.run_file)]
+            replace_file(record.manifest, (line.written() for line in lines.values()))
+            replace_file(record.run_file, [pretty(own)])
+        if self._store is not None:
+            self._store.push()  # a store that takes nothing is noticed before anything is decoded
         if self._part is None:
             self.run = own
         else:
-            try:  # again, now that whoever begins at the same moment can see this shard
-                self.refuse_mixing(own.get("settings") or {}, overwrite=overwrite)
-            except ConfigError:
-                self._close_manifest()
-                with _writing(self.place):
-                    for file, content in undo:
-                        if content is None:
-                            file.unlink()
-                        else:
-                            replace_file(file, [content])
-                raise
-        if self._store is not None:
-            self._store.push()  # a store that takes nothing is noticed before anything is decoded
+            self._refuse_late(own, overwrite, earlier)
+        with _writing(self.place):
+            self._manifest = os.open(record.manifest, os.O_WRONLY | os.O_APPEND)
+
+    def _refuse_late(self, own: Mapping[str, Any], overwrite: bool, earlier: list[tuple[Path, bytes | None]]) -> None:
+        """Refuse mixing again, now that whoever begins at the same moment can see this shard."""
+        try:
+            if self._store is not None:
+                self._store.pull()
+            self.refuse_mixing(own.get("settings") or {}, overwrite=overwrite)
+        except ConfigError:
+            with _writing(self.place):
+                for file, content in earlier:
+                    if content is None:
+                        file.unlink()
+                    else:
+                        replace_file(file, [content])
+            raise
 
     def record(self, outcome: Outcome) -> None:
         """Append one sample's line to the manifest, in one write."""
@@ -289,15 +273,12 @@ class FeatureDirectory:
         """Put the manifest in the order of `names`, and end an overwrite if every file here was saved since it began.
 
         Returns how many files were not. Whether shards have overwritten all of them is seen when they are merged.
-
-        Raises:
-            WriteError: a record cannot be written.
         """
         remote.forget()
-        if self._begun is not None and self._manifest is not None:
+        if self._manifest is not None:
+            manifest = Record(self.path, self._part, None).manifest
             with _writing(self.place):
-                lines = best_lines(read_lines(self._begun.manifest), self._has)
-                replace_file(self._begun.manifest, in_order(lines, names))
+                replace_file(manifest, in_order(best_lines(read_lines(manifest), self._has), names))
                 self._close_manifest()
         if self._part is not None or not self.overwriting:
             return 0
@@ -325,6 +306,7 @@ def _writing(place: Place) -> Iterator[None]:
 def _remove(part: Record) -> None:
     part.run_file.unlink(missing_ok=True)  # first: without it, the manifest is nobody's
     part.manifest.unlink(missing_ok=True)
+    (part.directory / lock_name(part.part or "")).unlink(missing_ok=True)
 
 
 def _content(file: Path) -> bytes | None:

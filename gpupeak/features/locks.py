@@ -17,10 +17,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from gpupeak.errors import RunError
-from gpupeak.features.records import Record, lock_name
+from gpupeak.features.records import lock_name
 from gpupeak.storage import remote
 from gpupeak.storage.atomic import process_is_gone, process_name
-from gpupeak.types import Place, Url
+from gpupeak.types import Url
 
 _TRIES = 5
 _PAUSE = 0.02  # seconds; whoever looks whether a shard is running holds its lock for an instant
@@ -30,45 +30,34 @@ _SMALL = 1 << 16
 
 
 class LocalLock:
-    """The lock of a directory on this machine, which a killed process lets go of by dying.
-
-    `take` makes the directory; `release` removes it again if nothing has come into it.
-    """
+    """The lock of a directory on this machine, which a killed process lets go of by dying."""
 
     def __init__(self, directory: Path, part: str | None) -> None:
         self._directory, self._part = directory, part
         self._descriptors: list[int] = []
-        self._made: list[Path] = []
         self.missing = False
         """Whether the file system has no locks: nothing keeps another run out."""
 
     def take(self) -> None:
-        """Keep others out.
+        """Make the directory and keep others out.
 
         Raises:
             RunError: another run, or the same shard, is writing there.
             OSError: the directory cannot be made or opened.
         """
-        for attempt in range(_TRIES):
-            self._made = [place for place in (self._directory, *self._directory.parents) if not place.exists()]
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
+        except BlockingIOError as error:
+            told = "another gpupeak run is writing here; let it end or choose another --output-root"
+            raise RunError(f"{self._directory}: {told}") from error
+        for attempt in range(0 if self._part is None else _TRIES):
             try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
-                break
-            except BlockingIOError as error:
-                raise _taken(self._directory) from error
-            except FileNotFoundError:  # a run that was refused has just removed what it had made
-                if attempt == _TRIES - 1:
-                    raise
-        if self._part is None:
-            return
-        for attempt in range(_TRIES):
-            try:
-                self._hold(self._directory / lock_name(self._part), fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
+                self._hold(self._directory / lock_name(self._part or ""), fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
                 break
             except BlockingIOError as error:
                 if attempt == _TRIES - 1:
-                    raise _taken(self._directory, self._part) from error
+                    raise RunError(f"{self._directory}: shard {self._part} is being run already") from error
                 time.sleep(_PAUSE)
 
     def _hold(self, path: Path, how: int, flags: int = os.O_RDONLY) -> None:
@@ -78,18 +67,43 @@ class LocalLock:
         else:
             self._descriptors.append(descriptor)
 
+    def is_held(self, part: str) -> bool:
+        """Whether a shard is running."""
+        try:
+            descriptor = _flock(self._directory / lock_name(part), fcntl.LOCK_SH)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if descriptor is not None:
+            os.close(descriptor)
+        return False
+
     def release(self) -> None:
         """Let others in."""
-        with contextlib.suppress(OSError):  # a run that was refused leaves no empty directories
-            if self._part is not None and len(self._descriptors) == 2:
+        if self._part is not None and len(self._descriptors) == 2:
+            with contextlib.suppress(OSError):
                 (self._directory / lock_name(self._part)).unlink()
-            if self._part is not None and self._made and self._descriptors:
-                fcntl.flock(self._descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)  # unless another shard is there by now
-            for place in self._made:
-                place.rmdir()
         for descriptor in self._descriptors:
             os.close(descriptor)
-        self._descriptors, self._made = [], []
+        self._descriptors = []
+
+
+def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
+    """Lock a file, or a directory itself; None where there are no locks. Raises BlockingIOError if another holds it."""
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
+        os.close(descriptor)  # whoever held it has removed it since it was opened
 
 
 class RemoteLock:
@@ -105,21 +119,15 @@ class RemoteLock:
         self.missing = False
 
     def take(self) -> None:
-        """Keep others out.
-
-        Raises:
-            RunError: another run, or the same shard, is writing there.
-            StoreError: the store does not take the object.
-        """
+        """Keep others out. Raises RunError as above, and StoreError if the store does not take the object."""
         own = self._at(_WHOLE if self._part is None else lock_name(self._part))
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        told = {"process": process_name(), "since": since, "id": uuid.uuid4().hex}
-        content = json.dumps(told).encode()
+        content = json.dumps({"process": process_name(), "since": since, "id": uuid.uuid4().hex}).encode()
         if not remote.create(own, content):
             self._remove_dead(own)
             if not remote.create(own, content):
                 raise self._busy(own)
-        self._held = own
+        self._held = own  # then look at the others: of two that do so at once, one at least sees the other
         remote.forget()
         there = remote.listing(self._directory) or {}
         locks = {name for name in there if name.startswith(".gpupeak") and name.endswith(".lock")} - {own.name}
@@ -131,9 +139,10 @@ class RemoteLock:
 
     def _remove_dead(self, lock: Url) -> None:
         """Remove the lock of a process of this machine that has ended. Raises RunError for any other."""
-        if not process_is_gone(self._content(lock).get("process", "")):
-            raise self._busy(lock)
-        remote.remove(lock)
+        with _alone_on_this_machine():  # else a second one could remove what the first has put in its place
+            if not process_is_gone(self._content(lock).get("process", "")):
+                raise self._busy(lock)
+            remote.remove(lock)
 
     def _busy(self, lock: Url) -> RunError:
         told = self._content(lock)
@@ -148,7 +157,11 @@ class RemoteLock:
             found = json.loads(remote.read(lock, _SMALL))
         except (remote.StoreError, ValueError):
             return {}
-        return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+        return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+    def is_held(self, part: str) -> bool:
+        """Whether a shard is running, as far as the last listing tells."""
+        return lock_name(part) in (remote.listing(self._directory) or {})
 
     def release(self) -> None:
         """Let others in."""
@@ -158,67 +171,11 @@ class RemoteLock:
             self._held = None
 
 
-def _taken(directory: Place, part: str | None = None) -> RunError:
-    if part is not None:
-        return RunError(f"{directory}: shard {part} is being run already")
-    return RunError(f"{directory}: another gpupeak run is writing here; let it end or choose another --output-root")
-
-
-def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
-    """Lock a file, or a directory itself; None where the file system has no locks.
-
-    Raises:
-        BlockingIOError: another holds it.
-        OSError: the file cannot be opened.
-    """
-    while True:
-        descriptor = os.open(path, flags, 0o666)
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-            return None
-        os.close(descriptor)  # whoever held it has removed it since it was opened
-
-
-def is_held(record: Record) -> bool:
-    """Whether a shard is running."""
-    try:
-        descriptor = None
-        if record.part is not None:
-            descriptor = _flock(record.directory / lock_name(record.part), fcntl.LOCK_SH)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    if descriptor is not None:
-        os.close(descriptor)
-    return False
-
-
 @contextlib.contextmanager
-def not_running(directory: Path, part: str) -> Iterator[None]:
-    """Hold the lock of a shard that has ended, and remove it.
-
-    Raises:
-        RunError: it is running.
-    """
-    file = directory / lock_name(part)
+def _alone_on_this_machine() -> Iterator[None]:
+    descriptor = os.open("/", os.O_RDONLY)  # any file that all processes see would do
     try:
-        descriptor = _flock(file, fcntl.LOCK_EX, os.O_RDWR)
-    except BlockingIOError as error:
-        raise RunError(f"{directory}: shard {part} is still running; let it end first") from error
-    except FileNotFoundError:
-        descriptor = None
-    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-        file.unlink(missing_ok=True)
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.storage import places
-from gpupeak.storage.files import at_once, open_bounded
+from gpupeak.storage.files import open_bounded
 from gpupeak.types import Place, Url
 
 _LONGEST_HEADER = 1 << 16
@@ -38,10 +39,7 @@ def load_features(
         sampling: which of the frames' features; faces have one sampling only.
         stream: "frame" or "face".
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is torn or holds something else than float32 `[n, D]`.
-        OSError: the store cannot be read.
+    Raises: as `read_features`.
     """
     directory = feature_directory(places.place(root), dataset, encoder_directory(encoder), sampling, n, stream)
     return read_features(directory / f"{sample}.npy", n)
@@ -77,6 +75,7 @@ def _checked(data: bytes, size: int, n: int, path: Place) -> tuple[tuple[int, ..
     return header
 
 
+@lru_cache(maxsize=16)
 def npy_header(shape: tuple[int, int]) -> bytes:
     """What `numpy.save` writes before a float32 C-order array of this shape (format 1.0, 128 bytes)."""
     description = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
@@ -85,14 +84,11 @@ def npy_header(shape: tuple[int, int]) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-def is_whole(path: str | Path, n: int, dim: int, header: bytes | None = None) -> bool:
-    """Whether `path` is a complete float32 `[n, dim]` `.npy` file: readable header, right shape and size.
-
-    `header` is `npy_header((n, dim))`, prepared by a caller who asks for many files.
-    """
-    header = header or npy_header((n, dim))
-    try:
-        descriptor = at_once(path, os.O_RDONLY | os.O_CLOEXEC)  # a file object costs more than the read
+def is_whole(path: str | Path, n: int, dim: int) -> bool:
+    """Whether `path` is a complete float32 `[n, dim]` `.npy` file: readable header, right shape and size."""
+    header = npy_header((n, dim))
+    try:  # a file object costs more than the read; a pipe is not waited for
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

@@ -2,14 +2,12 @@
 
 A packed dataset is one safetensors file beside its feature directory, `frame_<encoder>_<sampling>_<n>frms.safetensors`:
 a tensor "features", float32 `[S, n, D]`, and in its metadata the names of the S samples in the order of the rows, as a
-JSON list under "samples". The safetensors library maps it: what a loop does not touch costs nothing, and the readers
-of all processes share one copy.
+JSON list under "samples". The safetensors library maps it: what a loop does not touch costs nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import struct
@@ -79,10 +77,6 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __contains__(self, dataset: object) -> bool:
-        directory = self.directory(str(dataset))
-        return directory.is_dir() or packed_file(directory).is_file()
-
     def as_torch_dataset(self, dataset: str) -> TorchFeatures:
         """A map-style dataset for `torch.utils.data.DataLoader`: a sample's name and its features, float32 `[n, D]`.
 
@@ -122,10 +116,13 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
     def __init__(self, directory: Path, n: int) -> None:
         self.directory, self.n = directory, n
 
-    @property
+    def __reduce__(self) -> tuple[type[DatasetFeatures], tuple[Path, int]]:
+        return DatasetFeatures, (self.directory, self.n)  # another process maps the file itself
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The samples, sorted."""
-        return tuple(self._rows)
+        return tuple(_npy_files(self.directory) if self._pack is None else self._pack.names)
 
     def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
         row = self._rows[sample]
@@ -134,19 +131,17 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
         return read_features(self.directory / f"{sample}.npy", self.n)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.names)
 
     def __contains__(self, sample: object) -> bool:
         return sample in self._rows
 
-    def __getstate__(self) -> tuple[Path, int]:
-        return self.directory, self.n  # another process maps the file itself
-
-    def __setstate__(self, state: tuple[Path, int]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
 
     @cached_property
     def _pack(self) -> _Pack | None:
@@ -158,11 +153,6 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
         if there.keys() - set(pack.names) or max(there.values(), default=0) > file.stat().st_mtime_ns:
             raise ValueError(f"{file}: {self.directory} holds other or newer features; pack it again")
         return pack
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        names = _npy_files(self.directory) if self._pack is None else self._pack.names
-        return {name: row for row, name in enumerate(names)}
 
 
 def packed_file(directory: Path) -> Path:
@@ -215,12 +205,12 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
         WriteError: a file cannot be written.
     """
     file = packed_file(directory)
+    if not file.is_file():
+        raise ConfigError(f"{file}: there is no such file to unpack")
     try:
         pack = _read_pack(file, n)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{error}; it cannot be unpacked") from error
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be unpacked: {error.strerror or error}") from error
     header = npy_header((n, pack.dim))
     there = _npy_files(directory)
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
@@ -245,14 +235,7 @@ class _Pack(NamedTuple):
 
 
 def _read_pack(file: Path, n: int) -> _Pack:
-    """Map a packed file.
-
-    Raises:
-        ValueError: it is not a packed file of `n` frames a sample.
-        OSError: it cannot be read.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    """Map a packed file. Raises ValueError if it is not one of `n` frames a sample."""
     try:
         opened: Any = safe_open(file, framework="np")
         features = opened.get_slice(_TENSOR)
@@ -275,25 +258,15 @@ def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
     path = directory / f"{name}.npy"
     try:
         return read_features(path, n)
-    except (OSError, ValueError) as error:
-        fault = f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{fault}; gpupeak verify --fix makes it again") from error
+    except ValueError as error:
+        raise ConfigError(f"{error}; gpupeak verify --fix makes it again") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; gpupeak verify --fix makes it again") from error
 
 
 def _npy_files(directory: Path) -> dict[str, int]:
     """The names of the `.npy` files there, sorted, and when each was changed, in ns."""
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        files = (
-            (entry.name, _changed(entry))
-            for entry in entries
-            if _is_name(entry.name[:-4]) and entry.name.endswith(".npy")
-        )
-        return {name.removesuffix(".npy"): changed for name, changed in sorted(files)}
+        files = [entry for entry in entries if entry.name.endswith(".npy") and _is_name(entry.name[:-4])]
+        return {e.name[:-4]: e.stat(follow_symlinks=False).st_mtime_ns for e in sorted(files, key=lambda e: e.name)}
     return {}
-
-
-def _changed(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_mtime_ns
-    except OSError:  # a link to nothing: who reads it is told
-        return 0

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import re
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.storage.files import at_once
-from gpupeak.types import Failed, NoPeak, Outcome, Peak, Saved
+from gpupeak.storage.files import open_bounded, read_bounded
+from gpupeak.types import Failed, NoPeak, Outcome, Peak
 
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
@@ -34,21 +33,16 @@ _PROVENANCE = ("id", "shard", "command", "started", "device", "versions")
 
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
+_PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestLine:
     """What the manifest says of one sample.
 
-    Args:
-        sample: its name.
-        outcome: `SAVED` by a run, `FAILED`, or `KEPT`: a file that no run tells of.
-        stage, reason: of a failure.
-        indices, frames, codec: the frames chosen, of how many, from what; (), None and None of what was not planned.
-        peak, fallback, clamp: as in `FramePlan`; the peak's `file` is text that was a path or URL.
-        seconds: per stage.
-        origin: of a kept file, "unknown" without any run's record, "unrecorded" with one.
-        raw: the line as it stands in its file, with its line feed.
+    `outcome` is `SAVED`, `FAILED`, or `KEPT`: a file that no run tells of. `indices` to `clamp` are as in `FramePlan`,
+    () or None of what was not planned; the peak's `file` is text that was a path or URL. `origin` of a kept file is
+    "unknown" without any run's record, "unrecorded" with one. `raw` is the line as it stands in its file.
     """
 
     sample: str
@@ -68,27 +62,11 @@ class ManifestLine:
     @classmethod
     def of(cls, outcome: Outcome) -> ManifestLine:
         """The line of an outcome."""
-        plan = outcome.plan
-        failed = isinstance(outcome, Failed)
-        line = cls(
-            outcome.sample.name,
-            FAILED if isinstance(outcome, Failed) else SAVED,
-            stage=outcome.stage if isinstance(outcome, Failed) else None,
-            reason=outcome.reason if isinstance(outcome, Failed) else None,
-            seconds=outcome.seconds if isinstance(outcome, Saved) else {},
-        )
-        assert failed or plan is not None
-        if plan is None:
-            return line
-        return replace(
-            line,
-            indices=plan.indices,
-            frames=plan.frames,
-            codec=plan.codec,
-            peak=plan.peak,
-            fallback=plan.fallback,
-            clamp=plan.clamp,
-        )
+        plan, name = outcome.plan, outcome.sample.name
+        planned: dict[str, Any] = {} if plan is None else {key: getattr(plan, key) for key in _PLANNED}
+        if isinstance(outcome, Failed):
+            return cls(name, FAILED, outcome.stage, outcome.reason, **planned)
+        return cls(name, SAVED, seconds=outcome.seconds, **planned)
 
     @property
     def failure(self) -> str | None:
@@ -122,28 +100,23 @@ class ManifestLine:
             return None
         if not isinstance(entry, dict) or not isinstance(name := entry.get("sample"), str):
             return None
-        indices, seconds = entry.get("indices"), entry.get("seconds")
-        frames = entry.get("frames")
+        text = {key: value for key, value in entry.items() if isinstance(value, str)}
+        indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
         return cls(
             name,
             str(entry.get("outcome")),
-            stage=_text(entry, "stage"),
-            reason=_text(entry, "reason"),
+            stage=text.get("stage"),
+            reason=text.get("reason"),
             indices=tuple(indices) if isinstance(indices, list) and all(map(_is_frame, indices)) else (),
             frames=frames if _is_frame(frames) else None,
-            codec=_text(entry, "codec"),
+            codec=text.get("codec"),
             peak=_peak(entry.get("peak")),
             fallback=_fallback(entry.get("fallback")),
-            clamp=_text(entry, "clamp"),
+            clamp=text.get("clamp"),
             seconds=_seconds(seconds) if isinstance(seconds, dict) else {},
-            origin=_text(entry, "origin"),
+            origin=text.get("origin"),
             raw=raw if raw.endswith(b"\n") else raw + b"\n",
         )
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str | None:
-    value = entry.get(key)
-    return value if isinstance(value, str) else None
 
 
 def _is_frame(value: object) -> bool:
@@ -177,10 +150,7 @@ def lock_name(part: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one run says: its settings and provenance, and a manifest line a sample.
-
-    `part` is the tag of a shard, None of a run that is none. `run` is None where the manifest stands alone.
-    """
+    """What one run, or the shard `part`, says. `run` is None where the manifest stands alone."""
 
     directory: Path
     part: str | None
@@ -216,22 +186,16 @@ class Record:
 class Records:
     """All records of a directory: `main`, and `parts` not yet merged into it, the oldest first.
 
-    `leftovers` are records of parts that are of no use any more: merged already, or never begun. `tags` are
-    those of all parts that have left anything here.
+    `leftovers` are parts that are of no use any more: merged already, or never begun.
     """
 
     main: Record
-    parts: tuple[Record, ...] = ()
-    leftovers: tuple[Path, ...] = ()
-    tags: tuple[str, ...] = ()
+    parts: tuple[Record, ...]
+    leftovers: tuple[Record, ...]
 
     @property
     def current(self) -> tuple[Record, ...]:
-        """The records that count, the oldest first.
-
-        Those of shards that overwrite, if there are any: what others say is of features that are being
-        replaced. Else all of them.
-        """
+        """The records that count, the oldest first: of shards that overwrite if there are any, else all."""
         return tuple(part for part in self.parts if part.overwriting) or (self.main, *self.parts)
 
     @property
@@ -255,11 +219,7 @@ class Records:
         return self.main if tag is None else next((part for part in self.parts if part.part == tag), None)
 
     def lines(self) -> Iterator[ManifestLine]:
-        """The lines that count, oldest first.
-
-        Raises:
-            RunError: a manifest cannot be read.
-        """
+        """The lines that count, oldest first. Raises RunError if a manifest cannot be read."""
         for record in self.current:
             yield from read_lines(record.manifest)
 
@@ -278,69 +238,39 @@ class Records:
                 )
         return None
 
-    def without_idle(self, files: Set[str], is_held: Callable[[Record], bool] = lambda record: False) -> Records:
-        """These, less the runs that have made none of `files`, which are names of samples, and will make none.
-
-        A file that no manifest tells of may be anybody's: its run was killed before the line was written.
-        """
-        told: set[str] = set()
-        busy: list[Record] = []
-        for record in (self.main, *self.parts):
-            outcomes = {line.sample: line.outcome for line in read_lines(record.manifest)}
-            told.update(outcomes)
-            if set(outcomes.values()) - {FAILED} or is_held(record):
-                busy.append(record)
-        if files - told:
-            return self
-        main = self.main if self.main in busy else Record(self.main.directory, None, None)
-        return replace(self, main=main, parts=tuple(part for part in self.parts if part in busy))
-
 
 def read_records(directory: Path, *, strict: bool = True) -> Records:
-    """Read what runs say of `directory`.
+    """Read what runs say of `directory`; a run's record that cannot be read counts as none if not `strict`.
 
     Raises:
-        ConfigError: a run's record cannot be read. Not `strict`, it counts as not there.
+        ConfigError: a run's record cannot be read.
         RunError: the directory cannot be read.
     """
     main = Record(directory, None, _read_run(directory / "run.json", strict))
-    files: dict[str, list[Path]] = {}
+    tags: set[str] = set()
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
     with _reading(directory), absent, os.scandir(directory) as entries:
         for entry in entries:
-            if (match := _NAMES.match(entry.name)) and (tag := next(filter(None, match.groups()), None)):
-                files.setdefault(tag, []).append(directory / entry.name)
+            if match := _NAMES.match(entry.name):
+                tags.update(filter(None, match.groups()))
+    found = [Record(directory, tag, _read_run(directory / f"run.{tag}.json", strict)) for tag in sorted(tags)]
+    found.sort(key=lambda part: str((part.run or {}).get("started", "")))
     merged = {str(part["id"]) for part in _parts(main.run) if "id" in part}
-    parts: list[Record] = []
-    leftovers: list[Path] = []
-    for tag, there in sorted(files.items()):
-        record = Record(directory, tag, _read_run(directory / f"run.{tag}.json", strict))
-        if record.run is None or str(record.run.get("id")) in merged:
-            leftovers += [file for file in (record.run_file, record.manifest) if file in there]
-        else:
-            parts.append(record)
-    parts.sort(key=lambda part: (str((part.run or {}).get("started", "")), part.part or ""))
-    return Records(main, tuple(parts), tuple(leftovers), tuple(sorted(files)))
+    parts = tuple(part for part in found if part.run is not None and str(part.run.get("id")) not in merged)
+    return Records(main, parts, tuple(part for part in found if part not in parts))
 
 
 def read_manifest(directory: Path) -> Iterator[ManifestLine]:
     """The lines of `manifest.jsonl`, and of parts not yet merged into it, that tell of the files there, oldest first.
 
-    A line torn by a kill is passed over. While shards overwrite, only theirs count (`Records.current`).
-
-    Raises:
-        RunError: a manifest, or the directory, cannot be read.
+    A line torn by a kill is passed over. Raises RunError if a manifest, or the directory, cannot be read.
     """
     return read_records(directory, strict=False).lines()
 
 
 def read_lines(file: Path) -> Iterator[ManifestLine]:
-    """One manifest's lines; none if there is no such file.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    with _reading(file), contextlib.suppress(FileNotFoundError), _opened(file) as opened:
+    """One manifest's lines; none if there is no such file. Raises RunError if it cannot be read."""
+    with _reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
         for raw in iter(partial(opened.readline, _LONGEST_LINE), b""):
             if (line := ManifestLine.read(raw)) is not None:
                 yield line
@@ -372,8 +302,7 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     """The first of `settings` in which features made with `there` are of another kind; None if they are not.
 
-    Settings that either side does not know (None) are not compared: the hash of weights that are
-    yet to be fetched, say.
+    What either side does not know (None) is not compared: the hash of weights that are yet to be fetched, say.
     """
     hashes = (there.get("weights_sha256"), settings.get("weights_sha256"))
     for key, value in settings.items():
@@ -412,22 +341,13 @@ def _reading(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _opened(file: Path) -> BinaryIO:
-    opened = open(file, "rb", opener=at_once)  # noqa: SIM115 - closed by who asked
-    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-        opened.close()
-        raise OSError(errno.EINVAL, "not a regular file", str(file))
-    return opened
-
-
 def _read_run(file: Path, strict: bool) -> dict[str, Any] | None:
     try:
-        with _opened(file) as opened:
-            run = json.loads(opened.read(_LARGEST_RUN))
+        run = json.loads(read_bounded(file, _LARGEST_RUN))
         if isinstance(run, dict):
             return run
         fault = f"holds a {type(run).__name__}, expected an object"
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         fault = f"cannot be read ({error})"

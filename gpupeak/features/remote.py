@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections import deque
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from gpupeak.errors import GpupeakError, RunError
-from gpupeak.features.locks import RemoteLock
 from gpupeak.features.npy import npy_header
 from gpupeak.features.records import is_record
 from gpupeak.pipeline import Writer
@@ -26,7 +24,6 @@ _WAITING = 4 * _UPLOADS
 _THREADS = 32
 _EVERY_SECONDS = 30.0
 _SHARE = 20  # a manifest is put again after 20 times what putting it took: 5 % of the time at most
-_LARGEST_RECORD = 1 << 40
 
 
 @contextlib.contextmanager
@@ -52,61 +49,42 @@ def copies_below(root: Place) -> Iterator[Path | None]:
 def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """Where a feature directory can be read: itself, or a copy below `copies` of its files whose names are `wanted`.
 
-    Raises:
-        RunError: one of them cannot be fetched.
+    Raises RunError if one of them cannot be fetched.
     """
     if not isinstance(place, Url):
         return place
     if copies is None:
         raise ValueError(f"{place}: no directory for copies")
     copy = copies / place.parent.name / place.name
-    files = {name: entry.size for name, entry in (remote.listing(place) or {}).items() if wanted(name)}
-    if files:
-        copy.mkdir(parents=True, exist_ok=True)
+    copy.mkdir(parents=True, exist_ok=True)
+
+    def fetch(entry: remote.Entry) -> None:
+        if entry.size is not None:
+            remote.fetch(Url(place.protocol, f"{place.where}/{entry.name}"), entry.size, copy / entry.name)
+
+    entries = [entry for entry in (remote.listing(place) or {}).values() if wanted(entry.name)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-copy") as threads:
         try:
-            list(threads.map(lambda name: _fetch(place, name, files[name], copy / name), files))
+            list(threads.map(fetch, entries))
         except remote.StoreError as error:
             threads.shutdown(cancel_futures=True)
             raise RunError(str(error)) from error
     return copy
 
 
-def _fetch(place: Url, name: str, size: int | None, target: Path) -> None:
-    url = place / name
-    if size is not None and isinstance(url, Url):
-        remote.fetch(url, size, target)
-
-
 class RemoteRecords:
-    """`run.json` and the manifests of one feature directory in a store, in a copy that is kept in step.
+    """`run.json` and the manifests of one feature directory in a store, in a `copy` below `copies`, kept in step."""
 
-    Args:
-        place: the directory.
-        part: the tag of a shard.
-        copies: what the copy lies below.
-    """
-
-    def __init__(self, place: Url, part: str | None, copies: Path | None) -> None:
+    def __init__(self, place: Url, copies: Path | None) -> None:
         self._place, self._copies = place, copies
-        self.lock = RemoteLock(place, part)
         self.copy = copied(place, copies, _is_record)
         self._put = self._stamps()
         self._next = 0.0
 
-    def take(self) -> None:
-        """Keep other runs out, and fetch the records as they are now.
-
-        Raises:
-            RunError: another run is writing there.
-            WriteError: the store does not take what is to keep others out.
-        """
-        try:
-            self.lock.take()
-        except remote.StoreError as error:
-            raise remote.write_error(self._place, error) from error
+    def pull(self) -> None:
+        """Fetch the records as they are now. Raises RunError if one cannot be fetched."""
+        remote.forget()
         copied(self._place, self._copies, _is_record)
-        self.copy.mkdir(parents=True, exist_ok=True)
         for name in self._stamps().keys() - places.names(self._place):
             (self.copy / name).unlink()
         self._put = self._stamps()
@@ -117,11 +95,7 @@ class RemoteRecords:
             self.push()
 
     def push(self) -> None:
-        """Put what has changed since it was fetched or put; remove what was removed.
-
-        Raises:
-            WriteError: the store does not take it.
-        """
+        """Put what has changed since it was fetched or put; remove what was removed. Raises WriteError."""
         began = time.monotonic()
         stamps = self._stamps()
         url = self._place
@@ -140,10 +114,8 @@ class RemoteRecords:
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
         """The copied records, and what tells whether one has changed."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.copy) as entries:
-            stamps = ((entry.name, entry.stat()) for entry in entries if _is_record(entry.name))
-            return {name: (status.st_size, status.st_mtime_ns) for name, status in stamps}
-        return {}
+        stamps = ((path.name, path.stat()) for path in self.copy.iterdir() if _is_record(path.name))
+        return {name: (status.st_size, status.st_mtime_ns) for name, status in stamps}
 
 
 def _is_record(name: str) -> bool:

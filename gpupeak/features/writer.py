@@ -7,7 +7,6 @@ import errno
 import os
 import time
 from collections.abc import Generator, Iterable
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +17,15 @@ from gpupeak.storage.atomic import temporary_name
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
 
-_header = lru_cache(maxsize=16)(npy_header)
 _OWN_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)  # this sample's name, not the disk
 
 
 class NpyWriter:
     """Writes each sample's rows as a float32 C-order `.npy` file, widening on the way.
 
-    A file is written under a temporary name beside its target in one call and renamed once: a kill at
-    any moment leaves only whole files and temporaries (`atomic.TEMPORARY`), which the next run removes.
-    Without `fsync` that promise is against a killed process, not against power loss.
-
-    The verb is safe to run on several threads at once over one shared iterable of batches.
+    A file is written under a temporary name beside its target and renamed: a kill at any moment leaves only whole
+    files and temporaries (`atomic.TEMPORARY`), which the next run removes. Only `fsync` helps against power loss.
+    Safe to run on several threads at once over one shared iterable of batches.
     """
 
     def __init__(self, *, fsync: bool = False) -> None:
@@ -61,7 +57,7 @@ class NpyWriter:
     def _save(self, plan: FramePlan, rows: npt.NDArray[np.float32]) -> None:
         target = local(plan.sample.target)
         temporary = f"{target.parent}/{temporary_name()}"
-        header = _header((rows.shape[0], rows.shape[1]))
+        header = npy_header((rows.shape[0], rows.shape[1]))
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             try:

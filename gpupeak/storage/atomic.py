@@ -26,7 +26,7 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
     temporary = path.with_name(temporary_name())
     try:
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # never through a link that somebody has put there
+        with temporary.open("xb") as file:
             file.writelines(chunks)
         temporary.replace(path)
     except BaseException:
@@ -46,10 +46,9 @@ def writer_is_gone(entry: os.DirEntry[str]) -> bool:
         return False
     if match[2] == _host():
         return process_is_gone(f"{match[1]}@{match[2]}")
-    try:
+    with contextlib.suppress(OSError):
         return time.time() - entry.stat().st_mtime > _STALE_SECONDS
-    except OSError:
-        return False
+    return False
 
 
 def process_name() -> str:
@@ -66,8 +65,8 @@ def process_is_gone(name: str) -> bool:
         os.kill(int(number), 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except OSError:  # somebody else's process
-        return False
+    except OSError:
+        pass  # somebody else's process
     return False
 
 

@@ -8,6 +8,7 @@ import queue
 import shutil
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -46,32 +47,26 @@ class Fetched:
         return replace(plan, sample=self.sample, peak=peak, fallback=fallback)
 
     def _origin(self, file: Path) -> Place:
-        for there, copy in zip(self.sample.au_dirs, self.here.au_dirs, strict=True):
-            if isinstance(there, Url) and file.is_relative_to(local(copy)):
-                return there / file.relative_to(local(copy))
+        for there, copy in self._copies():
+            if file.is_relative_to(copy):
+                return there / file.relative_to(copy)
         return file
-
-    def failed(self, outcome: Failed) -> Failed:
-        """The same for a failure."""
-        plan = outcome.plan and self.restored(outcome.plan)
-        return Failed(self.sample, outcome.stage, self.told(outcome.reason), plan)
 
     def told(self, text: str) -> str:
         """`text` with the names of the store's files in the place of their copies'."""
-        copies = (self.here.video, *self.here.au_dirs)
-        for there, copy in zip((self.sample.video, *self.sample.au_dirs), copies, strict=True):
-            if isinstance(there, Url):
-                text = text.replace(str(copy), str(there))
+        for there, copy in self._copies():
+            text = text.replace(str(copy), str(there))
         return text
 
-    def remove(self) -> None:
-        """Remove the copies."""
-        if self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
+    def _copies(self) -> Iterator[tuple[Url, Path]]:
+        pairs = zip((self.sample.video, *self.sample.au_dirs), (self.here.video, *self.here.au_dirs), strict=True)
+        for there, copy in pairs:
+            if isinstance(there, Url) and isinstance(copy, Path):
+                yield there, copy
 
 
 @contextlib.contextmanager
-def at_hand(sample: Sample, *, video: bool = True, aus: bool = True) -> Iterator[Fetched]:
+def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
     """Have the video and the action-unit files of one sample on this machine for as long as this lasts.
 
     Raises:
@@ -82,7 +77,10 @@ def at_hand(sample: Sample, *, video: bool = True, aus: bool = True) -> Iterator
         yield Fetched(sample, sample)
         return
     with tempfile.TemporaryDirectory(prefix="gpupeak-") as place:
-        found = _fetch(sample, Path(place), video=video, aus=aus)
+        try:
+            found = _fetch(sample, Path(place), aus=aus)
+        except OSError as error:
+            raise RunError(f"{place}: {error.strerror or error}") from error
         try:
             yield found
         except SampleError as error:
@@ -126,7 +124,6 @@ class FetchingDecoder:
     """A decoder that is given samples when their files are on this machine; what cannot be fetched fails before it.
 
     Up to 32 samples are fetched ahead, 16 at a time. A sample's copies are removed when its frames are decoded.
-    Samples whose files are on this machine anyway pass through.
 
     Args:
         decoder: what decodes.
@@ -152,27 +149,23 @@ class FetchingDecoder:
                     if found.error is not None:
                         unready.put(Failed(found.sample, found.error.stage, found.error.reason))
                         continue
-                    if found.directory is not None:
-                        decoding[found.sample.target] = found
+                    decoding[found.sample.target] = found
                     yield found.here
 
             with contextlib.closing(self._decoder.decode(ready())) as batches:
                 for batch in batches:
                     while not unready.empty():
                         yield unready.get()
-                    plans = batch.plans if isinstance(batch, FrameBatch) else ()
                     if isinstance(batch, Failed):
-                        found = decoding.pop(batch.sample.target, None)
-                        if found is not None:
-                            batch = found.failed(batch)
-                            ahead.release(found)
-                    elif any(plan.sample.target in decoding for plan in plans):
-                        done = [decoding.pop(plan.sample.target, None) for plan in plans]
-                        restored = (p if f is None else f.restored(p) for p, f in zip(plans, done, strict=True))
-                        batch = replace(batch, plans=tuple(restored))
-                        for found in done:
-                            if found is not None:
-                                ahead.release(found)
+                        done = [decoding.pop(batch.sample.target)]
+                        plan = batch.plan and done[0].restored(batch.plan)
+                        batch = Failed(done[0].sample, batch.stage, done[0].told(batch.reason), plan)
+                    else:
+                        done = [decoding.pop(plan.sample.target) for plan in batch.plans]
+                        plans = (found.restored(plan) for found, plan in zip(done, batch.plans, strict=True))
+                        batch = replace(batch, plans=tuple(plans))
+                    for found in done:
+                        ahead.release(found)
                     yield batch
             while not unready.empty():
                 yield unready.get()
@@ -199,62 +192,65 @@ def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool =
 class _Ahead:
     """Samples whose files are fetched ahead of whoever takes them, within a bound on their number and bytes.
 
-    Samples are taken on a thread of its own, from the first on that has something to fetch: what is ready does not
-    wait for more of them.
+    From the first one on that has something to fetch, samples are taken on a thread: what is ready does not wait
+    for more of them.
     """
 
     def __init__(self, samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> None:
         self._source, self._cache, self._limit, self._video = iter(samples), cache, limit, video
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards all that follows
+        self._ready: deque[Fetched | BaseException] = deque()
         self._fetching = self._bytes = 0
-        self._starving = self._closed = False
+        self._starving = self._ended = self._closed = False
         self._directory: Path | None = None
-        self._ready: queue.SimpleQueue[Fetched | BaseException | None] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-fetch")
 
     def __iter__(self) -> Iterator[Fetched]:
         for sample in self._source:
             if sample.remote:
                 self._directory = _own_directory(self._cache)
-                threading.Thread(target=self._feed, args=(chain([sample], self._source),), daemon=True).start()
+                samples = chain([sample], self._source)
+                threading.Thread(target=self._feed, args=(samples, self._directory), daemon=True).start()
                 yield from self._fetched()
                 return
             yield Fetched(sample, sample)
 
     def _fetched(self) -> Iterator[Fetched]:
-        failures, ended = 0, False
-        while not (ended and self._fetching == 0 and self._ready.empty()):
-            with self._changed:
-                self._starving = True
-                self._changed.notify_all()
-            found = self._ready.get()
-            self._starving = False
+        failures = 0
+        while (found := self._next()) is not None:
             if isinstance(found, BaseException):
                 raise found
-            if found is None:
-                ended = True
-                continue
             failures = failures + 1 if found.error is not None else 0
             if failures >= _FAILURES_IN_A_ROW:
                 raise RunError(f"{failures} samples in a row cannot be fetched, the last one: {found.error}")
             yield found
 
-    def _feed(self, samples: Iterable[Sample]) -> None:
-        end: BaseException | None = None
+    def _next(self) -> Fetched | BaseException | None:
+        with self._changed:
+            self._starving = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ready or self._closed or (self._ended and self._fetching == 0))
+            self._starving = False
+            return self._ready.popleft() if self._ready else None
+
+    def _feed(self, samples: Iterable[Sample], directory: Path) -> None:
         try:
             for sample in samples:
                 if not self._enter(_bytes(sample)):
                     return
-                self._threads.submit(self._bring, sample)
-        except BaseException as raised:
-            end = raised
-        self._ready.put(end)
+                self._threads.submit(self._bring, sample, directory)
+        except BaseException as error:  # for whoever takes the samples
+            self._ready.append(error)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
 
     def _enter(self, size: int) -> bool:
         """Wait for room; False if nobody takes any more. Who waits for a sample while none is coming gets one."""
 
         def room() -> bool:
-            starved = self._starving and self._fetching == 0 and self._ready.empty()
+            starved = self._starving and self._fetching == 0 and not self._ready
             return self._closed or starved or (self._fetching < _AHEAD and self._bytes + size <= self._limit)
 
         with self._changed:
@@ -262,38 +258,31 @@ class _Ahead:
             self._fetching, self._bytes = self._fetching + 1, self._bytes + size
             return not self._closed
 
-    def _bring(self, sample: Sample) -> None:
+    def _bring(self, sample: Sample, directory: Path) -> None:
         found: Fetched | BaseException
+        place = directory / temporary_name()
         try:
-            size = _bytes(sample)
-            if size > self._limit:
+            if (size := _bytes(sample)) > self._limit:
                 told = f"{size:,} bytes at once, more than the {self._limit:,} of --cache-size"
                 raise SampleError("find", f"{sample.remote[0].url}: {told}")
-            assert self._directory is not None
-            place = self._directory / temporary_name()
             place.mkdir()
-            try:
-                found = _fetch(sample, place, video=self._video)
-            except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
-                raise
+            found = _fetch(sample, place, video=self._video)
         except SampleError as error:
+            self.release(Fetched(sample, sample, place))
             found = Fetched(sample, sample, error=error)
         except OSError as error:
-            found = RunError(f"the cache {self._cache}: {error.strerror or error}; --cache names another directory")
+            found = _unusable(self._cache, error)
         except BaseException as error:  # a thread that ends in silence would leave its sample waited for
             found = error
         with self._changed:
-            self._ready.put(found)
+            self._ready.append(found)
             self._fetching -= 1
-            if isinstance(found, Fetched) and found.error is not None:
-                self._bytes -= _bytes(sample)
             self._changed.notify_all()
 
     def release(self, found: Fetched) -> None:
         """Remove what was fetched for a sample."""
         if found.directory is not None:
-            found.remove()
+            shutil.rmtree(found.directory, ignore_errors=True)
             with self._changed:
                 self._bytes -= _bytes(found.sample)
                 self._changed.notify_all()
@@ -322,34 +311,36 @@ def _own_directory(cache: Path) -> Path:
         own = cache / temporary_name()
         own.mkdir()
     except OSError as error:
-        raise RunError(f"the cache {cache}: {error.strerror or error}; --cache names another directory") from error
+        raise _unusable(cache, error) from error
     return own
+
+
+def _unusable(cache: Path, error: OSError) -> RunError:
+    return RunError(f"the cache {cache}: {error.strerror or error}; --cache names another directory")
 
 
 def _fetch(sample: Sample, directory: Path, *, video: bool = True, aus: bool = True) -> Fetched:
     """Fetch a sample's files into a directory; its action-unit directories are there even if they are empty."""
-    here: Place | None = sample.video
-    au_dirs = list(sample.au_dirs)
-    remote_dirs = [each for each in sample.au_dirs if isinstance(each, Url)] if aus else []
-    copies = {each: directory / f"aus{number}" for number, each in enumerate(remote_dirs)}
+    dirs = [each for each in sample.au_dirs if aus and isinstance(each, Url)]
+    here = {each: directory / f"aus{number}" for number, each in enumerate(dirs)}
     try:
-        for each, copy in copies.items():
-            au_dirs[au_dirs.index(each)] = copy
-            if remote.listing(each) is not None:
+        for there, copy in here.items():
+            if remote.listing(there) is not None:
                 copy.mkdir()
-        if isinstance(sample.video, Url):
-            here = directory / sample.video.name if video else None
         for file in sample.remote:
             if file.url == sample.video:
-                if video:
-                    remote.fetch(file.url, file.size, directory / file.url.name)
-                continue
-            above = [each for each in copies if file.url.is_below(each)]
-            if above:  # of directories within each other, the innermost is the one that it was found in
-                innermost = max(above, key=lambda each: len(each.where))
-                target = copies[innermost] / file.url.where.removeprefix(f"{innermost.where}/")
+                target = directory / file.url.name if video else None
+            else:  # of directories within each other, the inner one is tried first
+                above = ((each, copy) for each, copy in here.items() if file.url.is_below(each))
+                each, copy = next(above, (None, directory))
+                target = copy / file.url.where.removeprefix(f"{each.where}/") if each else None
+            if target is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 remote.fetch(file.url, file.size, target)
     except remote.StoreError as error:
         raise SampleError("find", str(error)) from error
-    return Fetched(sample, replace(sample, video=here, au_dirs=tuple(au_dirs), remote=()), directory)
+    own: Place | None = sample.video
+    if isinstance(own, Url):
+        own = directory / own.name if video else None
+    au_dirs = tuple(here.get(each, each) if isinstance(each, Url) else each for each in sample.au_dirs)
+    return Fetched(sample, replace(sample, video=own, au_dirs=au_dirs, remote=()), directory)

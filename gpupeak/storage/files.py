@@ -13,20 +13,14 @@ _LONGEST_NAME = 255  # bytes, on every common file system
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def at_once(path: str | Path, flags: int) -> int:
-    """Open a file as `os.open` does, and a pipe without waiting for somebody to write to it."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def open_bounded(file: Path, limit: int) -> BinaryIO:
-    """Open a regular file of at most `limit` bytes.
+    """Open a regular file of at most `limit` bytes; a pipe is refused, not waited for.
 
     Raises:
         FileNotFoundError: it is not there; a path that no file can have counts as that.
-        OSError: it is not readable, no regular file (a pipe is refused, not waited for) or too large.
+        OSError: it is not readable, no regular file or too large.
     """
-    try:
-        # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it.
+    try:  # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:
         raise FileNotFoundError(f"{str(file)!r} cannot be a path: {error}") from error
@@ -47,11 +41,7 @@ def open_bounded(file: Path, limit: int) -> BinaryIO:
 
 
 def read_bounded(file: Path, limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes.
-
-    Raises:
-        FileNotFoundError, OSError: as `open_bounded`.
-    """
+    """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does."""
     with open_bounded(file, limit) as stream:
         return stream.read(limit)
 

@@ -62,11 +62,7 @@ def place(text: Place | str) -> Place:
 
 
 def local(where: Place) -> Path:
-    """The path of what lies on this machine.
-
-    Raises:
-        ValueError: it lies in a store.
-    """
+    """The path of what lies on this machine. Raises ValueError if it lies in a store."""
     if isinstance(where, Url):
         raise ValueError(f"{where} is in a store and has not been fetched")
     return where

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.types import Url
+from gpupeak.types import Place, Url
 
 _T = TypeVar("_T")
 
@@ -40,10 +40,7 @@ _CREDENTIALS = re.compile("Credential|Authenti|Unauthori|Forbidden|Profile|Token
 
 
 class StoreError(Exception):
-    """A store could not do what was asked for; `reason` is one line without the URL.
-
-    `missing`: it is not there.
-    """
+    """A store could not do what was asked for; `reason` is one line without the URL. `missing`: it is not there."""
 
     def __init__(self, url: Url, reason: str, *, missing: bool = False) -> None:
         super().__init__(f"{url}: {reason}")
@@ -64,13 +61,22 @@ class Entry:
         return self.size is not None
 
 
+@lru_cache(maxsize=256)
 def listing(directory: Url) -> Mapping[str, Entry] | None:
     """What lies in a directory, by name; None if there is no such directory. A store is asked once, until `forget`.
 
     Raises:
         RunError: the store cannot be reached or refuses; what was tried is told.
     """
-    return _listing(directory)
+    filesystem, place = _reach(directory)
+    infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
+    if infos is None:
+        return None
+    place = place.rstrip("/")
+    if len(infos) == 1 and infos[0]["name"].rstrip("/") == place and infos[0]["type"] == "file":
+        return None if infos[0]["name"] == place else {}
+    entries = (_entry(info, place) for info in infos)
+    return {entry.name: entry for entry in entries if entry is not None and "/" not in entry.name}
 
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
@@ -91,40 +97,28 @@ def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, 
 
 def forget() -> None:
     """Ask the stores again from now on."""
-    _listing.cache_clear()
+    listing.cache_clear()
     _below.cache_clear()
-
-
-@lru_cache(maxsize=256)
-def _listing(url: Url) -> Mapping[str, Entry] | None:
-    filesystem, place = _reach(url)
-    try:
-        infos = _tried(url, lambda: filesystem.ls(place, detail=True))
-    except StoreError as error:
-        if error.missing:
-            return None
-        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
-    finally:
-        filesystem.invalidate_cache()  # it would keep a kilobyte a file
-    place = place.rstrip("/")
-    if len(infos) == 1 and infos[0]["name"].rstrip("/") == place and infos[0]["type"] == "file":
-        return None if infos[0]["name"] == place else {}
-    entries = (_entry(info, place) for info in infos)
-    return {entry.name: entry for entry in entries if entry is not None and "/" not in entry.name}
 
 
 @lru_cache(maxsize=32)
 def _below(url: Url) -> Mapping[str, Entry]:
     """The files two levels down, by `directory/name`."""
     filesystem, place = _reach(url)
-    try:
-        infos = _tried(url, lambda: filesystem.find(place, detail=True))
-    except StoreError as error:
-        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
-    finally:
-        filesystem.invalidate_cache()
+    infos = _listed(url, filesystem, lambda: filesystem.find(place, detail=True)) or {}
     entries = (_entry(info, place.rstrip("/")) for info in infos.values())
     return {entry.name: entry for entry in entries if entry is not None and entry.name.count("/") == 1}
+
+
+def _listed(url: Url, filesystem: Any, ask: Callable[[], Any]) -> Any:
+    try:
+        return _tried(url, ask)
+    except StoreError as error:
+        if error.missing:
+            return None
+        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
+    finally:
+        filesystem.invalidate_cache()  # it would keep a kilobyte a file
 
 
 def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
@@ -139,12 +133,7 @@ def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
 
 
 def fetch(url: Url, size: int, target: Path) -> None:
-    """Write a file of a store to `target`, all `size` bytes that it was listed with.
-
-    Raises:
-        StoreError: it could not be fetched, or is no longer as large as it was listed.
-        OSError: `target` cannot be written.
-    """
+    """Write a file of a store to `target`, all `size` bytes that it was listed with. Raises StoreError, OSError."""
     filesystem, place = _reach(url)
     with target.open("wb") as file:
         for start in range(0, size, _CHUNK):
@@ -164,11 +153,7 @@ def _bytes(filesystem: Any, place: str, start: int, stop: int, wanted: int) -> b
 
 
 def read(url: Url, limit: int) -> bytes:
-    """A file of at most `limit` bytes.
-
-    Raises:
-        StoreError: it could not be read, or is larger.
-    """
+    """A file of at most `limit` bytes. Raises StoreError if it cannot be read or is larger."""
     filesystem, place = _reach(url)
     data: bytes = _tried(url, lambda: filesystem.cat_file(place, start=0, end=limit + 1))
     if len(data) > limit:
@@ -177,11 +162,7 @@ def read(url: Url, limit: int) -> bytes:
 
 
 def put(url: Url, data: bytes) -> None:
-    """Put a file: it is there whole, or not at all, and replaces one that was there.
-
-    Raises:
-        StoreError: it could not be put.
-    """
+    """Put a file: it is there whole, or not at all, and replaces one that was there. Raises StoreError."""
     filesystem, place = _reach(url)
     if url.protocol in _WHOLE_PUTS:
         _tried(url, lambda: filesystem.pipe_file(place, data))
@@ -206,9 +187,7 @@ def create(url: Url, data: bytes) -> bool:
     """Put a small file only if there is none; return whether this call has put it.
 
     S3 (`If-None-Match`), GCS and Azure let one of many do so; elsewhere two who ask at once may both be told so.
-
-    Raises:
-        StoreError: it could not be put.
+    Raises StoreError.
     """
     filesystem, place = _reach(url)
     if url.protocol not in _WHOLE_PUTS:
@@ -224,11 +203,7 @@ def create(url: Url, data: bytes) -> bool:
 
 
 def remove(url: Url) -> None:
-    """Remove a file; one that is not there is no error.
-
-    Raises:
-        StoreError: it could not be removed.
-    """
+    """Remove a file; one that is not there is no error. Raises StoreError."""
     filesystem, place = _reach(url)
     try:
         _tried(url, lambda: filesystem.rm_file(place))
@@ -315,6 +290,6 @@ def _filesystem(protocol: str, host: str) -> Any:
     return filesystem
 
 
-def write_error(url: Url, error: StoreError) -> WriteError:
+def write_error(url: Place, error: StoreError) -> WriteError:
     """What ends a run whose store does not take a file."""
     return WriteError(f"{url}: cannot be written: {error.reason}")

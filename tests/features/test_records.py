@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from samples import read_manifest, sample
 from test_store import SETTINGS, save
 
@@ -22,7 +23,7 @@ from gpupeak.errors import ConfigError, RunError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.records import is_record, read_records
 from gpupeak.storage.atomic import temporary_name
-from gpupeak.types import Failed
+from gpupeak.types import Failed, Url
 
 OTHER = {**SETTINGS, "weights_sha256": "bb"}
 THIRD = {**SETTINGS, "weights_sha256": "cc"}
@@ -166,15 +167,21 @@ def test_a_plain_overwrite_ends_whatever_shards_have_begun(tmp_path: Path) -> No
 # At the same time
 
 
-def test_shards_of_other_settings_cannot_begin_together_though_nothing_is_saved_yet(tmp_path: Path) -> None:
-    with opened(tmp_path, ZERO) as first, opened(tmp_path, ONE) as second:
-        first.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+@pytest.mark.parametrize("stored", [False, True])
+def test_shards_of_other_settings_cannot_begin_together_though_nothing_is_saved_yet(
+    stored: bool, tmp_path: Path
+) -> None:
+    MemoryFileSystem.store.clear()
+    place = Url("memory", "out/mine") if stored else tmp_path
+    one, two = (FeatureDirectory(place, 8, 4, part, tmp_path / part) for part in (ZERO, ONE))
+    with one, two:
+        one.begin({"settings": SETTINGS}, done=set(), overwrite=False)
         with pytest.raises(ConfigError, match="this run has 'bb'"):
-            second.begin({"settings": OTHER}, done=set(), overwrite=False)
-        assert [part.part for part in read_records(tmp_path).parts] == [ZERO]
+            two.begin({"settings": OTHER}, done=set(), overwrite=False)
+        assert [part.part for part in read_records(two.path).parts] == [ZERO]
         with pytest.raises(ConfigError, match="let those shards end"):
-            second.begin({"settings": OTHER}, done=set(), overwrite=True)
-        second.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+            two.begin({"settings": OTHER}, done=set(), overwrite=True)
+        two.begin({"settings": SETTINGS}, done=set(), overwrite=False)
 
 
 def test_a_shard_that_could_not_begin_leaves_its_records_as_they_were(tmp_path: Path) -> None:
@@ -185,20 +192,6 @@ def test_a_shard_that_could_not_begin_leaves_its_records_as_they_were(tmp_path: 
         with pytest.raises(ConfigError, match="let those shards end"):
             second.begin({"settings": OTHER}, done=set(), overwrite=True)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
-
-
-def test_a_shard_that_ended_with_nothing_saved_is_in_nobodys_way(tmp_path: Path) -> None:
-    run(tmp_path, part=ZERO)
-    run(tmp_path, "b", part=ONE, settings=OTHER)
-    run(tmp_path, "a", part=OF_THREE, settings=OTHER)
-    np.save(tmp_path / "c.npy", np.zeros((8, 4), np.float32))  # whose? its run was killed before the line
-    with pytest.raises(ConfigError, match="two kinds"):
-        run(tmp_path, "d", part=OF_THREE, settings=OTHER)
-    (tmp_path / "c.npy").unlink()
-    with opened(tmp_path) as directory:
-        assert directory.absorb(NAMES) == 3
-    assert done(tmp_path) == {"a", "b"}
-    assert json.loads((tmp_path / "run.json").read_text())["settings"] == OTHER
 
 
 def test_locks_keep_apart_what_must_not_meet(tmp_path: Path) -> None:
@@ -214,19 +207,6 @@ def test_locks_keep_apart_what_must_not_meet(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_directories_made_for_nothing_are_removed_unless_another_shard_is_there(tmp_path: Path) -> None:
-    place = tmp_path / "out/mine"
-    with opened(place, ZERO):
-        with opened(place, ONE):
-            pass
-        assert place.is_dir()
-    assert list(tmp_path.iterdir()) == []
-    first = opened(place, ZERO)
-    with first, opened(place, ONE):
-        first.__exit__(None, None, None)
-        assert place.is_dir()
-
-
 def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -234,14 +214,14 @@ def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp
     killed = here.replace(str(os.getpid()), str(dead.pid), 1)
     elsewhere, old = ".gpupeak-7@elsewhere.1-0.tmp", ".gpupeak-7@elsewhere.1-1.tmp"
     unknown = ".gpupeak-12-3.tmp"  # of an earlier version
-    for name in (here, killed, elsewhere, old, unknown, "a.npy"):
+    for name in (here, killed, elsewhere, old, unknown, "a.npy", "x.tmp"):
         (tmp_path / name).touch()
     os.utime(tmp_path / old, (0, 0))
     with opened(tmp_path, ZERO):
         there = {name for name in os.listdir(tmp_path) if not is_record(name)}
-        assert there == {here, elsewhere, unknown, "a.npy"}
+        assert there == {here, elsewhere, unknown, "a.npy", "x.tmp"}
     with opened(tmp_path):
-        assert os.listdir(tmp_path) == ["a.npy"]
+        assert sorted(os.listdir(tmp_path)) == ["a.npy", "x.tmp"]
 
 
 # Without locks

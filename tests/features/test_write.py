@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -15,33 +14,17 @@ from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, Saved
 
 
-def test_each_sample_becomes_a_file_that_numpy_loads(tmp_path: Path) -> None:
-    batch = features(tmp_path, "a", "喜 怒", "-c")
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_each_sample_becomes_the_file_that_numpy_saves(tmp_path: Path, dtype: type) -> None:
+    batch = features(tmp_path, "a", "喜 怒", "-c", dim=768, dtype=dtype)
     outcomes = list(NpyWriter().write([batch]))
     assert [type(outcome) for outcome in outcomes] == [Saved] * 3
-    for row, name in enumerate(("a", "喜 怒", "-c")):
-        loaded = np.load(tmp_path / f"{name}.npy", allow_pickle=False)
-        assert loaded.dtype == np.float32
-        assert loaded.flags.c_contiguous
-        np.testing.assert_array_equal(loaded, batch.features[row * 8 : row * 8 + 8])
     assert sorted(os.listdir(tmp_path)) == ["-c.npy", "a.npy", "喜 怒.npy"]
+    for row, name in enumerate(("a", "喜 怒", "-c")):
+        np.save(tmp_path / "theirs.npy", batch.features[row * 8 : row * 8 + 8].astype(np.float32))
+        assert (tmp_path / f"{name}.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+    assert (tmp_path / "a.npy").stat().st_size == 128 + 24_576
     assert all("write" in outcome.seconds for outcome in outcomes if isinstance(outcome, Saved))
-
-
-def test_the_bytes_are_those_of_numpy_save(tmp_path: Path) -> None:
-    batch = features(tmp_path, "ours", dim=768)
-    list(NpyWriter().write([batch]))
-    np.save(tmp_path / "theirs.npy", batch.features)
-    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
-    assert (tmp_path / "ours.npy").stat().st_size == 128 + 24_576
-
-
-def test_half_precision_is_widened(tmp_path: Path) -> None:
-    batch = features(tmp_path, "a", dtype=np.float16)
-    list(NpyWriter().write([batch]))
-    loaded = np.load(tmp_path / "a.npy")
-    assert loaded.dtype == np.float32
-    np.testing.assert_array_equal(loaded, batch.features.astype(np.float32))
 
 
 def test_an_earlier_file_is_replaced_in_one_step(tmp_path: Path) -> None:
@@ -84,10 +67,5 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_torn(tmp_path: Path, monkey
         list(NpyWriter().write([features(tmp_path, "a")]))
     assert os.listdir(tmp_path) == ["a.npy"]
     assert (tmp_path / "a.npy").read_bytes() == b"earlier"
-
-
-def test_a_directory_that_is_gone_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(WriteError, match="cannot be written: No such file") as caught:
+    with pytest.raises(WriteError, match="cannot be written: No such file"):
         list(NpyWriter().write([features(tmp_path / "gone", "a")]))
-    assert isinstance(caught.value.__cause__, OSError)
-    assert caught.value.__cause__.errno == errno.ENOENT
