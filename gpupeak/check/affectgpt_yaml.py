@@ -99,7 +99,7 @@ def _document(text: str, options: Sequence[str]) -> Document:
     datasets: dict[str, Section] = {}
     for name in kept_datasets or ():
         if (section := _section(kept_datasets, name, "datasets.")) is not None:
-            datasets[str(name)] = _values(whole.datasets[name], section, f"datasets.{name}.", stray)
+            datasets[str(name)] = _values(whole.datasets[name], section, f"datasets.{name!s}.", stray)
     inference = _section(kept, "inference")
     return Document(
         inference=None if inference is None else _values(whole.inference, inference, "inference.", stray),
