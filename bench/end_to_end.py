@@ -30,6 +30,7 @@ from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, TowerShape, encoder_spec
 from gpupeak.lines.build import build
+from gpupeak.storage.places import local
 from gpupeak.types import Sample, Saved
 
 Features = npt.NDArray[np.float64]
@@ -111,7 +112,7 @@ class Sides:
         differences = _differences(features)
         return {
             **self._conditions,
-            **facts(sample.video),
+            **facts(local(sample.video)),
             "samples": count,
             "rounds": rounds,
             **compared,
@@ -135,7 +136,7 @@ class Sides:
 
 def _to(sample: Sample, side: str, number: int) -> Sample:
     target = sample.target.parent / side / f"{sample.name}_{number}.npy"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    local(target).parent.mkdir(parents=True, exist_ok=True)
     return dataclasses.replace(sample, target=target)
 
 
@@ -145,7 +146,7 @@ def _note(steps: dict[str, list[float]], seconds: dict[str, float]) -> None:
 
 
 def _saved(samples: list[Sample]) -> Features:
-    arrays: list[npt.NDArray[Any]] = [np.load(sample.target) for sample in samples]
+    arrays: list[npt.NDArray[Any]] = [np.load(local(sample.target)) for sample in samples]
     return np.concatenate(arrays).astype(np.float64)
 
 

@@ -63,6 +63,7 @@ from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_ad
 from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows
 from gpupeak.lines.build import Parts, build, choose_device, cuda_line
 from gpupeak.pipeline import Decoder, Encoder, Line
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, SamplingRule
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
@@ -563,7 +564,7 @@ def check_trimmed(setup: Setup, corpus: Corpus) -> Row:
 def file_of(sample: Sample) -> int:
     """The file itself, whichever of its names a sample has."""
     assert sample.video is not None
-    return sample.video.stat().st_ino
+    return local(sample.video).stat().st_ino
 
 
 def mean_difference(ours: Any, theirs: Any) -> float:

@@ -32,6 +32,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter
+from gpupeak.storage.places import local
 from gpupeak.types import Sample, SamplingRule, Saved
 
 SIZE, DIM = 224, 768
@@ -96,7 +97,7 @@ def by_finished(counts: Sequence[int], work: Path) -> Row:
             directory.mkdir(parents=True)
         for count in counts:
             for sample in islice(samples(home, SamplingRule("uniform"), count), made, None):
-                np.save(sample.target, np.zeros((8, DIM), np.float32))
+                np.save(local(sample.target), np.zeros((8, DIM), np.float32))
                 (root / "videos" / f"{sample.name}.mp4").touch()
             made = count
             points.append({"files": count, "seconds": min(resumed(root, count) for _ in range(3))})

@@ -26,6 +26,7 @@ from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.lines.build import build, cuda_line
 from gpupeak.pipeline import Line
+from gpupeak.storage.places import local
 from gpupeak.types import Sample, Saved, Seconds
 
 CPU_ENCODER = "open_clip:ViT-B-32"
@@ -48,7 +49,7 @@ def repeated(once: Sequence[Sample], times: int) -> Iterator[Sample]:
     for number in range(times):
         for sample in once:
             target = sample.target.parent / str(number) / sample.target.name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            local(target).parent.mkdir(parents=True, exist_ok=True)
             yield replace(sample, dataset=f"{sample.dataset}-{number}", target=target)
 
 

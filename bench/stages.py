@@ -38,6 +38,7 @@ from gpupeak.features.npy import npy_header
 from gpupeak.features.writer import NpyWriter
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import emotion_peak
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FeatureBatch, FramePlan, Peak, Sample, SamplingRule
 from gpupeak.video.container import open_clip
 
@@ -114,7 +115,7 @@ def peaks_read(directory: Path, rounds: int, frames: int = 150) -> Row:
 
 def _plan(sample: Sample) -> FramePlan:
     assert sample.video is not None
-    with open_clip(sample.video) as clip:
+    with open_clip(local(sample.video)) as clip:
         return plan_frames(sample, clip.frames, clip.codec)
 
 
@@ -411,11 +412,11 @@ def at_run_time(samples: Sequence[Sample], decode: Decode, rounds: int, one: Row
     seconds: dict[str, Row] = {}
     for sample in samples:
         assert sample.video is not None
-        with open_clip(sample.video) as clip:
+        with open_clip(local(sample.video)) as clip:
             plan = partial(plan_frames, sample, clip.frames, clip.codec)
         steps: dict[str, Callable[[], object]] = {
             "sampling": plan,
-            "decoding": partial(decode, sample.video, plan().indices),
+            "decoding": partial(decode, local(sample.video), plan().indices),
         }
         seconds[sample.name] = {step: statistics.median(each) for step, each in alternated(steps, rounds).items()}
     taken = [sum(each.values()) for each in seconds.values()]

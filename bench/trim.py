@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from record import Row, beside, cores
 
 from gpupeak.decode.worker import Planned, prepare
+from gpupeak.storage.places import local
 from gpupeak.types import Sample
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import Clip, open_clip
@@ -123,7 +124,7 @@ def trimming(sample: Sample) -> Trimming | None:
     if not isinstance(planned, Planned) or planned.unfit or sample.video is None:
         return None
     whole, seconds, made = encoded(planned), list[float](), None
-    with open_clip(sample.video) as clip:
+    with open_clip(local(sample.video)) as clip:
         to_decode = sum(run[-1] + 1 - run[0] for run in clip.runs(planned.plan.unique))
         for _ in range(3):
             began = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from gpupeak.features.records import (
 from gpupeak.features.remote import RemoteRecords
 from gpupeak.storage import places, remote
 from gpupeak.storage.atomic import TEMPORARY, replace_file, writer_is_gone
+from gpupeak.storage.files import read_bounded
 from gpupeak.types import Outcome, Place, Url
 
 _WAY_OUT = "give --overwrite to make them all again, or another --output-root"
@@ -311,5 +313,5 @@ def _remove(part: Record) -> None:
 
 def _content(file: Path) -> bytes | None:
     with contextlib.suppress(FileNotFoundError):
-        return file.read_bytes()
+        return read_bounded(file, sys.maxsize)  # a pipe would be waited for
     return None
