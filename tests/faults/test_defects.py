@@ -101,7 +101,7 @@ def test_records_whose_values_are_lists_are_read(tmp_path: Path) -> None:
     ("words", "file", "make", "fault"),
     [
         ("extract", "manifest.jsonl", os.mkdir, "read: Is a directory"),
-        ("extract --overwrite --num-shards 2 --shard-index 0", "manifest.00000-of-00002.jsonl", os.mkdir, "written"),
+        ("extract --overwrite --num-shards 2 --shard-index 0", "manifest.00000-of-00002.jsonl", os.mkfifo, "written"),
         ("verify", "manifest.jsonl", os.mkfifo, "read: not a regular file"),
         ("inspect a", "manifest.jsonl", os.mkdir, "read: Is a directory"),
     ],
@@ -126,5 +126,5 @@ def test_a_manifest_that_is_no_file_is_one_line(
     given += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--weights", "random:0"]
     assert main([*words.split(), *given]) == 3
     line = capsys.readouterr().err.splitlines()[-1]
-    where, reason = (home, "written: Is a directory") if fault == "written" else (home / file, fault)
+    where, reason = (home, "written: not a regular file") if fault == "written" else (home / file, fault)
     assert line.endswith(f"{where}: cannot be {reason}")
