@@ -2,9 +2,9 @@
 
     GpupeakError
     ├── UsageError            2   the command, the configuration or an input list is wrong
-    │   ├── ConfigError           an option, a TOML/YAML file, settings that do not go together
+    │   ├── ConfigError           an option, a settings file, settings that do not go together
     │   ├── LabelError            a label file or sample list that cannot be used
-    │   ├── AuError               action-unit directories that cannot be meant (see `datasets.require_peaks`)
+    │   ├── AuError               action-unit directories that cannot be meant (see `corpora.peaks.require_peaks`)
     │   └── WeightsError          weights that are not there or do not fit the encoder
     ├── RunError              3   the run could not go on
     │   ├── DeviceError           the device asked for is not there
@@ -17,6 +17,8 @@ worked on and turned into `types.Failed`; only the other two leave a run.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import ClassVar
 
 OUT_OF_MEMORY = "asks for more memory than it may have"
@@ -75,3 +77,9 @@ class SampleError(GpupeakError):
 
     def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
         return type(self), (self.stage, self.reason)
+
+
+def few(names: Iterable[str]) -> str:
+    """The first three names, for a message."""
+    shown = [repr(name[:80]) for name in itertools.islice(names, 4)]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")

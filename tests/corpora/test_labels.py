@@ -266,7 +266,7 @@ class TestHostilePickles:
                 path.write_bytes(damaged) if original is originals[0] else npz(path, k=bytes(damaged))
                 self.names_or_refusal(path)
 
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         opcodes=st.lists(
             st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes])
