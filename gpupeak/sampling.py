@@ -114,7 +114,7 @@ def choose(rule: SamplingRule, name: str, frames: int, peak: Peak | NoPeak | Non
     `after` are the frames on either side. A file that counts other than the video is believed for the rule; then
     each index past the end of the video becomes its last frame.
 
-    `headtail` draws from the sample's `name`; `peak` is what `peaks.read_peak` returned, None where none was looked for.
+    `headtail` draws from the sample's `name`. `peak` is what `peaks.read_peak` returned, None where nobody looked.
 
     Raises:
         SampleError: there is no usable peak and the rule's fallback is "fail" (stage "plan").
