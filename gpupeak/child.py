@@ -142,8 +142,8 @@ class Suspects(Generic[T]):
 
 
 def cores() -> int:
-    """The cores that this process may use; where the system does not tell, those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _end_with(parent: int) -> None:
