@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -22,9 +21,6 @@ class Channel(Generic[T]):
     Reading is iterating: it waits for the next item and ends when every writer has called `finish`
     and nothing is left. `cancel` wakes everyone on both sides: `put` raises `Cancelled` from then on,
     and reading ends at once, whatever is still queued.
-
-    `wait_seconds` holds how long [writers, readers] have waited, in all: who waits is not the bottleneck.
-    `waiting_writers` is how many are held back right now.
     """
 
     def __init__(self, depth: int, writers: int = 1) -> None:
@@ -35,27 +31,15 @@ class Channel(Generic[T]):
         lock = threading.Lock()
         self._room = threading.Condition(lock)
         self._something = threading.Condition(lock)
-        self.wait_seconds = [0.0, 0.0]
-        self.waiting_writers = 0
 
     def put(self, item: T) -> None:
         """Hand over one item, waiting while the channel is full. Raises Cancelled."""
         with self._room:
-            if len(self._items) >= self._depth and not self._cancelled:
-                began = time.perf_counter()
-                self.waiting_writers += 1
-                self._room.wait_for(lambda: len(self._items) < self._depth or self._cancelled)
-                self.waiting_writers -= 1
-                self.wait_seconds[0] += time.perf_counter() - began
+            self._room.wait_for(lambda: len(self._items) < self._depth or self._cancelled)
             if self._cancelled:
                 raise Cancelled
             self._items.append(item)
             self._something.notify()
-
-    def add_writer(self) -> None:
-        """One more writer will call `finish`; before reading begins."""
-        with self._something:
-            self._writers += 1
 
     def finish(self) -> None:
         """One writer has no more to hand over."""
@@ -76,10 +60,7 @@ class Channel(Generic[T]):
 
     def __next__(self) -> T:
         with self._something:
-            if not self._items and self._writers and not self._cancelled:
-                began = time.perf_counter()
-                self._something.wait_for(lambda: bool(self._items) or not self._writers or self._cancelled)
-                self.wait_seconds[1] += time.perf_counter() - began
+            self._something.wait_for(lambda: bool(self._items) or not self._writers or self._cancelled)
             if self._cancelled or not self._items:
                 raise StopIteration
             item = self._items.popleft()
@@ -88,29 +69,33 @@ class Channel(Generic[T]):
 
 
 def merged(
-    stages: list[Generator[T]], depth: int, cancel: Callable[[], None] = lambda: None, name: str = "stage"
+    stages: Sequence[Generator[T]],
+    depth: int,
+    cancel: Callable[[], None] = lambda: None,
+    name: str = "stage",
+    *,
+    drain: bool = False,
 ) -> Generator[T]:
-    """Yield what the stages yield, as it comes, at most `depth` items ahead of the reader.
+    """Yield what the stages yield, each on a thread of its own, at most `depth` items ahead of the reader.
 
-    The first exception of any stage ends all of them and is raised here; what was ready then is dropped.
-    `cancel` is called then, and when the reader leaves, to wake the stages that wait for something else
-    than this reader.
+    The first exception of any stage ends all of them and is raised here; what was ready then is dropped, or, to
+    `drain`, comes out first, until `cancel` has ended the others. It is called then, and when the reader leaves, to
+    wake the stages that wait for something else than this reader.
     """
     channel: Channel[T] = Channel(depth, writers=len(stages))
     errors: list[BaseException] = []
 
-    def end() -> None:
-        channel.cancel()
-        cancel()
-
     def pump(stage: Generator[T]) -> None:
         try:
+            # Closing: a stage that is cut off ends its processes here, and gives back what it borrowed.
             with contextlib.suppress(Cancelled), contextlib.closing(stage):
                 for item in stage:
                     channel.put(item)
         except BaseException as error:
             errors.append(error)
-            end()
+            if not drain:
+                channel.cancel()
+            cancel()
         finally:
             channel.finish()
 
@@ -122,8 +107,12 @@ def merged(
         thread.start()
     try:
         yield from channel
+    except KeyboardInterrupt:
+        threads.clear()  # at a second Ctrl-C the process is about to end: nothing is waited for
+        raise
     finally:
-        end()
+        channel.cancel()
+        cancel()
         for thread in threads:
             thread.join()
     if errors:

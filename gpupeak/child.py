@@ -105,12 +105,8 @@ def connect() -> tuple[Connection, tuple[int, ...]]:
 class Suspects(Generic[T]):
     """What processes held that have ended: each goes through another one alone, and is set aside if that ends, too.
 
-    A process that ends says nothing of what ended it. One that ends with a single thing in its hands, which was in
-    the hands of one that ended before, names it.
-
-    Args:
-        who: the processes, as the beginning of a sentence.
-        most_deaths: in a row, with nothing done between, before it is nothing's fault any more; None for any number.
+    After `most_deaths` in a row with nothing done between, it is no suspect's fault; `who` are the processes, as the
+    beginning of a sentence.
     """
 
     def __init__(self, who: str, most_deaths: int | None = None) -> None:
@@ -121,11 +117,9 @@ class Suspects(Generic[T]):
         return len(self._waiting)
 
     def pop(self) -> T:
-        """The next one to go through a process alone."""
         return self._waiting.popleft()
 
     def clear(self) -> None:
-        """Forget what is waiting."""
         self._waiting.clear()
 
     def survived(self) -> None:
@@ -148,8 +142,8 @@ class Suspects(Generic[T]):
 
 
 def cores() -> int:
-    """The cores that this process may use; where the system does not tell, those that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _end_with(parent: int) -> None:

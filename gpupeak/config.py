@@ -120,7 +120,7 @@ class ExtractConfig:
     aus: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
         "Holds that corpus's action-unit files.", file="one")
     config_file: Path | None = _option(None, SOURCE, "doctor", "FILE",
-        "Datasets and settings of your own: .toml, .yaml.", name="config")
+        "Datasets and settings of your own, as TOML.", name="config")
     cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
         "Where what is fetched from URLs is kept.", "~/.cache/gpupeak")
     cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",

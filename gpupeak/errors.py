@@ -1,15 +1,9 @@
 """Every error gpupeak raises, and the exit code each one ends a command with.
 
     GpupeakError
-    ├── UsageError            2   the command, the configuration or an input list is wrong
-    │   ├── ConfigError           an option, a TOML/YAML file, settings that do not go together
-    │   ├── LabelError            a label file or sample list that cannot be used
-    │   ├── AuError               action-unit directories that cannot be meant (see `datasets.require_peaks`)
-    │   └── WeightsError          weights that are not there or do not fit the encoder
-    ├── RunError              3   the run could not go on
-    │   ├── DeviceError           the device asked for is not there
-    │   └── WriteError            the output cannot be written (disk full, permission)
-    └── SampleError           -   one sample's fault: becomes a `Failed` value and never ends a run
+    ├── UsageError      2   ConfigError, LabelError, AuError, WeightsError
+    ├── RunError        3   DeviceError, WriteError
+    └── SampleError     -   one sample's fault: becomes a `Failed` value and never ends a run
 
 A bad video is data and a broken machine is an exception: `SampleError` is caught where a sample is
 worked on and turned into `types.Failed`; only the other two leave a run.
@@ -17,6 +11,8 @@ worked on and turned into `types.Failed`; only the other two leave a run.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import ClassVar
 
 OUT_OF_MEMORY = "asks for more memory than it may have"
@@ -36,7 +32,7 @@ class UsageError(GpupeakError):
 
 
 class ConfigError(UsageError):
-    """An option or a configuration file is wrong, or settings contradict each other."""
+    """An option or a settings file is wrong, or settings contradict each other."""
 
 
 class LabelError(UsageError):
@@ -48,21 +44,19 @@ class AuError(UsageError):
 
 
 class WeightsError(UsageError):
-    """Weights are missing or do not fit the encoder: says what was found and what was expected."""
+    """Weights are missing or do not fit the encoder."""
 
 
 class RunError(GpupeakError):
     """The run cannot go on."""
 
-    exit_code = 3
-
 
 class DeviceError(RunError):
-    """The device asked for is not there, or cannot do what was asked; says why."""
+    """The device asked for is not there, or cannot do what was asked."""
 
 
 class WriteError(RunError):
-    """The output cannot be written: a full disk, a missing permission."""
+    """The output cannot be written."""
 
 
 class SampleError(GpupeakError):
@@ -75,3 +69,9 @@ class SampleError(GpupeakError):
 
     def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
         return type(self), (self.stage, self.reason)
+
+
+def few(names: Iterable[str]) -> str:
+    """The first three names, for a message."""
+    shown = [repr(name[:80]) for name in itertools.islice(names, 4)]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")

@@ -18,7 +18,9 @@ from typing import Any
 
 from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import Corpus, Listing, list_samples, require_peaks, resolve
+from gpupeak.corpora.corpus import Corpus, resolve
+from gpupeak.corpora.peaks import require_peaks
+from gpupeak.corpora.samples import Listing, list_samples
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec

@@ -1,6 +1,7 @@
 """Which frames of a video are encoded? Every rule is AffectGPT's own, frame for frame.
 
-All indices are 0-based frame numbers in presentation order. Nothing is read or drawn but what is passed.
+All indices are 0-based frame numbers in presentation order, ascending. A function raises ValueError where the number
+of frames is not in 1 .. 2**53 or `n` is below 1.
 """
 
 from __future__ import annotations
@@ -37,15 +38,9 @@ def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> 
         peak: frame number of the peak; one outside 0 .. total-1 is clamped into it.
         before, after: frames before and after the peak, as its file counts them. They only decide how many
             neighbours are taken: as many as there are up to two; two on the other side where one is 0.
-        total: frames in the video, as the file of the peak counts them. The work does not depend on it.
+        total: frames in the video, as the file of the peak counts them.
         n: frames wanted. AffectGPT's function returns 8 for every `n` below 8; this one returns `n`,
             giving up neighbours in the order peak+2, peak-2, peak+1, peak-1.
-
-    Returns:
-        `n` frame numbers, ascending.
-
-    Raises:
-        ValueError: `total` is not in 1 .. 2**53, or `n` is below 1.
     """
     _check(total, n)
     peak = min(max(peak, 0), total - 1)
@@ -70,9 +65,6 @@ def uniform(frames: int, n: int) -> list[int]:
 
     A video of fewer than `n` frames has its last index repeated. Rounding can make that `arange` one element too
     long, for 7 of 17 frames say; this returns `n`.
-
-    Raises:
-        ValueError: `frames` is not in 1 .. 2**53, or `n` is below 1.
     """
     _check(frames, n)
     count = min(n, frames)
@@ -81,11 +73,7 @@ def uniform(frames: int, n: int) -> list[int]:
 
 
 def uniform_both_ends(frames: int, n: int) -> list[int]:
-    """`numpy.linspace(0, frames - 1, n).astype(int)`: what AffectGPT falls back to without a peak.
-
-    Raises:
-        ValueError: `frames` is not in 1 .. 2**53, or `n` is below 1.
-    """
+    """`numpy.linspace(0, frames - 1, n).astype(int)`: what AffectGPT falls back to without a peak."""
     _check(frames, n)
     if n == 1:
         return [0]
@@ -94,11 +82,7 @@ def uniform_both_ends(frames: int, n: int) -> list[int]:
 
 
 def middle(frames: int, n: int) -> list[int]:
-    """The middle frame, `n` times: what AffectGPT does where it has no action-unit directory.
-
-    Raises:
-        ValueError: `frames` is not in 1 .. 2**53, or `n` is below 1.
-    """
+    """The middle frame, `n` times: what AffectGPT does where it has no action-unit directory."""
     _check(frames, n)
     return [frames // 2] * n
 
@@ -110,9 +94,6 @@ def headtail(frames: int, n: int, seed: int, name: str) -> list[int]:
     last one repeated up to `n`; frame 0, `n` times, where that leaves nothing to draw (one frame, or n = 1).
 
     The draw is SHAKE-256 of seed and name, read as 64-bit integers: the same on every machine and version.
-
-    Raises:
-        ValueError: `frames` is not in 1 .. 2**53, or `n` is below 1.
     """
     _check(frames, n)
     count = min(n, frames) // 2
@@ -133,15 +114,10 @@ def choose(rule: SamplingRule, name: str, frames: int, peak: Peak | NoPeak | Non
     `after` are the frames on either side. A file that counts other than the video is believed for the rule; then
     each index past the end of the video becomes its last frame.
 
-    Args:
-        rule: how to choose.
-        name: the sample's name, which `headtail` draws from.
-        frames: presented frames in the video, at least 1.
-        peak: what `peaks.read_peak` returned; None where none was looked for.
+    `headtail` draws from the sample's `name`. `peak` is what `peaks.read_peak` returned, None where nobody looked.
 
     Raises:
         SampleError: there is no usable peak and the rule's fallback is "fail" (stage "plan").
-        ValueError: `frames` is not in 1 .. 2**53.
     """
     if rule.method == "uniform":
         return Choice(tuple(uniform(frames, rule.n)), None, None)
@@ -174,7 +150,6 @@ def _around(peak: Peak, frames: int, n: int) -> Choice:
 
 
 def _neighbours(before: int, after: int) -> tuple[int, int]:
-    """How many frames to take on the left and on the right of the peak."""
     if before == 0:
         return 0, 2
     if after == 0:

@@ -12,6 +12,7 @@ from gpupeak.types import Failed, Outcome, Place
 FALLBACK_WARNING = 0.2
 """A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5
+_TOTALS = ("listed", "saved", "skipped", "failed", "not_reached", "clamped")
 _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
@@ -19,11 +20,7 @@ _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many,
 class Tally:
     """One dataset's counts, advanced by `add` once per outcome.
 
-    Args:
-        dataset: its name.
-        directory: where its features go.
-        listed: samples in the list, after `limit`.
-        expected: samples that the consumer asserts, None where no number is known.
+    `listed` are the samples of its list, `expected` those that AffectGPT counts, None where no number is known.
     """
 
     dataset: str
@@ -45,7 +42,6 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Samples that need no more work: skipped, saved or failed."""
         return self.skipped + self.saved + self.failed
 
     @property
@@ -101,22 +97,17 @@ class Tally:
         return {
             "dataset": self.dataset,
             "directory": str(self.directory),
-            "listed": self.listed,
             "expected": self.expected,
-            "saved": self.saved,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "not_reached": self.not_reached,
-            "clamped": self.clamped,
-            "fallbacks": dict(self.fallbacks),
-            "peaks": dict(self.peaks),
+            **{name: getattr(self, name) for name in _TOTALS},
+            "fallbacks": self.fallbacks,
+            "peaks": self.peaks,
             "failures": [{"stage": s, "reason": r, "count": c} for (s, r), c in self.failures.most_common()],
             "failed_first": [
                 {"sample": f.sample.name, "stage": f.stage, "reason": f.reason} for f in self.failed_first
             ],
             "stage_seconds": {stage: round(value, 6) for stage, value in self.stage_seconds.items()},
             "seconds": round(self.seconds, 6),
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
         }
 
 
@@ -139,17 +130,13 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        totals = {
-            name: sum(getattr(tally, name) for tally in self.datasets)
-            for name in ("listed", "saved", "skipped", "failed", "not_reached", "clamped")
-        }
         return {
             "exit_code": self.exit_code,
             "interrupted": self.interrupted,
             "device": self.device,
             "seconds": round(self.seconds, 6),
-            **totals,
-            "notices": list(self.notices),
+            **{name: sum(getattr(tally, name) for tally in self.datasets) for name in _TOTALS},
+            "notices": self.notices,
             "datasets": [tally.to_json() for tally in self.datasets],
         }
 

@@ -36,12 +36,9 @@ Span: TypeAlias = tuple[int, int]
 class SamplingRule:
     """How the frames of a sample are chosen.
 
-    Args:
-        method: one of `SAMPLINGS`.
-        n: frames a sample, at least 1.
-        fallback: one of `FALLBACKS`; what `emotion_peak` does with a sample that has no usable peak.
-        peak_source: one of `peaks.PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
-        seed: what `headtail` draws from, together with the sample's name.
+    `n` frames by `method`, one of `SAMPLINGS`. `fallback`, one of `FALLBACKS`, is what `emotion_peak` does without a
+    usable peak; `peak_source` one of `peaks.PEAK_SOURCES`, or "auto" for all of them in order; `seed` what `headtail`
+    draws from, together with the sample's name.
     """
 
     method: str = "emotion_peak"
@@ -51,12 +48,8 @@ class SamplingRule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("method", self.method, SAMPLINGS),
-            ("fallback", self.fallback, FALLBACKS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        _one_of("method", self.method, SAMPLINGS)
+        _one_of("fallback", self.fallback, FALLBACKS)
         if self.n < 1:
             raise ValueError(f"n is {self.n}, expected at least 1")
 
@@ -135,8 +128,7 @@ class Sample:
     remote: tuple[RemoteFile, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.stream not in STREAMS:
-            raise ValueError(f"stream is {self.stream!r}, expected one of {', '.join(STREAMS)}")
+        _one_of("stream", self.stream, STREAMS)
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.name}"
@@ -160,7 +152,6 @@ class Shard:
 
     @property
     def tag(self) -> str:
-        """What its files have in their names, `00003-of-00008`."""
         return f"{self.index:05}-of-{self.count:05}"
 
 
@@ -230,7 +221,7 @@ class FramePlan:
 
     @property
     def unique(self) -> tuple[int, ...]:
-        """The distinct indices, ascending: what a decoder has to produce."""
+        """The distinct indices, ascending."""
         return tuple(sorted(set(self.indices)))
 
     @property
@@ -238,10 +229,6 @@ class FramePlan:
         """For each of `indices`, its place in `unique`."""
         place = {index: row for row, index in enumerate(self.unique)}
         return tuple(place[index] for index in self.indices)
-
-
-def _nothing() -> None:
-    """The default `release`: the memory belongs to the batch itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +245,7 @@ class FrameBatch:
     pixels: npt.NDArray[np.uint8] | torch.Tensor
     spans: tuple[Span, ...]
     seconds: tuple[Seconds, ...]
-    release: Callable[[], None] = field(default=_nothing, compare=False)
+    release: Callable[[], None] = field(default=lambda: None, compare=False)
     ready: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -282,7 +269,7 @@ class FeatureBatch:
     features: npt.NDArray[np.floating[Any]]
     spans: tuple[Span, ...]
     seconds: tuple[Seconds, ...]
-    release: Callable[[], None] = field(default=_nothing, compare=False)
+    release: Callable[[], None] = field(default=lambda: None, compare=False)
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2:
@@ -312,11 +299,15 @@ class Failed:
     plan: FramePlan | None = None
 
     def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise ValueError(f"stage is {self.stage!r}, expected one of {', '.join(STAGES)}")
+        _one_of("stage", self.stage, STAGES)
 
 
 Outcome: TypeAlias = Saved | Failed
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
 
 
 def _check_spans(

@@ -21,7 +21,7 @@ import typer
 from gpupeak.cli.app import app, main
 from gpupeak.cli.options import spread
 from gpupeak.config import OPTIONS, ExtractConfig, file_fields, options_table
-from gpupeak.corpora import datasets
+from gpupeak.corpora.corpus import resolve
 from gpupeak.errors import ConfigError
 from gpupeak.features.packs import FeatureStore
 
@@ -187,13 +187,13 @@ def test_the_configuration_file_is_one(name: str, tmp_path: Path) -> None:
     (tmp_path / "MER/mer2024-dataset-process/label-6way.npz").write_bytes(b"")
     file = tmp_path / "datasets.toml"
     file.write_text(block.replace("/data/", f"{tmp_path}/"))
-    mer2024, mycorpus = datasets.resolve(ExtractConfig(datasets=("mer2024", "mycorpus"), config_file=file))
+    mer2024, mycorpus = resolve(ExtractConfig(datasets=("mer2024", "mycorpus"), config_file=file))
     assert mer2024.rule.method == "uniform"
     assert (mycorpus.rule.n, mycorpus.rule.method) == (16, "emotion_peak")
     assert mycorpus.au_dirs == (tmp_path / "openface/mycorpus",)
     file.write_text("[datasets.mer2024]\nnothing = 1\n")
     with pytest.raises(ConfigError, match="unknown key 'nothing'") as caught:
-        datasets.resolve(ExtractConfig(config_file=file))
+        resolve(ExtractConfig(config_file=file))
     allowed = set(str(caught.value).partition("allowed: ")[2].split(", "))
     assert file_fields("one").keys() <= allowed <= set(spans(text(name)))
 

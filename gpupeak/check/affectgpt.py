@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpupeak.check.affectgpt_yaml import Document, Section, Value, read_document
-from gpupeak.corpora.datasets import default_datasets, expected_samples
+from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
 from gpupeak.features.npy import is_whole

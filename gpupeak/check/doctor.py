@@ -17,7 +17,9 @@ from itertools import islice
 from pathlib import Path
 
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import Corpus, default_datasets, list_samples, resolve
+from gpupeak.corpora.corpus import Corpus, resolve
+from gpupeak.corpora.samples import list_samples
+from gpupeak.corpora.table import default_datasets
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError

@@ -11,7 +11,8 @@ from typing import Any
 
 from gpupeak.check.verify import read_checked
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import VIDEO_EXTENSIONS, Corpus, list_samples, resolve
+from gpupeak.corpora.corpus import Corpus, resolve
+from gpupeak.corpora.samples import VIDEO_EXTENSIONS, list_samples
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.pool import WorkerPool

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import count_peaks
+from gpupeak.corpora.peaks import count_peaks
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.features.npy import npy_header

@@ -28,7 +28,9 @@ import numpy.typing as npt
 from gpupeak.check.compare import Difference, Tolerance, compare
 from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import Corpus, list_samples, require_peaks, resolve
+from gpupeak.corpora.corpus import Corpus, resolve
+from gpupeak.corpora.peaks import require_peaks
+from gpupeak.corpora.samples import list_samples
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, RunError, SampleError

@@ -5,11 +5,8 @@
     .json  a list of names, a list of objects with a `name`, or an object whose keys are the names
     .txt   one name a line; blank lines and lines that begin with # say nothing
 
-Text is UTF-8. Names are returned as they stand, repeats included; whether one can be a file's name
-is for the caller to judge.
-
-Label files are downloaded, and unpickling one the usual way would run whatever it says. Here what a
-pickle asks of NumPy is noted down and never called, and anything else it asks for is refused by name.
+Text is UTF-8. Label files are downloaded, and unpickling one the usual way would run whatever it says. Here
+what a pickle asks of NumPy is noted down and never called, and anything else it asks for is refused by name.
 """
 
 from __future__ import annotations
@@ -43,31 +40,28 @@ _LONGEST_LINE = 1 << 20  # of a .csv
 
 
 def read_names(file: Path, key: str | None = None) -> list[str]:
-    """Read the sample names that `file` lists.
+    """Read the sample names that `file` lists, as they stand, repeats included.
 
-    Args:
-        file: a list in one of the forms above, told apart by its extension.
-        key: where in the file the names are: the array of an .npz (needed where it has several),
-            the column of a .csv, the entry of a .json object. A .txt has no keys.
+    `key` says where they are: the array of an .npz (needed where it has several), the column of a .csv, the entry of
+    a .json object.
 
     Raises:
-        LabelError: the file is missing, unreadable, damaged, not of that form, lacks the key (the
-            error names those it has), or asks for something that a list of names does not need.
+        LabelError: the file is missing, unreadable, damaged, not of the form of its extension, lacks the key, or
+            asks for something that a list of names does not need.
     """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise LabelError(f"{file}: expected a list that ends in {', '.join(_READERS)}")
     try:
         return reader(file, key)
-    except FileNotFoundError as error:
-        raise LabelError(f"{file}: no such file") from error
     except OSError as error:
-        raise LabelError(f"{file}: {error.strerror or error}") from error
-    except (_Unlike, ValueError, RecursionError) as error:
+        told = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise LabelError(f"{file}: {told}") from error
+    except (ValueError, RecursionError) as error:
         raise LabelError(f"{file}: {' '.join(str(error).split())}") from error
 
 
-class _Unlike(Exception):
+class _Unlike(ValueError):
     """A file is not of the documented form; says how."""
 
 
@@ -133,7 +127,6 @@ def _from_npz(file: Path, key: str | None) -> list[str]:
 
 
 def _array(data: bytes) -> Iterable[object]:
-    """What a .npy file holds: strings, or the entries of a pickled container."""
     stream = io.BytesIO(data)
     npy = np.lib.format
     read_header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
@@ -149,8 +142,7 @@ def _array(data: bytes) -> Iterable[object]:
     return (body[i : i + size].decode(encoding).rstrip("\0") for i in range(0, len(body), size))
 
 
-_ENCODINGS = {"<U": "utf-32-le", ">U": "utf-32-be", "|S": "utf-8"}
-"""Of NumPy's strings, which are padded with NULs."""
+_ENCODINGS = {"<U": "utf-32-le", ">U": "utf-32-be", "|S": "utf-8"}  # of NumPy's strings, padded with NULs
 
 
 def _contents(pickled: object) -> Iterable[object]:
@@ -207,10 +199,7 @@ def _raw(value: object) -> bytes:
 
 @dataclass(eq=False, slots=True)
 class _Asked:
-    """Something that a pickle asks for by name: noted down, with what it is called with, and never built.
-
-    Nothing is copied either: of a list that is passed a million times there is one.
-    """
+    """Something that a pickle asks for by name: noted down, with what it is called with, and never built or copied."""
 
     what: str
     arguments: object = ()
@@ -222,7 +211,7 @@ class _Asked:
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # a dataclass's own would show what a tuple holds twice, forty levels down
         return f"<{self.what}>"
 
 
@@ -246,13 +235,11 @@ class _Unpickler(pickle.Unpickler):
         wanted = f"{module}.{name}"
         what = _ADMITTED.get(wanted.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins."))
         if what is None:
-            asks = f"its pickle asks for {wanted[:200]!r}"
-            raise _Unlike(f"{asks}, which a list of names has no use for; nothing was run")
+            raise _Unlike(f"its pickle asks for {wanted[:200]!r}, which no list of names needs; nothing was run")
         return _Asked(what)
 
 
 def _unpickled(pickled: bytes) -> object:
-    """What a pickle describes, in plain containers, strings, numbers and `_Asked`."""
     # The unpickler would allocate what an opcode claims: here every length is compared with what is there.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled), 1):
         if count > _MOST_VALUES:

@@ -33,10 +33,9 @@ def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
 def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
     """The shard that SLURM's environment makes of this process, and the variables that say so; None if it is all.
 
-    A task of an array is a shard by `SLURM_ARRAY_TASK_ID`, less `_MIN`, in steps of `_STEP`, of `_COUNT`; a
-    task of a job step is one by `SLURM_PROCID` of `SLURM_STEP_NUM_TASKS`, which srun sets. `SLURM_NTASKS` does
-    not count: a batch script has it, and task number 0, also where it runs a program once. A step within an
-    array divides each of the array's shards.
+    A task of an array is one by `SLURM_ARRAY_TASK_ID`, a task of a job step by `SLURM_PROCID`; a step within an array
+    divides each of the array's shards. `SLURM_NTASKS` does not count: a batch script has it also where it runs a
+    program once.
 
     Raises:
         ConfigError: a variable is no number, the array's numbers have gaps, or there is no such shard.

@@ -10,7 +10,6 @@ import math
 import mmap
 import os
 import queue
-import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
@@ -36,15 +35,12 @@ class WorkerPool:
     Who owns a slot of the shared memory: the worker from the moment it is sent a sample until it has
     answered; then whoever holds the `FrameBatch`, until `release`; then it is free again.
 
-    A sample whose worker dies or does not answer within `time_limit` is tried once more, alone in a
+    A sample whose worker dies or does not answer within `time_limit` seconds is tried once more, alone in a
     new worker, then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
-    Results do not depend on the number of workers.
 
     Args:
-        workers: processes.
         n: the most frames a sample can have.
         size: the side of the squashed frames, in pixels.
-        time_limit: seconds one sample may take.
         held: how many batches the line behind can hold at once; there are as many slots more than
             workers, so that an idle worker always finds one.
 
@@ -68,18 +64,15 @@ class WorkerPool:
         return tuple(worker.child.process.pid for worker in self._workers)
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """Yield every sample's frames, a batch of one, or its failure, in the order in which they are ready.
-
-        When it has come to the end, it can be called again; cut off before, it ends the workers.
-        """
+        """Yield every sample's frames, a batch of one, or its failure, as they are ready; cut off, end the workers."""
         return cast("Generator[FrameBatch | Failed]", self._work(samples, decoding=True))
 
     def plan(self, samples: Iterable[Sample]) -> Generator[Planned | Failed]:
-        """Yield what another decoder has to know of every sample, or its failure, as `decode` does; no slot is used."""
+        """Yield what another decoder has to know of every sample, or its failure, as `decode` does."""
         return cast("Generator[Planned | Failed]", self._work(samples, decoding=False))
 
     def perform(self, tasks: Iterable[Task]) -> Generator[Done | Failed]:
-        """Yield what every task gives, or its sample's failure, as `decode` does; no slot is used."""
+        """Yield what every task gives, or its sample's failure, as `decode` does."""
         return cast("Generator[Done | Failed]", self._work(tasks, decoding=False))
 
     def _work(self, work: Iterable[Sample | Task], decoding: bool) -> Generator[FrameBatch | Planned | Done | Failed]:
@@ -102,7 +95,7 @@ class WorkerPool:
             self._memory = -1
 
     def _dispatch(self, source: Iterator[Sample | Task], suspects: _Suspects, decoding: bool) -> bool:
-        """Give every idle worker a sample, second tries first; False when there is no more work at all."""
+        """Give every idle worker work, second tries first; False when there is none left and none under way."""
         for worker in self._workers:
             if worker.work is None:
                 second = bool(suspects)
@@ -154,8 +147,6 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process, the sample it is at, and when its answer is due."""
-
     def __init__(self, memory: int, shape: tuple[int, ...]) -> None:
         self._start = partial(Child, main, *shape, descriptors=(memory,))
         self.child = self._start()
@@ -166,7 +157,6 @@ class _Worker:
         self._ready = False
 
     def take(self, slot: int, work: Sample | Task, second: bool, time_limit: float) -> None:
-        """Send one sample, whose frames go into `slot`, or one task."""
         if not self._ready:
             self._await_ready()
         self.child.send((slot, work))
@@ -174,7 +164,6 @@ class _Worker:
         self.deadline = time.monotonic() + time_limit
 
     def answer(self) -> Answer:
-        """The answer that is there by now. Raises Ended if there is none."""
         self.work = None
         answer: Answer = self.child.receive(0)
         return answer
@@ -196,11 +185,7 @@ def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
 
     A memfd also does not count against the size of /dev/shm, which containers keep at 64 MiB.
     """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("gpupeak-frames")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
+    descriptor = os.memfd_create("gpupeak-frames")
     try:
         os.ftruncate(descriptor, size)
         return descriptor, mmap.mmap(descriptor, size)

@@ -1,9 +1,7 @@
 """The process that plans and decodes one sample at a time: imports no torch, owns no state between samples.
 
 Started by `pool.WorkerPool`. It answers each `(slot, sample)` with `(plan, seconds)`, the frames lying in
-that slot of the shared memory, or with a `Failed`; where no slot is sent, with what another decoder has
-to know, a `Planned`. A `Task` in a sample's place is called, and what it gives is sent back as `Done`.
-Whatever a file from a stranger does to libav, it does it here.
+that slot of the shared memory, or with a `Failed`; where no slot is sent, with a `Planned`; a `Task` with `Done`.
 """
 
 from __future__ import annotations
@@ -103,28 +101,26 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
             planned = time.perf_counter()
             decode_clip(clip, plan.indices, size=out.shape[1], out=out)
         return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
-    except SampleError as error:
-        return Failed(sample, error.stage, error.reason, plan)
-    except MemoryError:
-        return Failed(sample, "plan" if plan is None else "decode", OUT_OF_MEMORY, plan)
     except Exception as error:  # a bad video is data, whatever it provokes
-        stage = "plan" if plan is None else "decode"
-        return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)
+        return _failed(sample, error, "plan" if plan is None else "decode", plan)
 
 
 def _perform(task: Task) -> Done | Failed:
     try:
         return Done(task.sample, task())
-    except SampleError as error:
-        return Failed(task.sample, error.stage, error.reason)
-    except MemoryError:
-        return Failed(task.sample, "decode", OUT_OF_MEMORY)
-    except Exception as error:  # as in `prepare`
-        return Failed(task.sample, "decode", f"unexpected {type(error).__name__}: {error}".splitlines()[0])
+    except Exception as error:
+        return _failed(task.sample, error, "decode")
+
+
+def _failed(sample: Sample, error: Exception, stage: str, plan: FramePlan | None = None) -> Failed:
+    if isinstance(error, SampleError):
+        return Failed(sample, error.stage, error.reason, plan)
+    if isinstance(error, MemoryError):
+        return Failed(sample, stage, OUT_OF_MEMORY, plan)
+    return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)
 
 
 def serve(connection: Connection, memory: int, shape: tuple[int, ...]) -> None:
-    """Answer until the other end closes. `memory` is the descriptor of the slots, uint8 of `shape`."""
     slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
     connection.send(READY)
     while True:
@@ -139,10 +135,9 @@ def serve(connection: Connection, memory: int, shape: tuple[int, ...]) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 256 MiB of what is freed; other C libraries do as they like.
+    """Have glibc keep up to 256 MiB of what is freed: the kernel clears it page by page for the next clip.
 
-    It would give the memory of a clip's frames back to the kernel, which would have to clear it for the next
-    clip's, page by page: 1 to 9 % of the time that decoding takes at 1280x720 and 1920x1080.
+    That is 1 to 9 % of the time that decoding takes at 1280x720 and 1920x1080. Other C libraries do as they like.
     """
     with suppress(AttributeError, OSError):
         adjust = ctypes.CDLL(None).mallopt
@@ -157,7 +152,6 @@ def _limit_memory() -> None:
 
 
 def main() -> None:
-    """What the process runs: its arguments are the memory's descriptor and the shape of the slots."""
     _limit_memory()
     keep_freed_memory()
     connection, (memory, *shape) = connect()

@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from threading import Event
 
 import torch
@@ -40,17 +39,11 @@ class Parts:
     encoder: pipeline.Encoder
     writer: pipeline.Writer
     device: str
-    cache: Path
-    cache_size: int
 
     def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
-        """See `pipeline.run`."""
-        return pipeline.run(
-            samples, FetchingDecoder(self.decoder, self.cache, self.cache_size), self.encoder, self.writer, stop=stop
-        )
+        return pipeline.run(samples, self.decoder, self.encoder, self.writer, stop=stop)
 
     def close(self) -> None:
-        """End what the line holds: its processes."""
         self.decoder.close()
 
 
@@ -58,8 +51,7 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipel
     """Build the line for samples of at most `n` frames; each GPU's runs in a supervised process of its own.
 
     Raises:
-        DeviceError: the device or the decoder asked for is not there.
-        WeightsError: the weights are not there or do not fit.
+        DeviceError, WeightsError: the device, the decoder or the weights asked for are not there.
         ConfigError: a GPU's line cannot reach what is given.
     """
     if config.engine is not None:
@@ -135,7 +127,7 @@ def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     except BaseException:
         decoder.close()
         raise
-    return Parts(decoder, encoder, _writer(config), "cpu", config.cache_directory, config.cache_size)
+    return _parts(config, decoder, encoder, "cpu")
 
 
 def cuda_line(
@@ -146,9 +138,8 @@ def cuda_line(
     encoder = _cuda_encoder(config, spec, n, device)  # before DALI: what it allocates must not meet a graph's capture
     # What may be with an encoder and before it: it reads ahead as much as it takes at once.
     pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
-    writer = _writer(config)
     if decoder == "cpu":
-        return Parts(pool, encoder, writer, str(device), config.cache_directory, config.cache_size)
+        return _parts(config, pool, encoder, str(device))
     from gpupeak.decode.dali import DaliDecoder
     from gpupeak.decode.hybrid import HybridDecoder
 
@@ -158,8 +149,7 @@ def cuda_line(
     except BaseException:
         pool.close()
         raise
-    hybrid = HybridDecoder(nvdec, pool, decoder, tell)
-    return Parts(hybrid, encoder, writer, str(device), config.cache_directory, config.cache_size)
+    return _parts(config, HybridDecoder(nvdec, pool, decoder, tell), encoder, str(device))
 
 
 def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device) -> pipeline.Encoder:
@@ -178,9 +168,10 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
     return GraphEncoder(runner, cuda_patch_rows(device, spec.size, tower.shape.patch), n=n)
 
 
-def _writer(config: ExtractConfig) -> pipeline.Writer:
+def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.Encoder, device: str) -> Parts:
     files = NpyWriter(fsync=config.fsync)
-    return RemoteWriter(files) if isinstance(place(config.output_root), Url) else files
+    writer = RemoteWriter(files) if isinstance(place(config.output_root), Url) else files
+    return Parts(FetchingDecoder(decoder, config.cache_directory, config.cache_size), encoder, writer, device)
 
 
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:
@@ -200,10 +191,10 @@ def _refuse_memory(config: ExtractConfig, other: str) -> None:
 
 
 def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
-    """The decoder for `auto`, `nvdec`, `cpu` or `hybrid`, and how to say it. What stays `auto` is measured in the run.
+    """The decoder for what was asked, and how to say it. What stays `auto` is measured in the run.
 
     Raises:
-        DeviceError: NVDEC was asked for and is not there. Only `auto` falls back, and says so.
+        DeviceError: NVDEC was asked for and is not there. Only `auto` falls back.
     """
     if asked == "cpu":
         return "cpu", "decoding on the CPU, as asked"
@@ -222,10 +213,10 @@ def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """The torch device for `auto`, `cpu` or `cuda[:N]`, and one line that says what was chosen and why.
+    """The torch device for `auto`, `cpu` or `cuda[:N]`, and how to say it.
 
     Raises:
-        DeviceError: a GPU was asked for by name and is not there. Only `auto` falls back, and says so.
+        DeviceError: a GPU was asked for by name and is not there. Only `auto` falls back.
     """
     if asked == "cpu":
         return torch.device("cpu"), "on the CPU, as asked"

@@ -51,10 +51,7 @@ class Actors:
         """What suits a cluster of these nodes, each (CPUs, GPUs), and why.
 
         One actor a GPU where Ray shows any; else one a node, with all its CPUs. `actors`, "N" or "MIN:MAX", divides
-        the nodes otherwise; `workers` is how many CPUs an actor is to have.
-
-        Raises:
-            DeviceError: a GPU was asked for and Ray shows none, or it shows no CPU either.
+        the nodes otherwise; `workers` is how many CPUs an actor is to have. Raises DeviceError if there is no such GPU.
         """
         first, _, second = (actors or "0").partition(":")
         least, most = int(first), int(second or first)
@@ -93,11 +90,7 @@ def _largest(sizes: Sequence[int], actors: int) -> int:
 
 
 def import_ray() -> Any:
-    """Ray, set to be quiet.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Ray, set to be quiet. Raises ConfigError if it is not installed."""
     # Read when Ray is loaded. What is kept back as doubled is printed when the cluster is left: see `_WithoutRay`.
     for name, value in (("USAGE_STATS_ENABLED", "0"), ("DEDUP_LOGS", "0"), ("BACKEND_LOG_LEVEL", "fatal")):
         os.environ.setdefault(f"RAY_{name}", value)
@@ -109,11 +102,7 @@ def import_ray() -> Any:
 
 @contextlib.contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
-    """Be connected to the cluster at `address`, or have one on this machine for as long as this lasts.
-
-    Raises:
-        DeviceError: that cannot be done.
-    """
+    """Be connected to the cluster at `address`, or to one on this machine, for as long as this lasts."""
     with contextlib.redirect_stdout(cast("TextIO", _WithoutRay(sys.stdout))):
         try:
             _connect(ray, address)
@@ -153,11 +142,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _answering(address: str) -> str:
-    """The address with its port, if something listens there: Ray itself would try for long.
-
-    Raises:
-        DeviceError: nothing does.
-    """
+    """The address with its port, if something listens there: Ray itself would try for long."""
     if address == "auto":
         return address
     host, colon, port = address.rpartition(":")
@@ -198,5 +183,4 @@ def _silent_start() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's name and what it says, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"

@@ -1,8 +1,7 @@
 """A line in every actor of a Ray cluster, as one line: paths go in, outcomes come out, tensors never cross.
 
-The driver lists, records and reports as it does for any line. It asks for actors, gives each that has built its line
-some blocks of samples, so that none runs dry, and asks for another one where one has ended. The samples which that one
-had go through one at a time, each alone in its actor, which names the one that does not survive.
+The driver asks for actors, gives each that has built its line some blocks of samples, so that none runs dry, and asks
+for another one where one has ended. The samples which that one had go through one at a time, each alone in its actor.
 """
 
 from __future__ import annotations
@@ -39,14 +38,13 @@ _MOST_CALLS = 16  # blocks in one actor at once
 
 
 class RayLine:
-    """Runs a line in each of several actors of a Ray cluster; see the top of this module.
+    """Runs a line in each of several actors of a Ray cluster.
 
     Args:
         recipe: called in each actor to build its line, in the driver's working directory if it is there.
         tell: told what the lines tell, each text once.
-        address: of the cluster that this machine is a node of: `auto`, `HOST` or `HOST:PORT`; None starts one on
-            this machine, for as long as this line is open. Where this process is connected to one already, that is
-            used, and left.
+        address: of the cluster that this machine is a node of; None starts one on this machine, for as long as this
+            line is open. Where this process is connected to one already, that is used, and left.
         device, actors, gpus_per_actor, workers: as `Actors.choose`.
 
     Raises:
@@ -92,7 +90,7 @@ class RayLine:
         tell(f"{why}; by Ray, in {many} with {each}, over {_counted(self._nodes, 'node')}")
 
     def close(self) -> None:
-        """End the actors, and leave the cluster, or end it if it is this line's own."""
+        """End the actors, and leave the cluster."""
         self._end_actors()
         self._own.close()
 
@@ -144,7 +142,7 @@ class RayLine:
                     raise self._located(done.error, done.host)
                 self._look_for_a_file(done, seen)
                 yield from done.outcomes
-            if not job.begun() and time.monotonic() - began > _IDLE_SECONDS:
+            if not any(driven.ready for driven in self._driven) and time.monotonic() - began > _IDLE_SECONDS:
                 gpus = f" and {self._actors.gpus:g} GPU" if self._actors.gpus else ""
                 self._say(f"waiting for Ray to give an actor {_counted(self._actors.cpus, 'CPU')}{gpus}")
 
@@ -160,11 +158,7 @@ class RayLine:
         return error
 
     def _look_for_a_file(self, answer: _Answer, seen: set[str]) -> None:
-        """What the first block from a host says is saved has to be here: a directory of this name may be another one.
-
-        Raises:
-            RunError: it is not.
-        """
+        """What the first block from a host says is saved has to be here: its directory may be another one there."""
         target = next((outcome.sample.target for outcome in answer.outcomes if isinstance(outcome, Saved)), None)
         if target is None or answer.host in seen:
             return
@@ -178,7 +172,7 @@ class RayLine:
 
 @dataclass(slots=True, eq=False)
 class _Driven:
-    """An actor, and what the driver waits for from it: by object reference, the samples of each call."""
+    """An actor, and by object reference the samples of each call that the driver waits for."""
 
     actor: Any
     calls: dict[Any, list[Sample]]
@@ -206,12 +200,7 @@ class _Job:
             self._prepare(each)
 
     def open(self) -> bool:
-        """Whether any sample has no outcome yet that is still to have one."""
         return bool(self._fresh or self._suspects or any(any(driven.calls.values()) for driven in self._driven))
-
-    def begun(self) -> bool:
-        """Whether there is an actor that has built its line."""
-        return any(driven.ready for driven in self._driven)
 
     def give_out(self) -> None:
         """Ask for the actors that there is work for, and give those that are ready some."""
@@ -265,7 +254,6 @@ class _Job:
             yield answer
 
     def stop(self) -> None:
-        """Give nothing out any more, and have the lines finish what they encode."""
         if not self._stopped:
             self._stopped = True
             self._fresh.clear()
@@ -320,7 +308,6 @@ class _Actor:
         return self._answer(())
 
     def take(self, samples: list[Sample]) -> _Answer:
-        """Take one block through the line, with what else is in it."""
         futures: list[Future[Outcome]] = [Future() for _ in samples]
         self._blocks.put(list(zip(samples, futures, strict=True)))
         outcomes = []
@@ -330,7 +317,6 @@ class _Actor:
         return self._answer(outcomes)
 
     def stop(self) -> None:
-        """Begin nothing any more."""
         self._stop.set()
 
     def _answer(self, outcomes: Sequence[Outcome]) -> _Answer:

@@ -20,12 +20,7 @@ class ManyLines:
     A line that cannot go on is lost alone: it is closed, `tell` is told why, and the samples it has not answered
     for go to the others. That the output cannot be written is no line's own fault, and ends them all.
 
-    Args:
-        makers: called at once, each on a thread of its own, to make the lines; an error of one closes the others.
-        tell: told of a line that is lost, in one line.
-
-    Raises:
-        GpupeakError: what making a line raised.
+    `makers` make the lines, at once, each on a thread of its own; an error of one closes the others and is raised.
     """
 
     def __init__(self, makers: Sequence[Callable[[], Line]], tell: Callable[[str], None]) -> None:
@@ -41,11 +36,9 @@ class ManyLines:
 
     @property
     def device(self) -> str:
-        """The devices of all lines, joined by commas."""
         return ",".join(line.device for line in self._lines)
 
     def close(self) -> None:
-        """Close every line."""
         for line in self._lines:
             line.close()
 
@@ -64,7 +57,6 @@ class ManyLines:
             raise shared.error
 
     def _through(self, line: Line, shared: _Shared, stop: threading.Event) -> Generator[Outcome]:
-        """Take samples through one line until there is nothing left that it could be given."""
         try:
             while shared.more():
                 with contextlib.closing(line.run(shared.take(line), stop)) as outcomes:
@@ -126,7 +118,6 @@ class _Shared:
         return not self._ended or bool(self._back)
 
     def answered(self, line: Line, outcome: Outcome) -> None:
-        """A line has reached an outcome."""
         with self._change:
             del self.held[line][outcome.sample.target]
             if not self.held[line]:

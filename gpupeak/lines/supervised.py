@@ -1,8 +1,7 @@
 """A line in a child process: what hangs or kills it costs one sample, not the run.
 
 A GPU line stands on code that this project cannot make safe: a driver, a hardware decoder, a CUDA
-context that one fault poisons for the whole process. So it runs in a child of its own, which is given
-samples and gives back outcomes; tensors never cross.
+context that one fault poisons for the whole process. Samples go in, outcomes come out; tensors never cross.
 """
 
 from __future__ import annotations
@@ -28,12 +27,10 @@ MAX_DEATHS = 10  # in a row with nothing done between: no sample's fault any mor
 class SupervisedLine:
     """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
 
-    At most `window` samples are with the child at once. When it ends before it has answered for all of
-    them, a new child is given those that are open one at a time, as `Suspects`. Then all goes on as before.
+    When it ends before it has answered for all samples that are with it, a new child is given those one at a time,
+    as `Suspects`. Then all goes on as before.
 
     Args:
-        recipe: an importable function and its arguments; the child calls it to build its line.
-        tell: told what the line in the child tells, a line each.
         window: samples in the child at once, at least as many as its decoder looks ahead.
         time_limit: seconds without any outcome, while samples are open, after which the child hangs; `FETCH_SECONDS`
             more where it has to fetch them.
@@ -49,11 +46,9 @@ class SupervisedLine:
 
     @property
     def pid(self) -> int:
-        """The process id of the child there is now."""
         return self._child.process.pid
 
     def close(self) -> None:
-        """End the child."""
         self._child.end()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
@@ -157,7 +152,6 @@ def serve() -> None:
 
 
 def _receive(connection: Connection, runs: Channel[Channel[Sample]], stop: threading.Event) -> None:
-    """Hand on what the parent sends: samples up to an end are one run."""
     samples: Channel[Sample] | None = None
     with contextlib.suppress(Cancelled, EOFError):  # the run was stopped, or the parent is gone
         while True:

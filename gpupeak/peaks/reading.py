@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import TextIO
 
 from gpupeak.peaks.rows import Row, Unusable, strongest
 from gpupeak.peaks.sources import PEAK_SOURCES, SOURCES, Source
@@ -32,23 +32,12 @@ _LARGEST_CSV = 256 << 20
 _LONGEST_CSV_LINE = 1 << 20
 _LONGEST_CURVE = 1 << 20
 
-_Documents: TypeAlias = dict[Path, object]
-"""One sample's JSON files, read once for all the sources: what each holds, or the exception that reading it gave."""
-
 
 def read_peak(name: str, au_dirs: Sequence[Path], source: str = "auto") -> Peak | NoPeak:
-    """Find the emotional peak of the sample `name`.
+    """The emotional peak of the sample `name`, or a `NoPeak` whose detail says of every file found what was wrong.
 
-    Args:
-        name: the sample's name, which its files and directory are called by.
-        au_dirs: directories to look in, the one that is nearest to the dataset first.
-        source: one of `PEAK_SOURCES` to use only that one, or "auto" for all of them in order.
-
-    Returns:
-        The first usable peak, or a `NoPeak` whose detail says of every file found what was wrong.
-
-    Raises:
-        ValueError: `source` is not one of those.
+    `au_dirs` are looked through in their order, the one that is nearest to the dataset first. `source` is one of
+    `PEAK_SOURCES`, or "auto" for all of them in order; another one raises ValueError.
     """
     if source not in ("auto", *PEAK_SOURCES):
         raise ValueError(f"source is {source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
@@ -99,10 +88,9 @@ class Curve:
 
 
 def read_curve(name: str, au_dirs: Sequence[Path]) -> Curve | None:
-    """The intensity of the action units of the sample `name`, from the first of its files that tells it of every frame.
+    """The action units of the sample `name`, from the first usable file that tells of every frame, None without one.
 
-    That need not be the file that its peak is read from; `au_dirs` as in `read_peak`. None if there is no such file, or
-    nothing in it can be used.
+    That need not be the file that its peak is read from; `au_dirs` as in `read_peak`.
     """
     for each, file, rows in _candidates(name, au_dirs):
         try:
@@ -120,14 +108,14 @@ def _candidates(
 ) -> Iterator[tuple[Source, Path, Iterator[Row]]]:
     """Every file in which the peak may be, there or not, and its rows, in the order in which they count."""
     for directory in au_dirs:
-        documents: _Documents = {}
+        documents: dict[Path, object] = {}  # read once for all sources: what each holds, or what reading it raised
         for each in SOURCES:
             for place in each.places if source in ("auto", each.name) else ():
                 file = directory / place.format(name)
                 yield each, file, _rows(each, file, documents)
 
 
-def _rows(source: Source, file: Path, documents: _Documents) -> Iterator[Row]:
+def _rows(source: Source, file: Path, documents: dict[Path, object]) -> Iterator[Row]:
     if file.suffix == ".csv":
         with io.TextIOWrapper(open_bounded(file, _LARGEST_CSV), "utf-8-sig", "replace", newline="") as text:
             yield from source.read(csv.reader(_lines(text), skipinitialspace=True))
@@ -135,7 +123,7 @@ def _rows(source: Source, file: Path, documents: _Documents) -> Iterator[Row]:
         yield from source.read(_document(file, documents))
 
 
-def _document(file: Path, documents: _Documents) -> object:
+def _document(file: Path, documents: dict[Path, object]) -> object:
     if file not in documents:
         try:
             # The text around the numbers may be in any encoding; it does not matter here.

@@ -22,11 +22,8 @@ _Kind = TypeVar("_Kind")
 class Row:
     """What a file says of one frame.
 
-    Args:
-        frame: its number, counted as the file counts.
-        intensity: the sum of its action units, None where they are not given or are no numbers.
-        marked: whether the file names it as the peak.
-        before, after, total: the frames before and after it and in the video, where the file names them.
+    `frame` is counted as the file counts; `intensity` is the sum of its action units, None where they are no numbers;
+    `marked`, whether the file names it as the peak; `total` the frames in the video, where the file names them.
     """
 
     frame: int
@@ -62,7 +59,6 @@ def total_intensity(intensities: object) -> float | None:
 
 
 def member(container: object, key: str, kind: type[_Kind]) -> _Kind:
-    """The value of `key`, which must be of this kind."""
     value = container.get(key) if isinstance(container, dict) else None
     if not isinstance(value, kind):
         raise Unusable(_found(container, key))
@@ -70,7 +66,6 @@ def member(container: object, key: str, kind: type[_Kind]) -> _Kind:
 
 
 def whole(container: object, key: str, least: int = 0) -> int:
-    """The whole number of `key`, of at least `least`."""
     number = as_whole(container.get(key), least) if isinstance(container, dict) else None
     if number is None:
         raise Unusable(f"{_found(container, key)}, expected a whole number from {least} to {_MOST_FRAMES - 1}")
@@ -78,12 +73,10 @@ def whole(container: object, key: str, least: int = 0) -> int:
 
 
 def as_whole(value: object, least: int = 0) -> int | None:
-    """`value` if it is a whole number of at least `least`."""
     return int(value) if _is_number(value) and least <= value < _MOST_FRAMES and value == int(value) else None
 
 
 def as_float(cell: str) -> float | None:
-    """The number in a cell of a table."""
     try:
         return float(cell)
     except ValueError:

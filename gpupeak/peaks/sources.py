@@ -19,12 +19,8 @@ from gpupeak.peaks.rows import Row
 class Source:
     """One kind of action-unit file.
 
-    Args:
-        name: what `--peak-source` and the records call it.
-        places: where the file of the sample `{0}` lies in an action-unit directory, the first place first.
-        base: the number of the first frame.
-        read: the rows in what such a file holds: of a `.json` the parsed document, of a `.csv` an iterator of
-            its rows of cells, header included. Raises `Unusable`.
+    `places` are where the file of the sample `{0}` may lie in an action-unit directory; `base` is the number of the
+    first frame. `read` gives the rows of a parsed `.json`, or of the rows of cells of a `.csv`; it raises `Unusable`.
     """
 
     name: str

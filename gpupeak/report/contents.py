@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import Corpus, list_samples, resolve
+from gpupeak.corpora.corpus import Corpus, resolve
+from gpupeak.corpora.samples import list_samples
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features.layout import feature_directory

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gpupeak.check import affectgpt as consumer
 from gpupeak.check.affectgpt import Check, check, consumer_directory, emit
 from gpupeak.cli.app import main
-from gpupeak.corpora import datasets
+from gpupeak.corpora import table
 from gpupeak.errors import ConfigError
 from gpupeak.features.layout import feature_directory
 
@@ -78,7 +78,7 @@ def affectgpt_training(config: Mapping[str, Any], name: str, run_dir: Path) -> b
 @pytest.fixture(autouse=True)
 def counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """AffectGPT counts as many samples in every dataset as are written here; in its training sets nobody does."""
-    numbers = {name: count and len(SAMPLES) for name, count in datasets.expected_samples().items()}
+    numbers = {name: count and len(SAMPLES) for name, count in table.expected_samples().items()}
     monkeypatch.setattr(consumer, "expected_samples", lambda: numbers)
 
 
@@ -228,7 +228,7 @@ def test_the_path_is_affectgpts(root: str, names: tuple[str, str]) -> None:
     [
         ({}, ["inference meld", "inference mer2023"]),
         ({"inference.preextracted_root": "preextracted_features/meld"}, ["inference meld"]),
-        ({"inference.preextracted_root": "nowhere"}, [f"inference {name}" for name in datasets.default_datasets()]),
+        ({"inference.preextracted_root": "nowhere"}, [f"inference {name}" for name in table.default_datasets()]),
         (
             {"datasets.sims.use_preextracted_features": True},
             ["inference meld", "inference mer2023", "inference sims", "training sims"],
@@ -249,7 +249,7 @@ def test_without_names_it_is_what_is_there_or_told(tree: Path, changes: dict[str
 
 
 def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "expected_samples", datasets.expected_samples)
+    monkeypatch.setattr(consumer, "expected_samples", table.expected_samples)
     directory = tree / HERE
     write_features(directory, [f"sample_{number}" for number in range(411)])
     assert told(judge(tree, WHOLE)) == ""

@@ -14,7 +14,8 @@ import pytest
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
-from gpupeak.corpora.datasets import list_samples, resolve
+from gpupeak.corpora.corpus import resolve
+from gpupeak.corpora.samples import list_samples
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import ConfigError, LabelError, SampleError

@@ -32,8 +32,9 @@ from tiny import SHAPE, SPEC, state
 
 from gpupeak.check.affectgpt_yaml import read_document
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.datasets import list_samples, resolve
+from gpupeak.corpora.corpus import resolve
 from gpupeak.corpora.labels import read_names
+from gpupeak.corpora.samples import list_samples
 from gpupeak.decode.faces import open_faces
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.checkpoint import load_state

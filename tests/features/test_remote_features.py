@@ -32,7 +32,8 @@ from gpupeak.check.plan import plan
 from gpupeak.check.repair import repair
 from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
-from gpupeak.corpora.datasets import list_samples, resolve
+from gpupeak.corpora.corpus import resolve
+from gpupeak.corpora.samples import list_samples
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory

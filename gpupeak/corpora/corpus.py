@@ -1,0 +1,156 @@
+"""Which corpora does a run take? Settings -> Corpus.
+
+What the command line says comes before a dataset's entry, and that before the rest of the settings file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpupeak.config import ExtractConfig
+from gpupeak.corpora.table import Entry, Settings, read_table
+from gpupeak.errors import ConfigError, LabelError
+from gpupeak.storage.files import name_fault
+from gpupeak.storage.places import is_directory, is_there, place
+from gpupeak.types import Place, SamplingRule
+
+_FACES = "openface_face"  # beside the directory of the videos
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One dataset of a run: what it is called, how it is sampled, where everything lies.
+
+    Args:
+        name: the directory its features go to.
+        videos: the directory of its videos, or its only video; of a face stream, that of the faces' files.
+        au_dirs: directories that may hold its action-unit files, the nearest to the dataset first.
+        fallback_given: the user named the fallback; one without any usable peak is then no mistake.
+        expected: samples there should be; None where nobody knows or only some were asked for.
+        labels, keys: the list of its samples and the parts of it to take; without a list, every video.
+        test_prefix: where one list holds both splits, what names of the test split begin with.
+        split: `test`, `train` or `all`.
+        samples: a list of names to restrict it to.
+        limit: at most so many samples.
+        stream: one of `types.STREAMS`.
+    """
+
+    name: str
+    rule: SamplingRule
+    videos: Place
+    au_dirs: tuple[Place, ...]
+    fallback_given: bool = False
+    expected: int | None = None
+    labels: Place | None = None
+    keys: tuple[str | None, ...] = (None,)
+    test_prefix: str | None = None
+    split: str = "test"
+    samples: Place | None = None
+    limit: int | None = None
+    stream: str = "frame"
+
+
+def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...]:
+    """The datasets that `config` names, the corpus that its `videos` describes, or else the default ones of the table.
+
+    With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere.
+
+    Raises:
+        ConfigError: an unknown dataset, a settings file that is not of the documented form, a dataset
+            without the split asked for, a dataset root that is not there.
+        LabelError: the list of a dataset's samples or its videos are not there.
+    """
+    if config.videos is None and config.aus is not None:
+        raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
+    table = read_table(config.config_file)
+    if config.videos is not None and config.name is not None:
+        entries, root = _own(config, config.name), place("")
+    else:
+        names = dict.fromkeys(map(table.canonical, config.datasets)) or table.default
+        entries = {name: table.entries[name] for name in names}
+        root = place(config.dataset_root or table.settings.dataset_root or ".")
+        if not is_directory(root):
+            raise ConfigError(f"dataset root {root} is not a directory")
+    corpora = tuple(_corpus(name, entry, root, config, table.settings) for name, entry in entries.items())
+    if not absent:
+        _refuse_missing(corpora, config)
+    return corpora
+
+
+def _own(config: ExtractConfig, name: str) -> dict[str, Entry]:
+    if fault := name_fault(name):
+        raise ConfigError(f"name is {name!r}: {fault}")
+    aus = place(config.aus) if config.aus else None
+    if isinstance(aus, Path):
+        aus = aus.absolute()  # not below mer_factory_output
+    return {name: Entry(videos=str(config.videos), aus=str(aus) if aus else None)}
+
+
+def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, settings: Settings) -> Corpus:
+    labels = root / place(entry.labels) if entry.labels else None
+    samples = root / place(entry.samples) if entry.samples else None
+    if config.samples is not None:
+        samples = place(config.samples)
+    if labels is None:
+        labels, samples = samples, None
+    if config.split == "train" and entry.train_key is None:
+        raise ConfigError(f"{name} has no training split; name the datasets to take, or pass --split test")
+    keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
+    whole = config.split == "test" and samples is None and config.limit is None
+
+    videos, default = root / place(entry.videos or "."), SamplingRule()
+    if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
+        videos, default = videos.parent / _FACES, SamplingRule("uniform")
+        entry, settings = replace(entry, sampling=None), replace(settings, sampling=None)
+    fallback = config.fallback or entry.fallback or settings.fallback
+    rule = SamplingRule(
+        method=config.sampling or entry.sampling or settings.sampling or default.method,
+        n=config.n_frms or entry.n_frms or settings.n_frms or default.n,
+        fallback=fallback or default.fallback,
+        peak_source=config.peak_source,
+        seed=config.seed,
+    )
+    return Corpus(
+        name=name,
+        rule=rule,
+        videos=videos,
+        au_dirs=_au_directories(name, entry, root, config.mer_factory_output or settings.mer_factory_output),
+        fallback_given=fallback is not None,
+        expected=entry.expected if whole else None,
+        labels=labels,
+        keys=tuple(dict.fromkeys(key for key in keys if key is not None)) or (None,),
+        test_prefix=entry.test_prefix,
+        split=config.split,
+        samples=samples,
+        limit=config.limit,
+        stream=config.stream,
+    )
+
+
+def _au_directories(name: str, entry: Entry, root: Place, given: Path | str | None) -> tuple[Place, ...]:
+    """MER-Factory may have put a dataset under AffectGPT's class name, its own name, or no name at all."""
+    base = place(given) if given else None
+    if entry.aus is not None:
+        return ((base or root) / place(entry.aus),)
+    if base is None:
+        return ()
+    return tuple(dict.fromkeys((base / (entry.consumer or name), base / name.lower(), base)))
+
+
+def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig) -> None:
+    missing: dict[str, Place] = {}
+    for corpus in corpora:
+        for path in (corpus.videos, corpus.labels):  # of both, the list is the one to name
+            if path is not None and not is_there(path):
+                missing[corpus.name] = path
+    if not missing:
+        return
+    names, first = ", ".join(missing), next(iter(missing.values()))
+    there = [corpus.name for corpus in corpora if corpus.name not in missing]
+    if there and not config.datasets:
+        others = f"for the others: gpupeak extract {' '.join(there)}"
+        raise LabelError(f"{names}: not there (the first lacks {first}); {others}")
+    hint = "" if config.videos else "; --dataset-root says where the datasets are"
+    raise LabelError(f"{names}: {first} is not there{hint}")

@@ -1,0 +1,63 @@
+"""Has a corpus peaks at all? What its action-unit files say, before anything is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from gpupeak.config import ExtractConfig
+from gpupeak.corpora.corpus import Corpus
+from gpupeak.errors import AuError
+from gpupeak.peaks.reading import UNREADABLE, read_peak
+from gpupeak.storage.fetching import fetched
+from gpupeak.storage.places import is_directory, local
+from gpupeak.types import Failed, NoPeak, Peak, Sample
+
+
+def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: ExtractConfig) -> None:
+    """Refuse a corpus in which no peak will be found: the sign of a mistyped action-unit directory.
+
+    Does nothing where peaks are not asked for or the user named the fallback. Reads files only up
+    to the first usable peak.
+
+    Raises:
+        AuError: there is no action-unit directory, or none of the samples has a usable peak; names
+            the directories that were searched and the commonest reasons.
+    """
+    if corpus.rule.method != "emotion_peak" or corpus.fallback_given:
+        return
+    way_out = "--mer-factory-output (or --aus) says where they are, --fallback uniform goes without"
+    searched = ", ".join(map(str, corpus.au_dirs))
+    if not any(map(is_directory, corpus.au_dirs)):
+        missing = f"no action-unit directory at {searched}" if searched else "emotion_peak needs action-unit files"
+        raise AuError(f"{corpus.name}: {missing}; {way_out}")
+    reasons: Counter[str] = Counter()
+    example = ""
+    for sample, peak in _peaks(samples, config):
+        if isinstance(peak, Peak):
+            return
+        reasons[peak.reason] += 1
+        example = example or f"{sample.name}: {peak.detail}"
+    if reasons:
+        counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
+        raise AuError(
+            f"{corpus.name}: no usable peak in any of {reasons.total()} samples, searched {searched} "
+            f"({counted}; first {example}); {way_out}"
+        )
+
+
+def count_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Counter[str]:
+    """How many samples have their peak from each source, and how many have none for which reason."""
+    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in _peaks(samples, config))
+
+
+def _peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
+    """Each sample's peak, or why it has none; in any order, where files have to be fetched."""
+    listed = (sample for sample in samples if isinstance(sample, Sample))
+    for found in fetched(listed, config.cache_directory, config.cache_size, video=False):
+        sample = found.sample
+        if found.error is not None:
+            yield sample, NoPeak(UNREADABLE, found.error.reason)
+            continue
+        peak = read_peak(sample.name, [local(each) for each in found.here.au_dirs], sample.rule.peak_source)
+        yield sample, peak if isinstance(peak, Peak) else NoPeak(peak.reason, found.told(peak.detail))

@@ -1,0 +1,211 @@
+"""Which samples has a corpus, and where do their videos lie? Corpus -> Samples."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpupeak.corpora.corpus import Corpus
+from gpupeak.corpora.labels import read_names
+from gpupeak.errors import LabelError, few
+from gpupeak.peaks.reading import places
+from gpupeak.storage.fetching import local_file
+from gpupeak.storage.files import name_fault
+from gpupeak.storage.places import is_directory, is_there, scan
+from gpupeak.storage.remote import Entry, listing, tree
+from gpupeak.types import Failed, Place, RemoteFile, Sample, Url
+
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mkv", ".mov"),  # AffectGPT's, in its order
+    *(".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv"),
+)
+"""What a video's name ends in, the extension that wins first; each also in capitals, after all of these."""
+
+_RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The samples of a corpus in its own order, those that cannot be as `Failed`, and what was odd."""
+
+    samples: list[Sample | Failed]
+    warnings: list[str]
+
+
+def list_samples(corpus: Corpus, target: Place) -> Listing:
+    """List the samples of `corpus`, whose features go to `target`.
+
+    Names come in the order of their list, or sorted where there is none, each once. One that ends in a video's
+    extension means that file; else the first of `VIDEO_EXTENSIONS` there is; `Sample.video` is None where none is.
+    Faces are `<name>.npy` or `<name>/<name>.npy`. A name that cannot be a file's becomes a `Failed` whose sample has
+    `target` as its target.
+
+    Raises:
+        LabelError: a list is not of a documented form or names no sample; or there is no list and no video.
+    """
+    warnings: list[str] = []
+    find = _video_files if corpus.stream == "frame" else _face_files
+    if corpus.labels is None:
+        files, left_out = find(corpus.videos, None)
+        named: dict[str, str | None] = dict.fromkeys(sorted(files))
+        if not named:
+            what = f"video here ({', '.join(VIDEO_EXTENSIONS)})" if corpus.stream == "frame" else ".npy of faces here"
+            raise LabelError(f"{corpus.videos}: no {what}")
+        if left_out:
+            warnings.append(f"{len(left_out)} files left out, another has the same name: {few(left_out)}")
+    else:
+        named = _named(corpus, corpus.labels, warnings)
+        files, _ = find(corpus.videos, named)
+    if corpus.expected not in (None, len(named)):
+        warnings.append(f"{len(named)} samples listed, expected {corpus.expected}")
+
+    directory = corpus.videos if is_directory(corpus.videos) else corpus.videos.parent
+    there = tuple(filter(is_directory, corpus.au_dirs))
+    au_dirs = there or corpus.au_dirs
+    stored = _Stored(corpus, directory, there, named)
+    samples: list[Sample | Failed] = []
+    for name in itertools.islice(named, corpus.limit):
+        if fault := name_fault(name):
+            samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
+            continue
+        video = directory / files[name] if name in files else None
+        remote = stored.files_of(name, files.get(name))
+        file = target / f"{name}.npy"
+        samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, file, corpus.stream, remote))
+    return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
+
+
+# From lists to names
+
+
+def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str | None]:
+    """The names of a corpus in the order of its list, each with the very file it means, if it says."""
+    named: dict[str, str | None] = {}
+    repeated = []
+    wanted = dict(_names(corpus.samples)) if corpus.samples else None
+    unknown = dict.fromkeys(wanted or ())
+    for key in corpus.keys:
+        for name, file in _names(labels, key):
+            if not _in_split(name, corpus):
+                continue
+            if name in named:
+                repeated.append(name)
+            elif wanted is None or name in wanted:
+                named[name] = file or (wanted or {}).get(name)
+                unknown.pop(name, None)
+    if repeated:
+        warnings.append(f"{len(repeated)} names listed again in {labels.name} and taken once: {few(repeated)}")
+    if unknown:
+        warnings.append(f"{len(unknown)} names of {corpus.samples} are not in {labels.name}: {few(unknown)}")
+    if not named and wanted is None:
+        raise LabelError(f"{labels}: names no sample")
+    return named
+
+
+def _names(file: Place, key: str | None = None) -> Iterator[tuple[str, str | None]]:
+    """Each name in a list, and the file name where the list has that instead."""
+    with local_file(file) as path:
+        try:
+            names = read_names(path, key)
+        except LabelError as error:
+            raise LabelError(str(error).replace(str(path), str(file))) from error
+    for name in names:
+        stem, extension = _split(name)
+        yield (stem, name) if extension.lower() in _RANKS else (name, None)
+
+
+def _in_split(name: str, corpus: Corpus) -> bool:
+    if corpus.test_prefix is None or corpus.split == "all":
+        return True
+    return name.startswith(corpus.test_prefix) == (corpus.split == "test")
+
+
+# From names to files
+
+
+def _video_files(videos: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+    """The video file of each name that has one, and the files that lost to another of the same name.
+
+    `named` are the names to look for, each with its own choice of file if it has one; None finds
+    every video that is not hidden. Only what is looked for is kept: the directory may hold far more.
+    """
+    if not is_directory(videos):
+        if named is None and not is_there(videos):
+            raise LabelError(f"{videos}: no such directory or video")
+        return {videos.stem: videos.name}, []
+    best: dict[str, tuple[int, str]] = {}
+    left_out = []
+    try:
+        with scan(videos) as entries:
+            for entry in entries:
+                stem, extension = _split(entry.name)
+                looked_for = not stem.startswith(".") if named is None else stem in named
+                if not looked_for or extension.lower() not in _RANKS or not _is_file(entry):
+                    continue
+                rank = _RANKS.get(extension, _RANKS[extension.lower()] + len(_RANKS))
+                if named is not None and named[stem] == entry.name:
+                    rank = -1
+                candidate = (rank, entry.name)
+                if stem in best:
+                    left_out.append(max(candidate, best[stem])[1])
+                best[stem] = min(candidate, best.get(stem, candidate))
+    except OSError as error:
+        raise LabelError(f"{videos}: {error.strerror or error}") from error
+    return {stem: name for stem, (_, name) in best.items()}, sorted(left_out)
+
+
+def _face_files(faces: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+    """As `_video_files`, for the files of faces: one in a directory of its own comes after one that is not."""
+    found: dict[str, str] = {}
+    try:
+        paths = tree(faces, named) if isinstance(faces, Url) else _local_tree(faces, named)
+    except OSError as error:
+        raise LabelError(f"{faces}: {error.strerror or error}") from error
+    for path in sorted(paths, key=lambda path: "/" in path):
+        stem, extension = _split(path.rpartition("/")[2])
+        if extension == ".npy" and (named is None or stem in named) and path in (f"{stem}.npy", f"{stem}/{stem}.npy"):
+            found.setdefault(stem, path)
+    return found, []
+
+
+def _local_tree(faces: Path, named: Mapping[str, str | None] | None) -> Iterator[str]:
+    with os.scandir(faces) as entries:
+        for entry in entries:
+            nested = f"{entry.name}/{entry.name}.npy"
+            if entry.name.endswith(".npy") and _is_file(entry):
+                yield entry.name
+            elif (named is None or entry.name in named) and (faces / nested).is_file():
+                yield nested
+
+
+class _Stored:
+    """Which files of each sample of a corpus lie in stores, from one listing of each directory."""
+
+    def __init__(self, corpus: Corpus, videos: Place, au_dirs: Iterable[Place], named: Collection[str]) -> None:
+        self._videos, self._listed = videos, dict[str, Entry]()
+        if isinstance(videos, Url):
+            self._listed = dict((listing(videos) or {}) if corpus.stream == "frame" else tree(videos, named))
+        self._aus = [(directory, tree(directory, named)) for directory in au_dirs if isinstance(directory, Url)]
+
+    def files_of(self, name: str, video: str | None) -> tuple[RemoteFile, ...]:
+        """What has to be fetched for a sample whose video's file is `video`."""
+        found = [(self._videos / video, self._listed.get(video))] if video is not None else []
+        for directory, listed in self._aus:
+            found += [(directory / place, listed.get(place)) for place in places(name)]
+        return tuple(RemoteFile(url, entry.size or 0) for url, entry in found if isinstance(url, Url) and entry)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A file name's stem and its extension with the dot; a hidden file's name is all stem."""
+    stem, dot, extension = name.rpartition(".")
+    return (stem, dot + extension) if stem else (name, "")
+
+
+def _is_file(entry: os.DirEntry[str] | Entry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads back to itself
+        return False

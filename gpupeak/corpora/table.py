@@ -1,0 +1,199 @@
+"""Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them.
+
+That file adds datasets, overrides those of the table entry by entry, and sets what the command line leaves open:
+
+    dataset_root = "/data/MER"            # also: mer_factory_output, sampling, n_frms, fallback
+
+    [datasets.mer2024]                    # one of the table: what is named here replaces what it says
+    sampling = "uniform"
+
+    [datasets.mycorpus]                   # one of one's own
+    videos = "mycorpus/clips"
+    labels = "mycorpus/list.txt"          # without it: every video there is
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gpupeak.errors import ConfigError
+from gpupeak.storage.files import expanded, name_fault, read_bounded
+from gpupeak.types import FALLBACKS, SAMPLINGS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_TABLE = Path(__file__).with_name("datasets.toml")
+_LARGEST_FILE = 1 << 20
+_LONGEST_PATH = 4096
+_WHOLE_NUMBERS = ("expected", "n_frms")
+_CHOICES = {"sampling": SAMPLINGS, "fallback": FALLBACKS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a settings file may say for every dataset."""
+
+    dataset_root: str | None = None
+    mer_factory_output: str | None = None
+    sampling: str | None = None
+    n_frms: int | None = None
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What `datasets.toml`, which explains the keys, and a settings file may say of one dataset.
+
+    Relative paths start at the dataset root, `aus` at `mer_factory_output` where that is set.
+    """
+
+    consumer: str | None = None
+    expected: int | None = None
+    labels: str | None = None
+    key: str | None = None
+    train_key: str | None = None
+    test_prefix: str | None = None
+    videos: str | None = None
+    aus: str | None = None
+    samples: str | None = None
+    sampling: str | None = None
+    n_frms: int | None = None
+    fallback: str | None = None
+
+
+_Section = TypeVar("_Section", Settings, Entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The settings, every dataset there is, and the names of those that are taken when none is named."""
+
+    settings: Settings
+    entries: dict[str, Entry]
+    default: list[str]
+
+    def find(self, name: str) -> str | None:
+        """The dataset called `name`, or so by AffectGPT's class; capitals do not matter."""
+        for own, entry in self.entries.items():
+            if name.casefold() in (own.casefold(), (entry.consumer or own).casefold()):
+                return own
+        return None
+
+    def canonical(self, name: str) -> str:
+        """As `find`.
+
+        Raises:
+            ConfigError: there is no such dataset.
+        """
+        if (own := self.find(name)) is None:
+            known = ", ".join(self.entries)
+            raise ConfigError(f"unknown dataset {name!r}{_guess(name, self.entries)}; there are {known}")
+        return own
+
+
+def read_table(file: Path | None) -> Table:
+    """The table, with what the settings file says.
+
+    Raises:
+        ConfigError: that file is not of the documented form.
+    """
+    shipped = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
+    entries = {name: Entry(**entry) for name, entry in shipped["datasets"].items()}
+    table = Table(Settings(), entries, shipped["benchmark"])
+    return table if file is None else _extended(table, expanded(file))
+
+
+def default_datasets(file: Path | None = None) -> tuple[str, ...]:
+    """The datasets that are taken when none is named: MER-UniBench's nine, and those the settings file adds.
+
+    Raises:
+        ConfigError: as `read_table`.
+    """
+    return tuple(read_table(file).default)
+
+
+def expected_samples() -> dict[str, int | None]:
+    """The datasets of the table, and how many samples AffectGPT counts in their test splits; None where it does not."""
+    return {name: entry.expected for name, entry in read_table(None).entries.items()}
+
+
+def _extended(table: Table, file: Path) -> Table:
+    content = _content(file)
+    given_entries = content.pop("datasets", {})
+    if not isinstance(given_entries, dict):
+        found = reprlib.repr(given_entries)
+        raise ConfigError(f"{file}: datasets is {found}, expected a section for each dataset")
+    settings = _section(Settings, content, str(file), also=("datasets",))
+    entries, default = dict(table.entries), list(table.default)
+    for given_name, given in given_entries.items():
+        where = f"{file}, datasets.{given_name}"
+        own = _section(Entry, given, where)
+        if name := table.find(given_name):
+            entries[name] = _overridden(table.entries[name], own)
+            continue
+        if fault := name_fault(given_name):
+            raise ConfigError(f"{where}: {fault}")
+        if own.videos is None:
+            raise ConfigError(f"{where}: no such dataset{_guess(given_name, entries)}; one of your own needs videos")
+        entries[given_name] = own
+        default.append(given_name)
+    return Table(settings, entries, default)
+
+
+def _overridden(entry: Entry, own: Entry) -> Entry:
+    given = {f.name: value for f in fields(own) if (value := getattr(own, f.name)) is not None}
+    if "labels" in given:
+        # Another list has other keys, and nobody knows how many samples.
+        entry = replace(entry, key=None, train_key=None, test_prefix=None, expected=None)
+    return replace(entry, **given)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    if file.suffix.lower() in (".yaml", ".yml"):
+        example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
+        raise ConfigError(f"{file}: settings are TOML now; write {example} into a .toml file")
+    if file.suffix.lower() != ".toml":
+        raise ConfigError(f"{file}: expected a .toml file")
+    try:
+        content = tomllib.loads(read_bounded(file, _LARGEST_FILE).decode("utf-8-sig"))
+        repr(content)  # Python refuses to print a number of more than 4,300 digits, and a message may have to
+    except (OSError, ValueError, RecursionError) as error:
+        told = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"{file}: {told}") from error
+    return content
+
+
+def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:
+    """`given` as a `kind`, every key and value checked."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: {reprlib.repr(given)} found where settings belong")
+    allowed = [*(f.name for f in fields(kind)), *also]
+    for key, value in given.items():
+        if key not in allowed:
+            told = f"unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
+            raise ConfigError(f"{where}: {told}")
+        expected = None
+        if key in _WHOLE_NUMBERS:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= sys.maxsize:
+                expected = "a whole number of at least 1"
+        elif not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:
+            expected = f"text of at most {_LONGEST_PATH:,} characters"
+        elif key in _CHOICES and value not in _CHOICES[key]:
+            expected = f"one of {', '.join(_CHOICES[key])}"
+        if expected is not None:
+            raise ConfigError(f"{where}: {key} is {reprlib.repr(value)}, expected {expected}")
+    return kind(**given)
+
+
+def _guess(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), list(known), n=3)
+    return f", did you mean {' or '.join(near)}?" if near else ""
