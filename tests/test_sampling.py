@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +72,6 @@ class TestEmotionPeak:
     def test_few_frames_are_the_peak_and_its_neighbours(self, n: int, indices: list[int]) -> None:
         assert emotion_peak(50, 50, 49, 100, n) == indices
 
-    def test_a_short_video_repeats_in_turn(self) -> None:
-        assert emotion_peak(1, 1, 1, 3) == [0, 0, 0, 1, 1, 1, 2, 2]
-
     def test_a_peak_outside_is_clamped(self) -> None:
         assert emotion_peak(310, 5, 5, 300) == emotion_peak(299, 5, 5, 300)
         assert emotion_peak(-4, 5, 5, 300) == emotion_peak(0, 5, 5, 300)
@@ -143,11 +138,6 @@ class TestHeadtail:
     def test_the_draw_never_changes(self) -> None:
         # Features are compared across runs and machines: these very numbers must stay.
         assert headtail(300, 8, 0, "sample_00000001") == [56, 114, 128, 147, 156, 212, 222, 224]
-
-    def test_another_process_draws_the_same(self) -> None:
-        code = "from gpupeak.sampling import headtail; print(headtail(10**6, 8, 7, '中文'))"
-        command = [sys.executable, "-X", "utf8", "-R", "-c", code]
-        assert json.loads(subprocess.check_output(command, text=True)) == headtail(10**6, 8, 7, "中文")
 
     def test_every_frame_is_equally_likely(self) -> None:
         hits = np.zeros(20)

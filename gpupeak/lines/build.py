@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from threading import Event
 
 import torch
@@ -39,9 +40,12 @@ class Parts:
     encoder: pipeline.Encoder
     writer: pipeline.Writer
     device: str
+    cache: Path
+    cache_size: int
 
     def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
-        return pipeline.run(samples, self.decoder, self.encoder, self.writer, stop=stop)
+        decoder = FetchingDecoder(self.decoder, self.cache, self.cache_size)
+        return pipeline.run(samples, decoder, self.encoder, self.writer, stop=stop)
 
     def close(self) -> None:
         self.decoder.close()
@@ -171,7 +175,7 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
 def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.Encoder, device: str) -> Parts:
     files = NpyWriter(fsync=config.fsync)
     writer = RemoteWriter(files) if isinstance(place(config.output_root), Url) else files
-    return Parts(FetchingDecoder(decoder, config.cache_directory, config.cache_size), encoder, writer, device)
+    return Parts(decoder, encoder, writer, device, config.cache_directory, config.cache_size)
 
 
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:

