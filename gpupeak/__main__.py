@@ -7,17 +7,13 @@ import sys
 def main() -> int:
     """Run the command that `sys.argv` names and return its exit code.
 
-    Ctrl-C while the command is still loading ends the process as any, without Python's traceback; a signal that comes
-    when all is done does not change how it has ended.
+    Ctrl-C while the command is still loading ends the process without Python's traceback; a signal that comes when all
+    is done does not change how it has ended.
     """
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from gpupeak.cli import app, extract
-
-    if interruptible:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    extract.own_process = True
+    try:
+        from gpupeak.cli import app
+    except KeyboardInterrupt:
+        return 130
     code = app.main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -7,7 +7,6 @@ The command line, the checks of `ExtractConfig`, the settings file and docs/opti
 # ruff: noqa: RUF009 - `_option` makes a `dataclasses.field`
 
 import re
-import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -27,21 +26,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What there is to know of one field of `ExtractConfig`.
+    """What there is to know of one field of `ExtractConfig`; a default of None is "not given".
 
-    Args:
-        name: on the command line, without the dashes.
-        types: of its values: `Path` and `str` for a place, which may be a URL.
-        default: its field's; None is "not given".
-        panel, metavar, help: what `--help` says. A flag has no metavar.
-        command: of those that take it, the one with the fewest options.
-        told: the default in words, empty where there is none to tell.
-        choices: all values there are, where they are few.
-        least: of a whole number.
-        most: of a number above 0.
-        pattern: of a text.
-        form: what `most` or `pattern` expects, in words.
-        file: whether the settings file may say it: for `all` datasets, for `one`, `all, one` for either.
+    `types` are `Path` and `str` for a place, which may be a URL. `command` is, of those that take the option, the one
+    with the fewest. `told` is the default in words, `form` what `most` or `pattern` expects. `file` says whether the
+    settings file may set it: for `all` datasets, for `one`, or for either.
     """
 
     name: str
@@ -63,29 +52,26 @@ class Option:
         """What was expected instead of `value`, in words; None if it is fine."""
         if value is None and self.default is None:
             return None
-        if self.choices and value not in self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if int in self.types:
+        fine, words = True, self.form
+        if self.choices:
+            fine, words = value in self.choices, f"one of {', '.join(self.choices)}"
+        elif int in self.types:
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if self.least is None:
-                return None if whole else "a whole number"
-            if not whole or value < self.least:
-                return f"a whole number of at least {self.least}"
-            return f"at most {sys.maxsize:,}" if value > sys.maxsize else None
-        # A number that is none compares false: it is refused here, too.
-        if self.most is not None and not (isinstance(value, (int, float)) and 0 < value <= self.most):
-            return self.form
-        if self.pattern is not None and not (isinstance(value, str) and re.fullmatch(self.pattern, value)):
-            return self.form
-        return None
+            fine = whole and (self.least is None or value >= self.least)
+            words = "a whole number" if self.least is None else f"a whole number of at least {self.least}"
+        elif self.most is not None:
+            fine = isinstance(value, (int, float)) and 0 < value <= self.most
+        elif self.pattern is not None:
+            fine = isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+        return None if fine else words
 
 
 def _option(default: _T, panel: str, command: str, metavar: str, help: str, told: str | None = None, **more: Any) -> _T:
     """A field of `ExtractConfig`; its default is told as it is unless `told` says otherwise."""
     if told is None:
         told = str(default) if metavar and default is not None else ""
-    about = {"panel": panel, "command": command, "metavar": metavar, "help": help, "told": told}
-    return field(default=default, metadata={**about, **more})
+    about = {"panel": panel, "command": command, "metavar": metavar, "help": help, "told": told, **more}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +79,8 @@ class ExtractConfig:
     """What `gpupeak.extract` is asked to do: the options of the command line, one to one.
 
     A setting that is None was not given: a dataset's own entry in `config_file` is asked next, then the default that
-    is told. A place may be the URL of a store that fsspec knows (`s3://bucket/directory`), as text.
-
-    Raises:
-        ConfigError: a value that cannot be meant, or two that do not go together.
+    is told. A place may be the URL of a store (`s3://bucket/directory`), as text. A value that cannot be meant, or two
+    that do not go together, raise a `ConfigError`.
     """
 
     # fmt: off
@@ -218,9 +202,8 @@ class ExtractConfig:
     def _check_engine(self) -> None:
         if self.engine is None:
             for name in ("address", "actors", "gpus_per_actor"):
-                if (given := getattr(self, name)) is not None:
-                    told = OPTIONS[name].name
-                    raise ConfigError(f"{told} is {given!r}, and there is no engine: it goes with --engine ray")
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{OPTIONS[name].name} goes with --engine ray, and there is no engine")
             return
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda: Ray gives each actor its GPU")
@@ -246,11 +229,7 @@ class ExtractConfig:
 
 
 def parse_size(text: str) -> int:
-    """The bytes that a size such as 20GB, 1.5 TB or 512MiB names.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """The bytes that a size such as 20GB, 1.5 TB or 512MiB names; a `ConfigError` if it is none."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ConfigError(f"size is {text!r}, expected one such as 20GB or 512MiB")
@@ -276,14 +255,3 @@ def options_of(command: str) -> dict[str, Option]:
 def file_fields(whose: str) -> dict[str, Option]:
     """The options that the settings file may set for `all` datasets or in the section of `one`, by their keys."""
     return {field: option for field, option in OPTIONS.items() if whose in option.file}
-
-
-def options_table() -> str:
-    """The rows of the table in docs/options.md."""
-    rows = []
-    for option in OPTIONS.values():
-        place = next(place for place, group in enumerate(_COMMANDS) if option.command in group)
-        commands = ", ".join(name for group in reversed(_COMMANDS[place:]) for name in group) if place else "all"
-        words = f"--{option.name} {option.metavar}".rstrip()
-        rows.append(f"| `{words}` | {option.help} | {option.told} | {commands} | {option.file} |")
-    return "\n".join(rows)

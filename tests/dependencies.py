@@ -1,7 +1,6 @@
 """What does gpupeak depend on, and under which licences? Writes docs/dependencies.md, in both languages.
 
-    python tests/dependencies.py          # write it
-    python tests/dependencies.py --check  # exit code 1 if it is out of step
+    python tests/dependencies.py
 
 Licences are those that the packages state themselves.
 """
@@ -10,7 +9,6 @@ Licences are those that the packages state themselves.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping
@@ -111,8 +109,9 @@ def packages() -> list[Package]:
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, Package] = {}
     for group in _TITLES:
-        for text in groups[group]:
-            _collect(Requirement(text), group, "gpupeak", there, found)
+        for wanted in map(Requirement, groups[group]):
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                _collect(wanted, group, "gpupeak", there, found)
     return sorted(found.values(), key=lambda each: (list(_TITLES).index(each.group), key(each.name)))
 
 
@@ -122,16 +121,11 @@ def _collect(
     name = key(wanted.name)
     if name in found or name == "gpupeak" or name not in there:
         return
-    if wanted.marker is not None and not any(
-        wanted.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)
-    ):
-        return
     distribution = there[name]
     found[name] = Package(distribution.metadata["Name"], licence(distribution), group, by)
-    for text in distribution.requires or ():
-        needed = Requirement(text)
+    for needed in map(Requirement, distribution.requires or ()):
         if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
-            _collect(Requirement(text.partition(";")[0]), group, distribution.metadata["Name"], there, found)
+            _collect(needed, group, distribution.metadata["Name"], there, found)
 
 
 def page(found: list[Package], chinese: bool = False) -> str:
@@ -149,18 +143,7 @@ def page(found: list[Package], chinese: bool = False) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    given = parser.parse_args()
-    found = packages()
-    pages = {PAGE: page(found), PAGE.with_suffix(".zh-CN.md"): page(found, chinese=True)}
-    if given.check:
-        return int(any(file.read_text(encoding="utf-8") != text for file, text in pages.items()))
-    for file, text in pages.items():
-        file.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    everything = packages()
+    PAGE.write_text(page(everything), encoding="utf-8")
+    PAGE.with_suffix(".zh-CN.md").write_text(page(everything, chinese=True), encoding="utf-8")

@@ -20,7 +20,7 @@ import typer
 
 from gpupeak.cli.app import app, main
 from gpupeak.cli.options import spread
-from gpupeak.config import OPTIONS, ExtractConfig, file_fields, options_table
+from gpupeak.config import OPTIONS, ExtractConfig, file_fields, options_of
 from gpupeak.corpora.corpus import resolve
 from gpupeak.errors import ConfigError
 from gpupeak.features.packs import FeatureStore
@@ -119,10 +119,21 @@ def test_every_option_exists(name: str) -> None:
     assert options(text(name)) - there - elsewhere == set()
 
 
+def options_table() -> str:
+    """The rows of the table in docs/options.md."""
+    rows = []
+    for field, option in OPTIONS.items():
+        takers = ("extract", "plan", "verify", "report", "inspect", "doctor", "pack")
+        taken = [command for command in takers if field in options_of(command)]
+        commands = "all" if "pack" in taken else ", ".join(taken)
+        words = f"--{option.name} {option.metavar}".rstrip()
+        rows.append(f"| `{words}` | {option.help} | {option.told} | {commands} | {option.file} |")
+    return "\n".join(rows)
+
+
 @pytest.mark.parametrize("name", ["docs/options.md", "docs/options.zh-CN.md"])
 def test_the_table_of_options_is_current(name: str) -> None:
     assert text(name).endswith(f" |\n{options_table()}\n"), "docs/options.md says how the table is made"
-    assert set(re.findall(r"^\| `--([a-z-]+)", text(name), re.MULTILINE)) == {each.name for each in OPTIONS.values()}
 
 
 @EVERY_README
@@ -270,3 +281,7 @@ def test_ci_runs_the_checks_and_the_tests() -> None:
     script = REPOSITORY / ".ci/run"
     assert os.access(script, os.X_OK)
     assert [line for line in script.read_text().splitlines() if line.startswith("make")] == ["make check", "make test"]
+
+
+if __name__ == "__main__":
+    print(options_table())

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from gpupeak.cli.options import JSON, dataset_names, option
-from gpupeak.cli.output import Output, clean, errors_in_json, print_json
+from gpupeak.cli.output import Output, print_json
 from gpupeak.config import ENCODER, OUTPUT, SAMPLING, SOURCE
 
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
-
-_ROOT = "./preextracted_features"
 
 consumer = typer.Typer(help="AffectGPT's configuration: check that it loads these features, or print what to paste.")
 
@@ -43,9 +41,8 @@ def config_check(
     """Show what AffectGPT reads of its configuration, and whether it would load the features that are there."""
     from gpupeak.check.affectgpt import check
 
-    with errors_in_json(as_json):
-        names = dataset_names(datasets or ())
-        found = check(file, names, options=options or (), face_or_frame=face_or_frame, run_dir=run_dir)
+    names = dataset_names(datasets or ())
+    found = check(file, names, options=options or (), face_or_frame=face_or_frame, run_dir=run_dir)
     if as_json:
         print_json(found.exit_code, **found.to_json())
     else:
@@ -56,9 +53,9 @@ def config_check(
 @consumer.command("emit")
 def config_emit(
     datasets: list[str] | None = typer.Argument(None, help="Names, apart or joined by commas.", metavar="DATASETS"),
-    output_root: str = option(_ROOT, OUTPUT, "DIR", "Where the features are.", told=_ROOT),
-    n_frms: int = option(8, SAMPLING, "N", "As in extract.", told=8, min=1),
-    visual_encoder: str = option("CLIP_VIT_LARGE", ENCODER, "NAME", "As in extract.", told="CLIP_VIT_LARGE"),
+    output_root: str = option("./preextracted_features", OUTPUT, "DIR", "Where the features are."),
+    n_frms: int = option(8, SAMPLING, "N", "As in extract.", min=1),
+    visual_encoder: str = option("CLIP_VIT_LARGE", ENCODER, "NAME", "As in extract."),
     training: bool = option(False, OUTPUT, "", "Sections for training, too.", "--training"),
 ) -> int:
     """Print the lines that make AffectGPT load these features, to be put into its configuration."""
@@ -66,7 +63,8 @@ def config_emit(
 
     names = dataset_names(datasets or ())
     text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training)
-    Output().out(text, end="")
+    for line in text.splitlines():
+        Output().say(line)
     return 0
 
 
@@ -78,25 +76,22 @@ def _print(console: Output, found: "Check") -> None:
         console.say(use, "bold")
         wide = max((len(str(setting.value)) for setting in settings), default=0)
         for setting in settings:
-            console.tell(f"  {setting.key:<18} {setting.value!s:<{wide}}  {setting.origin}")
+            console.say(f"  {setting.key:<18} {setting.value!s:<{wide}}  {setting.origin}")
         for judgement in judgements:
             console.say(_loads(judgement), "" if judgement.loads else "red")
-        because: dict[str, list[str]] = {}
-        for judgement in judgements:
-            for problem in judgement.problems:
-                because.setdefault(problem, []).append(judgement.dataset)
-        for problem, names in because.items():
+        for problem in dict.fromkeys(problem for each in judgements for problem in each.problems):
+            names = [each.dataset for each in judgements if problem in each.problems]
             whose = "" if len(names) == len(judgements) else f"{', '.join(names)}: "
-            console.tell(f"  {whose}{problem}")
+            console.say(f"  {whose}{problem}")
         for instead in dict.fromkeys(judgement.instead for judgement in judgements if not judgement.loads):
-            console.tell(f"  instead, AffectGPT {instead}")
+            console.say(f"  instead, AffectGPT {instead}")
         for judgement in judgements:
             for warning in judgement.warnings:
                 console.warn(f"{judgement.dataset}: {warning}")
     for text in found.no_effect:
-        console.say(clean(f"no effect: {text}"), "yellow")
+        console.say(f"no effect: {text}", "yellow")
     for text in found.warnings:
-        console.warn(f"{text}")
+        console.warn(text)
     wanting = [judgement for judgement in found.judgements if judgement.use == "inference" and not judgement.loads]
     if found.exit_code:
         how = "loads only a part of" if wanting and all(each.partly for each in wanting) else "does not load"
@@ -109,4 +104,4 @@ def _loads(judgement: "Judgement") -> str:
     files = f"{judgement.files}" if judgement.expected is None else f"{judgement.files}/{judgement.expected}"
     where = f", {files} files in {judgement.directory}" if judgement.directory is not None else ""
     how = "loaded" if judgement.loads else "loaded in part" if judgement.partly else "not loaded"
-    return clean(f"  {judgement.dataset}: {how}{where}")
+    return f"  {judgement.dataset}: {how}{where}"

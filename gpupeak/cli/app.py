@@ -5,8 +5,8 @@ Nothing heavy is imported before a command needs it: `--help` answers without nu
 
 # No postponed evaluation of annotations here: they are what typer makes the options from.
 
+import contextlib
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -24,7 +24,7 @@ from gpupeak.cli.output import complain, print_json, verdict
 from gpupeak.cli.plan import inspect, plan
 from gpupeak.cli.report import report
 from gpupeak.cli.verify import verify
-from gpupeak.errors import ConfigError
+from gpupeak.errors import WriteError
 
 _EPILOG = (
     "Exit codes: 0 all saved or skipped, 1 some samples failed, 2 wrong use or configuration, "
@@ -59,27 +59,16 @@ def _gpupeak(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; an error is one line on standard error."""
-    _open_standard_streams()
+    """Run one command and return its exit code; an error is one line on standard error, with `--json` JSON, too."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name that the locale cannot spell must not end a run
             stream.reconfigure(errors="backslashreplace")
     arguments = spread(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        if arguments[0] == "merge":
-            raise ConfigError("merge is gone: the next extract without shards does it, verify and report need it not")
         code = app(args=arguments, prog_name="gpupeak", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
-        if "--json" in arguments and isinstance(error, typer.TyperException):
-            print_json(*verdict(error))  # of wrong words no command was called that could tell it in JSON
+        if "--json" in arguments:
+            with contextlib.suppress(WriteError):  # it may be what is told of
+                print_json(*verdict(error))
         return complain(error)
     return int(code or 0)
-
-
-def _open_standard_streams() -> None:
-    """Put /dev/null where a standard stream was closed: what is opened next would take its number for its own."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # noqa: PERF203 - three times
-            os.open(os.devnull, os.O_RDWR)

@@ -37,7 +37,7 @@ def _print(console: Output, findings: "Sequence[Finding]", missing: list[str]) -
         name, state = Text(f"{finding.name:<13}", "bold"), Text(f"{finding.state:<8}", styles[finding.state])
         console.print(Text.assemble(name, state, clean(finding.found)), soft_wrap=True)
         if finding.advice is not None:
-            console.say(f"{'':21}-> {clean(finding.advice)}", "bold")
+            console.say(f"{'':21}-> {finding.advice}", "bold")
     if missing:
         console.say(f"the job cannot run: {', '.join(missing)}", "red")
     else:

@@ -13,25 +13,11 @@ from types import FrameType
 from rich.text import Text
 
 from gpupeak.cli.options import JSON, QUIET, with_settings
-from gpupeak.cli.output import (
-    INTERRUPTED,
-    Output,
-    clean,
-    commonest,
-    complain,
-    print_json,
-    print_table,
-    red,
-    verdict,
-)
+from gpupeak.cli.output import INTERRUPTED, Output, commonest, complain, print_json, print_table, red, verdict
 from gpupeak.cli.progress import Display, failure, rate
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import UsageError
 from gpupeak.tally import RunReport, Tally
-from gpupeak.types import Place, Url
-
-own_process = False
-"""Whether this process runs one command and ends."""
 
 
 @with_settings()
@@ -45,7 +31,7 @@ def extract(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) ->
     display = Display(console, quiet=quiet)
     stop = threading.Event()
     error: BaseException | None = None
-    with interrupts(stop, display, last=own_process):
+    with interrupts(stop, display):
         # Standard output is for the result: whatever a library prints goes where the progress goes.
         with contextlib.redirect_stdout(sys.stderr):
             try:
@@ -77,11 +63,8 @@ def sharded(config: ExtractConfig, tell: Callable[[str], None]) -> ExtractConfig
 
 
 @contextlib.contextmanager
-def interrupts(stop: threading.Event, display: Display, *, last: bool = False) -> Iterator[None]:
-    """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then.
-
-    If this is the `last` thing that the process does, none changes afterwards how it ends.
-    """
+def interrupts(stop: threading.Event, display: Display) -> Iterator[None]:
+    """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -99,7 +82,7 @@ def interrupts(stop: threading.Event, display: Display, *, last: bool = False) -
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if last else handler)
+            signal.signal(number, handler)
 
 
 def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> None:
@@ -109,50 +92,34 @@ def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> 
     """
     tallies = report.datasets
     if not quiet:
-        rows = [(tally.dataset, [tally], tally.seconds) for tally in tallies]
+        rows = [_row(tally.dataset, [tally], tally.seconds) for tally in tallies]
         if len(tallies) > 1:
-            rows.append(("all", list(tallies), report.seconds))
-        cut_short = ["not reached"] * any(tally.not_reached for tally in tallies)
-        headers = ["saved", "skipped", "fell back", "clamped", "failed", *cut_short, "seconds", "samples/s"]
-        print_table(console, headers, [_row(*row, cut_short=bool(cut_short)) for row in rows])
+            rows.append(_row("all", tallies, report.seconds))
+        headers = ["saved", "skipped", "fell back", "clamped", "failed", "not reached", "seconds", "samples/s"]
+        print_table(console, headers, rows)
     for tally in tallies:
-        name = clean(tally.dataset)
         if tally.fallbacks and not quiet:
-            console.say(f"{name} fell back: {commonest(tally.fallbacks)}")
+            console.say(f"{tally.dataset} fell back: {commonest(tally.fallbacks)}")
         if tally.failed:
             reasons = {f"{stage}: {reason}": count for (stage, reason), count in tally.failures.items()}
-            console.say(f"{name} failed: {commonest(Counter(reasons))}", "red")
+            console.say(f"{tally.dataset} failed: {commonest(Counter(reasons))}", "red")
             for failed in tally.failed_first:
                 console.say(f"  {failure(failed)}")
-            console.tell(f"  all of them: {tally.directory}/manifest.jsonl")
-    directories = [tally.directory for tally in tallies if tally.saved or tally.skipped]
-    if directories and not quiet:
-        console.tell(f"features in {_common(directories)}")
-    for warning in (warning for tally in tallies for warning in tally.warnings):
-        console.warn(warning)
+            console.say(f"  all of them: {tally.directory}/manifest.jsonl")
+        if (tally.saved or tally.skipped) and not quiet:
+            console.say(f"features in {tally.directory}")
+        for warning in tally.warnings:
+            console.warn(warning)
     if report.interrupted:
         left = sum(tally.not_reached for tally in tallies)
         console.say(f"interrupted, {left} samples not reached: the same command goes on from here", "bold")
 
 
-def _row(name: str, tallies: Sequence[Tally], seconds: float, cut_short: bool) -> list[str | Text]:
-    def count(what: str) -> int:
-        return sum(getattr(tally, what) for tally in tallies)
-
-    return [
-        name,
-        str(count("saved")),
-        str(count("skipped")),
-        red(sum(tally.fallbacks.total() for tally in tallies), "yellow"),
-        str(count("clamped")),
-        red(count("failed")),
-        *[str(count("not_reached"))] * cut_short,
-        f"{seconds:.1f}",
-        rate(count("saved"), seconds),
-    ]
-
-
-def _common(directories: Sequence[Place]) -> str:
-    """What the directories have in common; all are in one output root."""
-    common = os.path.commonpath([str(directory) for directory in directories])
-    return common.replace(":/", "://", 1) if isinstance(directories[0], Url) else common
+def _row(name: str, tallies: Sequence[Tally], seconds: float) -> list[str | Text]:
+    saved, skipped, clamped, failed, left = (
+        sum(getattr(tally, what) for tally in tallies)
+        for what in ("saved", "skipped", "clamped", "failed", "not_reached")
+    )
+    fell_back = red(sum(tally.fallbacks.total() for tally in tallies), "yellow")
+    counts = (str(saved), str(skipped), fell_back, str(clamped), red(failed), str(left))
+    return [name, *counts, f"{seconds:.1f}", rate(saved, seconds)]

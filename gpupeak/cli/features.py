@@ -51,7 +51,7 @@ def _each(config: ExtractConfig, as_json: bool, work: Callable[[Path, int], tupl
     for name in names:
         told, counts[name] = work(store.directory(name), n)
         if not as_json:
-            Output().tell(f"{name}: {told}")
+            Output().say(f"{name}: {told}")
     if as_json:
         print_json(0, datasets=counts)
     return 0

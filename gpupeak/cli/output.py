@@ -1,8 +1,4 @@
-"""What is printed: plain text and tables, JSON, and the one line that an error is told in.
-
-Names, paths and reasons come out of files from anywhere: `clean` keeps them from driving the terminal,
-and none of them is ever read as markup.
-"""
+"""What is printed: plain lines and tables, JSON, and the one line that an error is told in."""
 
 from __future__ import annotations
 
@@ -11,13 +7,12 @@ import json
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -40,29 +35,16 @@ class Output(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
 
-    def say(self, text: str, style: str = "") -> None:
-        """Print one line, however long: the terminal wraps it, a file keeps it whole."""
-        self.print(Text(text, style), soft_wrap=True)
-
-    def tell(self, text: str) -> None:
-        """Print a line that may hold anything."""
-        self.say(clean(text))
+    def say(self, text: object, style: str = "") -> None:
+        """Print one line, whatever it holds and however long: the terminal wraps it, a file keeps it whole."""
+        self.print(Text(clean(text), style), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.say(f"warning: {clean(text)}", "yellow")
+        self.say(f"warning: {text}", "yellow")
 
     def print(self, *objects: Any, **how: Any) -> None:
-        with self._told():
-            super().print(*objects, **how)
-
-    def out(self, *objects: Any, **how: Any) -> None:
-        with self._told():
-            super().out(*objects, **how)
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
         try:
-            yield
+            super().print(*objects, **how)
         except OSError as error:
             self.on_broken_pipe()
             if not self.stderr:
@@ -76,30 +58,19 @@ class Output(Console):
 
 def clean(text: object) -> str:
     """`text` with whatever is not printable written as an escape: one line, and none that a terminal obeys."""
-    line = str(text)
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a row a dataset, its name first; on a terminal too narrow for it a line each, which says the same."""
+    """Print a row a dataset, its name first."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("dataset", no_wrap=True, max_width=32, overflow="ellipsis", vertical="bottom")
     for header in headers:
         words = header.replace(" ", "\n").replace("_", "_\n")
-        table.add_column(words, justify="right", no_wrap=True, vertical="bottom")
-    lines = []
+        table.add_column(words, justify="right", overflow="fold", vertical="bottom")
     for name, *values in rows:
-        table.add_row(Text(clean(name)), *values)
-        told = (f"{value} {header.replace('/ ', '/')}" for value, header in zip(values, headers, strict=True))
-        lines.append(f"{clean(name)}: {', '.join(told)}")
-    unbounded = console.options.update(max_width=10_000)
-    if Measurement.get(console, unbounded, table).minimum <= console.width:
-        console.print(table)
-    else:
-        for line in lines:
-            console.say(line)
+        table.add_row(clean(name), *values)
+    console.print(table)
 
 
 def red(count: int, colour: str = "red") -> Text:
@@ -109,35 +80,23 @@ def red(count: int, colour: str = "red") -> Text:
 
 def commonest(reasons: Counter[str]) -> str:
     """The commonest of some reasons, each with its count."""
-    told = [f"{clean(reason)} ({count})" for reason, count in reasons.most_common(NAMED)]
-    return ", ".join([*told, *["..."] * (len(reasons) > NAMED)])
+    return first([f"{reason} ({count})" for reason, count in reasons.most_common()], len(reasons))
 
 
 def first(names: Sequence[str], count: int) -> str:
     """The first of `count` names."""
     short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in names[:NAMED]]
-    return ", ".join([*(clean(name) or repr(name) for name in short), *["..."] * (count > len(short))])
+    return ", ".join([*(name or "''" for name in short), *["..."] * (count > len(short))])
 
 
 def print_json(exit_code: int, error: str | None = None, /, **values: Any) -> None:
     """Print what a command ends with, as one JSON object."""
-    Output().out(json.dumps({**values, "exit_code": exit_code, "error": error}))
-
-
-@contextlib.contextmanager
-def errors_in_json(wanted: bool) -> Iterator[None]:
-    """With `--json`, standard output says in JSON, too, what a command ends with."""
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        if wanted:
-            print_json(*verdict(error))
-        raise
+    Output().say(json.dumps({**values, "exit_code": exit_code, "error": error}))
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
     """The exit code that an error ends a command with, and the one line that it is told in."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED, "interrupted before anything was extracted"
     if isinstance(error, SampleError):
         return 1, f"{error.stage}: {error.reason}"
@@ -160,9 +119,7 @@ def verdict(error: BaseException) -> tuple[int, str]:
 def complain(error: BaseException) -> int:
     """Print an error as one line on standard error and return the exit code."""
     code, message = verdict(error)
-    with contextlib.suppress(OSError):  # standard error may be a file on a full disk
-        if os.environ.get("GPUPEAK_TRACEBACK"):
-            traceback.print_exception(error)
-        line = " ".join(part.strip() for part in message.splitlines())
-        Output(stderr=True).say(f"error: {clean(line)}", "red")
+    if os.environ.get("GPUPEAK_TRACEBACK"):
+        traceback.print_exception(error)
+    Output(stderr=True).say(f"error: {' '.join(part.strip() for part in message.splitlines())}", "red")
     return code

@@ -1,7 +1,6 @@
 """`gpupeak plan` and `gpupeak inspect`: what extract would do, with all samples and with one."""
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +21,15 @@ if TYPE_CHECKING:
     from gpupeak.check.inspect import Extracted, Inspection
     from gpupeak.check.plan import Plan
 
+_KEY_FRAMES = 8  # how many are told
+
 
 @with_settings()
 def plan(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
     from gpupeak.check.plan import plan as look
 
-    plans = look(sharded(config, Output(stderr=True).tell))
+    plans = look(sharded(config, Output(stderr=True).say))
     if as_json:
         print_json(0, datasets=[found.to_json() for found in plans])
     else:
@@ -39,14 +40,12 @@ def plan(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> in
 def _print_plans(console: Output, plans: "Sequence[Plan]", *, table: bool) -> None:
     if table:
         sources = [source for source in PEAK_SOURCES if any(plan.peaks[source] for plan in plans)]
-        asked = any(plan.peaks or plan.no_peak for plan in plans)
-        headers = ["found/ expected", "done", "no video", *sources, *["no peak"] * asked, "to write"]
-        groups = [(plan.dataset, [plan]) for plan in plans]
+        rows = [_row(plan.dataset, [plan], sources) for plan in plans]
         if len(plans) > 1:
-            groups.append(("all", list(plans)))
-        print_table(console, headers, [_row(*group, sources, asked) for group in groups])
+            rows.append(_row("all", plans, sources))
+        print_table(console, ["found/ expected", "done", "no video", *sources, "no peak", "to write"], rows)
     for plan in plans:
-        name = clean(plan.dataset)
+        name = plan.dataset
         if plan.no_peak:
             console.say(f"{name} without a peak: {commonest(plan.no_peak)}")
         if plan.missing_videos:
@@ -57,21 +56,14 @@ def _print_plans(console: Output, plans: "Sequence[Plan]", *, table: bool) -> No
             console.warn(warning)
 
 
-def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str], asked: bool) -> list[str]:
-    def count(what: str) -> int:
-        return sum(getattr(plan, what) for plan in plans)
-
-    peaks = sum((plan.peaks for plan in plans), Counter())
+def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str]) -> list[str]:
+    listed, done, missing, size = (
+        sum(getattr(plan, what) for plan in plans) for what in ("listed", "done", "missing_videos", "bytes_to_write")
+    )
+    expected = f"/{plans[0].expected}" if len(plans) == 1 and plans[0].expected is not None else ""
+    peaks = [str(sum(plan.peaks[source] for plan in plans)) for source in sources]
     no_peak = sum(plan.no_peak.total() for plan in plans)
-    listed = str(count("listed"))
-    if len(plans) == 1 and plans[0].expected is not None:
-        listed += f"/{plans[0].expected}"
-    return [
-        *(name, listed, str(count("done")), str(count("missing_videos"))),
-        *(str(peaks[source]) for source in sources),
-        *([str(no_peak)] * asked),
-        decimal(count("bytes_to_write")),
-    ]
+    return [name, f"{listed}{expected}", str(done), str(missing), *peaks, str(no_peak), decimal(size)]
 
 
 @with_settings(names=False)
@@ -82,8 +74,7 @@ def inspect(
         None,
         "Pictures",
         "FILE.png",
-        "Decode these frames, too, and draw them under the curve of the action units: into a .png file, "
-        "or without one on the terminal.",
+        "Draw these frames under the curve of the action units: into a .png file, or without one on the terminal.",
     ),
     as_json: bool = JSON,
 ) -> int:
@@ -133,32 +124,32 @@ def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
 
 def _print_inspection(console: Output, found: "Inspection") -> None:
     plan, rule, there = found.plan, found.sample.rule, found.extracted
-    faces = found.sample.stream != "frame"
-    fps = "no frame rate" if found.fps is None else f"{found.fps:.6g} frames/s"
-    different = f"{len(plan.unique)} different"
+    fps = f", {found.fps:.6g} frames/s" if found.fps else ""
+    keys = ", ".join(map(str, found.key_frames[:_KEY_FRAMES])) + ", ..." * (len(found.key_frames) > _KEY_FRAMES)
     for name, value in (
         ("sample", found.sample),
         ("video", found.sample.video),
-        ("picture", f"{plan.codec}, {found.width} x {found.height}" + ("" if faces else f", {fps}")),
-        ("frames", f"{plan.frames}" if faces else f"{plan.frames}, of them {_key_frames(found.key_frames)}"),
+        ("picture", f"{plan.codec}, {found.width} x {found.height}{fps}"),
+        ("frames", plan.frames),
+        ("key frames", found.key_frames and f"{len(found.key_frames)}: {keys}"),
         ("sampling", f"{rule.method}, {rule.n} frames"),
         ("peak", _peak(plan)),
         ("fallback", plan.fallback and f"{rule.fallback}: {plan.fallback.reason} ({plan.fallback.detail})"),
         ("clamped", plan.clamp),
         ("indices", " ".join(map(str, plan.indices))),
-        ("at seconds", None if faces else " ".join(f"{seconds:.2f}" for seconds in found.times)),
-        ("decoding", None if faces else f"{found.packets_needed} of {found.packets} packets, for {different} frames"),
+        ("at seconds", " ".join(f"{seconds:.2f}" for seconds in found.times)),
+        ("decoding", found.packets and f"{found.packets_needed} of {found.packets} packets"),
         ("features", there and f"{there.state}: {there.file}"),
         ("recorded", there and _recorded(there)),
         ("settings", there and there.problem),
     ):
-        if value is not None:
+        if value:
             console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)
 
 
 def _recorded(there: "Extracted") -> str | None:
     """What the manifest tells of a sample, and how its frames compare with those that would be taken now."""
-    if there.recorded is None or not there.indices:
+    if not there.indices:
         return there.recorded
     which = "of these frames" if there.agrees else f"of other frames: {' '.join(map(str, there.indices))}"
     return f"{there.recorded}, {which}"
@@ -167,12 +158,7 @@ def _recorded(there: "Extracted") -> str | None:
 def _peak(plan: FramePlan) -> str | None:
     peak = plan.peak
     if peak is None:
-        return "none" if plan.sample.rule.method == "emotion_peak" else None
+        return None
     given = {"before": peak.before, "after": peak.after, "total": peak.total}
     numbers = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
     return f"frame {peak.index}, by {peak.source} in {peak.file}" + (f" ({numbers})" if numbers else "")
-
-
-def _key_frames(key_frames: Sequence[int]) -> str:
-    first = ", ".join(map(str, key_frames[:8])) + (", ..." if len(key_frames) > 8 else "")
-    return f"{len(key_frames)} key frame{'s' * (len(key_frames) != 1)}: {first}"

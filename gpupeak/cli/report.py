@@ -2,16 +2,11 @@
 
 # ruff: noqa: B008 - a default that is a call is how typer is told of an option
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpupeak.cli.options import JSON, QUIET, option, with_settings
-from gpupeak.cli.output import Output, clean, print_json
+from gpupeak.cli.output import Output, print_json
 from gpupeak.config import OUTPUT, ExtractConfig
-
-if TYPE_CHECKING:
-    from gpupeak.report.contents import Overview
 
 _PICTURES = "Pictures"
 
@@ -19,11 +14,9 @@ _PICTURES = "Pictures"
 @with_settings()
 def report(
     config: ExtractConfig,
-    out: Path = option(
-        Path("gpupeak-report.html"), OUTPUT, "FILE.html", "The file to write.", told="gpupeak-report.html"
-    ),
-    show: int = option(8, _PICTURES, "N", "Contact sheets a dataset, of samples drawn by --seed.", told=8, min=0),
-    show_unusual: int = option(4, _PICTURES, "N", "And of those whose features stand out most.", told=4, min=0),
+    out: Path = option(Path("gpupeak-report.html"), OUTPUT, "FILE.html", "The file to write."),
+    show: int = option(8, _PICTURES, "N", "Contact sheets a dataset, of samples drawn by --seed.", min=0),
+    show_unusual: int = option(4, _PICTURES, "N", "And of those whose features stand out most.", min=0),
     show_samples: list[str] | None = option(None, _PICTURES, "NAMES", "And of these: NAME or DATASET/NAME."),
     quiet: bool = QUIET,
     as_json: bool = JSON,
@@ -40,26 +33,17 @@ def report(
     require(*REQUIRED)
     refuse_unwritable(out)
     console = Output(stderr=True)
-
-    def tell(text: str) -> None:
-        console.say(clean(text), "yellow")
-
-    found = overview(config, show, show_unusual, show_samples or (), tell)
+    found = overview(config, show, show_unusual, show_samples or (), console.say)
     size = write_page(found, out)
     if as_json:
-        datasets = [each.to_json() for each in found]
-        print_json(0, file=str(out), bytes=size, datasets=datasets)
-    else:
-        _print(Output(), found, None if quiet else f"{out}: {size / 1e6:.1f} MB")
-    return 0
-
-
-def _print(console: Output, found: "Sequence[Overview]", page: str | None) -> None:
+        print_json(0, file=str(out), bytes=size, datasets=[each.to_json() for each in found])
+        return 0
+    console = Output()
     for each in found:
         for remark in each.remarks:
-            console.say(f"{clean(each.dataset)}: {clean(remark)}", "yellow")
-    if page is None:
-        return
-    samples, sheets = sum(len(each.rows) for each in found), sum(each.shown for each in found)
-    datasets = f"{len(found)} dataset{'s' * (len(found) != 1)}"
-    console.tell(f"{page}, {samples} samples of {datasets}, {sheets} contact sheets")
+            console.say(f"{each.dataset}: {remark}", "yellow")
+    if not quiet:
+        samples, sheets = sum(len(each.rows) for each in found), sum(each.shown for each in found)
+        datasets = f"{len(found)} dataset{'s' * (len(found) != 1)}"
+        console.say(f"{out}: {size / 1e6:.1f} MB, {samples} samples of {datasets}, {sheets} contact sheets")
+    return 0

@@ -10,12 +10,12 @@ from rich.text import Text
 
 from gpupeak.cli.extract import interrupts, print_report
 from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
-from gpupeak.cli.output import INTERRUPTED, NAMED, Output, clean, print_json, print_table, red
+from gpupeak.cli.output import INTERRUPTED, NAMED, Output, first, print_json, print_table, red
 from gpupeak.cli.progress import Display
 from gpupeak.config import ExtractConfig
 
 if TYPE_CHECKING:
-    from gpupeak.check.verify import Verification
+    from gpupeak.check.verify import Comparison, Verification
 
 
 @with_settings()
@@ -23,11 +23,11 @@ def verify(
     config: ExtractConfig,
     deep: int = option(0, "Checks", "K", "Extract K samples of each dataset again, drawn by the seed, and compare."),
     against: str | None = option(None, "Checks", "DIR", "Compare with the features in another output root."),
-    min_cosine: float | None = option(
-        None, "Checks", "COSINE", "With --against, the least cosine of a frame, less the dataset's mean.", told=0.9995
+    min_cosine: float = option(
+        0.9995, "Checks", "COSINE", "With --against, the least cosine of a frame, less the dataset's mean."
     ),
     fix: bool = option(
-        False, "Checks", "", "Extract what is missing or broken, and nothing else; then look again.", "--fix"
+        False, "Checks", "", "Extract what is missing or broken, nothing else; then look again.", "--fix"
     ),
     quiet: bool = QUIET,
     as_json: bool = JSON,
@@ -37,15 +37,13 @@ def verify(
     Exit code 1 if anything is missing or wrong; warnings alone are 0.
     """
     from gpupeak.check.repair import repair
-    from gpupeak.check.verify import MIN_COSINE
     from gpupeak.check.verify import verify as look
 
     console = Output(stderr=True)
-    least = MIN_COSINE if min_cosine is None else min_cosine
     report = None
     with contextlib.redirect_stdout(sys.stderr):
         other = None if against is None else place(against)
-        found = look(config, deep=deep, against=other, min_cosine=least, tell=console.tell)
+        found = look(config, deep=deep, against=other, min_cosine=min_cosine, tell=console.say)
         if fix and any(each.mendable for each in found):
             display, stop = Display(console, quiet=quiet), threading.Event()
             with interrupts(stop, display), display:
@@ -53,7 +51,7 @@ def verify(
             if not quiet:
                 print_report(console, report)
             deep, other = (0, None) if report.interrupted else (deep, other)
-            found = look(config, deep=deep, against=other, min_cosine=least, tell=console.tell)
+            found = look(config, deep=deep, against=other, min_cosine=min_cosine, tell=console.say)
     code = INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
     if as_json:
         fixed = None if report is None else report.to_json()
@@ -69,21 +67,24 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
         kinds = list(dict.fromkeys(["missing", "broken", *seen]))
         print_table(console, ["listed/ expected", "whole", *kinds], [_row(each, kinds) for each in found])
     for each in found:
-        name = clean(each.dataset)
         for problem in each.problems:
-            console.say(f"{name}: {clean(problem)}", "red")
+            console.say(f"{each.dataset}: {problem}", "red")
         for kind, count in each.counts.items():
             if count:
-                console.say(f"{name}, {kind}: {count}", "red")
+                console.say(f"{each.dataset}, {kind}: {count}", "red")
             faults = [fault for fault in each.faults if fault.kind == kind]
             for fault in faults[:NAMED]:
-                console.tell(f"  {fault.sample}: {fault.reason}")
+                console.say(f"  {fault.sample}: {fault.reason}")
             if len(faults) > NAMED:
                 console.say(f"  ... and {len(faults) - NAMED} more: --json names them all")
         for warning in each.warnings:
             console.warn(warning)
         if table:
-            _print_remarks(console, each)
+            if each.duplicates:
+                told = first([" = ".join(alike[:NAMED]) for alike in each.duplicates], len(each.duplicates))
+                console.say(f"{each.dataset}: the same video, so the same features: {told}")
+            _print_comparison(console, f"{each.dataset}, extracted again: on", each.deep)
+            _print_comparison(console, f"{each.dataset}, compared: with", each.against)
     wrong = sum(len({fault.sample for fault in each.faults}) for each in found)
     mendable = sum(len(each.mendable) for each in found)
     if all(each.ok for each in found):
@@ -93,21 +94,15 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
         console.say(f"not all is well: {wrong} samples are not right{advice}", "red")
 
 
-def _print_remarks(console: Output, found: "Verification") -> None:
-    """What is no fault: the same videos; and how comparisons came out."""
-    name = clean(found.dataset)
-    if found.duplicates:
-        told = [" = ".join(map(clean, alike[:NAMED])) for alike in found.duplicates[:NAMED]]
-        console.say(f"{name}: the same video, so the same features: {', '.join(told)}")
-    for comparison, what in ((found.deep, "extracted again: on"), (found.against, "compared: with")):
-        if comparison is not None:
-            text = f"{what} {comparison.where}: {comparison.compared} samples, {comparison.differing} differ"
-            if comparison.median is not None:
-                text += f"; cosine of the worst frame, less the mean: {comparison.median:.6f} in the middle"
-                text += "; the farthest:"
-            console.say(f"{name}, {clean(text)}")
-            for difference in comparison.worst:
-                console.tell(f"  {difference.sample}: {difference}")
+def _print_comparison(console: Output, what: str, found: "Comparison | None") -> None:
+    if found is None:
+        return
+    text = f"{what} {found.where}: {found.compared} samples, {found.differing} differ"
+    if found.median is not None:
+        text += f"; cosine of the worst frame, less the mean: {found.median:.6f} in the middle; the farthest:"
+    console.say(text)
+    for difference in found.worst:
+        console.say(f"  {difference.sample}: {difference}")
 
 
 def _row(found: "Verification", kinds: Sequence[str]) -> list[str | Text]:

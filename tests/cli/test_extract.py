@@ -18,7 +18,7 @@ from samples import plan, sample
 import gpupeak.demo.show
 from gpupeak import ExtractConfig, RunReport
 from gpupeak.cli.app import main
-from gpupeak.errors import DeviceError, LabelError, WriteError
+from gpupeak.errors import LabelError, WriteError
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Failed, Saved
 
@@ -45,46 +45,36 @@ def run(directory: Path, error: Exception | None = None) -> Any:
     ("error", "code", "message"),
     [
         (LabelError("label.npz: no such file"), 2, "label.npz: no such file"),
-        (DeviceError("no GPU"), 3, "no GPU"),
         (WriteError("x\x1b[2J\n[red]y"), 3, r"x\x1b[2J [red]y"),
-        (
-            RuntimeError("two\nlines"),
-            3,
-            "unexpected RuntimeError: two lines (please report it; with GPUPEAK_T",
-        ),
+        (RuntimeError("two\nlines"), 3, "unexpected RuntimeError: two lines (please report it; with GPUPEAK_T"),
         (MemoryError(), 3, "out of memory"),
         (
             ImportError("libtorch.so: no such file"),
             3,
-            "a package cannot be loaded: libtorch.so: no such file (gpupeak d",
+            "a package cannot be loaded: libtorch.so: no such file (g",
         ),
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(
-    error: Exception, code: int, message: str, stage: Any, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    code: int,
+    message: str,
+    stage: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def act(config: ExtractConfig, observer: Observer, stop: threading.Event) -> RunReport:
-        raise error
+        raise error from OSError("the driver is missing")
 
     stage.act = act
     assert main(["extract"]) == code
     out, told = capsys.readouterr()
     assert (out, told.count("\n")) == ("", 1)
     assert told.startswith(f"error: {message}")
-
-
-def test_a_traceback_is_there_for_the_asking(
-    stage: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def act(config: ExtractConfig, observer: Observer, stop: threading.Event) -> RunReport:
-        raise DeviceError("no GPU") from OSError("the driver is missing")
-
-    stage.act = act
     monkeypatch.setenv("GPUPEAK_TRACEBACK", "1")
-    assert main(["extract"]) == 3
-    error = capsys.readouterr().err
-    assert "OSError: the driver is missing" in error
-    assert error.endswith("error: no GPU\n")
+    assert main(["extract"]) == code
+    assert re.search(r"OSError: the driver is missing\n(.*\n)+error: ", capsys.readouterr().err)
 
 
 def test_the_table_goes_to_standard_output_and_all_else_to_standard_error(
@@ -142,17 +132,6 @@ def test_a_run_that_cannot_go_on_still_tells_what_it_did(
         assert (summary["saved"], summary["failed"], summary["not_reached"]) == (1, 1, 1)
     else:
         assert re.search(r"^mine +1 +0 +0 +0 +1 +1 ", out, re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", ["plan", "verify", "pack", "doctor"])
-def test_a_home_of_nobody_is_a_name_like_any_other(
-    command: str, videos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [command, "--output-root", "~nobody-of-this-name/x", "--sampling", "uniform", "--json"]
-    if command != "pack":
-        words += ["--videos", str(videos), "--name", "x", "--weights", "random:0"]
-    assert main(words) in (0, 1, 2)
-    assert "unexpected" not in capsys.readouterr().err
 
 
 def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,12 +67,9 @@ def test_every_setting_has_an_option() -> None:
     [
         "meld mer2023 --seed 1",
         "meld,mer2023 --seed 1",
-        "--seed 1 meld, mer2023",
         "--datasets meld mer2023 --seed 1",
         "--seed 1 --datasets meld mer2023",
-        "--datasets meld,mer2023 --seed 1",
         "--datasets=meld,mer2023 --seed 1",
-        "--datasets meld --seed 1 --datasets mer2023",
         "--seed 1 --datasets meld mer2023 meld",
         "--seed 1 -- meld mer2023",
     ],
@@ -80,15 +77,6 @@ def test_every_setting_has_an_option() -> None:
 def test_datasets_can_be_spelt_in_many_ways(words: str, stage: Any) -> None:
     assert main(["extract", *words.split()]) == 0
     assert stage.configs == [ExtractConfig(datasets=("meld", "mer2023"), seed=1)]
-
-
-@pytest.mark.parametrize("words", [[""], ["--datasets", ""], ["mer2023", ","], ["--datasets"]])
-def test_an_empty_dataset_name_does_not_mean_all_of_them(
-    words: list[str], stage: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["extract", *words]) == 2
-    assert stage.configs == []
-    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_help_groups_every_option_and_documents_the_exit_codes(
@@ -135,9 +123,9 @@ def test_gpupeak_alone_prints_help(words: list[str], capsys: pytest.CaptureFixtu
         assert re.search(rf"^│ {command} ", text, re.MULTILINE)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"gpupeak {gpupeak.__version__}\n"
+def test_the_package_can_be_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "gpupeak", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"gpupeak {gpupeak.__version__}\n")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -148,8 +136,3 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_package_can_be_run() -> None:
-    done = subprocess.run([sys.executable, "-m", "gpupeak", "--version"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"gpupeak {gpupeak.__version__}\n")
