@@ -152,7 +152,7 @@ class Setup:
         decoder: Decoder = self.pool()
         if mode != "cpu":
             decoder = HybridDecoder(self.nvdec(), decoder, mode, lambda text: None, trial=2)
-        return Parts(decoder, encoder, NpyWriter(), "cpu")
+        return Parts(decoder, encoder, NpyWriter(), "cpu", Path("cache"), 0)  # nothing is fetched
 
     def line(self, mode: str, tell: Callable[[str], None]) -> Line:
         """The line as a user gets it: on a GPU, in a supervised process of its own."""
