@@ -92,12 +92,11 @@ def _print(console: Output, found: "Check") -> None:
         console.say(f"no effect: {text}", "yellow")
     for text in found.warnings:
         console.warn(text)
-    wanting = [judgement for judgement in found.judgements if judgement.use == "inference" and not judgement.loads]
+    wanting = [each for each in found.judgements if each.use == "inference" and not each.loads]
+    how = "loads"
     if found.exit_code:
         how = "loads only a part of" if wanting and all(each.partly for each in wanting) else "does not load"
-        console.say(f"inference with this configuration {how} these features", "red")
-    else:
-        console.say("inference with this configuration loads these features", "green")
+    console.say(f"inference with this configuration {how} these features", "red" if found.exit_code else "green")
 
 
 def _loads(judgement: "Judgement") -> str:

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
-from rich.text import Text
-
 from gpupeak.cli.options import JSON, QUIET, with_settings
 from gpupeak.cli.output import INTERRUPTED, Output, commonest, complain, print_json, print_table, red, verdict
 from gpupeak.cli.progress import Display, failure, rate
@@ -115,11 +113,10 @@ def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> 
         console.say(f"interrupted, {left} samples not reached: the same command goes on from here", "bold")
 
 
-def _row(name: str, tallies: Sequence[Tally], seconds: float) -> list[str | Text]:
+def _row(name: str, tallies: Sequence[Tally], seconds: float) -> list[object]:
     saved, skipped, clamped, failed, left = (
         sum(getattr(tally, what) for tally in tallies)
         for what in ("saved", "skipped", "clamped", "failed", "not_reached")
     )
     fell_back = red(sum(tally.fallbacks.total() for tally in tallies), "yellow")
-    counts = (str(saved), str(skipped), fell_back, str(clamped), red(failed), str(left))
-    return [name, *counts, f"{seconds:.1f}", rate(saved, seconds)]
+    return [name, saved, skipped, fell_back, clamped, red(failed), left, f"{seconds:.1f}", rate(saved, seconds)]

@@ -61,7 +61,7 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a row a dataset, its name first."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("dataset", no_wrap=True, max_width=32, overflow="ellipsis", vertical="bottom")
@@ -69,7 +69,7 @@ def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence
         words = header.replace(" ", "\n").replace("_", "_\n")
         table.add_column(words, justify="right", overflow="fold", vertical="bottom")
     for name, *values in rows:
-        table.add_row(clean(name), *values)
+        table.add_row(clean(name), *(value if isinstance(value, Text) else str(value) for value in values))
     console.print(table)
 
 

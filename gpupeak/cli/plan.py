@@ -56,14 +56,14 @@ def _print_plans(console: Output, plans: "Sequence[Plan]", *, table: bool) -> No
             console.warn(warning)
 
 
-def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str]) -> list[str]:
+def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str]) -> list[object]:
     listed, done, missing, size = (
         sum(getattr(plan, what) for plan in plans) for what in ("listed", "done", "missing_videos", "bytes_to_write")
     )
     expected = f"/{plans[0].expected}" if len(plans) == 1 and plans[0].expected is not None else ""
-    peaks = [str(sum(plan.peaks[source] for plan in plans)) for source in sources]
+    peaks = [sum(plan.peaks[source] for plan in plans) for source in sources]
     no_peak = sum(plan.no_peak.total() for plan in plans)
-    return [name, f"{listed}{expected}", str(done), str(missing), *peaks, str(no_peak), decimal(size)]
+    return [name, f"{listed}{expected}", done, missing, *peaks, no_peak, decimal(size)]
 
 
 @with_settings(names=False)

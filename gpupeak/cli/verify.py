@@ -6,8 +6,6 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from gpupeak.cli.extract import interrupts, print_report
 from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
 from gpupeak.cli.output import INTERRUPTED, NAMED, Output, first, print_json, print_table, red
@@ -65,7 +63,11 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
     if table:
         seen = [kind for kind in found[0].counts if any(each.counts[kind] for each in found)]
         kinds = list(dict.fromkeys(["missing", "broken", *seen]))
-        print_table(console, ["listed/ expected", "whole", *kinds], [_row(each, kinds) for each in found])
+        rows = []
+        for each in found:
+            listed = f"{each.listed}" if each.expected is None else f"{each.listed}/{each.expected}"
+            rows.append([each.dataset, listed, each.whole, *(red(each.counts[kind]) for kind in kinds)])
+        print_table(console, ["listed/ expected", "whole", *kinds], rows)
     for each in found:
         for problem in each.problems:
             console.say(f"{each.dataset}: {problem}", "red")
@@ -103,8 +105,3 @@ def _print_comparison(console: Output, what: str, found: "Comparison | None") ->
     console.say(text)
     for difference in found.worst:
         console.say(f"  {difference.sample}: {difference}")
-
-
-def _row(found: "Verification", kinds: Sequence[str]) -> list[str | Text]:
-    listed = f"{found.listed}" if found.expected is None else f"{found.listed}/{found.expected}"
-    return [found.dataset, listed, str(found.whole), *(red(found.counts[kind]) for kind in kinds)]

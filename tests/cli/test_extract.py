@@ -182,15 +182,6 @@ def test_inspect_a_video_and_a_sample(videos: Path, capsys: pytest.CaptureFixtur
     assert (found["sample"], found["frames"], found["exit_code"]) == ("mine/-b", 30, 0)
 
 
-def test_inspect_takes_the_words_that_extract_took(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--output-root", "nowhere", "--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0"]
-    words += ["--device", "cpu", "--decoder", "cpu", "--batch-size", "1", "--workers", "1", "--limit", "1", "--fsync"]
-    own = ["--videos", str(videos), "--name", "mine", "--sampling", "uniform"]
-    assert main(["inspect", "样本 1", *own, *words]) == 0
-    place = "nowhere/mine/frame_open_clip_ViT-S-32-alt_uniform_8frms/样本 1.npy"
-    assert f"features    none: {place}\n" in capsys.readouterr().out
-
-
 def test_a_name_that_the_locale_cannot_spell_does_not_end_the_command(videos: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gpupeak", "inspect", str(videos / "样本 1.mp4")],

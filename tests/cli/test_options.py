@@ -16,6 +16,7 @@ from gpupeak.cli.app import main
 from gpupeak.config import OPTIONS
 
 WORDS: dict[str, dict[str, Any]] = {
+    "": {},
     "--dataset-root root --mer-factory-output s3://x/aus": {
         "dataset_root": Path("root"),
         "mer_factory_output": "s3://x/aus",
@@ -45,11 +46,6 @@ WORDS: dict[str, dict[str, Any]] = {
     "--output-root out --overwrite --fsync": {"output_root": Path("out"), "overwrite": True, "fsync": True},
     "--datasets meld mer2023": {"datasets": ("meld", "mer2023")},
 }
-
-
-def test_no_options_are_the_defaults_of_the_library(stage: Any) -> None:
-    assert main(["extract"]) == 0
-    assert stage.configs == [ExtractConfig()]
 
 
 @pytest.mark.parametrize("words", WORDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from pathlib import Path
 
@@ -71,16 +70,6 @@ def test_cleaned_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
 
 def test_clean_spells_out_what_cannot_be_read() -> None:
     assert clean("样本 [bold]\x1b[2J\nb\u202e\udc80") == r"样本 [bold]\x1b[2J\nb\u202e\udc80"
-
-
-def test_a_reader_that_goes_away_ends_the_output_and_nothing_else() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    console = Output()
-    console.file = os.fdopen(writer, "w")
-    console.say("nobody reads this")
-    console.say("nor this")
-    console.file.close()
 
 
 def test_standard_output_that_takes_nothing_is_an_error_and_standard_error_is_not() -> None:
