@@ -31,7 +31,7 @@ from gpupeak.features.records import (
 from gpupeak.features.remote import RemoteRecords
 from gpupeak.storage import places, remote
 from gpupeak.storage.atomic import TEMPORARY, replace_file, writer_is_gone
-from gpupeak.storage.files import read_bounded
+from gpupeak.storage.files import open_bounded
 from gpupeak.types import Outcome, Place, Url
 
 _WAY_OUT = "give --overwrite to make them all again, or another --output-root"
@@ -312,6 +312,7 @@ def _remove(part: Record) -> None:
 
 
 def _content(file: Path) -> bytes | None:
-    with contextlib.suppress(FileNotFoundError):
-        return read_bounded(file, sys.maxsize)  # a pipe would be waited for
+    # A pipe would be waited for.
+    with contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
+        return opened.read()
     return None
