@@ -7,6 +7,7 @@ Nothing heavy is imported before a command needs it: `--help` answers without nu
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -60,6 +61,11 @@ def _gpupeak(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one line on standard error, with `--json` JSON, too."""
+    for number in range(3):  # of a closed standard stream, what is opened next would take the number
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203 - three times
+            os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name that the locale cannot spell must not end a run
             stream.reconfigure(errors="backslashreplace")

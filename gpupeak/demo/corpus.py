@@ -194,7 +194,7 @@ _EYE, _IRIS, _LIPS, _MOUTH = (245, 245, 242), (52, 66, 84), (150, 58, 62), (58, 
 def draw_clip(clip: Clip, seed: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield a clip's frames, uint8 RGB `[360, 640, 3]`: a face before a wall, and a little camera noise."""
     random = np.random.default_rng(seed)
-    wall = np.full((HEIGHT, WIDTH, 3), random.uniform(95, 150, 3), np.float32)
+    wall = _wall(random)
     noise = random.normal(0, 2, (HEIGHT + 32, WIDTH + 32, 1)).astype(np.float32)
     for frame in range(clip.frames):
         # The head sways by a few pixels, slowly: what moves most is the expression.
@@ -205,6 +205,15 @@ def draw_clip(clip: Clip, seed: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
         top, left = random.integers(0, 32, 2)
         picture += noise[top : top + HEIGHT, left : left + WIDTH]
         yield np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _wall(random: np.random.Generator) -> _Image:
+    """A background with texture: it is what tells two neighbouring frames of a face that hardly moves apart."""
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    weave = np.sin(rows / 14 + random.uniform(0, 6)) * np.sin(columns / 11 + random.uniform(0, 6))
+    grain = random.normal(0, 5, (HEIGHT, WIDTH))
+    wall: _Image = (random.uniform(95, 150, 3) + (10 * weave + grain)[:, :, None]).astype(np.float32)
+    return wall
 
 
 def draw_face(

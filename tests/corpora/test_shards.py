@@ -29,10 +29,9 @@ from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
 from gpupeak.corpora.shards import assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.features import directory as store
 from gpupeak.features.directory import FeatureDirectory
-from gpupeak.tally import RunReport, Silent, Tally
-from gpupeak.types import Outcome, Shard
+from gpupeak.tally import RunReport
+from gpupeak.types import Shard
 
 PER_SAMPLE = 256 << 10
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 1 << 40), max_size=60)
@@ -308,41 +307,6 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     assert (merged.skipped, merged.saved, merged.failed) == (7, 0, 1)
     assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing"}
-
-
-def test_two_plain_runs_without_locks_share_the_work(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_lock", lambda *_: None)
-    inner: list[Tally] = []
-
-    class Accident(Silent):
-        def advanced(self, tally: Tally, outcome: Outcome) -> None:
-            if not inner:
-                inner.extend(gpupeak.extract(config).datasets)
-
-    (outer,) = gpupeak.extract(config, Accident()).datasets
-    assert outer.skipped + inner[0].skipped >= 1, "what the other has finished is left out"
-    assert outer.not_reached == inner[0].not_reached == 0
-    assert [entry["sample"] for entry in lines(config)] == [f"clip{index:02}" for index in range(8)]
-    assert Counter(entry["outcome"] for entry in lines(config)) == {"saved": 7, "failed": 1}
-    assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
-    assert records(config) == {"run.json", "manifest.jsonl"}
-
-
-def test_what_another_plain_run_has_made_since_the_listing_is_left_out(
-    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_lock", lambda *_: None)
-
-    class Accident(Silent):
-        begun = False
-
-        def notice(self, text: str) -> None:  # while the line is built
-            if not self.begun:
-                self.begun = True
-                assert gpupeak.extract(config).datasets[0].saved == 7
-
-    (outer,) = gpupeak.extract(config, Accident()).datasets
-    assert (outer.skipped, outer.saved, outer.failed) == (7, 0, 1)
 
 
 def test_sizes_are_not_asked_of_very_many(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
