@@ -33,10 +33,7 @@ class Ended(Exception):
 class Child:
     """A process that runs `entry`, a module's function, in a session of its own: Ctrl-C is for the parent to act on.
 
-    `arguments` and the numbers of `descriptors`, which it inherits, reach it through `connect`.
-
-    Raises:
-        RunError: the system gives no process, or no descriptors for it.
+    It gets `arguments` and the numbers of `descriptors`, which it inherits, by `connect`. RunError if it cannot start.
     """
 
     def __init__(self, entry: Callable[[], None], *arguments: int, descriptors: tuple[int, ...] = ()) -> None:
@@ -92,10 +89,7 @@ class Child:
 
 
 def connect() -> tuple[Connection, tuple[int, ...]]:
-    """In the child: the connection to the parent, and the descriptors and arguments it was given.
-
-    From now on this process ends when its parent does, and leaves no core file.
-    """
+    """In the child, which from now on ends when its parent does: the connection to it, descriptors and arguments."""
     socket_number, *arguments = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -105,8 +99,7 @@ def connect() -> tuple[Connection, tuple[int, ...]]:
 class Suspects(Generic[T]):
     """What processes held that have ended: each goes through another one alone, and is set aside if that ends, too.
 
-    After `most_deaths` in a row with nothing done between, it is no suspect's fault; `who` are the processes, as the
-    beginning of a sentence.
+    After `most_deaths` in a row with nothing done between, it is no suspect's fault: RunError. `who` begins its text.
     """
 
     def __init__(self, who: str, most_deaths: int | None = None) -> None:
@@ -123,15 +116,10 @@ class Suspects(Generic[T]):
         self._waiting.clear()
 
     def survived(self) -> None:
-        """Something was done."""
         self._deaths = 0
 
     def ended(self, held: Iterable[T], alone: bool, how: object) -> list[T]:
-        """A process ended while it held this; what of it is to be set aside.
-
-        Raises:
-            RunError: process after process ended with nothing done.
-        """
+        """A process ended while it held this; what of it is to be set aside."""
         self._deaths += 1
         if self._deaths == self._most:
             raise RunError(f"{self._who} failed {self._deaths} times in a row, the last time it {how}")
@@ -142,7 +130,6 @@ class Suspects(Generic[T]):
 
 
 def cores() -> int:
-    """The cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

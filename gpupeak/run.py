@@ -45,7 +45,6 @@ def extract(
     """Extract features as `config` says; samples that are already there are skipped.
 
     Args:
-        observer: told of the run as it goes.
         stop: when set, what is being encoded is finished and written, and the report says `interrupted`.
         again: files that are made again although they are there, and whole to look at.
 
@@ -103,8 +102,7 @@ def _extract(
 class Job:
     """One dataset of a run: `pending` samples are to be worked on, `refused` ones have names that are no file names.
 
-    `names` are those of all its samples in the order of their list; the others are the run's own, which a shard's
-    are not all of.
+    `names` are those of all its samples in the order of their list; the others are the run's own, or its shard's.
     """
 
     corpus: Corpus
@@ -131,14 +129,9 @@ def prepare(
     copies: Path | None = None,
     again: Collection[str] = (),
 ) -> list[Job]:
-    """List the datasets and see what is done in them, writing nothing.
+    """List the datasets and see what is done in them, writing nothing; records of stores go to `copies`.
 
-    Args:
-        copies: where records of stores are copied to (`features.remote.copies_below`).
-        again: as in `extract`.
-
-    Raises:
-        UsageError: all that can be refused about a dataset is refused here.
+    Raises UsageError: all that can be refused about a dataset is refused here.
     """
     listed: list[tuple[Corpus, Place, Listing]] = []
     for corpus in resolve(config):
@@ -181,7 +174,6 @@ def prepare(
 
 
 def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list[list[Sample | Failed]]:
-    """What of each list this run takes: all, or its shard of all datasets together."""
     shard = config.shard
     if shard is None:
         return listings
@@ -206,7 +198,6 @@ def _run(
     tell: Callable[[str], None],
     stop: threading.Event,
 ) -> str:
-    """Build the line, take every pending sample through it, record every outcome; return the device."""
     from gpupeak.lines.build import build  # torch is imported here, where there is work for it
 
     n = max(job.corpus.rule.n for job in jobs)

@@ -18,10 +18,7 @@ _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many,
 
 @dataclass(slots=True)
 class Tally:
-    """One dataset's counts, advanced by `add` once per outcome.
-
-    `listed` are the samples of its list, `expected` those that AffectGPT counts, None where no number is known.
-    """
+    """One dataset's counts, advanced by `add` once per outcome; `expected` is how many samples AffectGPT counts."""
 
     dataset: str
     directory: Place
@@ -46,21 +43,17 @@ class Tally:
 
     @property
     def not_reached(self) -> int:
-        """Samples without an outcome: those an interrupted run did not come to."""
         return self.listed - self.done
 
     @property
     def seconds(self) -> float:
-        """From the start of work on this dataset to its last outcome so far."""
         return 0.0 if self.began is None or self.ended is None else self.ended - self.began
 
     def start(self) -> None:
-        """The dataset's first sample enters the line: `seconds` counts from here."""
         if self.began is None:
             self.began = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
-        """Count one sample's outcome."""
         self.start()
         self.ended = time.monotonic()
         plan = outcome.plan
@@ -93,7 +86,6 @@ class Tally:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The counts as plain JSON values; seconds are wall-clock seconds."""
         return {
             "dataset": self.dataset,
             "directory": str(self.directory),
@@ -129,7 +121,6 @@ class RunReport:
         return 1 if any(tally.failed for tally in self.datasets) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
         return {
             "exit_code": self.exit_code,
             "interrupted": self.interrupted,

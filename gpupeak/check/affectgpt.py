@@ -1,10 +1,7 @@
 """Would AffectGPT load these features? Its configuration is judged by AffectGPT's own rules, one dataset at a time.
 
-    inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
-    training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
-
-What is looked for is the silent kind of failure: AffectGPT decodes a video again whenever it does not load its
-file, with other frames and without a word. Where it would stop with an error of its own, that is a warning.
+inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
+training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
 """
 
 from __future__ import annotations
@@ -51,13 +48,9 @@ class Setting:
 class Judgement:
     """Whether AffectGPT would load the features of one dataset, in one use of it: `INFERENCE` or `TRAINING`.
 
-    Args:
-        settings: what the path is built from.
-        directory: what AffectGPT would look into, as it spells it; None where it builds no path.
-        files, expected: `.npy` files there, and as many as AffectGPT counts, None where nobody knows.
-        problems: why files are not loaded, or not all of them; none if they are.
-        instead: what AffectGPT does where it loads no file.
-        partly: files are loaded, and all that is wrong is that there are not enough of them.
+    `directory` is what it would look into, None where it builds no path; `expected` how many samples it counts,
+    None where nobody knows; `problems` why files are not loaded, or not all (`partly`: some are); `instead` what
+    AffectGPT does where it loads no file.
     """
 
     dataset: str
@@ -93,7 +86,6 @@ class Check:
         return 0 if inference and all(judgement.loads for judgement in inference) else 1
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
         return {
             "file": str(self.file),
             "run_dir": str(self.run_dir),
@@ -114,8 +106,7 @@ def check(
     """Judge a configuration of AffectGPT, evaluation's or training's.
 
     Args:
-        datasets: names or AffectGPT's class names. Without any, those of the table that have a directory under the
-            root or a section in the file; all nine of MER-UniBench where there is none.
+        datasets: by default those that have a directory under the root or a section in the file, or else all nine.
         options, face_or_frame: what AffectGPT is given as `--options` and `--outside_face_or_frame`.
         run_dir: where AffectGPT runs; relative paths start there.
 
@@ -144,11 +135,8 @@ def emit(
 ) -> str:
     """The YAML that makes AffectGPT load what `extract` with the same settings writes.
 
-    A comment names the directories of `datasets`. With `training`, each has a section, too; without any, AffectGPT's
-    two training sets. `output_root` is relative to where AffectGPT runs.
-
-    Raises:
-        ConfigError: there is no such encoder, or YAML would read a name or `output_root` as something else.
+    A comment names the directories of `datasets`; with `training`, each, or else AffectGPT's two training sets, has a
+    section, too. Raises ConfigError if there is no such encoder, or a name or `output_root` would not survive YAML.
     """
     for name in datasets:
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -210,14 +198,12 @@ def _home(root: str, dataset: str) -> str:
 
 
 def _meant(settings: Mapping[str, Setting], told: Mapping[str, Section], run_dir: Path) -> tuple[str, ...]:
-    """The datasets that have a directory under the root, and those of the nine that have a section of their own."""
     root, nine = settings["preextracted_root"].value, default_datasets()
     there = [name for name in expected_samples() if root and is_directory(run_dir / _home(str(root), name))]
     return tuple(dict.fromkeys([*there, *(name for name in map(_lower, told) if name in nine)]))
 
 
 def _settings(section: Section, path: str, document: Document, root: str | None) -> dict[str, Setting]:
-    """What the path is built from, each key with its value and where AffectGPT has it from."""
     defaults = {
         "frame_sampling": ("uniform", "default"),
         "frame_n_frms": (document.n_frms, _N_FRMS),
@@ -233,7 +219,6 @@ def _settings(section: Section, path: str, document: Document, root: str | None)
 
 
 def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[list[str], list[str]]:
-    """Why AffectGPT does not use frames at inference, if it does not; and what is to be seen to, if it may."""
     if face_or_frame is not None:
         return _without_frames("--outside_face_or_frame", face_or_frame), []
     sections = {f"datasets.{name}": document.datasets.get(name, {}) for name in _TRAINING_SETS}
@@ -322,7 +307,6 @@ def _judgement(
     expected: int | None,
     run_dir: Path,
 ) -> Judgement:
-    """Add what the files have to say to what the keys said."""
     sampling, n, root, encoder = (setting.value for setting in settings.values())
     directory, files, partly = None, set[str](), False
     warnings: list[str] = []
@@ -363,7 +347,6 @@ def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str
 
 
 def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
-    """Which files AffectGPT would miss, and what is odd about how many there are."""
     problems = [] if names else [f"no .npy file in {path}"]
     warnings: list[str] = []
     last: set[str] = set()
@@ -382,7 +365,6 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
 
 
 def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
-    """Which part of a path is not there, and what is there in its place."""
     home, name = os.path.split(directory)
     home = os.path.normpath(home)
     if is_directory(run_dir / home):

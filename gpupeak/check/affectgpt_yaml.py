@@ -1,8 +1,7 @@
 """What does AffectGPT's configuration say, read as AffectGPT reads it?
 
 AffectGPT keeps the sections `run`, `model`, `datasets` and `inference` of its file, lays what `--options` says
-over them, and resolves `${...}` when a key is asked for. `${oc.env:NAME}` is what it would be there: a variable
-of the environment.
+over them, and resolves `${...}` when a key is asked for.
 """
 
 from __future__ import annotations
@@ -42,9 +41,8 @@ Section: TypeAlias = Mapping[str, Value]
 class Document:
     """AffectGPT's configuration, as far as it says how frames are loaded.
 
-    `datasets` has the sections below it, `n_frms` is `model.vis_processor.train.n_frms`, which frame counts default
-    to. `absent` are sections without which AffectGPT does not start, `ignored` options that change nothing, `stray`
-    keys whose value comes from outside the sections that AffectGPT keeps.
+    `n_frms` is `model.vis_processor.train.n_frms`. `absent` are sections without which AffectGPT does not start,
+    `ignored` options that change nothing, `stray` keys whose value comes from outside the sections it keeps.
     """
 
     inference: Section | None
@@ -58,9 +56,7 @@ class Document:
 def read_document(file: Path, options: Sequence[str] = ()) -> Document:
     """Read a configuration of AffectGPT, with `key=value` over it as AffectGPT's `--options` takes them.
 
-    Raises:
-        ConfigError: the file cannot be read or is no configuration of AffectGPT, a value cannot be resolved, or an
-            option is not of that form. The text does not name the file.
+    Raises ConfigError, which does not name the file, if that or an option is not of this form.
     """
     for option in options:
         if option.find("=") < 1:

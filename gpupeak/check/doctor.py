@@ -49,15 +49,13 @@ class Finding:
     advice: str | None = None
 
     def to_json(self) -> dict[str, str | None]:
-        """As plain JSON values."""
         return dataclasses.asdict(self)
 
 
 def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     """Look at everything that `extract` with the same settings would need; changes nothing and needs no network.
 
-    What `config` names has to be there: a device, a decoder, weights, datasets. What it leaves open may
-    be missing, with a note, where the job can run without it or still get it.
+    What `config` names has to be there; what it leaves open may be missing, with a note, where the job still runs.
     """
     remote.forget()
     corpora, datasets = _datasets(config)
@@ -77,7 +75,6 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
 
 
 def _package(name: str, distribution: str, *, module: str | None = None, without: str | None = None) -> Finding:
-    """Whether a package imports; `without` says what happens if it does not and the job still runs."""
     try:
         import_module(module or distribution)
         return Finding(name, OK, version(distribution))
@@ -168,7 +165,6 @@ def _weights(config: ExtractConfig) -> Finding:
 
 
 def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], list[Finding]]:
-    """The datasets there are. Where none is named and not all are there, those that are."""
     named = bool(config.datasets or config.videos)
     corpora: tuple[Corpus, ...] = ()
     try:
@@ -195,7 +191,6 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
 
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
-    """Free space below the output root, against what all samples take; what is written already counts as free."""
     root = place(config.output_root)
     if isinstance(root, Url):
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
@@ -217,7 +212,6 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
 
 
 def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
-    """How fast each dataset's first videos are read."""
     for corpus in corpora:
         files = [sample for sample in islice(_samples([corpus]), 200) if sample.video is not None]
         if not files:
@@ -237,7 +231,6 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
 
 
 def _read(samples: Sequence[Sample]) -> tuple[int, float]:
-    """Read the videos one after another, as long and as much as is worth it: bytes and seconds."""
     count, seconds, began = 0, 0.0, time.perf_counter()
     buffer = bytearray(4 << 20)
     for sample in samples:

@@ -35,11 +35,9 @@ from gpupeak.video.container import open_clip
 class Extracted:
     """What lies in the output root for one sample.
 
-    Args:
-        state: "whole", with the form of the features; "none"; or what is wrong with the file.
-        recorded, indices: what the manifest tells of it, and the frames that it names.
-        agrees: whether these are the frames that would be taken now; None if it names none.
-        problem: why features made now would be of another kind, or the record cannot be read.
+    `state` is "whole", with the form of the features, "none", or what is wrong with the file; `recorded` and `indices`
+    are the manifest's; `agrees` says whether these frames would be taken now; `problem` why features made now would
+    be of another kind, or the record cannot be read.
     """
 
     file: Place
@@ -54,9 +52,8 @@ class Extracted:
 class Inspection:
     """One video, and the frames that would be taken of it.
 
-    `times` are the presentation times of the chosen frames in seconds, `key_frames` presentation
-    numbers, `packets_needed` how many of the stream's `packets` decoding them takes; of faces, which are no
-    video, these are empty. `extracted` is None for a video that is of no dataset.
+    `times` are those of the chosen frames in seconds, `key_frames` presentation numbers; decoding takes
+    `packets_needed` of `packets`. Of faces these are empty; `extracted` is None for a video that is of no dataset.
     """
 
     sample: Sample
@@ -71,7 +68,6 @@ class Inspection:
     extracted: Extracted | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
         plan, there = self.plan, self.extracted
         return {
             "sample": str(self.sample),
@@ -97,11 +93,8 @@ class Inspection:
 def inspect_video(config: ExtractConfig, target: str) -> Inspection:
     """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
 
-    Its video is opened in a process that decodes for `extract`: what it does to libav it does there.
-
-    Args:
-        target: a video's path or URL, or the name of a sample in the datasets of `config` (`name`, or
-            `dataset/name`). For a path, action units are looked for in `aus` or `mer_factory_output`.
+    `target` is a video's path or URL, or `name` or `dataset/name` of a sample. The video is opened in a process of its
+    own: what it does to libav it does there.
 
     Raises:
         UsageError: `target` is neither, or a setting is wrong.
@@ -194,7 +187,6 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: P
 
 
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
-    """The sample that is meant, and its dataset if it is of one."""
     path = place(target)
     own_video = is_there(path) if isinstance(path, Url) else is_file(path)
     wanted = path.stem

@@ -29,9 +29,6 @@ def repair(
 ) -> RunReport:
     """Extract what `found` says is missing or broken, by the same settings, and nothing else.
 
-    Files are replaced one by one, each whole; those of all other samples are not touched. Where another run
-    is writing into a directory, this one is refused.
-
     Raises:
         UsageError, RunError: as `extract`; features of other settings are not replaced one by one.
     """

@@ -1,12 +1,8 @@
 """Are the features there, whole, of one kind, and those of the right frames?
 
-Three looks, each deeper than the one before:
-
-    verify(config)                  every file is read once: form, values, twins, provenance; thousands a second
-    verify(config, against=DIR)     with another tree of features, made by AffectGPT's own script or on another GPU
-    verify(config, deep=K)          K samples of each dataset are decoded and encoded again
-
-Nothing is written: features that are made again for a comparison go to a temporary directory.
+verify(config)                  every file is read once: form, values, twins, provenance; thousands a second
+verify(config, against=DIR)     with another tree of features, made by AffectGPT's own script or on another GPU
+verify(config, deep=K)          K samples of each dataset are decoded and encoded again, and written nowhere
 """
 
 from __future__ import annotations
@@ -83,8 +79,8 @@ class Fault:
 class Comparison:
     """Features held against others: those at `where`, a directory or a device.
 
-    `median` is the middle one of the samples' smallest cosines less the mean, None if none was compared;
-    `worst` come first. `only_here` and `only_there` are names of listed samples that one side lacks.
+    `median` is that of the samples' smallest cosines less the mean. `only_here` and `only_there` are samples that
+    one side lacks.
     """
 
     where: str
@@ -100,15 +96,9 @@ class Comparison:
 class Verification:
     """What is right and wrong with the features of one dataset.
 
-    Args:
-        listed, expected: samples in its list, and as many as AffectGPT counts, None where nobody knows.
-        whole: samples whose file is of the right form and whose values can be features.
-        faults, problems: what is wrong with single samples, and with the dataset as a whole.
-        warnings: what should be looked at and is no fault by itself.
-        duplicates: names of samples with the same features, because their videos are the same, byte for byte.
-        unknown: whole files that no run of gpupeak tells of.
-        devices: which ones made the features, as far as `run.json` tells.
-        against, deep: how they compare with another tree, and with features extracted again; None if not asked for.
+    `faults` are those of single samples, `problems` the dataset's, `warnings` no faults by themselves. `duplicates`
+    are samples with the same features because their videos are the same, byte for byte; `unknown` counts whole files
+    that no run tells of; `devices` made the features; `against` and `deep` are None if not asked for.
     """
 
     dataset: str
@@ -132,17 +122,14 @@ class Verification:
 
     @property
     def mendable(self) -> tuple[str, ...]:
-        """The samples that `repair` extracts again."""
         return tuple(dict.fromkeys(fault.sample for fault in self.faults if fault.kind in MENDABLE))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many faults there are of each of `KINDS`."""
         kinds = Counter(fault.kind for fault in self.faults)
         return {kind: kinds[kind] for kind in KINDS}
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
         values = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
         return {
             **values,
@@ -165,24 +152,15 @@ def verify(
 ) -> tuple[Verification, ...]:
     """Check the features that `extract` makes, or has made, with the same settings.
 
-    Every listed sample needs a file of float32 `[n, D]` in C order, whole, its values finite, no larger
-    than float16 holds, and not one and the same throughout. No two samples may have the same features,
-    unless their videos are the same, byte for byte. `run.json` must not tell of other settings.
-
     Args:
-        deep: extract so many samples of each dataset again, drawn from `config.seed`, and compare the
-            cosine and the relative L2 of every frame, less the dataset's mean, by `SAME_DECODER` or, where
-            colours may have been rounded differently, `OTHER_DECODER`. Suspects are taken first: features
-            that two samples share, and those of eight frames that are all the same. Such that come out the
-            same again are no fault.
-        against: another output root, whose files are compared with these. What only one of the two has
-            is a warning.
+        deep: extract so many samples of each dataset again, drawn from `config.seed`, and compare the cosine and the
+            relative L2 of every frame, less the dataset's mean. Suspects are taken first: features that two samples
+            share or that are the same in all frames; such that come out the same again are no fault.
+        against: another output root, whose files are compared with these.
         min_cosine: in that comparison, the smallest cosine of a frame less the dataset's mean.
-        tell: told what is chosen and done, a line each.
 
     Raises:
-        UsageError: the settings or the input lists are wrong, as for `extract`; `against` is not such a
-            tree, or the same one.
+        UsageError: as for `extract`; or `against` is not such a tree, or the same one.
         RunError: a directory cannot be read; with `deep`, a device is not there.
     """
     if deep < 0:
@@ -215,11 +193,7 @@ def verify(
 
 @dataclass(slots=True)
 class _Look:
-    """One dataset as it was found.
-
-    `good` samples have a whole file. Of these the `alike` share their features with another video's, and
-    the `still` have the same in all frames; extracting them again tells whether that is right.
-    """
+    """One dataset as it was found: its `good` samples have a whole file, the `alike` and the `still` are suspects."""
 
     corpus: Corpus
     found: Verification
@@ -285,7 +259,7 @@ def _names(path: Path) -> set[str]:
 
 
 def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
-    """The features in a file, float32 `[n, dim]`, finite and not constant; or what is wrong with it, in a line."""
+    """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
     size = 4 * n * dim
     try:
         with open_bounded(path, size + _LONGEST_HEADER) as file:
@@ -311,7 +285,6 @@ def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
 
 
 def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
-    """Hold `run.json` against what is asked for; return whether an overwrite was cut short."""
     try:
         directory = FeatureDirectory(path, corpus.rule.n, spec.dim)
         directory.refuse_mixing(settings_of(corpus, spec, weights))
@@ -323,7 +296,6 @@ def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpe
 
 
 def _check_alike(look: _Look, group: Sequence[Sample]) -> None:
-    """Of samples with the same features, tell the same videos from an accident."""
     kinds: dict[object, list[Sample]] = defaultdict(list)
     for sample in group:
         kinds[_video_sha256(sample) or sample.name].append(sample)
@@ -353,7 +325,6 @@ def _video_sha256(sample: Sample) -> bytes | None:
 
 
 def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spec: EncoderSpec) -> list[Path]:
-    """The directories of another tree that these are compared with; those that are not there are found empty."""
     others = []
     for corpus in corpora:
         rule, here = corpus.rule, feature_place(config, corpus, spec)
@@ -387,7 +358,6 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
 def _compare_again(
     looks: Sequence[_Look], config: ExtractConfig, spec: EncoderSpec, most: int, tell: Callable[[str], None]
 ) -> None:
-    """Extract some samples of each dataset again, and compare."""
     of = {look.corpus.name: look for look in looks}
     where = dict.fromkeys(of, "nothing, for want of a sample with features and a video")
     compared: dict[str, list[tuple[bool, Difference]]] = {name: [] for name in of}

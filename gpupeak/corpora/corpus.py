@@ -24,17 +24,13 @@ class Corpus:
     """One dataset of a run: what it is called, how it is sampled, where everything lies.
 
     Args:
-        name: the directory its features go to.
         videos: the directory of its videos, or its only video; of a face stream, that of the faces' files.
         au_dirs: directories that may hold its action-unit files, the nearest to the dataset first.
         fallback_given: the user named the fallback; one without any usable peak is then no mistake.
         expected: samples there should be; None where nobody knows or only some were asked for.
         labels, keys: the list of its samples and the parts of it to take; without a list, every video.
         test_prefix: where one list holds both splits, what names of the test split begin with.
-        split: `test`, `train` or `all`.
         samples: a list of names to restrict it to.
-        limit: at most so many samples.
-        stream: one of `types.STREAMS`.
     """
 
     name: str
@@ -58,8 +54,7 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
     With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere.
 
     Raises:
-        ConfigError: an unknown dataset, a settings file that is not of the documented form, a dataset
-            without the split asked for, a dataset root that is not there.
+        ConfigError: an unknown dataset, a wrong settings file, no such split, no dataset root.
         LabelError: the list of a dataset's samples or its videos are not there.
     """
     if config.videos is None and config.aus is not None:

@@ -5,8 +5,7 @@
     .json  a list of names, a list of objects with a `name`, or an object whose keys are the names
     .txt   one name a line; blank lines and lines that begin with # say nothing
 
-Text is UTF-8. Label files are downloaded, and unpickling one the usual way would run whatever it says. Here
-what a pickle asks of NumPy is noted down and never called, and anything else it asks for is refused by name.
+Label files are downloaded: what a pickle asks of NumPy is noted down and never called, all else is refused by name.
 """
 
 from __future__ import annotations
@@ -42,12 +41,8 @@ _LONGEST_LINE = 1 << 20  # of a .csv
 def read_names(file: Path, key: str | None = None) -> list[str]:
     """Read the sample names that `file` lists, as they stand, repeats included.
 
-    `key` says where they are: the array of an .npz (needed where it has several), the column of a .csv, the entry of
-    a .json object.
-
-    Raises:
-        LabelError: the file is missing, unreadable, damaged, not of the form of its extension, lacks the key, or
-            asks for something that a list of names does not need.
+    `key` is the array of an .npz (needed where it has several), the column of a .csv, the entry of a .json object.
+    Raises LabelError if the file is missing, damaged or not of the form of its extension, or lacks the key.
     """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
@@ -62,7 +57,7 @@ def read_names(file: Path, key: str | None = None) -> list[str]:
 
 
 class _Unlike(ValueError):
-    """A file is not of the documented form; says how."""
+    """A file is not of the documented form."""
 
 
 def _from_txt(file: Path, key: str | None) -> list[str]:

@@ -15,11 +15,9 @@ _PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as lo
 
 
 def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
-    """The shard of each sample, by its name and the bytes of its video.
+    """The shard of each sample, by its name and the bytes of its video, largest first onto the one that has the least.
 
-    Largest first onto the shard that has the least: no shard has more than another by more than one sample.
-    Depends on all names and sizes and on nothing else, neither their order nor what is finished, so that
-    processes which see the same files agree. Names must differ.
+    Depends on names and sizes alone, neither on their order nor on what is finished, so that processes agree.
     """
     largest_first = sorted(range(len(names)), key=lambda i: (-sizes[i], names[i]))
     loads = [(0, shard) for shard in range(count)]
@@ -33,12 +31,8 @@ def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
 def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
     """The shard that SLURM's environment makes of this process, and the variables that say so; None if it is all.
 
-    A task of an array is one by `SLURM_ARRAY_TASK_ID`, a task of a job step by `SLURM_PROCID`; a step within an array
-    divides each of the array's shards. `SLURM_NTASKS` does not count: a batch script has it also where it runs a
-    program once.
-
-    Raises:
-        ConfigError: a variable is no number, the array's numbers have gaps, or there is no such shard.
+    A task of an array is one, and so is a task of a job step, also within an array. `SLURM_NTASKS` does not count: a
+    batch script has it also where it runs a program once. Raises ConfigError where that makes no shard.
     """
     index, count, told = 0, 1, []
     array, step = "SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS"

@@ -1,15 +1,12 @@
 """Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them.
 
-That file adds datasets, overrides those of the table entry by entry, and sets what the command line leaves open:
+dataset_root = "/data/MER"            # also: mer_factory_output, sampling, n_frms, fallback
 
-    dataset_root = "/data/MER"            # also: mer_factory_output, sampling, n_frms, fallback
+[datasets.mer2024]                    # one of the table: what is named here replaces what it says
+sampling = "uniform"
 
-    [datasets.mer2024]                    # one of the table: what is named here replaces what it says
-    sampling = "uniform"
-
-    [datasets.mycorpus]                   # one of one's own
-    videos = "mycorpus/clips"
-    labels = "mycorpus/list.txt"          # without it: every video there is
+[datasets.mycorpus]                   # one of one's own
+videos = "mycorpus/clips"
 """
 
 from __future__ import annotations
@@ -89,11 +86,7 @@ class Table:
         return None
 
     def canonical(self, name: str) -> str:
-        """As `find`.
-
-        Raises:
-            ConfigError: there is no such dataset.
-        """
+        """As `find`. Raises ConfigError if there is no such dataset."""
         if (own := self.find(name)) is None:
             known = ", ".join(self.entries)
             raise ConfigError(f"unknown dataset {name!r}{_guess(name, self.entries)}; there are {known}")
@@ -101,11 +94,7 @@ class Table:
 
 
 def read_table(file: Path | None) -> Table:
-    """The table, with what the settings file says.
-
-    Raises:
-        ConfigError: that file is not of the documented form.
-    """
+    """The table, with what the settings file says. Raises ConfigError if that is not of the documented form."""
     shipped = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
     entries = {name: Entry(**entry) for name, entry in shipped["datasets"].items()}
     table = Table(Settings(), entries, shipped["benchmark"])
@@ -113,16 +102,12 @@ def read_table(file: Path | None) -> Table:
 
 
 def default_datasets(file: Path | None = None) -> tuple[str, ...]:
-    """The datasets that are taken when none is named: MER-UniBench's nine, and those the settings file adds.
-
-    Raises:
-        ConfigError: as `read_table`.
-    """
+    """The datasets that are taken when none is named: MER-UniBench's nine, and those the settings file adds."""
     return tuple(read_table(file).default)
 
 
 def expected_samples() -> dict[str, int | None]:
-    """The datasets of the table, and how many samples AffectGPT counts in their test splits; None where it does not."""
+    """The datasets of the table, and how many samples AffectGPT counts in their test splits."""
     return {name: entry.expected for name, entry in read_table(None).entries.items()}
 
 
@@ -173,7 +158,6 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:
-    """`given` as a `kind`, every key and value checked."""
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: {reprlib.repr(given)} found where settings belong")
     allowed = [*(f.name for f in fields(kind)), *also]

@@ -54,9 +54,7 @@ class Parts:
 def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
     """Build the line for samples of at most `n` frames; each GPU's runs in a supervised process of its own.
 
-    Raises:
-        DeviceError, WeightsError: the device, the decoder or the weights asked for are not there.
-        ConfigError: a GPU's line cannot reach what is given.
+    Raises DeviceError, WeightsError or ConfigError where what is asked for is not there or cannot be reached.
     """
     if config.engine is not None:
         return _ray_line(config, spec, n, tell)
@@ -96,10 +94,9 @@ def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> p
 
 
 def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | None, tell: Tell) -> pipeline.Line:
-    """The line of one Ray actor, on the CPUs and the GPU that Ray gave it; `sha256` is that of the driver's weights.
+    """The line of one Ray actor, on the CPUs and the GPU that Ray gave it.
 
-    Raises:
-        WeightsError: they are not there, or others.
+    Raises WeightsError if its weights are not the driver's, of this `sha256`.
     """
     fetched(spec, config.weights)
     here = identify(spec, config.weights)
@@ -183,7 +180,6 @@ def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> Worker
 
 
 def _samples_at_once(n: int) -> int:
-    """Samples that make a GPU's largest batch, 256 images."""
     return max(1, 256 // n)
 
 
@@ -197,8 +193,7 @@ def _refuse_memory(config: ExtractConfig, other: str) -> None:
 def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
     """The decoder for what was asked, and how to say it. What stays `auto` is measured in the run.
 
-    Raises:
-        DeviceError: NVDEC was asked for and is not there. Only `auto` falls back.
+    Raises DeviceError if NVDEC was asked for and is not there. Only `auto` falls back.
     """
     if asked == "cpu":
         return "cpu", "decoding on the CPU, as asked"
@@ -219,8 +214,7 @@ def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
 def choose_device(asked: str) -> tuple[torch.device, str]:
     """The torch device for `auto`, `cpu` or `cuda[:N]`, and how to say it.
 
-    Raises:
-        DeviceError: a GPU was asked for by name and is not there. Only `auto` falls back.
+    Raises DeviceError if a GPU was asked for by name and is not there. Only `auto` falls back.
     """
     if asked == "cpu":
         return torch.device("cpu"), "on the CPU, as asked"

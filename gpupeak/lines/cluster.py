@@ -27,11 +27,7 @@ _STORE_BYTES = 256 << 20  # of a cluster of our own: what lies in its store are 
 
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """How many actors there are to be, and what each one reserves.
-
-    `least` are asked for at once, and more, up to `most`, while there is work for them. `cpus` are also the threads of
-    torch and the decoding processes of each, `gpus` may be a part of one.
-    """
+    """How many actors: `least` at once, up to `most` while there is work, each with `cpus` and `gpus`."""
 
     least: int
     most: int
@@ -50,8 +46,8 @@ class Actors:
     ) -> tuple[Actors, str]:
         """What suits a cluster of these nodes, each (CPUs, GPUs), and why.
 
-        One actor a GPU where Ray shows any; else one a node, with all its CPUs. `actors`, "N" or "MIN:MAX", divides
-        the nodes otherwise; `workers` is how many CPUs an actor is to have. Raises DeviceError if there is no such GPU.
+        One actor a GPU where Ray shows any; else one a node, or `actors`, "N" or "MIN:MAX". `workers` is how many CPUs
+        an actor is to have. Raises DeviceError if there is no such GPU.
         """
         first, _, second = (actors or "0").partition(":")
         least, most = int(first), int(second or first)
@@ -85,7 +81,6 @@ class Actors:
 
 
 def _largest(sizes: Sequence[int], actors: int) -> int:
-    """The most CPUs that each of so many actors can have on nodes of these sizes."""
     return next((cpus for cpus in range(max(sizes), 1, -1) if sum(size // cpus for size in sizes) >= actors), 1)
 
 

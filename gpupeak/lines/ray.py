@@ -40,16 +40,9 @@ _MOST_CALLS = 16  # blocks in one actor at once
 class RayLine:
     """Runs a line in each of several actors of a Ray cluster.
 
-    Args:
-        recipe: called in each actor to build its line, in the driver's working directory if it is there.
-        tell: told what the lines tell, each text once.
-        address: of the cluster that this machine is a node of; None starts one on this machine, for as long as this
-            line is open. Where this process is connected to one already, that is used, and left.
-        device, actors, gpus_per_actor, workers: as `Actors.choose`.
-
-    Raises:
-        ConfigError: Ray is not installed.
-        DeviceError: no cluster answers, or it has not what was asked for.
+    `address` is of the cluster that this machine is a node of; None starts one on this machine, for as long as this
+    line is open. Where this process is connected to one already, that is used, and left. The other arguments are as
+    for `Actors.choose`. Raises ConfigError without Ray, DeviceError if no cluster answers or it has not what is asked.
     """
 
     def __init__(
@@ -90,7 +83,6 @@ class RayLine:
         tell(f"{why}; by Ray, in {many} with {each}, over {_counted(self._nodes, 'node')}")
 
     def close(self) -> None:
-        """End the actors, and leave the cluster."""
         self._end_actors()
         self._own.close()
 
@@ -102,9 +94,7 @@ class RayLine:
         self._driven.clear()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample, in the order in which blocks of them come back.
-
-        When `stop` is set no more blocks are given out; what is being encoded is finished.
+        """Yield one outcome a sample, in the order in which blocks of them come back; `stop` as in `pipeline.run`.
 
         Raises:
             GpupeakError: what building or running the line raised in an actor.
@@ -152,7 +142,6 @@ class RayLine:
             self._tell(text)
 
     def _located(self, error: GpupeakError, host: str) -> GpupeakError:
-        """An error as it is to be raised here: of several nodes it says which one."""
         if self._nodes > 1:
             error.args = (f"node {host}: {error}",)
         return error
@@ -181,8 +170,6 @@ class _Driven:
 
 
 class _Job:
-    """The samples of one run, and the actors they go through."""
-
     def __init__(self, ray: Any, actors: Actors, driven: list[_Driven], recipe: Recipe, samples: list[Sample]) -> None:
         self._ray, self._actors, self._driven = ray, actors, driven
         self._fresh = deque(samples)
@@ -203,7 +190,6 @@ class _Job:
         return bool(self._fresh or self._suspects or any(any(driven.calls.values()) for driven in self._driven))
 
     def give_out(self) -> None:
-        """Ask for the actors that there is work for, and give those that are ready some."""
         blocks = -(-len(self._fresh) // self._size)
         busy = sum(bool(driven.calls) for driven in self._driven)
         there = len(self._driven)
@@ -231,7 +217,6 @@ class _Job:
         driven.calls[driven.actor.take.remote(samples)] = samples
 
     def answers(self) -> Iterator[_Answer | Failed]:
-        """What has come back: of building a line, of a block; or the failure of a sample whose actors ended."""
         errors = self._ray.exceptions
         of = {call: driven for driven in self._driven for call in driven.calls}
         for call in self._ray.wait(list(of), timeout=_POLL_SECONDS)[0]:
@@ -264,7 +249,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What an actor has to say; with an `error`, the job cannot go on. A stopped block's outcomes are not all there."""
+    """What an actor has to say; with an `error`, the job cannot go on."""
 
     outcomes: tuple[Outcome, ...]
     notices: tuple[str, ...]
@@ -273,10 +258,7 @@ class _Answer:
 
 
 class _Actor:
-    """Holds one line for as long as it lives, and takes blocks through it. Called on several threads at once.
-
-    Whatever is raised in here is an answer, not an exception: Ray would show where it arose.
-    """
+    """Holds one line and takes blocks through it, on several threads. What is raised in here is an answer."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -351,10 +333,7 @@ def _told(error: Exception) -> GpupeakError:
 
 
 def _places(samples: Iterable[Sample]) -> tuple[Path, ...]:
-    """What an actor has to see of each dataset: its output, a video, its action-unit directories.
-
-    Those are looked for because a directory that is not there means no peak, and so other frames.
-    """
+    """What an actor has to see of each dataset. An action-unit directory that it misses would mean other frames."""
     places: list[Place] = []
     for sample in {each.dataset: each for each in sorted(samples, key=lambda each: each.video is not None)}.values():
         places.append(sample.target.parent)
@@ -364,7 +343,6 @@ def _places(samples: Iterable[Sample]) -> tuple[Path, ...]:
 
 
 def _appears(path: Path) -> bool:
-    """Whether something is there, or is soon."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         with contextlib.suppress(OSError):

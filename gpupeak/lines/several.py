@@ -17,10 +17,8 @@ from gpupeak.types import Outcome, Place, Sample
 class ManyLines:
     """Runs several lines side by side over one list of samples.
 
-    A line that cannot go on is lost alone: it is closed, `tell` is told why, and the samples it has not answered
-    for go to the others. That the output cannot be written is no line's own fault, and ends them all.
-
-    `makers` make the lines, at once, each on a thread of its own; an error of one closes the others and is raised.
+    A line that cannot go on is lost alone: it is closed, `tell` is told why, and its samples go to the others. That
+    the output cannot be written ends them all. An error of one of the `makers` closes the others and is raised.
     """
 
     def __init__(self, makers: Sequence[Callable[[], Line]], tell: Callable[[str], None]) -> None:
@@ -45,9 +43,7 @@ class ManyLines:
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
         """Yield one outcome a sample, in the order in which they come; `stop` as in `pipeline.run`.
 
-        Raises:
-            RunError: what the last line that was left raised, or that the output cannot be written. The outcomes
-                that were reached by then come out first.
+        Raises RunError as the last line did, or if the output cannot be written, after the outcomes reached by then.
         """
         stop = stop or threading.Event()
         shared = _Shared(samples, stop, [line for line in self._lines if line not in self._lost])
