@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak.check.affectgpt_yaml import Document, Section, Value, read_document
+from gpupeak.check import few
+from gpupeak.check.affectgpt_yaml import KEYS, Document, Section, Value, read_document
 from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
@@ -28,11 +29,8 @@ INFERENCE, TRAINING = "inference", "training"
 _N_FRMS = "model.vis_processor.train.n_frms"
 _TRAINING_SETS = ("mercaptionplus", "ovmerd")
 """AffectGPT's training sets; inference takes face_or_frame from their sections, which have to agree."""
-_SWITCHES = {
-    *("frame_sampling", "frame_n_frms", "preextracted_root", "use_preextracted_frame", "use_preextracted_features"),
-}
+_SWITCHES = set(KEYS) - {"visual_encoder", "face_or_frame"}
 """A section that has one of these means to say how frames are loaded."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +256,7 @@ def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator
     if "use_preextracted_frame" in inference:
         yield "inference.use_preextracted_frame: not read there; frame_sampling: emotion_peak is what loads files"
     if "face_or_frame" in inference:
-        where = "datasets.mercaptionplus or datasets.ovmerd, or from --outside_face_or_frame"
-        yield f"inference.face_or_frame: not read; it comes from {where}"
+        yield "inference.face_or_frame: not read; it is datasets.mercaptionplus's, or --outside_face_or_frame"
     for name, section in told.items():
         keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
         if keys and not section.get("use_preextracted_frame"):
@@ -343,7 +340,7 @@ def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str
         return []  # nobody knows their shape
     rows, dim = int(str(n)), CLIP_VIT_LARGE.dim
     broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", rows, dim))
-    return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}"] if broken else []
+    return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
 
 
 def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
@@ -353,7 +350,7 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
     with contextlib.suppress(RunError):
         last = {line.sample for line in read_manifest(path)}
     if absent := sorted(last - names):
-        told = f"{len(absent)} samples of manifest.jsonl have no file: {_few(absent)}"
+        told = f"{len(absent)} samples of manifest.jsonl have no file: {few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.
         (problems if expected is None else warnings).append(told)
     if names and expected is not None and len(names) < expected:
@@ -369,7 +366,7 @@ def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
     home = os.path.normpath(home)
     if is_directory(run_dir / home):
         others = [other for other in _entries(run_dir / home) if other.startswith("frame_")]
-        return f"no {name} in {home}, there is {_few(others) or 'none of its kind'}"
+        return f"no {name} in {home}, there is {few(others) or 'none of its kind'}"
     if is_directory(run_dir / root):
         last = os.path.basename(os.path.normpath(root))  # noqa: PTH119
         other = f"; the root is {last}'s, and AffectGPT appends every other dataset" * (last in expected_samples())
@@ -384,7 +381,3 @@ def _entries(path: Path) -> list[str]:
         return sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError):  # a path that no file can have is a ValueError
         return []
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)

@@ -32,7 +32,6 @@ _MOST_NODES = 10_000  # once aliases are expanded
 _MOST_PARTS = 5_000  # of one value, once `${...}` is resolved
 _LONGEST_TEXT, _LARGEST_NUMBER = 4096, 10**9  # no path is longer
 
-
 Value: TypeAlias = "str | int | float | bool | None"
 Section: TypeAlias = Mapping[str, Value]
 
@@ -65,8 +64,6 @@ def read_document(file: Path, options: Sequence[str] = ()) -> Document:
         return _document(read_bounded(file, _LARGEST).decode(), options)
     except ConfigError:
         raise
-    except FileNotFoundError as error:
-        raise ConfigError("no such file") from error
     except OSError as error:
         raise ConfigError(error.strerror or str(error)) from error
     except Exception as error:  # OmegaConf raises more than errors of its own
@@ -79,10 +76,7 @@ def _document(text: str, options: Sequence[str]) -> Document:
     OmegaConf.clear_resolver("oc.coerce")  # imports what it is told; AffectGPT's OmegaConf has none
     loaded = OmegaConf.load(io.StringIO(text), max_yaml_expanded_nodes=_MOST_NODES)
     if not isinstance(loaded, DictConfig) or not {"inference", "datasets"} & set(loaded):
-        there = ", ".join(map(str, loaded))[:200] if isinstance(loaded, DictConfig) else "a list"
-        raise ConfigError(
-            f"not AffectGPT's configuration: expected a section inference or datasets, found {there or 'nothing'}"
-        )
+        raise ConfigError("not AffectGPT's configuration: expected a section inference or datasets")
     effective = [option for option in options if _changes(loaded, option)]
     whole = cast("DictConfig", OmegaConf.merge(loaded, OmegaConf.from_dotlist(effective)))
     kept = OmegaConf.create({name: whole[name] for name in _SECTIONS if name in whole})

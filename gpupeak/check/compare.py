@@ -14,8 +14,7 @@ import numpy.typing as npt
 _Vector: TypeAlias = "npt.NDArray[np.float64]"
 
 _LEVEL = 1e-3
-"""Two vectors that are nearer than this share of their length are not told apart: float16 rounds a tower's output
-by as much as 1.5e-3 of it, float32 by 1e-6."""
+"""Vectors nearer than this share of their length are not told apart: float16 rounds by as much as 1.5e-3 of it."""
 _FARTHEST = 1e9  # a relative distance from nothing: JSON has no infinity
 
 

@@ -16,12 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
+from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.table import default_datasets
 from gpupeak.encode.weights.identity import identify
-from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encoders import encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features.npy import npy_header
 from gpupeak.storage import remote
@@ -33,8 +34,8 @@ OK, NOTE, MISSING = ("ok", "note", "missing")
 """As it should be; the job runs, but slower or after a download; the job cannot run."""
 
 _MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
-_SPARE = 64 << 20  # bytes beside the features: manifests, and a file system that is never quite full
-_READ_SECONDS, _READ_BYTES = 2.0, 256 << 20  # how long and how much is read to learn how fast it can be
+_SPARE = 64 << 20  # bytes beside the features
+_READ_SECONDS, _READ_BYTES = 2.0, 256 << 20
 _AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
 _SLOW_READING = 200e6  # bytes/s: 12,799 videos of 1 MB are read in a minute at that
 
@@ -59,8 +60,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     """
     remote.forget()
     corpora, datasets = _datasets(config)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    system = f"{platform.python_version()}, {cores} cores, {platform.system()} {platform.machine()}"
+    system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
         _package("torch", "torch"),
@@ -81,10 +81,8 @@ def _package(name: str, distribution: str, *, module: str | None = None, without
     except PackageNotFoundError:
         return Finding(name, OK, "there, of unknown version")
     except Exception as error:  # a broken installation may raise anything
-        fault = f"cannot be imported: {_line(error)}"
-        if without is None:
-            return Finding(name, MISSING, fault, f"pip install {distribution}")
-        return Finding(name, NOTE, fault, f"{without}; pip install 'gpupeak[gpu]'")
+        advice = f"pip install {distribution}" if without is None else f"{without}; pip install 'gpupeak[gpu]'"
+        return Finding(name, MISSING if without is None else NOTE, f"cannot be imported: {_line(error)}", advice)
 
 
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
@@ -196,9 +194,7 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
     root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
-    dim = CLIP_VIT_LARGE.dim
-    with contextlib.suppress(UsageError):
-        dim = encoder_spec(config.encoder).dim
+    dim = encoder_spec(config.encoder).dim
     rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
     need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
     free = shutil.disk_usage(there).free
@@ -221,8 +217,7 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
         try:
             count, seconds = _read(files)
         except (OSError, SampleError) as error:
-            fault = f"{corpus.name}: {getattr(error, 'reason', error)}"
-            yield Finding("reading", MISSING, fault, "the videos have to be readable")
+            yield Finding("reading", MISSING, f"{corpus.name}: {error}", "the videos have to be readable")
             continue
         rate = count / seconds
         found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
@@ -235,8 +230,7 @@ def _read(samples: Sequence[Sample]) -> tuple[int, float]:
     buffer = bytearray(4 << 20)
     for sample in samples:
         with at_hand(sample, aus=False) as found, local(found.here.video or Path()).open("rb", buffering=0) as stream:
-            if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else a second look would time the memory
             while got := stream.readinto(buffer):
                 count += got
                 seconds = time.perf_counter() - began

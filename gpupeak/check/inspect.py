@@ -126,14 +126,12 @@ class InspectTask:
             raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
         with at_hand(sample) as found:
             video = local(found.here.video or Path())
-            seen = _of_video(found.here, video) if sample.stream == "frame" else _of_faces(found.here, video)
+            if sample.stream == "frame":
+                seen = _of_video(found.here, video)
+            else:
+                frames, height, width, _ = open_faces(video).shape
+                seen = Inspection(found.here, plan_frames(found.here, frames, "faces"), width, height)
             return dataclasses.replace(seen, sample=sample, plan=found.restored(seen.plan))
-
-
-def _of_faces(sample: Sample, file: Path) -> Inspection:
-    faces = open_faces(file)
-    height, width = faces.shape[1:3]
-    return Inspection(sample, plan_frames(sample, len(faces), "faces"), width, height)
 
 
 def _of_video(sample: Sample, video: Path) -> Inspection:
@@ -176,14 +174,8 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: P
     recorded = None if line is None else "kept, of unknown origin" if line.outcome == KEPT else line.outcome
     if line is not None and line.failure is not None:
         recorded = f"failed: {line.failure}"
-    return Extracted(
-        target / f"{sample.name}.npy",
-        state,
-        recorded,
-        taken,
-        taken == plan.indices if taken else None,
-        problem,
-    )
+    agrees = taken == plan.indices if taken else None
+    return Extracted(target / f"{sample.name}.npy", state, recorded, taken, agrees, problem)
 
 
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
@@ -216,6 +208,5 @@ def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
                 return entry, None if own_video else corpus
     if not listed:
         resolve(config)  # which says what is not there
-    raise ConfigError(
-        f"{target!r} is neither a video file nor a sample of {', '.join(config.datasets) or 'the datasets'}"
-    )
+    searched = ", ".join(config.datasets) or "the datasets"
+    raise ConfigError(f"{target!r} is neither a video file nor a sample of {searched}")

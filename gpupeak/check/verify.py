@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpupeak.check import few
 from gpupeak.check.compare import Difference, Tolerance, compare
 from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
@@ -45,23 +46,19 @@ MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale"
 KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
 """What can be wrong with a sample: no file; a file of another form or without sense; one from before an overwrite
 that was cut short; the features of another sample; not what is extracted now; not what the other tree holds."""
-MENDABLE = KINDS[:-1]
-"""What `repair` extracts again. Where two trees differ, nobody knows yet which one is wrong."""
+MENDABLE = KINDS[:-1]  # where two trees differ, nobody knows yet which one is wrong
 
 SAME_DECODER = Tolerance(0.9999, 5e-3)
-"""Of features made on a CPU and extracted again on one: the same program is exact to the bit, other versions of
-PyTorch or libav round differently. A neighbouring frame of a face that hardly moves is 7e-3 away, less the mean."""
+"""Of features made and extracted again on a CPU: other versions round differently; a neighbouring frame of a face
+that hardly moves is 7e-3 away, less the mean."""
 OTHER_DECODER = Tolerance(0.99, 0.15)
-"""Where a GPU made the features or makes them again, or nobody knows what made them: NVDEC and libav round colours
-differently, by about 1 of 255, which at worst, the same way in every pixel, is a cosine of 0.996 less the mean."""
+"""For all others: NVDEC and libav round colours differently, by about 1 of 255, at worst a cosine of 0.996."""
 MIN_COSINE = 0.9995
 """Less the mean, of a frame in two trees. AffectGPT's decord differs from libav by up to 0.4 of 255 on average, which
-as noise is a cosine of 0.9997 (0.99998 was measured of decord itself, on drawn faces). Of a neighbouring frame of a
-face that hardly moves it is 0.999 to 0.9999, which only the order of the rows tells from noise; of any other frame,
-less. All with seeded random weights, ViT-S/32."""
+as noise is a cosine of 0.9997; of a neighbouring frame of a face that hardly moves it is 0.999 to 0.9999. Measured
+with seeded random weights, ViT-S/32."""
 
 _WORST = 5
-_NAMED = 5
 _LONGEST_HEADER = 1 << 16
 _LARGEST = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown the mean
 
@@ -130,16 +127,8 @@ class Verification:
         return {kind: kinds[kind] for kind in KINDS}
 
     def to_json(self) -> dict[str, Any]:
-        values = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
-        return {
-            **values,
-            "ok": self.ok,
-            "directory": str(self.directory),
-            "counts": self.counts,
-            "faults": [dataclasses.asdict(fault) for fault in self.faults],
-            "against": self.against and dataclasses.asdict(self.against),
-            "deep": self.deep and dataclasses.asdict(self.deep),
-        }
+        values = dataclasses.asdict(self)
+        return {**values, "ok": self.ok, "directory": str(self.directory), "counts": self.counts}
 
 
 def verify(
@@ -182,13 +171,10 @@ def verify(
             _compare_again(looks, config, spec, deep, tell)
     for look in looks:
         if look.still:
-            few = _few(sample.name for sample in look.still)
-            told = f"the features of all frames are the same in {len(look.still)} samples ({few}): still pictures?"
+            shown = few(sample.name for sample in look.still)
+            told = f"the features of all frames are the same in {len(look.still)} samples ({shown}): still pictures?"
             look.found.warnings.append(f"{look.corpus.name}: {told} --deep extracts them again")
     return tuple(look.found for look in looks)
-
-
-# Looking: one pass over the files
 
 
 @dataclass(slots=True)
@@ -301,11 +287,10 @@ def _check_alike(look: _Look, group: Sequence[Sample]) -> None:
         kinds[_video_sha256(sample) or sample.name].append(sample)
     look.found.duplicates += [tuple(sample.name for sample in same) for same in kinds.values() if len(same) > 1]
     if len(kinds) > 1:
-        first, second = (same[0] for same in list(kinds.values())[:2])
-        for same in kinds.values():
-            for sample in same:
-                twin = second if same[0] is first else first
-                look.blame(sample, ALIKE, f"the same features as {twin.name}, and another video")
+        first, second = list(kinds.values())[:2]
+        for sample in group:
+            twin = second[0] if sample in first else first[0]
+            look.blame(sample, ALIKE, f"the same features as {twin.name}, and another video")
         look.alike += group
 
 
@@ -319,9 +304,6 @@ def _video_sha256(sample: Sample) -> bytes | None:
     except (OSError, SampleError):
         return None
     return digest.digest()
-
-
-# Comparing
 
 
 def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spec: EncoderSpec) -> list[Path]:
@@ -350,7 +332,7 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
     found.against = _comparison(str(other), compared, only_here, only_there)
     for missing, which in ((only_here, "not in"), (only_there, "only in")):
         if missing:
-            found.warnings.append(f"{found.dataset}: {len(missing)} samples are {which} {other}: {_few(missing)}")
+            found.warnings.append(f"{found.dataset}: {len(missing)} samples are {which} {other}: {few(missing)}")
     if not compared:
         found.problems.append(f"no sample in common with {other}")
 
@@ -427,8 +409,3 @@ def _comparison(
         only_here=tuple(only_here),
         only_there=tuple(only_there),
     )
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join([*names[:_NAMED], *["..."] * (len(names) > _NAMED)])

@@ -135,11 +135,8 @@ def _au_directories(name: str, entry: Entry, root: Place, given: Path | str | No
 
 
 def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig) -> None:
-    missing: dict[str, Place] = {}
-    for corpus in corpora:
-        for path in (corpus.videos, corpus.labels):  # of both, the list is the one to name
-            if path is not None and not is_there(path):
-                missing[corpus.name] = path
+    needed = [(corpus.name, path) for corpus in corpora for path in (corpus.videos, corpus.labels)]
+    missing = {name: path for name, path in needed if path is not None and not is_there(path)}
     if not missing:
         return
     names, first = ", ".join(missing), next(iter(missing.values()))

@@ -51,8 +51,7 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
         files, left_out = find(corpus.videos, None)
         named: dict[str, str | None] = dict.fromkeys(sorted(files))
         if not named:
-            what = f"video here ({', '.join(VIDEO_EXTENSIONS)})" if corpus.stream == "frame" else ".npy of faces here"
-            raise LabelError(f"{corpus.videos}: no {what}")
+            raise LabelError(f"{corpus.videos}: no {'video' if corpus.stream == 'frame' else '.npy of faces'} here")
         if left_out:
             warnings.append(f"{len(left_out)} files left out, another has the same name: {few(left_out)}")
     else:
@@ -75,9 +74,6 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
         file = target / f"{name}.npy"
         samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, file, corpus.stream, remote))
     return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
-
-
-# From lists to names
 
 
 def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str | None]:
@@ -119,9 +115,6 @@ def _in_split(name: str, corpus: Corpus) -> bool:
     if corpus.test_prefix is None or corpus.split == "all":
         return True
     return name.startswith(corpus.test_prefix) == (corpus.split == "test")
-
-
-# From names to files
 
 
 def _video_files(videos: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:

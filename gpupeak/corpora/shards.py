@@ -9,8 +9,7 @@ from gpupeak.errors import ConfigError
 from gpupeak.types import Shard
 
 MOST_SIZES = 200_000
-"""Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
-them, and of that many, taking turns is as even as weighing."""
+"""Of more samples, the sizes of the videos are not asked for: that many taking turns is as even as weighing."""
 _PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as long as decoding so much of a video
 
 
@@ -42,10 +41,8 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
         offset = here - _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
         index, rest = divmod(offset, max(1, _number(environment, "SLURM_ARRAY_TASK_STEP", 1)))
         if rest or not 0 <= index < count:
-            raise ConfigError(
-                f"{array}={here} of {count} tasks: the array's numbers have gaps; "
-                "give --num-shards and --shard-index, or --num-shards 1"
-            )
+            way_out = "give --num-shards and --shard-index, or --num-shards 1"
+            raise ConfigError(f"{array}={here} of {count} tasks: the array's numbers have gaps; {way_out}")
         if count > 1:
             told.append(f"{array}={here}")
     if "SLURM_PROCID" in environment and (tasks := _number(environment, step, 1)) > 1:

@@ -115,8 +115,7 @@ def _extended(table: Table, file: Path) -> Table:
     content = _content(file)
     given_entries = content.pop("datasets", {})
     if not isinstance(given_entries, dict):
-        found = reprlib.repr(given_entries)
-        raise ConfigError(f"{file}: datasets is {found}, expected a section for each dataset")
+        raise ConfigError(f"{file}: datasets is {reprlib.repr(given_entries)}, expected a section for each dataset")
     settings = _section(Settings, content, str(file), also=("datasets",))
     entries, default = dict(table.entries), list(table.default)
     for given_name, given in given_entries.items():
@@ -143,9 +142,6 @@ def _overridden(entry: Entry, own: Entry) -> Entry:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    if file.suffix.lower() in (".yaml", ".yml"):
-        example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
-        raise ConfigError(f"{file}: settings are TOML now; write {example} into a .toml file")
     if file.suffix.lower() != ".toml":
         raise ConfigError(f"{file}: expected a .toml file")
     try:

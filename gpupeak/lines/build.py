@@ -68,12 +68,9 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipel
     if len(devices) > 1:  # each has its share of the cores
         config = replace(config, workers=max(1, (config.workers or cores()) // len(devices)))
 
-    def supervised(device: torch.device) -> pipeline.Line:
-        return SupervisedLine((cuda_line, (config, spec, n, device, decoder)), tell, time_limit=config.time_limit)
-
-    if len(devices) == 1:
-        return supervised(devices[0])
-    return ManyLines([partial(supervised, device) for device in devices], tell)
+    recipes = [(cuda_line, (config, spec, n, device, decoder)) for device in devices]
+    makers = [partial(SupervisedLine, recipe, tell, time_limit=config.time_limit) for recipe in recipes]
+    return makers[0]() if len(makers) == 1 else ManyLines(makers, tell)
 
 
 def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
@@ -117,8 +114,7 @@ def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | N
 
 
 def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
-    # Eight images already fill a CPU's matrix units, and a product's rounding changes with its number of rows:
-    # one sample at a time keeps results independent of how samples meet.
+    # A product's rounding changes with its number of rows: one sample at a time keeps results independent of others.
     batch_size = config.batch_size or 1
     # Started first: the workers import while the weights are read.
     decoder = _pool(config, spec, n, held=pipeline.READY_BATCHES + batch_size + 1)
@@ -180,7 +176,7 @@ def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> Worker
 
 
 def _samples_at_once(n: int) -> int:
-    return max(1, 256 // n)
+    return max(1, 256 // n)  # a GPU's largest batch is 256 images
 
 
 def _refuse_memory(config: ExtractConfig, other: str) -> None:
@@ -206,9 +202,8 @@ def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
         if asked != "auto":
             raise DeviceError(f"--decoder {asked}: {missing}")
         return "cpu", f"decoding on the CPU: {missing}"
-    return asked, {"nvdec": "decoding on NVDEC, as asked", "hybrid": "decoding on NVDEC and the CPU, as asked"}.get(
-        asked, "decoding where it turns out to be fast"
-    )
+    told = {"nvdec": "on NVDEC, as asked", "hybrid": "on NVDEC and the CPU, as asked"}
+    return asked, f"decoding {told.get(asked, 'where it turns out to be fast')}"
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:

@@ -86,7 +86,7 @@ def _largest(sizes: Sequence[int], actors: int) -> int:
 
 def import_ray() -> Any:
     """Ray, set to be quiet. Raises ConfigError if it is not installed."""
-    # Read when Ray is loaded. What is kept back as doubled is printed when the cluster is left: see `_WithoutRay`.
+    # Read when Ray is loaded.
     for name, value in (("USAGE_STATS_ENABLED", "0"), ("DEDUP_LOGS", "0"), ("BACKEND_LOG_LEVEL", "fatal")):
         os.environ.setdefault(f"RAY_{name}", value)
     try:
@@ -121,15 +121,11 @@ def _connect(ray: Any, address: str | None) -> None:
     except DeviceError:
         raise
     except NoAnswer as error:
-        raise DeviceError(
-            f"{where}: what listens there does not answer as Ray does, for {_JOIN_SECONDS:g} s"
-        ) from error
+        raise DeviceError(f"{where}: what listens there does not answer as Ray does") from error
     except Exception as error:
         if "InvalidAuthToken" in f"{error} {error.__cause__}":
-            raise DeviceError(
-                f"{where}: that cluster asks for a token, and there is none here or another one: expected "
-                "RAY_AUTH_MODE=token and the cluster's token, in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
+            expected = "RAY_AUTH_MODE=token and the cluster's token, in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            raise DeviceError(f"{where}: that cluster asks for another token; expected {expected}") from error
         raise DeviceError(f"{where}: {one_line(error.__cause__ or error)}") from error
     finally:
         if threading.current_thread() is threading.main_thread():

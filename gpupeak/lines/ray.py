@@ -29,7 +29,6 @@ from gpupeak.storage.places import is_directory
 from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
 _MAX_DEATHS = 5  # in a row, beyond one of every actor: no sample's fault and no node's any more
-
 _LINGER_SECONDS = 0.05  # a line that has taken all blocks there are waits so long for another, then empties itself
 _SETTLE_SECONDS = 5.0  # a network file system may show a new file this late on another machine
 _IDLE_SECONDS = 60.0  # without any actor, before it is told what is being waited for
@@ -129,7 +128,9 @@ class RayLine:
                 for text in done.notices:
                     self._say(text)
                 if done.error is not None:
-                    raise self._located(done.error, done.host)
+                    if self._nodes > 1:
+                        done.error.args = (f"node {done.host}: {done.error}",)
+                    raise done.error
                 self._look_for_a_file(done, seen)
                 yield from done.outcomes
             if not any(driven.ready for driven in self._driven) and time.monotonic() - began > _IDLE_SECONDS:
@@ -141,22 +142,15 @@ class RayLine:
             self._told.add(text)
             self._tell(text)
 
-    def _located(self, error: GpupeakError, host: str) -> GpupeakError:
-        if self._nodes > 1:
-            error.args = (f"node {host}: {error}",)
-        return error
-
     def _look_for_a_file(self, answer: _Answer, seen: set[str]) -> None:
-        """What the first block from a host says is saved has to be here: its directory may be another one there."""
+        """What the first block from a host has saved has to be here, too."""
         target = next((outcome.sample.target for outcome in answer.outcomes if isinstance(outcome, Saved)), None)
         if target is None or answer.host in seen:
             return
         seen.add(answer.host)
         if isinstance(target, Path) and not _appears(target):
-            raise RunError(
-                f"node {answer.host} has saved {target}, and here it is not: "
-                "the output has to be on a file system that all nodes share, or at a URL"
-            )
+            where = "the output has to be on a file system that all nodes share, or at a URL"
+            raise RunError(f"node {answer.host} has saved {target}, and here it is not: {where}")
 
 
 @dataclass(slots=True, eq=False)
@@ -277,10 +271,8 @@ class _Actor:
                 os.chdir(directory)
             for place in places:
                 if not _appears(place):
-                    raise RunError(
-                        f"{Path(directory, place)} is not there, and the driver sees it: videos, action-unit files and "
-                        "output have to be on a file system that all nodes share, or at URLs"
-                    )
+                    shared = "videos, action-unit files and output have to be where all nodes see them, or at URLs"
+                    raise RunError(f"{Path(directory, place)} is not there, and the driver sees it: {shared}")
             if self._line is None:
                 function, arguments = recipe
                 self._line = function(*arguments, self._notices.append)

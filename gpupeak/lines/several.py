@@ -75,7 +75,7 @@ class _Shared:
     """The samples that several lines share: each is with one of them, and comes back when that one is lost."""
 
     def __init__(self, samples: Iterable[Sample], stop: threading.Event, lines: Sequence[Line]) -> None:
-        self._source: Iterator[Sample] = iter(samples)
+        self._source = iter(samples)
         self._stop = stop
         self._ended = False  # the source is
         self._over = False
