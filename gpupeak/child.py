@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import gpupeak
 from gpupeak.errors import RunError
@@ -96,24 +96,15 @@ def connect() -> tuple[Connection, tuple[int, ...]]:
     return Connection(socket_number), tuple(arguments)
 
 
-class Suspects(Generic[T]):
+class Suspects(deque[T]):
     """What processes held that have ended: each goes through another one alone, and is set aside if that ends, too.
 
     After `most_deaths` in a row with nothing done between, it is no suspect's fault: RunError. `who` begins its text.
     """
 
     def __init__(self, who: str, most_deaths: int | None = None) -> None:
+        super().__init__()
         self._who, self._most, self._deaths = who, most_deaths, 0
-        self._waiting: deque[T] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def pop(self) -> T:
-        return self._waiting.popleft()
-
-    def clear(self) -> None:
-        self._waiting.clear()
 
     def survived(self) -> None:
         self._deaths = 0
@@ -125,7 +116,7 @@ class Suspects(Generic[T]):
             raise RunError(f"{self._who} failed {self._deaths} times in a row, the last time it {how}")
         if alone:
             return list(held)
-        self._waiting.extend(held)
+        self.extend(held)
         return []
 
 

@@ -52,14 +52,7 @@ def extract(
         UsageError: something about the settings or the input lists is wrong; nothing was decoded.
         RunError: the run could not go on. What was saved stays, and the next run goes on from there.
     """
-    with copies_below(place(config.output_root)) as copies:
-        return _extract(config, copies, observer or Silent(), stop or threading.Event(), again)
-
-
-def _extract(
-    config: ExtractConfig, copies: Path | None, observer: Observer, stop: threading.Event, again: Collection[str]
-) -> RunReport:
-    began = time.monotonic()
+    began, observer, stop = time.monotonic(), observer or Silent(), stop or threading.Event()
     spec = encoder_spec(config.encoder)
     notices: list[str] = []
 
@@ -68,13 +61,13 @@ def _extract(
         observer.notice(text)
 
     weights = identify(spec, config.weights)
-    jobs = prepare(config, spec, weights, copies, again)
-    tallies = tuple(job.tally for job in jobs)
-    if config.shard is not None:
-        mine, whole = (sum(counts) for counts in ((t.listed for t in tallies), (len(job.names) for job in jobs)))
-        tell(f"shard {config.shard}: {mine} of {whole} samples")
     device = None
-    with contextlib.ExitStack() as directories:
+    with copies_below(place(config.output_root)) as copies, contextlib.ExitStack() as directories:
+        jobs = prepare(config, spec, weights, copies, again)
+        tallies = tuple(job.tally for job in jobs)
+        if config.shard is not None:
+            mine, whole = sum(tally.listed for tally in tallies), sum(len(job.names) for job in jobs)
+            tell(f"shard {config.shard}: {mine} of {whole} samples")
         for job in jobs:
             directories.enter_context(job.directory)
             if job.directory.unguarded:
@@ -91,9 +84,8 @@ def _extract(
         for job in jobs:
             job.tally.close()
             if left := job.directory.finish(job.names):
-                job.tally.warnings.append(
-                    f"{job.corpus.name}: {left} files in {job.tally.directory} are still those from before --overwrite"
-                )
+                where = f"{left} files in {job.tally.directory}"
+                job.tally.warnings.append(f"{job.corpus.name}: {where} are still those from before --overwrite")
     interrupted = stop.is_set() and any(tally.not_reached for tally in tallies)
     return RunReport(tallies, time.monotonic() - began, device, interrupted, tuple(notices))
 
@@ -152,24 +144,10 @@ def prepare(
         warnings = list(listing.warnings)
         if done and directory.run is None:
             warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
-        job = Job(
-            corpus,
-            directory,
-            names=[_sample(entry).name for entry in listing.samples],
-            samples=samples,
-            done=done,
-            pending=pending,
-            refused=[entry for entry in mine if isinstance(entry, Failed)],
-            warnings=warnings,
-            tally=Tally(
-                corpus.name,
-                target,
-                listed=len(mine),
-                expected=None if tag else corpus.expected,
-                skipped=len(done),
-            ),
-        )
-        jobs.append(job)
+        names = [_sample(entry).name for entry in listing.samples]
+        refused = [entry for entry in mine if isinstance(entry, Failed)]
+        tally = Tally(corpus.name, target, len(mine), None if tag else corpus.expected, skipped=len(done))
+        jobs.append(Job(corpus, directory, names, samples, done, pending, refused, warnings, tally))
     return jobs
 
 
@@ -245,9 +223,9 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
     if rule.method == "emotion_peak":
         settings |= {"fallback": rule.fallback, "peak_source": rule.peak_source}
     if rule.method == "headtail":
-        settings |= {"seed": rule.seed}
+        settings["seed"] = rule.seed
     if corpus.stream != "frame":
-        settings |= {"stream": corpus.stream}
+        settings["stream"] = corpus.stream
     return settings
 
 

@@ -56,7 +56,6 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         self.start()
         self.ended = time.monotonic()
-        plan = outcome.plan
         if isinstance(outcome, Failed):
             self.failed += 1
             key = (outcome.stage, outcome.reason)
@@ -66,14 +65,14 @@ class Tally:
             if len(self.failed_first) < _NAMED:
                 self.failed_first.append(outcome)
             return
+        plan = outcome.plan
         self.saved += 1
         self.stage_seconds.update(outcome.seconds)
-        if plan is not None:
-            self.clamped += plan.clamp is not None
-            if plan.fallback is not None:
-                self.fallbacks[plan.fallback.reason] += 1
-            elif plan.peak is not None:
-                self.peaks[plan.peak.source] += 1
+        self.clamped += plan.clamp is not None
+        if plan.fallback is not None:
+            self.fallbacks[plan.fallback.reason] += 1
+        elif plan.peak is not None:
+            self.peaks[plan.peak.source] += 1
 
     def close(self) -> None:
         """The run is over: add the warning that a large share of fallbacks deserves."""
@@ -149,7 +148,5 @@ class Silent:
     """The observer that says nothing."""
 
     def started(self, tallies: tuple[Tally, ...]) -> None: ...
-
     def notice(self, text: str) -> None: ...
-
     def advanced(self, tally: Tally, outcome: Outcome) -> None: ...

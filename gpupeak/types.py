@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 SAMPLINGS = ("emotion_peak", "uniform", "headtail")
 FALLBACKS = ("uniform", "middle", "fail")
 STREAMS = ("frame", "face", "face-rgb")
-"""What of a video is encoded: its frames, or the faces that OpenFace cut out, with channels as stored (BGR, as
-AffectGPT feeds them to CLIP) or swapped to RGB."""
+"""Frames, or the faces that OpenFace cut out, with channels as stored (BGR, as in AffectGPT) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
 _MOST_SHARDS = 99_999
@@ -80,10 +79,6 @@ class Url:
     @property
     def stem(self) -> str:
         return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> Url:

@@ -39,10 +39,10 @@ class Actors:
         cls,
         nodes: Sequence[tuple[float, float]],
         *,
-        device: str,
-        actors: str | None,
-        gpus_per_actor: float | None,
-        workers: int | None,
+        device: str = "auto",
+        actors: str | None = None,
+        gpus_per_actor: float | None = None,
+        workers: int | None = None,
     ) -> tuple[Actors, str]:
         """What suits a cluster of these nodes, each (CPUs, GPUs), and why.
 

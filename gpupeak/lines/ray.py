@@ -40,7 +40,7 @@ class RayLine:
     """Runs a line in each of several actors of a Ray cluster.
 
     `address` is of the cluster that this machine is a node of; None starts one on this machine, for as long as this
-    line is open. Where this process is connected to one already, that is used, and left. The other arguments are as
+    line is open. Where this process is connected to one already, that is used, and left. `wanted` are as
     for `Actors.choose`. Raises ConfigError without Ray, DeviceError if no cluster answers or it has not what is asked.
     """
 
@@ -50,10 +50,7 @@ class RayLine:
         tell: Tell,
         *,
         address: str | None = None,
-        device: str = "auto",
-        actors: str | None = None,
-        gpus_per_actor: float | None = None,
-        workers: int | None = None,
+        **wanted: Any,
     ) -> None:
         self._recipe, self._tell, self._told = recipe, tell, set[str]()
         self._ray = import_ray()
@@ -66,9 +63,7 @@ class RayLine:
             resources = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             nodes = [(float(each.get("CPU", 0)), float(each.get("GPU", 0))) for each in resources]
             self._nodes = len(nodes)
-            self._actors, why = Actors.choose(
-                nodes, device=device, actors=actors, gpus_per_actor=gpus_per_actor, workers=workers
-            )
+            self._actors, why = Actors.choose(nodes, **wanted)
             most = int(max(cpus for cpus, _ in nodes))
             if own and address is None and self._actors.cpus > most:  # no other node will ever join
                 raise DeviceError(f"--workers {self._actors.cpus}: this machine has {_counted(most, 'CPU')} for Ray")
@@ -198,7 +193,7 @@ class _Job:
         for driven in self._driven:
             if self._suspects and driven.ready and not driven.calls:
                 driven.alone = True
-                self._give(driven, [self._suspects.pop()])
+                self._give(driven, [self._suspects.popleft()])
             takes_more = driven.ready and not driven.alone and not self._suspects
             while takes_more and self._fresh and len(driven.calls) < calls:
                 self._give(driven, [self._fresh.popleft() for _ in range(min(self._size, len(self._fresh)))])

@@ -53,7 +53,7 @@ class SupervisedLine:
         while not stop.is_set():
             alone = bool(suspects)
             try:
-                for outcome in self._through(iter([suspects.pop()]) if alone else source, stop):
+                for outcome in self._through(iter([suspects.popleft()]) if alone else source, stop):
                     suspects.survived()
                     yield outcome
                 if not alone:
