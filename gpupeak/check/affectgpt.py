@@ -241,18 +241,14 @@ def _warnings(document: Document) -> Iterator[str]:
         yield f"the file has no section {absent}: AffectGPT does not start without run, model, datasets and inference"
     if document.n_frms is None and "model" not in document.absent:
         yield f"{_N_FRMS} is not set, and AffectGPT reads it before anything else"
-    for key in document.stray:
-        yield f"{key} refers to something outside run, model, datasets and inference; AffectGPT would not find it"
 
 
 def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator[str]:
     inference = document.inference or {}
+    loads = "inference.frame_sampling: emotion_peak at inference, use_preextracted_frame in training"
     for path, section in {INFERENCE: inference, **{f"datasets.{name}": told[name] for name in told}}.items():
         if "use_preextracted_features" in section:
-            yield (
-                f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is "
-                "inference.frame_sampling: emotion_peak at inference, use_preextracted_frame in training"
-            )
+            yield f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is {loads}"
     if "use_preextracted_frame" in inference:
         yield "inference.use_preextracted_frame: not read there; frame_sampling: emotion_peak is what loads files"
     if "face_or_frame" in inference:

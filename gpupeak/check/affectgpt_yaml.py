@@ -41,7 +41,7 @@ class Document:
     """AffectGPT's configuration, as far as it says how frames are loaded.
 
     `n_frms` is `model.vis_processor.train.n_frms`. `absent` are sections without which AffectGPT does not start,
-    `ignored` options that change nothing, `stray` keys whose value comes from outside the sections it keeps.
+    `ignored` options that change nothing.
     """
 
     inference: Section | None
@@ -49,7 +49,6 @@ class Document:
     n_frms: Value
     absent: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    stray: tuple[str, ...] = ()
 
 
 def read_document(file: Path, options: Sequence[str] = ()) -> Document:
@@ -84,34 +83,20 @@ def _document(text: str, options: Sequence[str]) -> Document:
     if math.prod(max(text.count("${"), 1) for text in texts) > _MOST_PARTS:
         raise ConfigError("too many values with more than one ${...}, which together can grow without end")
 
-    stray: list[str] = []
-    kept_datasets = _section(kept, "datasets")
-    datasets: dict[str, Section] = {}
-    for name in kept_datasets or ():
-        if (section := _section(kept_datasets, name, "datasets.")) is not None:
-            datasets[str(name)] = _values(whole.datasets[name], section, f"datasets.{name!s}.", stray)
+    named = _section(kept, "datasets")
+    sections = {str(name): _section(named, name, "datasets.") for name in named or ()}
     inference = _section(kept, "inference")
     return Document(
-        inference=None if inference is None else _values(whole.inference, inference, "inference.", stray),
-        datasets=datasets,
+        inference=None if inference is None else _values(inference, "inference."),
+        datasets={name: _values(each, f"datasets.{name}.") for name, each in sections.items() if each is not None},
         n_frms=_value(kept, "model.vis_processor.train.n_frms"),
         absent=tuple(name for name in _SECTIONS if name not in whole),
         ignored=tuple(option for option in options if option not in effective),
-        stray=tuple(stray),
     )
 
 
-def _values(section: DictConfig, kept: DictConfig, path: str, stray: list[str]) -> Section:
-    """What a section says; `stray` are the keys for which `kept`, the same without what AffectGPT drops, does not."""
-    found = {}
-    for key in KEYS:
-        if key in section.keys():  # noqa: SIM118 - in `section` resolves
-            found[key] = _value(section, key, path)
-            try:
-                _value(kept, key)
-            except ConfigError:
-                stray.append(f"{path}{key}")
-    return found
+def _values(section: DictConfig, path: str) -> Section:
+    return {key: _value(section, key, path) for key in KEYS if key in section.keys()}  # noqa: SIM118 - that resolves
 
 
 def _section(parent: DictConfig | None, name: object, path: str = "") -> DictConfig | None:

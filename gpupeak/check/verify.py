@@ -288,8 +288,9 @@ def _check_alike(look: _Look, group: Sequence[Sample]) -> None:
     look.found.duplicates += [tuple(sample.name for sample in same) for same in kinds.values() if len(same) > 1]
     if len(kinds) > 1:
         first, second = list(kinds.values())[:2]
+        of_first = {sample.name for sample in first}
         for sample in group:
-            twin = second[0] if sample in first else first[0]
+            twin = second[0] if sample.name in of_first else first[0]
             look.blame(sample, ALIKE, f"the same features as {twin.name}, and another video")
         look.alike += group
 

@@ -29,7 +29,7 @@ from gpupeak.storage.places import is_directory
 from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
 _MAX_DEATHS = 5  # in a row, beyond one of every actor: no sample's fault and no node's any more
-_LINGER_SECONDS = 0.05  # a line that has taken all blocks there are waits so long for another, then empties itself
+_LINGER_SECONDS = 0.05  # a line that has taken all blocks waits so long for another, then empties itself
 _SETTLE_SECONDS = 5.0  # a network file system may show a new file this late on another machine
 _IDLE_SECONDS = 60.0  # without any actor, before it is told what is being waited for
 _POLL_SECONDS = 0.2
@@ -88,11 +88,9 @@ class RayLine:
         self._driven.clear()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample, in the order in which blocks of them come back; `stop` as in `pipeline.run`.
+        """Yield one outcome a sample; `stop` as in `pipeline.run`.
 
-        Raises:
-            GpupeakError: what building or running the line raised in an actor.
-            RunError: an actor does not see the output or the videos, or actor after actor ended with nothing done.
+        Raises what the line raised in an actor, or RunError: no file is seen there, or actor after actor ended.
         """
         everything, stop = list(samples), stop or threading.Event()
         if not everything:
