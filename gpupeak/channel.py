@@ -73,8 +73,8 @@ def merged(
 ) -> Generator[T]:
     """Yield what the stages yield, each on a thread of its own, at most `depth` items ahead of the reader.
 
-    The first exception of any stage ends all of them and is raised here, at once or, to `drain`, after what comes out
-    until `cancel` has ended the others. That is called then and when the reader leaves, to wake waiting stages.
+    The first exception of any stage ends all of them and is raised here, at once or, to `drain`, after what is ready.
+    `cancel` is called then and when the reader leaves, to wake stages that wait for something else.
     """
     channel: Channel[T] = Channel(depth, writers=len(stages))
     errors: list[BaseException] = []

@@ -42,11 +42,9 @@ def extract(
     *,
     again: Collection[str] = (),
 ) -> RunReport:
-    """Extract features as `config` says; samples that are already there are skipped.
+    """Extract features as `config` says; samples that are already there are skipped, but for the files `again`.
 
-    Args:
-        stop: when set, what is being encoded is finished and written, and the report says `interrupted`.
-        again: files that are made again although they are there, and whole to look at.
+    When `stop` is set, what is being encoded is finished and written, and the report says `interrupted`.
 
     Raises:
         UsageError: something about the settings or the input lists is wrong; nothing was decoded.

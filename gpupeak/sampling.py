@@ -101,10 +101,8 @@ def choose(rule: SamplingRule, name: str, frames: int, peak: Peak | NoPeak | Non
     """Apply `rule` to one video.
 
     With `emotion_peak`, what the peak's file does not say comes from the video. A file that counts other than the
-    video is believed for the rule; then each index past the end of the video becomes its last frame.
-
-    Raises:
-        SampleError: there is no usable peak and the rule's fallback is "fail" (stage "plan").
+    video is believed for the rule; then each index past the end becomes the video's last frame. Raises SampleError
+    if there is no usable peak and the rule's fallback is "fail".
     """
     if rule.method == "uniform":
         return Choice(tuple(uniform(frames, rule.n)), None, None)

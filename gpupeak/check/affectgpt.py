@@ -101,15 +101,11 @@ def check(
     face_or_frame: str | None = None,
     run_dir: Path = Path(),
 ) -> Check:
-    """Judge a configuration of AffectGPT, evaluation's or training's.
+    """Judge a configuration of AffectGPT, evaluation's or training's. Raises ConfigError if it cannot.
 
-    Args:
-        datasets: by default those that have a directory under the root or a section in the file, or else all nine.
-        options, face_or_frame: what AffectGPT is given as `--options` and `--outside_face_or_frame`.
-        run_dir: where AffectGPT runs; relative paths start there.
-
-    Raises:
-        ConfigError: the file cannot be read or is no configuration of AffectGPT, or a key's value is of no use.
+    `datasets` are by default those that have a directory under the root or a section in the file, or else all nine;
+    `options` and `face_or_frame` what AffectGPT is given as `--options` and `--outside_face_or_frame`; relative paths
+    start at `run_dir`.
     """
     asked = tuple(dict.fromkeys(map(_lower, datasets)))
     try:

@@ -93,13 +93,8 @@ class Inspection:
 def inspect_video(config: ExtractConfig, target: str) -> Inspection:
     """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
 
-    `target` is a video's path or URL, or `name` or `dataset/name` of a sample. The video is opened in a process of its
-    own: what it does to libav it does there.
-
-    Raises:
-        UsageError: `target` is neither, or a setting is wrong.
-        RunError: the output root cannot be read.
-        SampleError: the video cannot be planned.
+    `target` is a video's path or URL, or `name` or `dataset/name` of a sample; UsageError if it is neither. The video
+    is opened in a process of its own; SampleError if it cannot be planned.
     """
     with copies_below(place(config.output_root)) as copies:
         sample, corpus = _find(config, target)

@@ -25,8 +25,7 @@ _NAMED = 5
 class Plan:
     """What `extract` with the same settings would find and do in one dataset.
 
-    `peaks` counts samples by the source of their peak, `no_peak` those without one by reason; `done` would be
-    skipped; `bytes_to_write` is for the others whose video is there.
+    `peaks` and `no_peak` count samples by source and by reason; `bytes_to_write` is for those whose video is there.
     """
 
     dataset: str

@@ -142,15 +142,12 @@ def verify(
     """Check the features that `extract` makes, or has made, with the same settings.
 
     Args:
-        deep: extract so many samples of each dataset again, drawn from `config.seed`, and compare the cosine and the
-            relative L2 of every frame, less the dataset's mean. Suspects are taken first: features that two samples
-            share or that are the same in all frames; such that come out the same again are no fault.
+        deep: extract so many samples of each dataset again, drawn from `config.seed`, suspects first, and compare the
+            cosine and the relative L2 of every frame, less the dataset's mean.
         against: another output root, whose files are compared with these.
         min_cosine: in that comparison, the smallest cosine of a frame less the dataset's mean.
 
-    Raises:
-        UsageError: as for `extract`; or `against` is not such a tree, or the same one.
-        RunError: a directory cannot be read; with `deep`, a device is not there.
+    Raises UsageError as for `extract`, or if `against` is not such a tree; RunError if a directory cannot be read.
     """
     if deep < 0:
         raise ConfigError(f"deep is {deep}, expected a number of samples")

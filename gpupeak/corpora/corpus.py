@@ -23,14 +23,10 @@ _FACES = "openface_face"  # beside the directory of the videos
 class Corpus:
     """One dataset of a run: what it is called, how it is sampled, where everything lies.
 
-    Args:
-        videos: the directory of its videos, or its only video; of a face stream, that of the faces' files.
-        au_dirs: directories that may hold its action-unit files, the nearest to the dataset first.
-        fallback_given: the user named the fallback; one without any usable peak is then no mistake.
-        expected: samples there should be; None where nobody knows or only some were asked for.
-        labels, keys: the list of its samples and the parts of it to take; without a list, every video.
-        test_prefix: where one list holds both splits, what names of the test split begin with.
-        samples: a list of names to restrict it to.
+    `videos` is their directory, the only video, or the faces' directory; `au_dirs` come nearest first. With
+    `fallback_given` one without any usable peak is no mistake. `expected` is None where nobody knows or only some were
+    asked for. Without `labels`, of which `keys` are taken, every video is a sample. Where one list holds both splits,
+    names of the test split begin with `test_prefix`. `samples` is a list of names to restrict it to.
     """
 
     name: str
@@ -51,11 +47,8 @@ class Corpus:
 def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...]:
     """The datasets that `config` names, the corpus that its `videos` describes, or else the default ones of the table.
 
-    With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere.
-
-    Raises:
-        ConfigError: an unknown dataset, a wrong settings file, no such split, no dataset root.
-        LabelError: the list of a dataset's samples or its videos are not there.
+    With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere. Raises
+    ConfigError for wrong settings, LabelError where a list or the videos are not there.
     """
     if config.videos is None and config.aus is not None:
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")

@@ -36,14 +36,11 @@ class Listing:
 
 
 def list_samples(corpus: Corpus, target: Place) -> Listing:
-    """List the samples of `corpus`, whose features go to `target`.
+    """List the samples of `corpus`, whose features go to `target`; LabelError if there are none.
 
     Names come in the order of their list, or sorted where there is none, each once. One that ends in a video's
     extension means that file; else the first of `VIDEO_EXTENSIONS` there is, or None. Faces are `<name>.npy` or
     `<name>/<name>.npy`. A name that cannot be a file's becomes a `Failed` with `target` as its target.
-
-    Raises:
-        LabelError: a list is not of a documented form or names no sample; or there is no list and no video.
     """
     warnings: list[str] = []
     find = _video_files if corpus.stream == "frame" else _face_files

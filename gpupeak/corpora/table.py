@@ -1,13 +1,4 @@
-"""Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them.
-
-dataset_root = "/data/MER"            # also: mer_factory_output, sampling, n_frms, fallback
-
-[datasets.mer2024]                    # one of the table: what is named here replaces what it says
-sampling = "uniform"
-
-[datasets.mycorpus]                   # one of one's own
-videos = "mycorpus/clips"
-"""
+"""Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them."""
 
 from __future__ import annotations
 

@@ -91,10 +91,7 @@ def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> p
 
 
 def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | None, tell: Tell) -> pipeline.Line:
-    """The line of one Ray actor, on the CPUs and the GPU that Ray gave it.
-
-    Raises WeightsError if its weights are not the driver's, of this `sha256`.
-    """
+    """The line of one Ray actor, on what Ray gave it. Raises WeightsError if its weights are not of this `sha256`."""
     fetched(spec, config.weights)
     here = identify(spec, config.weights)
     if here.sha256 != sha256:
@@ -187,10 +184,7 @@ def _refuse_memory(config: ExtractConfig, other: str) -> None:
 
 
 def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
-    """The decoder for what was asked, and how to say it. What stays `auto` is measured in the run.
-
-    Raises DeviceError if NVDEC was asked for and is not there. Only `auto` falls back.
-    """
+    """The decoder for what was asked, and how to say it. Only `auto` falls back; DeviceError otherwise."""
     if asked == "cpu":
         return "cpu", "decoding on the CPU, as asked"
     if device.type == "cpu":
@@ -207,10 +201,7 @@ def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """The torch device for `auto`, `cpu` or `cuda[:N]`, and how to say it.
-
-    Raises DeviceError if a GPU was asked for by name and is not there. Only `auto` falls back.
-    """
+    """The torch device for `auto`, `cpu` or `cuda[:N]`, and how to say it. Only `auto` falls back."""
     if asked == "cpu":
         return torch.device("cpu"), "on the CPU, as asked"
     missing = _why_no_cuda()

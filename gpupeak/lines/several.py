@@ -41,10 +41,7 @@ class ManyLines:
             line.close()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample, in the order in which they come; `stop` as in `pipeline.run`.
-
-        Raises RunError as the last line did, or if the output cannot be written, after the outcomes reached by then.
-        """
+        """Yield one outcome a sample; `stop` as in `pipeline.run`. Raises RunError as the last line did."""
         stop = stop or threading.Event()
         shared = _Shared(samples, stop, [line for line in self._lines if line not in self._lost])
         stages = [self._through(line, shared, stop) for line in shared.held]

@@ -43,10 +43,7 @@ class SupervisedLine:
         self._child.end()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample; `stop` as in `pipeline.run`.
-
-        Raises RunError as the line in the child did, or if child after child ended with nothing done.
-        """
+        """Yield one outcome a sample; `stop` as in `pipeline.run`. Raises RunError as the line in the child did."""
         stop = stop or threading.Event()
         source = iter(samples)
         suspects: Suspects[Sample] = Suspects("the GPU line", MAX_DEATHS)
