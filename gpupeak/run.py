@@ -20,7 +20,7 @@ from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import require_peaks
-from gpupeak.corpora.samples import Listing, list_samples
+from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
@@ -123,13 +123,12 @@ def prepare(
 
     Raises UsageError: all that can be refused about a dataset is refused here.
     """
-    listed: list[tuple[Corpus, Place, Listing]] = []
-    for corpus in resolve(config):
-        target = feature_place(config, corpus, spec)
-        listed.append((corpus, target, list_samples(corpus, target)))
-    taken = _taken([listing.samples for _, _, listing in listed], config)
+    corpora = resolve(config)
+    targets = [feature_place(config, corpus, spec) for corpus in corpora]
+    listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
+    taken = _taken([listing.samples for listing in listings], config)
     jobs = []
-    for (corpus, target, listing), mine in zip(listed, taken, strict=True):
+    for corpus, target, listing, mine in zip(corpora, targets, listings, taken, strict=True):
         tag = None if config.shard is None else config.shard.tag
         directory = FeatureDirectory(target, corpus.rule.n, spec.dim, tag, copies)
         directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)

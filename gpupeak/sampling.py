@@ -47,7 +47,6 @@ def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> 
     if rest <= missing:
         return sorted(i % total for i in range(n))
     if missing:
-        # The step is above 1, so no frame is drawn twice (for any n below 2**26).
         step = rest / missing
         taken += _not_among(taken, [int(i * step) for i in range(missing)])
     return sorted(taken)
@@ -146,8 +145,7 @@ def _neighbours(before: int, after: int) -> tuple[int, int]:
 
 def _not_among(taken: Sequence[int], ranks: Sequence[int]) -> list[int]:
     """For each ascending rank, the frame that has it among those not taken, without listing them all."""
-    passed, frames = sorted(taken), []
-    skipped = 0
+    passed, frames, skipped = sorted(taken), [], 0
     for rank in ranks:
         while skipped < len(passed) and passed[skipped] <= rank + skipped:
             skipped += 1

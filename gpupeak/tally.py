@@ -13,6 +13,7 @@ FALLBACK_WARNING = 0.2
 """A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5
 _TOTALS = ("listed", "saved", "skipped", "failed", "not_reached", "clamped")
+_PLAIN = ("dataset", "expected", "fallbacks", "peaks", "warnings")
 _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
@@ -86,19 +87,14 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "dataset": self.dataset,
+            **{name: getattr(self, name) for name in (*_TOTALS, *_PLAIN)},
             "directory": str(self.directory),
-            "expected": self.expected,
-            **{name: getattr(self, name) for name in _TOTALS},
-            "fallbacks": self.fallbacks,
-            "peaks": self.peaks,
             "failures": [{"stage": s, "reason": r, "count": c} for (s, r), c in self.failures.most_common()],
             "failed_first": [
                 {"sample": f.sample.name, "stage": f.stage, "reason": f.reason} for f in self.failed_first
             ],
             "stage_seconds": {stage: round(value, 6) for stage, value in self.stage_seconds.items()},
             "seconds": round(self.seconds, 6),
-            "warnings": self.warnings,
         }
 
 

@@ -315,10 +315,8 @@ def _judgement(
                 problems += [*broken, *missing]
             else:
                 problems.append(_why_not_there(str(root), directory, run_dir))
-    told = tuple(settings.values())
-    return Judgement(
-        name, use, told, directory, len(files), expected, tuple(problems), instead, tuple(warnings), partly
-    )
+    told, why, doubts = tuple(settings.values()), tuple(problems), tuple(warnings)
+    return Judgement(name, use, told, directory, len(files), expected, why, instead, doubts, partly)
 
 
 def _told(setting: Setting) -> str:

@@ -49,9 +49,6 @@ class Finding:
     found: str
     advice: str | None = None
 
-    def to_json(self) -> dict[str, str | None]:
-        return dataclasses.asdict(self)
-
 
 def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     """Look at everything that `extract` with the same settings would need; changes nothing and needs no network.

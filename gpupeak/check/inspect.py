@@ -69,23 +69,15 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         plan, there = self.plan, self.extracted
+        video = ("width", "height", "fps", "key_frames", "packets", "packets_needed", "times")
         return {
             "sample": str(self.sample),
             "video": str(self.sample.video),
-            "codec": plan.codec,
-            "width": self.width,
-            "height": self.height,
-            "frames": plan.frames,
-            "fps": self.fps,
-            "key_frames": self.key_frames,
-            "packets": self.packets,
-            "packets_needed": self.packets_needed,
-            "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
             "sampling": self.sample.rule.method,
-            "indices": plan.indices,
-            "times": self.times,
+            **{name: getattr(self, name) for name in video},
+            **{name: getattr(plan, name) for name in ("codec", "frames", "indices", "clamp")},
+            "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
             "fallback": plan.fallback and dataclasses.asdict(plan.fallback),
-            "clamp": plan.clamp,
             "extracted": there and {**dataclasses.asdict(there), "file": str(there.file)},
         }
 

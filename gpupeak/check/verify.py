@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,8 @@ MIN_COSINE = 0.9995
 """Less the mean, of a frame in two trees. AffectGPT's decord differs from libav by up to 0.4 of 255 on average, which
 as noise is a cosine of 0.9997; of a neighbouring frame of a face that hardly moves it is 0.999 to 0.9999. Measured
 with seeded random weights, ViT-S/32."""
+
+_Compared: TypeAlias = "list[tuple[bool, Difference]]"  # and whether it is within the tolerance
 
 _WORST = 5
 _LONGEST_HEADER = 1 << 16
@@ -319,7 +321,7 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
 
 def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
     found, there = look.found, _names(other)
-    compared: list[tuple[bool, Difference]] = []
+    compared: _Compared = []
     only_here = [sample.name for sample in look.good if f"{sample.name}.npy" not in there]
     lacking = {sample.name for sample in look.samples} - {sample.name for sample in look.good}
     only_there = sorted(name for name in lacking if f"{name}.npy" in there)
@@ -340,7 +342,7 @@ def _compare_again(
 ) -> None:
     of = {look.corpus.name: look for look in looks}
     where = dict.fromkeys(of, "nothing, for want of a sample with features and a video")
-    compared: dict[str, list[tuple[bool, Difference]]] = {name: [] for name in of}
+    compared: dict[str, _Compared] = {name: [] for name in of}
     drawn: list[Sample] = []
     for look in looks:
         if samples := _drawn(look, most, config.seed):
@@ -374,9 +376,7 @@ def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
     return drawn + random.Random(f"{seed} {look.found.dataset}").sample(others, min(most - len(drawn), len(others)))
 
 
-def _compare(
-    look: _Look, sample: Sample, other: Path, tolerance: Tolerance, compared: list[tuple[bool, Difference]]
-) -> str | None:
+def _compare(look: _Look, sample: Sample, other: Path, tolerance: Tolerance, compared: _Compared) -> str | None:
     """Compare a sample's file with another and count it in `compared`; None if they are the same, else why not."""
     n, dim = look.corpus.rule.n, len(look.mean)
     ours, theirs = read_checked(local(sample.target), n, dim), read_checked(other, n, dim)
@@ -390,20 +390,9 @@ def _compare(
     return None if within else str(difference)
 
 
-def _comparison(
-    where: str,
-    compared: Sequence[tuple[bool, Difference]],
-    only_here: Iterable[str] = (),
-    only_there: Iterable[str] = (),
-) -> Comparison:
+def _comparison(where: str, compared: _Compared, here: Iterable[str] = (), there: Iterable[str] = ()) -> Comparison:
     cosines = [difference.centred_cosine for _, difference in compared]
     worst = sorted(compared, key=lambda each: (each[0], each[1].centred_cosine))[:_WORST]
-    return Comparison(
-        where,
-        len(compared),
-        differing=sum(not within for within, _ in compared),
-        median=statistics.median(cosines) if cosines else None,
-        worst=tuple(difference for _, difference in worst),
-        only_here=tuple(only_here),
-        only_there=tuple(only_there),
-    )
+    median, differing = statistics.median(cosines) if cosines else None, sum(not within for within, _ in compared)
+    shown = tuple(difference for _, difference in worst)
+    return Comparison(where, len(compared), differing, median, shown, tuple(here), tuple(there))

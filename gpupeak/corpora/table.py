@@ -22,7 +22,6 @@ else:
 _TABLE = Path(__file__).with_name("datasets.toml")
 _LARGEST_FILE = 1 << 20
 _LONGEST_PATH = 4096
-_WHOLE_NUMBERS = ("expected", "n_frms")
 _CHOICES = {"sampling": SAMPLINGS, "fallback": FALLBACKS}
 
 
@@ -153,7 +152,7 @@ def _section(kind: type[_Section], given: object, where: str, also: tuple[str, .
             told = f"unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
             raise ConfigError(f"{where}: {told}")
         expected = None
-        if key in _WHOLE_NUMBERS:
+        if key in ("expected", "n_frms"):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= sys.maxsize:
                 expected = "a whole number of at least 1"
         elif not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:

@@ -138,7 +138,7 @@ def cuda_line(
     from gpupeak.decode.hybrid import HybridDecoder
 
     try:
-        planner = WorkerPool(config.workers or cores(), n, spec.size, time_limit=config.time_limit, held=0)
+        planner = _pool(config, spec, n, held=0)
         nvdec = DaliDecoder(n, spec.size, planner, device)
     except BaseException:
         pool.close()
@@ -154,10 +154,8 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.kernels.patch_rows import cuda_patch_rows
 
-    buckets: tuple[int, ...] = BUCKETS
-    if config.batch_size:
-        most = config.batch_size * n
-        buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
+    most = config.batch_size * n if config.batch_size else max(BUCKETS)
+    buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
     runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets)), buckets)
     return GraphEncoder(runner, cuda_patch_rows(device, spec.size, tower.shape.patch), n=n)
 
@@ -191,8 +189,7 @@ def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
         if asked != "auto":
             raise DeviceError(f"--decoder {asked} decodes into a GPU's memory, and the encoder runs on the CPU")
         return "cpu", "decoding there, too"
-    missing = nvdec_missing()
-    if missing is not None:
+    if (missing := nvdec_missing()) is not None:
         if asked != "auto":
             raise DeviceError(f"--decoder {asked}: {missing}")
         return "cpu", f"decoding on the CPU: {missing}"

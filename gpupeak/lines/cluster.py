@@ -86,7 +86,6 @@ def _largest(sizes: Sequence[int], actors: int) -> int:
 
 def import_ray() -> Any:
     """Ray, set to be quiet. Raises ConfigError if it is not installed."""
-    # Read when Ray is loaded.
     for name, value in (("USAGE_STATS_ENABLED", "0"), ("DEDUP_LOGS", "0"), ("BACKEND_LOG_LEVEL", "fatal")):
         os.environ.setdefault(f"RAY_{name}", value)
     try:

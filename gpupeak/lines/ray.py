@@ -269,7 +269,7 @@ class _Actor:
             if self._line is None:
                 function, arguments = recipe
                 self._line = function(*arguments, self._notices.append)
-                threading.Thread(target=self._work, args=(self._line,), name="gpupeak-line", daemon=True).start()
+                threading.Thread(target=self._work, args=(self._line,), daemon=True).start()
         except Exception as error:
             self._error = _told(error)
         return self._answer(())
