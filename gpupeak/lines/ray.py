@@ -44,14 +44,7 @@ class RayLine:
     for `Actors.choose`. Raises ConfigError without Ray, DeviceError if no cluster answers or it has not what is asked.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        tell: Tell,
-        *,
-        address: str | None = None,
-        **wanted: Any,
-    ) -> None:
+    def __init__(self, recipe: Recipe, tell: Tell, *, address: str | None = None, **wanted: Any) -> None:
         self._recipe, self._tell, self._told = recipe, tell, set[str]()
         self._ray = import_ray()
         self._driven: list[_Driven] = []
