@@ -130,14 +130,9 @@ class RunReport:
 class Observer(Protocol):
     """Told of a run as it goes; called from the thread that runs `extract`."""
 
-    def started(self, tallies: tuple[Tally, ...]) -> None:
-        """The sample lists are read and finished work is counted; `tallies` go on counting."""
-
-    def notice(self, text: str) -> None:
-        """One line that the user should see: a device chosen, a list that disagrees with its expected count."""
-
-    def advanced(self, tally: Tally, outcome: Outcome) -> None:
-        """`tally` has just counted `outcome`."""
+    def started(self, tallies: tuple[Tally, ...]) -> None: ...  # finished work is counted; `tallies` go on counting
+    def notice(self, text: str) -> None: ...  # one line that the user should see
+    def advanced(self, tally: Tally, outcome: Outcome) -> None: ...  # `tally` has just counted `outcome`
 
 
 class Silent:

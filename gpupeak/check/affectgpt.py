@@ -268,7 +268,7 @@ def _inference(name: str, settings: Mapping[str, Setting], frames: list[str], ru
         instead = "uses no frames"
     if n is None:
         instead = "stops with an error"
-    return _judgement(name, INFERENCE, settings, problems, instead, expected_samples().get(name), run_dir)
+    return _judgement(name, INFERENCE, settings, problems, instead, run_dir)
 
 
 def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Judgement:
@@ -284,18 +284,13 @@ def _training(section_name: str, section: Section, document: Document, run_dir: 
     instead = f"decodes the video again, with {sampling} sampling"
     if sampling == "emotion_peak":
         instead += ", and looks for action-unit files right under mer_factory_output, without the dataset's directory"
-    return _judgement(_lower(section_name), TRAINING, settings, problems, instead, None, run_dir)
+    return _judgement(_lower(section_name), TRAINING, settings, problems, instead, run_dir)
 
 
 def _judgement(
-    name: str,
-    use: str,
-    settings: Mapping[str, Setting],
-    problems: list[str],
-    instead: str,
-    expected: int | None,
-    run_dir: Path,
+    name: str, use: str, settings: Mapping[str, Setting], problems: list[str], instead: str, run_dir: Path
 ) -> Judgement:
+    expected = expected_samples().get(name) if use == INFERENCE else None
     sampling, n, root, encoder = (setting.value for setting in settings.values())
     directory, files, partly = None, set[str](), False
     warnings: list[str] = []

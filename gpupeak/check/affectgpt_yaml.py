@@ -75,7 +75,8 @@ def _document(text: str, options: Sequence[str]) -> Document:
     OmegaConf.clear_resolver("oc.coerce")  # imports what it is told; AffectGPT's OmegaConf has none
     loaded = OmegaConf.load(io.StringIO(text), max_yaml_expanded_nodes=_MOST_NODES)
     if not isinstance(loaded, DictConfig) or not {"inference", "datasets"} & set(loaded):
-        raise ConfigError("not AffectGPT's configuration: expected a section inference or datasets")
+        found = ", ".join(map(str, loaded))[:200] or "nothing"
+        raise ConfigError(f"not AffectGPT's configuration: expected a section inference or datasets, found {found}")
     effective = [option for option in options if _changes(loaded, option)]
     whole = cast("DictConfig", OmegaConf.merge(loaded, OmegaConf.from_dotlist(effective)))
     kept = OmegaConf.create({name: whole[name] for name in _SECTIONS if name in whole})

@@ -137,10 +137,10 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(read_bounded(file, _LARGEST_FILE).decode("utf-8-sig"))
         repr(content)  # Python refuses to print a number of more than 4,300 digits, and a message may have to
+        return content
     except (OSError, ValueError, RecursionError) as error:
         told = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"{file}: {told}") from error
-    return content
 
 
 def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:

@@ -82,7 +82,7 @@ class _Shared:
         self.error: RunError | None = None
 
     def take(self, line: Line) -> Iterator[Sample]:
-        """The next samples for one line: as many as there are at this moment, it waits for none."""
+        """As many of the next samples as there are at this moment: it waits for none."""
         while True:
             with self._change:
                 if self._over:

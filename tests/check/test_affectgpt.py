@@ -405,7 +405,7 @@ DOUBLED = "".join(f"  z{i}: '${{inference.z{i + 1}}}${{inference.z{i + 1}}}'\n" 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("- 1", "not AffectGPT's configuration: .* found a list"),
+        ("- 1", "not AffectGPT's configuration: .* found 1"),
         ("model: {}\nrun: {}", "expected a section inference or datasets, found model, run"),
         ("inference: [", "OmegaConf cannot read it: .*line 2"),
         ("inference: !!python/object/apply:os.system [touch ran]", "os.system"),
