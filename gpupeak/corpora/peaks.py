@@ -35,10 +35,8 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
         example = example or f"{sample.name}: {peak.detail}"
     if reasons:
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
-        missing = (
-            f"no usable peak in any of {reasons.total()} samples, searched {searched} ({counted}; first {example})"
-        )
-        raise AuError(f"{corpus.name}: {missing}; {way_out}")
+        missing = f"no usable peak in any of {reasons.total()} samples, searched {searched}"
+        raise AuError(f"{corpus.name}: {missing} ({counted}; first {example}); {way_out}")
 
 
 def count_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Counter[str]:
