@@ -109,7 +109,7 @@ def _append(home: Path, **entry: object) -> None:
 
 def test_a_manifest_that_cannot_be_read_is_named(config: ExtractConfig, tmp_path: Path) -> None:
     (tmp_path / "new" / HOME / "manifest.jsonl").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: Is a directory"):
+    with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: not a regular file"):
         inspect_video(replace(config, output_root=tmp_path / "new"), SAMPLE)
 
 
