@@ -18,9 +18,7 @@ class Cancelled(Exception):
 class Channel(Generic[T]):
     """A queue of at most `depth` items from `writers` threads to any number of reading ones.
 
-    Reading is iterating: it waits for the next item and ends when every writer has called `finish`
-    and nothing is left. `cancel` wakes everyone on both sides: `put` raises `Cancelled` from then on,
-    and reading ends at once, whatever is still queued.
+    Iterating ends when every writer has called `finish` and nothing is left; `cancel` ends it at once on both sides.
     """
 
     def __init__(self, depth: int, writers: int = 1) -> None:
@@ -33,7 +31,6 @@ class Channel(Generic[T]):
         self._something = threading.Condition(lock)
 
     def put(self, item: T) -> None:
-        """Hand over one item, waiting while the channel is full. Raises Cancelled."""
         with self._room:
             self._room.wait_for(lambda: len(self._items) < self._depth or self._cancelled)
             if self._cancelled:
@@ -42,14 +39,12 @@ class Channel(Generic[T]):
             self._something.notify()
 
     def finish(self) -> None:
-        """One writer has no more to hand over."""
         with self._something:
             self._writers -= 1
             if self._writers == 0:
                 self._something.notify_all()
 
     def cancel(self) -> None:
-        """End the channel now, on both sides."""
         with self._something:
             self._cancelled = True
             self._something.notify_all()
@@ -78,9 +73,8 @@ def merged(
 ) -> Generator[T]:
     """Yield what the stages yield, each on a thread of its own, at most `depth` items ahead of the reader.
 
-    The first exception of any stage ends all of them and is raised here; what was ready then is dropped, or, to
-    `drain`, comes out first, until `cancel` has ended the others. It is called then, and when the reader leaves, to
-    wake the stages that wait for something else than this reader.
+    The first exception of any stage ends all of them and is raised here, at once or, to `drain`, after what is ready.
+    `cancel` is called then and when the reader leaves, to wake stages that wait for something else.
     """
     channel: Channel[T] = Channel(depth, writers=len(stages))
     errors: list[BaseException] = []

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import gpupeak
 from gpupeak.errors import RunError
@@ -33,10 +33,7 @@ class Ended(Exception):
 class Child:
     """A process that runs `entry`, a module's function, in a session of its own: Ctrl-C is for the parent to act on.
 
-    `arguments` and the numbers of `descriptors`, which it inherits, reach it through `connect`.
-
-    Raises:
-        RunError: the system gives no process, or no descriptors for it.
+    It gets `arguments` and the numbers of `descriptors`, which it inherits, by `connect`. RunError if it cannot start.
     """
 
     def __init__(self, entry: Callable[[], None], *arguments: int, descriptors: tuple[int, ...] = ()) -> None:
@@ -92,57 +89,38 @@ class Child:
 
 
 def connect() -> tuple[Connection, tuple[int, ...]]:
-    """In the child: the connection to the parent, and the descriptors and arguments it was given.
-
-    From now on this process ends when its parent does, and leaves no core file.
-    """
+    """In the child, which from now on ends when its parent does: the connection to it, descriptors and arguments."""
     socket_number, *arguments = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return Connection(socket_number), tuple(arguments)
 
 
-class Suspects(Generic[T]):
+class Suspects(deque[T]):
     """What processes held that have ended: each goes through another one alone, and is set aside if that ends, too.
 
-    After `most_deaths` in a row with nothing done between, it is no suspect's fault; `who` are the processes, as the
-    beginning of a sentence.
+    After `most_deaths` in a row with nothing done between, it is no suspect's fault: RunError. `who` begins its text.
     """
 
     def __init__(self, who: str, most_deaths: int | None = None) -> None:
+        super().__init__()
         self._who, self._most, self._deaths = who, most_deaths, 0
-        self._waiting: deque[T] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def pop(self) -> T:
-        return self._waiting.popleft()
-
-    def clear(self) -> None:
-        self._waiting.clear()
 
     def survived(self) -> None:
-        """Something was done."""
         self._deaths = 0
 
     def ended(self, held: Iterable[T], alone: bool, how: object) -> list[T]:
-        """A process ended while it held this; what of it is to be set aside.
-
-        Raises:
-            RunError: process after process ended with nothing done.
-        """
+        """A process ended while it held this; what of it is to be set aside."""
         self._deaths += 1
         if self._deaths == self._most:
             raise RunError(f"{self._who} failed {self._deaths} times in a row, the last time it {how}")
         if alone:
             return list(held)
-        self._waiting.extend(held)
+        self.extend(held)
         return []
 
 
 def cores() -> int:
-    """The cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 

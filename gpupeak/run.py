@@ -20,7 +20,7 @@ from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import require_peaks
-from gpupeak.corpora.samples import Listing, list_samples
+from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
@@ -42,25 +42,15 @@ def extract(
     *,
     again: Collection[str] = (),
 ) -> RunReport:
-    """Extract features as `config` says; samples that are already there are skipped.
+    """Extract features as `config` says; samples that are already there are skipped, but for the files `again`.
 
-    Args:
-        observer: told of the run as it goes.
-        stop: when set, what is being encoded is finished and written, and the report says `interrupted`.
-        again: files that are made again although they are there, and whole to look at.
+    When `stop` is set, what is being encoded is finished and written, and the report says `interrupted`.
 
     Raises:
         UsageError: something about the settings or the input lists is wrong; nothing was decoded.
         RunError: the run could not go on. What was saved stays, and the next run goes on from there.
     """
-    with copies_below(place(config.output_root)) as copies:
-        return _extract(config, copies, observer or Silent(), stop or threading.Event(), again)
-
-
-def _extract(
-    config: ExtractConfig, copies: Path | None, observer: Observer, stop: threading.Event, again: Collection[str]
-) -> RunReport:
-    began = time.monotonic()
+    began, observer, stop = time.monotonic(), observer or Silent(), stop or threading.Event()
     spec = encoder_spec(config.encoder)
     notices: list[str] = []
 
@@ -69,13 +59,13 @@ def _extract(
         observer.notice(text)
 
     weights = identify(spec, config.weights)
-    jobs = prepare(config, spec, weights, copies, again)
-    tallies = tuple(job.tally for job in jobs)
-    if config.shard is not None:
-        mine, whole = (sum(counts) for counts in ((t.listed for t in tallies), (len(job.names) for job in jobs)))
-        tell(f"shard {config.shard}: {mine} of {whole} samples")
     device = None
-    with contextlib.ExitStack() as directories:
+    with copies_below(place(config.output_root)) as copies, contextlib.ExitStack() as directories:
+        jobs = prepare(config, spec, weights, copies, again)
+        tallies = tuple(job.tally for job in jobs)
+        if config.shard is not None:
+            mine, whole = sum(tally.listed for tally in tallies), sum(len(job.names) for job in jobs)
+            tell(f"shard {config.shard}: {mine} of {whole} samples")
         for job in jobs:
             directories.enter_context(job.directory)
             if job.directory.unguarded:
@@ -92,9 +82,8 @@ def _extract(
         for job in jobs:
             job.tally.close()
             if left := job.directory.finish(job.names):
-                job.tally.warnings.append(
-                    f"{job.corpus.name}: {left} files in {job.tally.directory} are still those from before --overwrite"
-                )
+                where = f"{left} files in {job.tally.directory}"
+                job.tally.warnings.append(f"{job.corpus.name}: {where} are still those from before --overwrite")
     interrupted = stop.is_set() and any(tally.not_reached for tally in tallies)
     return RunReport(tallies, time.monotonic() - began, device, interrupted, tuple(notices))
 
@@ -103,8 +92,7 @@ def _extract(
 class Job:
     """One dataset of a run: `pending` samples are to be worked on, `refused` ones have names that are no file names.
 
-    `names` are those of all its samples in the order of their list; the others are the run's own, which a shard's
-    are not all of.
+    `names` are those of all its samples in the order of their list; the others are the run's own, or its shard's.
     """
 
     corpus: Corpus
@@ -131,22 +119,16 @@ def prepare(
     copies: Path | None = None,
     again: Collection[str] = (),
 ) -> list[Job]:
-    """List the datasets and see what is done in them, writing nothing.
+    """List the datasets and see what is done in them, writing nothing; records of stores go to `copies`.
 
-    Args:
-        copies: where records of stores are copied to (`features.remote.copies_below`).
-        again: as in `extract`.
-
-    Raises:
-        UsageError: all that can be refused about a dataset is refused here.
+    Raises UsageError: all that can be refused about a dataset is refused here.
     """
-    listed: list[tuple[Corpus, Place, Listing]] = []
-    for corpus in resolve(config):
-        target = feature_place(config, corpus, spec)
-        listed.append((corpus, target, list_samples(corpus, target)))
-    taken = _taken([listing.samples for _, _, listing in listed], config)
+    corpora = resolve(config)
+    targets = [feature_place(config, corpus, spec) for corpus in corpora]
+    listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
+    taken = _taken([listing.samples for listing in listings], config)
     jobs = []
-    for (corpus, target, listing), mine in zip(listed, taken, strict=True):
+    for corpus, target, listing, mine in zip(corpora, targets, listings, taken, strict=True):
         tag = None if config.shard is None else config.shard.tag
         directory = FeatureDirectory(target, corpus.rule.n, spec.dim, tag, copies)
         directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
@@ -159,29 +141,14 @@ def prepare(
         warnings = list(listing.warnings)
         if done and directory.run is None:
             warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
-        job = Job(
-            corpus,
-            directory,
-            names=[_sample(entry).name for entry in listing.samples],
-            samples=samples,
-            done=done,
-            pending=pending,
-            refused=[entry for entry in mine if isinstance(entry, Failed)],
-            warnings=warnings,
-            tally=Tally(
-                corpus.name,
-                target,
-                listed=len(mine),
-                expected=None if tag else corpus.expected,
-                skipped=len(done),
-            ),
-        )
-        jobs.append(job)
+        names = [_sample(entry).name for entry in listing.samples]
+        refused = [entry for entry in mine if isinstance(entry, Failed)]
+        tally = Tally(corpus.name, target, len(mine), None if tag else corpus.expected, skipped=len(done))
+        jobs.append(Job(corpus, directory, names, samples, done, pending, refused, warnings, tally))
     return jobs
 
 
 def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list[list[Sample | Failed]]:
-    """What of each list this run takes: all, or its shard of all datasets together."""
     shard = config.shard
     if shard is None:
         return listings
@@ -206,7 +173,6 @@ def _run(
     tell: Callable[[str], None],
     stop: threading.Event,
 ) -> str:
-    """Build the line, take every pending sample through it, record every outcome; return the device."""
     from gpupeak.lines.build import build  # torch is imported here, where there is work for it
 
     n = max(job.corpus.rule.n for job in jobs)
@@ -254,9 +220,9 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
     if rule.method == "emotion_peak":
         settings |= {"fallback": rule.fallback, "peak_source": rule.peak_source}
     if rule.method == "headtail":
-        settings |= {"seed": rule.seed}
+        settings["seed"] = rule.seed
     if corpus.stream != "frame":
-        settings |= {"stream": corpus.stream}
+        settings["stream"] = corpus.stream
     return settings
 
 

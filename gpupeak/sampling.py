@@ -1,7 +1,6 @@
 """Which frames of a video are encoded? Every rule is AffectGPT's own, frame for frame.
 
-All indices are 0-based frame numbers in presentation order, ascending. A function raises ValueError where the number
-of frames is not in 1 .. 2**53 or `n` is below 1.
+All indices are 0-based frame numbers in presentation order, ascending.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ _MOST_FRAMES = 2**53
 
 
 class Choice(NamedTuple):
-    """The frames chosen for one video.
-
-    `indices` are `rule.n` ascending frame numbers, repeats allowed. `fallback` says why the rule's fallback was
-    taken, `clamp` in one line what was moved into range; else they are None.
-    """
+    """The frames chosen for one video, why the fallback was taken, and what was moved into range, if anything."""
 
     indices: tuple[int, ...]
     fallback: NoPeak | None
@@ -32,13 +27,11 @@ class Choice(NamedTuple):
 def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> list[int]:
     """AffectGPT's emotion_peak sampling: the peak, up to two frames on either side, the rest of the video evenly.
 
-    A video of fewer than `n` frames has its frames repeated in turn.
-
     Args:
         peak: frame number of the peak; one outside 0 .. total-1 is clamped into it.
         before, after: frames before and after the peak, as its file counts them. They only decide how many
             neighbours are taken: as many as there are up to two; two on the other side where one is 0.
-        total: frames in the video, as the file of the peak counts them.
+        total: frames in the video, as the file of the peak counts them. Fewer than `n` are repeated in turn.
         n: frames wanted. AffectGPT's function returns 8 for every `n` below 8; this one returns `n`,
             giving up neighbours in the order peak+2, peak-2, peak+1, peak-1.
     """
@@ -54,7 +47,6 @@ def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> 
     if rest <= missing:
         return sorted(i % total for i in range(n))
     if missing:
-        # The step is above 1, so no frame is drawn twice (for any n below 2**26).
         step = rest / missing
         taken += _not_among(taken, [int(i * step) for i in range(missing)])
     return sorted(taken)
@@ -63,8 +55,7 @@ def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> 
 def uniform(frames: int, n: int) -> list[int]:
     """AffectGPT's uniform sampling: `numpy.arange(0, frames, frames / min(n, frames)).astype(int)`.
 
-    A video of fewer than `n` frames has its last index repeated. Rounding can make that `arange` one element too
-    long, for 7 of 17 frames say; this returns `n`.
+    The last index is repeated up to `n`. Rounding can make that `arange` one too long, for 7 of 17 frames say.
     """
     _check(frames, n)
     count = min(n, frames)
@@ -88,12 +79,10 @@ def middle(frames: int, n: int) -> list[int]:
 
 
 def headtail(frames: int, n: int, seed: int, name: str) -> list[int]:
-    """AffectGPT's headtail sampling, drawn from `seed` and the sample's `name`.
+    """AffectGPT's headtail sampling: half the frames of either half, ascending, the last one repeated up to `n`.
 
-    `min(n, frames) // 2` frames of the first half and as many of the second, without replacement, ascending, the
-    last one repeated up to `n`; frame 0, `n` times, where that leaves nothing to draw (one frame, or n = 1).
-
-    The draw is SHAKE-256 of seed and name, read as 64-bit integers: the same on every machine and version.
+    Drawn without replacement by SHAKE-256 of `seed` and the sample's `name`: the same on every machine. Frame 0, `n`
+    times, where that leaves nothing to draw (one frame, or n = 1).
     """
     _check(frames, n)
     count = min(n, frames) // 2
@@ -110,14 +99,9 @@ def headtail(frames: int, n: int, seed: int, name: str) -> list[int]:
 def choose(rule: SamplingRule, name: str, frames: int, peak: Peak | NoPeak | None) -> Choice:
     """Apply `rule` to one video.
 
-    With `emotion_peak`, what the peak's file does not say comes from the video: `total` is `frames`, `before` and
-    `after` are the frames on either side. A file that counts other than the video is believed for the rule; then
-    each index past the end of the video becomes its last frame.
-
-    `headtail` draws from the sample's `name`. `peak` is what `peaks.read_peak` returned, None where nobody looked.
-
-    Raises:
-        SampleError: there is no usable peak and the rule's fallback is "fail" (stage "plan").
+    With `emotion_peak`, what the peak's file does not say comes from the video. A file that counts other than the
+    video is believed for the rule; then each index past the end becomes the video's last frame. Raises SampleError
+    if there is no usable peak and the rule's fallback is "fail".
     """
     if rule.method == "uniform":
         return Choice(tuple(uniform(frames, rule.n)), None, None)
@@ -161,8 +145,7 @@ def _neighbours(before: int, after: int) -> tuple[int, int]:
 
 def _not_among(taken: Sequence[int], ranks: Sequence[int]) -> list[int]:
     """For each ascending rank, the frame that has it among those not taken, without listing them all."""
-    passed, frames = sorted(taken), []
-    skipped = 0
+    passed, frames, skipped = sorted(taken), [], 0
     for rank in ranks:
         while skipped < len(passed) and passed[skipped] <= rank + skipped:
             skipped += 1
@@ -171,10 +154,7 @@ def _not_among(taken: Sequence[int], ranks: Sequence[int]) -> list[int]:
 
 
 def _drawn(size: int, draws: Sequence[int]) -> list[int]:
-    """As many of 0 .. size-1 as there are 64-bit `draws`, without replacement, ascending: Floyd's sampling.
-
-    Every subset is equally likely, and nothing of length `size` is made.
-    """
+    """As many of 0 .. size-1 as there are 64-bit `draws`, without replacement, ascending: Floyd's sampling."""
     chosen: set[int] = set()
     for last, draw in enumerate(draws, start=size - len(draws)):
         pick = draw % (last + 1)

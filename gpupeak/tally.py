@@ -13,15 +13,13 @@ FALLBACK_WARNING = 0.2
 """A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5
 _TOTALS = ("listed", "saved", "skipped", "failed", "not_reached", "clamped")
+_PLAIN = ("dataset", "expected", "fallbacks", "peaks", "warnings")
 _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
 @dataclass(slots=True)
 class Tally:
-    """One dataset's counts, advanced by `add` once per outcome.
-
-    `listed` are the samples of its list, `expected` those that AffectGPT counts, None where no number is known.
-    """
+    """One dataset's counts, advanced by `add` once per outcome; `expected` is how many samples AffectGPT counts."""
 
     dataset: str
     directory: Place
@@ -46,24 +44,19 @@ class Tally:
 
     @property
     def not_reached(self) -> int:
-        """Samples without an outcome: those an interrupted run did not come to."""
         return self.listed - self.done
 
     @property
     def seconds(self) -> float:
-        """From the start of work on this dataset to its last outcome so far."""
         return 0.0 if self.began is None or self.ended is None else self.ended - self.began
 
     def start(self) -> None:
-        """The dataset's first sample enters the line: `seconds` counts from here."""
         if self.began is None:
             self.began = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
-        """Count one sample's outcome."""
         self.start()
         self.ended = time.monotonic()
-        plan = outcome.plan
         if isinstance(outcome, Failed):
             self.failed += 1
             key = (outcome.stage, outcome.reason)
@@ -73,14 +66,14 @@ class Tally:
             if len(self.failed_first) < _NAMED:
                 self.failed_first.append(outcome)
             return
+        plan = outcome.plan
         self.saved += 1
         self.stage_seconds.update(outcome.seconds)
-        if plan is not None:
-            self.clamped += plan.clamp is not None
-            if plan.fallback is not None:
-                self.fallbacks[plan.fallback.reason] += 1
-            elif plan.peak is not None:
-                self.peaks[plan.peak.source] += 1
+        self.clamped += plan.clamp is not None
+        if plan.fallback is not None:
+            self.fallbacks[plan.fallback.reason] += 1
+        elif plan.peak is not None:
+            self.peaks[plan.peak.source] += 1
 
     def close(self) -> None:
         """The run is over: add the warning that a large share of fallbacks deserves."""
@@ -93,21 +86,15 @@ class Tally:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The counts as plain JSON values; seconds are wall-clock seconds."""
         return {
-            "dataset": self.dataset,
+            **{name: getattr(self, name) for name in (*_TOTALS, *_PLAIN)},
             "directory": str(self.directory),
-            "expected": self.expected,
-            **{name: getattr(self, name) for name in _TOTALS},
-            "fallbacks": self.fallbacks,
-            "peaks": self.peaks,
             "failures": [{"stage": s, "reason": r, "count": c} for (s, r), c in self.failures.most_common()],
             "failed_first": [
                 {"sample": f.sample.name, "stage": f.stage, "reason": f.reason} for f in self.failed_first
             ],
             "stage_seconds": {stage: round(value, 6) for stage, value in self.stage_seconds.items()},
             "seconds": round(self.seconds, 6),
-            "warnings": self.warnings,
         }
 
 
@@ -129,7 +116,6 @@ class RunReport:
         return 1 if any(tally.failed for tally in self.datasets) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
         return {
             "exit_code": self.exit_code,
             "interrupted": self.interrupted,
@@ -144,21 +130,14 @@ class RunReport:
 class Observer(Protocol):
     """Told of a run as it goes; called from the thread that runs `extract`."""
 
-    def started(self, tallies: tuple[Tally, ...]) -> None:
-        """The sample lists are read and finished work is counted; `tallies` go on counting."""
-
-    def notice(self, text: str) -> None:
-        """One line that the user should see: a device chosen, a list that disagrees with its expected count."""
-
-    def advanced(self, tally: Tally, outcome: Outcome) -> None:
-        """`tally` has just counted `outcome`."""
+    def started(self, tallies: tuple[Tally, ...]) -> None: ...  # finished work is counted; `tallies` go on counting
+    def notice(self, text: str) -> None: ...  # one line that the user should see
+    def advanced(self, tally: Tally, outcome: Outcome) -> None: ...  # `tally` has just counted `outcome`
 
 
 class Silent:
     """The observer that says nothing."""
 
     def started(self, tallies: tuple[Tally, ...]) -> None: ...
-
     def notice(self, text: str) -> None: ...
-
     def advanced(self, tally: Tally, outcome: Outcome) -> None: ...

@@ -1,8 +1,6 @@
-"""The values that flow down the line, in the order in which they appear.
+"""The values that flow down the line. Importing this module imports no torch.
 
-    Sample -> FramePlan -> FrameBatch -> FeatureBatch -> Saved | Failed
-
-Each is frozen and checks its own shape. Importing this module imports no torch.
+Sample -> FramePlan -> FrameBatch -> FeatureBatch -> Saved | Failed
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
 SAMPLINGS = ("emotion_peak", "uniform", "headtail")
 FALLBACKS = ("uniform", "middle", "fail")
 STREAMS = ("frame", "face", "face-rgb")
-"""What of a video is encoded: its frames, or the faces that OpenFace cut out, with channels as stored (BGR, as
-AffectGPT feeds them to CLIP) or swapped to RGB."""
+"""Frames, or the faces that OpenFace cut out, with channels as stored (BGR, as in AffectGPT) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
 _MOST_SHARDS = 99_999
@@ -34,11 +31,10 @@ Span: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class SamplingRule:
-    """How the frames of a sample are chosen.
+    """How the frames of a sample are chosen: `n` of them by `method`, one of `SAMPLINGS`.
 
-    `n` frames by `method`, one of `SAMPLINGS`. `fallback`, one of `FALLBACKS`, is what `emotion_peak` does without a
-    usable peak; `peak_source` one of `peaks.PEAK_SOURCES`, or "auto" for all of them in order; `seed` what `headtail`
-    draws from, together with the sample's name.
+    `fallback` is what `emotion_peak` does without a usable peak, whose source is one of `peaks.PEAK_SOURCES`, or
+    "auto"; `headtail` draws from `seed` and the sample's name.
     """
 
     method: str = "emotion_peak"
@@ -85,15 +81,10 @@ class Url:
         return PurePosixPath(self.name).stem
 
     @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix
-
-    @property
     def parent(self) -> Url:
         return Url(self.protocol, self.where.rpartition("/")[0])
 
     def is_below(self, other: Url) -> bool:
-        """Whether this lies in the directory `other`, or in one of its directories."""
         return self.protocol == other.protocol and self.where.startswith(f"{other.where}/")
 
 
@@ -113,9 +104,8 @@ class RemoteFile:
 class Sample:
     """One entry of a sample list: what to look for, and where its features go.
 
-    `video` is None when no file was found; of a face stream it is the `.npy` file of the faces. `au_dirs`
-    are the directories whose action-unit files may belong to this sample, in the order in which they are
-    tried (`peaks.read_peak`). `remote` are those of its files that lie in a store and have to be fetched.
+    `video` is None when no file was found, the `.npy` file of a face stream. `au_dirs` are tried in this order.
+    `remote` are those of its files that have to be fetched.
     """
 
     dataset: str
@@ -159,7 +149,7 @@ class Shard:
 class Peak:
     """The emotional peak an action-unit file names, as 0-based frame numbers in presentation order.
 
-    `before`, `after` and `total` are the file's own numbers, None where it has none.
+    `before`, `after` and `total` are the file's own, None where it has none.
     """
 
     index: int
@@ -182,8 +172,7 @@ class NoPeak:
 class VideoFacts:
     """What a decoder has to know of a video before it opens it.
 
-    `width` and `height` are in pixels before rotation; `bt709`: the stream is tagged as BT.709; `rotation` is the
-    counter-clockwise turn in degrees (0, 90, 180, 270) that makes the picture upright; `bytes` is the file's size.
+    `width` and `height` are before rotation, `rotation` is counter-clockwise in degrees and makes the picture upright.
     """
 
     width: int
@@ -199,9 +188,8 @@ class VideoFacts:
 class FramePlan:
     """Which frames of a sample's video are wanted, and why.
 
-    `indices` are `rule.n` frame numbers in presentation order, ascending, repeats allowed, each below `frames`, the
-    count of presented frames. `fallback` says why the rule's fallback was taken, `clamp` what was clamped into the
-    video; else they are None.
+    `indices` are `rule.n` ascending frame numbers below `frames`, repeats allowed. `fallback` says why the rule's
+    fallback was taken, `clamp` what was clamped into the video.
     """
 
     sample: Sample
@@ -221,7 +209,6 @@ class FramePlan:
 
     @property
     def unique(self) -> tuple[int, ...]:
-        """The distinct indices, ascending."""
         return tuple(sorted(set(self.indices)))
 
     @property
@@ -233,12 +220,10 @@ class FramePlan:
 
 @dataclass(frozen=True, slots=True)
 class FrameBatch:
-    """Decoded frames of one or more samples.
+    """Decoded frames: `pixels` is uint8 RGB `[R, size, size, 3]`, `spans[i]` the `rule.n` rows of `plans[i]`.
 
-    `pixels` is uint8 RGB `[R, size, size, 3]`: a NumPy array on the host, or a torch tensor on a device that is
-    filled when the `torch.cuda.Event` in `ready` has passed. `spans[i]` are the `rule.n` rows of `plans[i]`; rows in
-    no span hold nothing of use. The memory may be borrowed from the decoder: the last reader of `pixels` calls
-    `release`, once.
+    A NumPy array on the host, or a torch tensor on a device that is filled when the `torch.cuda.Event` in `ready` has
+    passed. The memory may be borrowed from the decoder: the last reader of `pixels` calls `release`, once.
     """
 
     plans: tuple[FramePlan, ...]
@@ -259,10 +244,9 @@ class FrameBatch:
 
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """Image features of one or more samples: `features` is float32 or float16 `[R, D]` on the host, not normalised.
+    """Image features: `features` is float32 or float16 `[R, D]` on the host, `spans[i]` the rows of `plans[i]`.
 
-    `spans[i]` are the rows of `plans[i]`. The memory may be borrowed from the encoder, as in
-    `FrameBatch`: the writer calls `release` when every file of the batch is on disk.
+    The memory may be borrowed from the encoder: the writer calls `release` when every file of the batch is on disk.
     """
 
     plans: tuple[FramePlan, ...]

@@ -1,10 +1,7 @@
 """Would AffectGPT load these features? Its configuration is judged by AffectGPT's own rules, one dataset at a time.
 
-    inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
-    training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
-
-What is looked for is the silent kind of failure: AffectGPT decodes a video again whenever it does not load its
-file, with other frames and without a word. Where it would stop with an error of its own, that is a warning.
+inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
+training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
 """
 
 from __future__ import annotations
@@ -18,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak.check.affectgpt_yaml import Document, Section, Value, read_document
+from gpupeak.check import few
+from gpupeak.check.affectgpt_yaml import KEYS, Document, Section, Value, read_document
 from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import ConfigError, RunError
@@ -31,11 +29,8 @@ INFERENCE, TRAINING = "inference", "training"
 _N_FRMS = "model.vis_processor.train.n_frms"
 _TRAINING_SETS = ("mercaptionplus", "ovmerd")
 """AffectGPT's training sets; inference takes face_or_frame from their sections, which have to agree."""
-_SWITCHES = {
-    *("frame_sampling", "frame_n_frms", "preextracted_root", "use_preextracted_frame", "use_preextracted_features"),
-}
+_SWITCHES = set(KEYS) - {"visual_encoder", "face_or_frame"}
 """A section that has one of these means to say how frames are loaded."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +46,9 @@ class Setting:
 class Judgement:
     """Whether AffectGPT would load the features of one dataset, in one use of it: `INFERENCE` or `TRAINING`.
 
-    Args:
-        settings: what the path is built from.
-        directory: what AffectGPT would look into, as it spells it; None where it builds no path.
-        files, expected: `.npy` files there, and as many as AffectGPT counts, None where nobody knows.
-        problems: why files are not loaded, or not all of them; none if they are.
-        instead: what AffectGPT does where it loads no file.
-        partly: files are loaded, and all that is wrong is that there are not enough of them.
+    `directory` is what it would look into, None where it builds no path; `expected` how many samples it counts,
+    None where nobody knows; `problems` why files are not loaded, or not all (`partly`: some are); `instead` what
+    AffectGPT does where it loads no file.
     """
 
     dataset: str
@@ -93,7 +84,6 @@ class Check:
         return 0 if inference and all(judgement.loads for judgement in inference) else 1
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
         return {
             "file": str(self.file),
             "run_dir": str(self.run_dir),
@@ -111,16 +101,11 @@ def check(
     face_or_frame: str | None = None,
     run_dir: Path = Path(),
 ) -> Check:
-    """Judge a configuration of AffectGPT, evaluation's or training's.
+    """Judge a configuration of AffectGPT, evaluation's or training's. Raises ConfigError if it cannot.
 
-    Args:
-        datasets: names or AffectGPT's class names. Without any, those of the table that have a directory under the
-            root or a section in the file; all nine of MER-UniBench where there is none.
-        options, face_or_frame: what AffectGPT is given as `--options` and `--outside_face_or_frame`.
-        run_dir: where AffectGPT runs; relative paths start there.
-
-    Raises:
-        ConfigError: the file cannot be read or is no configuration of AffectGPT, or a key's value is of no use.
+    `datasets` are by default those that have a directory under the root or a section in the file, or else all nine;
+    `options` and `face_or_frame` what AffectGPT is given as `--options` and `--outside_face_or_frame`; relative paths
+    start at `run_dir`.
     """
     asked = tuple(dict.fromkeys(map(_lower, datasets)))
     try:
@@ -144,11 +129,8 @@ def emit(
 ) -> str:
     """The YAML that makes AffectGPT load what `extract` with the same settings writes.
 
-    A comment names the directories of `datasets`. With `training`, each has a section, too; without any, AffectGPT's
-    two training sets. `output_root` is relative to where AffectGPT runs.
-
-    Raises:
-        ConfigError: there is no such encoder, or YAML would read a name or `output_root` as something else.
+    A comment names the directories of `datasets`; with `training`, each, or else AffectGPT's two training sets, has a
+    section, too. Raises ConfigError if there is no such encoder, or a name or `output_root` would not survive YAML.
     """
     for name in datasets:
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -210,14 +192,12 @@ def _home(root: str, dataset: str) -> str:
 
 
 def _meant(settings: Mapping[str, Setting], told: Mapping[str, Section], run_dir: Path) -> tuple[str, ...]:
-    """The datasets that have a directory under the root, and those of the nine that have a section of their own."""
     root, nine = settings["preextracted_root"].value, default_datasets()
     there = [name for name in expected_samples() if root and is_directory(run_dir / _home(str(root), name))]
     return tuple(dict.fromkeys([*there, *(name for name in map(_lower, told) if name in nine)]))
 
 
 def _settings(section: Section, path: str, document: Document, root: str | None) -> dict[str, Setting]:
-    """What the path is built from, each key with its value and where AffectGPT has it from."""
     defaults = {
         "frame_sampling": ("uniform", "default"),
         "frame_n_frms": (document.n_frms, _N_FRMS),
@@ -233,7 +213,6 @@ def _settings(section: Section, path: str, document: Document, root: str | None)
 
 
 def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[list[str], list[str]]:
-    """Why AffectGPT does not use frames at inference, if it does not; and what is to be seen to, if it may."""
     if face_or_frame is not None:
         return _without_frames("--outside_face_or_frame", face_or_frame), []
     sections = {f"datasets.{name}": document.datasets.get(name, {}) for name in _TRAINING_SETS}
@@ -258,23 +237,18 @@ def _warnings(document: Document) -> Iterator[str]:
         yield f"the file has no section {absent}: AffectGPT does not start without run, model, datasets and inference"
     if document.n_frms is None and "model" not in document.absent:
         yield f"{_N_FRMS} is not set, and AffectGPT reads it before anything else"
-    for key in document.stray:
-        yield f"{key} refers to something outside run, model, datasets and inference; AffectGPT would not find it"
 
 
 def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator[str]:
     inference = document.inference or {}
+    loads = "inference.frame_sampling: emotion_peak at inference, use_preextracted_frame in training"
     for path, section in {INFERENCE: inference, **{f"datasets.{name}": told[name] for name in told}}.items():
         if "use_preextracted_features" in section:
-            yield (
-                f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is "
-                "inference.frame_sampling: emotion_peak at inference, use_preextracted_frame in training"
-            )
+            yield f"{path}.use_preextracted_features: AffectGPT consults it nowhere; what loads files is {loads}"
     if "use_preextracted_frame" in inference:
         yield "inference.use_preextracted_frame: not read there; frame_sampling: emotion_peak is what loads files"
     if "face_or_frame" in inference:
-        where = "datasets.mercaptionplus or datasets.ovmerd, or from --outside_face_or_frame"
-        yield f"inference.face_or_frame: not read; it comes from {where}"
+        yield "inference.face_or_frame: not read; it is datasets.mercaptionplus's, or --outside_face_or_frame"
     for name, section in told.items():
         keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
         if keys and not section.get("use_preextracted_frame"):
@@ -294,7 +268,7 @@ def _inference(name: str, settings: Mapping[str, Setting], frames: list[str], ru
         instead = "uses no frames"
     if n is None:
         instead = "stops with an error"
-    return _judgement(name, INFERENCE, settings, problems, instead, expected_samples().get(name), run_dir)
+    return _judgement(name, INFERENCE, settings, problems, instead, run_dir)
 
 
 def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Judgement:
@@ -310,19 +284,13 @@ def _training(section_name: str, section: Section, document: Document, run_dir: 
     instead = f"decodes the video again, with {sampling} sampling"
     if sampling == "emotion_peak":
         instead += ", and looks for action-unit files right under mer_factory_output, without the dataset's directory"
-    return _judgement(_lower(section_name), TRAINING, settings, problems, instead, None, run_dir)
+    return _judgement(_lower(section_name), TRAINING, settings, problems, instead, run_dir)
 
 
 def _judgement(
-    name: str,
-    use: str,
-    settings: Mapping[str, Setting],
-    problems: list[str],
-    instead: str,
-    expected: int | None,
-    run_dir: Path,
+    name: str, use: str, settings: Mapping[str, Setting], problems: list[str], instead: str, run_dir: Path
 ) -> Judgement:
-    """Add what the files have to say to what the keys said."""
+    expected = expected_samples().get(name) if use == INFERENCE else None
     sampling, n, root, encoder = (setting.value for setting in settings.values())
     directory, files, partly = None, set[str](), False
     warnings: list[str] = []
@@ -342,10 +310,8 @@ def _judgement(
                 problems += [*broken, *missing]
             else:
                 problems.append(_why_not_there(str(root), directory, run_dir))
-    told = tuple(settings.values())
-    return Judgement(
-        name, use, told, directory, len(files), expected, tuple(problems), instead, tuple(warnings), partly
-    )
+    told, why, doubts = tuple(settings.values()), tuple(problems), tuple(warnings)
+    return Judgement(name, use, told, directory, len(files), expected, why, instead, doubts, partly)
 
 
 def _told(setting: Setting) -> str:
@@ -359,18 +325,17 @@ def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str
         return []  # nobody knows their shape
     rows, dim = int(str(n)), CLIP_VIT_LARGE.dim
     broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", rows, dim))
-    return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {_few(broken)}"] if broken else []
+    return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
 
 
 def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
-    """Which files AffectGPT would miss, and what is odd about how many there are."""
     problems = [] if names else [f"no .npy file in {path}"]
     warnings: list[str] = []
     last: set[str] = set()
     with contextlib.suppress(RunError):
         last = {line.sample for line in read_manifest(path)}
     if absent := sorted(last - names):
-        told = f"{len(absent)} samples of manifest.jsonl have no file: {_few(absent)}"
+        told = f"{len(absent)} samples of manifest.jsonl have no file: {few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.
         (problems if expected is None else warnings).append(told)
     if names and expected is not None and len(names) < expected:
@@ -382,12 +347,11 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
 
 
 def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
-    """Which part of a path is not there, and what is there in its place."""
     home, name = os.path.split(directory)
     home = os.path.normpath(home)
     if is_directory(run_dir / home):
         others = [other for other in _entries(run_dir / home) if other.startswith("frame_")]
-        return f"no {name} in {home}, there is {_few(others) or 'none of its kind'}"
+        return f"no {name} in {home}, there is {few(others) or 'none of its kind'}"
     if is_directory(run_dir / root):
         last = os.path.basename(os.path.normpath(root))  # noqa: PTH119
         other = f"; the root is {last}'s, and AffectGPT appends every other dataset" * (last in expected_samples())
@@ -402,7 +366,3 @@ def _entries(path: Path) -> list[str]:
         return sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError):  # a path that no file can have is a ValueError
         return []
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)

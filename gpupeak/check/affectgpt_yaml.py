@@ -1,8 +1,7 @@
 """What does AffectGPT's configuration say, read as AffectGPT reads it?
 
 AffectGPT keeps the sections `run`, `model`, `datasets` and `inference` of its file, lays what `--options` says
-over them, and resolves `${...}` when a key is asked for. `${oc.env:NAME}` is what it would be there: a variable
-of the environment.
+over them, and resolves `${...}` when a key is asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ _MOST_NODES = 10_000  # once aliases are expanded
 _MOST_PARTS = 5_000  # of one value, once `${...}` is resolved
 _LONGEST_TEXT, _LARGEST_NUMBER = 4096, 10**9  # no path is longer
 
-
 Value: TypeAlias = "str | int | float | bool | None"
 Section: TypeAlias = Mapping[str, Value]
 
@@ -42,9 +40,8 @@ Section: TypeAlias = Mapping[str, Value]
 class Document:
     """AffectGPT's configuration, as far as it says how frames are loaded.
 
-    `datasets` has the sections below it, `n_frms` is `model.vis_processor.train.n_frms`, which frame counts default
-    to. `absent` are sections without which AffectGPT does not start, `ignored` options that change nothing, `stray`
-    keys whose value comes from outside the sections that AffectGPT keeps.
+    `n_frms` is `model.vis_processor.train.n_frms`. `absent` are sections without which AffectGPT does not start,
+    `ignored` options that change nothing.
     """
 
     inference: Section | None
@@ -52,15 +49,12 @@ class Document:
     n_frms: Value
     absent: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    stray: tuple[str, ...] = ()
 
 
 def read_document(file: Path, options: Sequence[str] = ()) -> Document:
     """Read a configuration of AffectGPT, with `key=value` over it as AffectGPT's `--options` takes them.
 
-    Raises:
-        ConfigError: the file cannot be read or is no configuration of AffectGPT, a value cannot be resolved, or an
-            option is not of that form. The text does not name the file.
+    Raises ConfigError, which does not name the file, if that or an option is not of this form.
     """
     for option in options:
         if option.find("=") < 1:
@@ -69,8 +63,6 @@ def read_document(file: Path, options: Sequence[str] = ()) -> Document:
         return _document(read_bounded(file, _LARGEST).decode(), options)
     except ConfigError:
         raise
-    except FileNotFoundError as error:
-        raise ConfigError("no such file") from error
     except OSError as error:
         raise ConfigError(error.strerror or str(error)) from error
     except Exception as error:  # OmegaConf raises more than errors of its own
@@ -83,10 +75,8 @@ def _document(text: str, options: Sequence[str]) -> Document:
     OmegaConf.clear_resolver("oc.coerce")  # imports what it is told; AffectGPT's OmegaConf has none
     loaded = OmegaConf.load(io.StringIO(text), max_yaml_expanded_nodes=_MOST_NODES)
     if not isinstance(loaded, DictConfig) or not {"inference", "datasets"} & set(loaded):
-        there = ", ".join(map(str, loaded))[:200] if isinstance(loaded, DictConfig) else "a list"
-        raise ConfigError(
-            f"not AffectGPT's configuration: expected a section inference or datasets, found {there or 'nothing'}"
-        )
+        found = ", ".join(map(str, loaded))[:200] or "nothing"
+        raise ConfigError(f"not AffectGPT's configuration: expected a section inference or datasets, found {found}")
     effective = [option for option in options if _changes(loaded, option)]
     whole = cast("DictConfig", OmegaConf.merge(loaded, OmegaConf.from_dotlist(effective)))
     kept = OmegaConf.create({name: whole[name] for name in _SECTIONS if name in whole})
@@ -94,34 +84,20 @@ def _document(text: str, options: Sequence[str]) -> Document:
     if math.prod(max(text.count("${"), 1) for text in texts) > _MOST_PARTS:
         raise ConfigError("too many values with more than one ${...}, which together can grow without end")
 
-    stray: list[str] = []
-    kept_datasets = _section(kept, "datasets")
-    datasets: dict[str, Section] = {}
-    for name in kept_datasets or ():
-        if (section := _section(kept_datasets, name, "datasets.")) is not None:
-            datasets[str(name)] = _values(whole.datasets[name], section, f"datasets.{name!s}.", stray)
+    named = _section(kept, "datasets")
+    sections = {str(name): _section(named, name, "datasets.") for name in named or ()}
     inference = _section(kept, "inference")
     return Document(
-        inference=None if inference is None else _values(whole.inference, inference, "inference.", stray),
-        datasets=datasets,
+        inference=None if inference is None else _values(inference, "inference."),
+        datasets={name: _values(each, f"datasets.{name}.") for name, each in sections.items() if each is not None},
         n_frms=_value(kept, "model.vis_processor.train.n_frms"),
         absent=tuple(name for name in _SECTIONS if name not in whole),
         ignored=tuple(option for option in options if option not in effective),
-        stray=tuple(stray),
     )
 
 
-def _values(section: DictConfig, kept: DictConfig, path: str, stray: list[str]) -> Section:
-    """What a section says; `stray` are the keys for which `kept`, the same without what AffectGPT drops, does not."""
-    found = {}
-    for key in KEYS:
-        if key in section.keys():  # noqa: SIM118 - in `section` resolves
-            found[key] = _value(section, key, path)
-            try:
-                _value(kept, key)
-            except ConfigError:
-                stray.append(f"{path}{key}")
-    return found
+def _values(section: DictConfig, path: str) -> Section:
+    return {key: _value(section, key, path) for key in KEYS if key in section.keys()}  # noqa: SIM118 - that resolves
 
 
 def _section(parent: DictConfig | None, name: object, path: str = "") -> DictConfig | None:

@@ -1,7 +1,6 @@
 """Are these the features of the same frames? One sample's rows against another's, as they are and less a mean.
 
-CLIP's image features are nearly parallel: a plain cosine between two different frames is close to 1. What is
-left when the dataset's mean is taken away tells frames apart.
+CLIP's features are nearly parallel: only less the dataset's mean does a cosine tell frames apart.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import numpy.typing as npt
 _Vector: TypeAlias = "npt.NDArray[np.float64]"
 
 _LEVEL = 1e-3
-"""Two vectors that are nearer than this share of their length are not told apart: float16 rounds a tower's output
-by as much as 1.5e-3 of it, float32 by 1e-6."""
+"""Vectors nearer than this share of their length are not told apart: float16 rounds by as much as 1.5e-3 of it."""
 _FARTHEST = 1e9  # a relative distance from nothing: JSON has no infinity
 
 
@@ -32,9 +30,8 @@ class Tolerance:
 class Difference:
     """How far one sample's features are from a reference: the worst of its rows, by each measure.
 
-    `row` has the smallest centred cosine; `centred` is less the dataset's mean; the relative L2 is a share of the
-    reference's length. `moved` is a row, and a row of the reference to which it is at most half as far as to its
-    own; None if there is none. Frames that are one or two too late look so, whatever else differs.
+    `row` has the smallest centred cosine; `centred` is less the mean; the relative L2 is a share of the reference's
+    length. `moved` is a row, and the reference's row that is at most half as far from it as its own: a frame too late.
     """
 
     sample: str
@@ -60,8 +57,7 @@ def compare(
 ) -> Difference:
     """Compare two float32 `[n, D]`, all finite, row by row; `mean` is the dataset's, `[D]`.
 
-    A row of the reference that lies on the mean, to a thousandth of its length, has no direction from
-    there and is judged as it is.
+    A row of the reference that lies on the mean has no direction from there and is judged as it is.
     """
     a, b = found.astype(np.float64), reference.astype(np.float64)
     level = _LEVEL * np.linalg.norm(b, axis=1)

@@ -16,12 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
+from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.table import default_datasets
 from gpupeak.encode.weights.identity import identify
-from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encoders import encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features.npy import npy_header
 from gpupeak.storage import remote
@@ -33,8 +34,8 @@ OK, NOTE, MISSING = ("ok", "note", "missing")
 """As it should be; the job runs, but slower or after a download; the job cannot run."""
 
 _MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
-_SPARE = 64 << 20  # bytes beside the features: manifests, and a file system that is never quite full
-_READ_SECONDS, _READ_BYTES = 2.0, 256 << 20  # how long and how much is read to learn how fast it can be
+_SPARE = 64 << 20  # bytes beside the features
+_READ_SECONDS, _READ_BYTES = 2.0, 256 << 20
 _AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
 _SLOW_READING = 200e6  # bytes/s: 12,799 videos of 1 MB are read in a minute at that
 
@@ -48,21 +49,15 @@ class Finding:
     found: str
     advice: str | None = None
 
-    def to_json(self) -> dict[str, str | None]:
-        """As plain JSON values."""
-        return dataclasses.asdict(self)
-
 
 def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     """Look at everything that `extract` with the same settings would need; changes nothing and needs no network.
 
-    What `config` names has to be there: a device, a decoder, weights, datasets. What it leaves open may
-    be missing, with a note, where the job can run without it or still get it.
+    What `config` names has to be there; what it leaves open may be missing, with a note, where the job still runs.
     """
     remote.forget()
     corpora, datasets = _datasets(config)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    system = f"{platform.python_version()}, {cores} cores, {platform.system()} {platform.machine()}"
+    system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
         _package("torch", "torch"),
@@ -77,17 +72,14 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
 
 
 def _package(name: str, distribution: str, *, module: str | None = None, without: str | None = None) -> Finding:
-    """Whether a package imports; `without` says what happens if it does not and the job still runs."""
     try:
         import_module(module or distribution)
         return Finding(name, OK, version(distribution))
     except PackageNotFoundError:
         return Finding(name, OK, "there, of unknown version")
     except Exception as error:  # a broken installation may raise anything
-        fault = f"cannot be imported: {_line(error)}"
-        if without is None:
-            return Finding(name, MISSING, fault, f"pip install {distribution}")
-        return Finding(name, NOTE, fault, f"{without}; pip install 'gpupeak[gpu]'")
+        advice = f"pip install {distribution}" if without is None else f"{without}; pip install 'gpupeak[gpu]'"
+        return Finding(name, MISSING if without is None else NOTE, f"cannot be imported: {_line(error)}", advice)
 
 
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
@@ -168,7 +160,6 @@ def _weights(config: ExtractConfig) -> Finding:
 
 
 def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], list[Finding]]:
-    """The datasets there are. Where none is named and not all are there, those that are."""
     named = bool(config.datasets or config.videos)
     corpora: tuple[Corpus, ...] = ()
     try:
@@ -195,15 +186,12 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
 
 
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
-    """Free space below the output root, against what all samples take; what is written already counts as free."""
     root = place(config.output_root)
     if isinstance(root, Url):
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
     root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
-    dim = CLIP_VIT_LARGE.dim
-    with contextlib.suppress(UsageError):
-        dim = encoder_spec(config.encoder).dim
+    dim = encoder_spec(config.encoder).dim
     rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
     need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
     free = shutil.disk_usage(there).free
@@ -217,7 +205,6 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
 
 
 def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
-    """How fast each dataset's first videos are read."""
     for corpus in corpora:
         files = [sample for sample in islice(_samples([corpus]), 200) if sample.video is not None]
         if not files:
@@ -227,8 +214,7 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
         try:
             count, seconds = _read(files)
         except (OSError, SampleError) as error:
-            fault = f"{corpus.name}: {getattr(error, 'reason', error)}"
-            yield Finding("reading", MISSING, fault, "the videos have to be readable")
+            yield Finding("reading", MISSING, f"{corpus.name}: {error}", "the videos have to be readable")
             continue
         rate = count / seconds
         found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
@@ -237,13 +223,11 @@ def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
 
 
 def _read(samples: Sequence[Sample]) -> tuple[int, float]:
-    """Read the videos one after another, as long and as much as is worth it: bytes and seconds."""
     count, seconds, began = 0, 0.0, time.perf_counter()
     buffer = bytearray(4 << 20)
     for sample in samples:
         with at_hand(sample, aus=False) as found, local(found.here.video or Path()).open("rb", buffering=0) as stream:
-            if hasattr(os, "posix_fadvise"):  # else a second look would time the memory
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else a second look would time the memory
             while got := stream.readinto(buffer):
                 count += got
                 seconds = time.perf_counter() - began

@@ -35,11 +35,9 @@ from gpupeak.video.container import open_clip
 class Extracted:
     """What lies in the output root for one sample.
 
-    Args:
-        state: "whole", with the form of the features; "none"; or what is wrong with the file.
-        recorded, indices: what the manifest tells of it, and the frames that it names.
-        agrees: whether these are the frames that would be taken now; None if it names none.
-        problem: why features made now would be of another kind, or the record cannot be read.
+    `state` is "whole", with the form of the features, "none", or what is wrong with the file; `recorded` and `indices`
+    are the manifest's; `agrees` says whether these frames would be taken now; `problem` why features made now would
+    be of another kind, or the record cannot be read.
     """
 
     file: Place
@@ -54,9 +52,8 @@ class Extracted:
 class Inspection:
     """One video, and the frames that would be taken of it.
 
-    `times` are the presentation times of the chosen frames in seconds, `key_frames` presentation
-    numbers, `packets_needed` how many of the stream's `packets` decoding them takes; of faces, which are no
-    video, these are empty. `extracted` is None for a video that is of no dataset.
+    `times` are those of the chosen frames in seconds, `key_frames` presentation numbers; decoding takes
+    `packets_needed` of `packets`. Of faces these are empty; `extracted` is None for a video that is of no dataset.
     """
 
     sample: Sample
@@ -71,25 +68,16 @@ class Inspection:
     extracted: Extracted | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
         plan, there = self.plan, self.extracted
+        video = ("width", "height", "fps", "key_frames", "packets", "packets_needed", "times")
         return {
             "sample": str(self.sample),
             "video": str(self.sample.video),
-            "codec": plan.codec,
-            "width": self.width,
-            "height": self.height,
-            "frames": plan.frames,
-            "fps": self.fps,
-            "key_frames": self.key_frames,
-            "packets": self.packets,
-            "packets_needed": self.packets_needed,
-            "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
             "sampling": self.sample.rule.method,
-            "indices": plan.indices,
-            "times": self.times,
+            **{name: getattr(self, name) for name in video},
+            **{name: getattr(plan, name) for name in ("codec", "frames", "indices", "clamp")},
+            "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
             "fallback": plan.fallback and dataclasses.asdict(plan.fallback),
-            "clamp": plan.clamp,
             "extracted": there and {**dataclasses.asdict(there), "file": str(there.file)},
         }
 
@@ -97,16 +85,8 @@ class Inspection:
 def inspect_video(config: ExtractConfig, target: str) -> Inspection:
     """Plan one sample as `extract` would, and say what its video is and what lies in the output root for it.
 
-    Its video is opened in a process that decodes for `extract`: what it does to libav it does there.
-
-    Args:
-        target: a video's path or URL, or the name of a sample in the datasets of `config` (`name`, or
-            `dataset/name`). For a path, action units are looked for in `aus` or `mer_factory_output`.
-
-    Raises:
-        UsageError: `target` is neither, or a setting is wrong.
-        RunError: the output root cannot be read.
-        SampleError: the video cannot be planned.
+    `target` is a video's path or URL, or `name` or `dataset/name` of a sample; UsageError if it is neither. The video
+    is opened in a process of its own; SampleError if it cannot be planned.
     """
     with copies_below(place(config.output_root)) as copies:
         sample, corpus = _find(config, target)
@@ -133,14 +113,12 @@ class InspectTask:
             raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
         with at_hand(sample) as found:
             video = local(found.here.video or Path())
-            seen = _of_video(found.here, video) if sample.stream == "frame" else _of_faces(found.here, video)
+            if sample.stream == "frame":
+                seen = _of_video(found.here, video)
+            else:
+                frames, height, width, _ = open_faces(video).shape
+                seen = Inspection(found.here, plan_frames(found.here, frames, "faces"), width, height)
             return dataclasses.replace(seen, sample=sample, plan=found.restored(seen.plan))
-
-
-def _of_faces(sample: Sample, file: Path) -> Inspection:
-    faces = open_faces(file)
-    height, width = faces.shape[1:3]
-    return Inspection(sample, plan_frames(sample, len(faces), "faces"), width, height)
 
 
 def _of_video(sample: Sample, video: Path) -> Inspection:
@@ -183,18 +161,11 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: P
     recorded = None if line is None else "kept, of unknown origin" if line.outcome == KEPT else line.outcome
     if line is not None and line.failure is not None:
         recorded = f"failed: {line.failure}"
-    return Extracted(
-        target / f"{sample.name}.npy",
-        state,
-        recorded,
-        taken,
-        taken == plan.indices if taken else None,
-        problem,
-    )
+    agrees = taken == plan.indices if taken else None
+    return Extracted(target / f"{sample.name}.npy", state, recorded, taken, agrees, problem)
 
 
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
-    """The sample that is meant, and its dataset if it is of one."""
     path = place(target)
     own_video = is_there(path) if isinstance(path, Url) else is_file(path)
     wanted = path.stem
@@ -224,6 +195,5 @@ def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
                 return entry, None if own_video else corpus
     if not listed:
         resolve(config)  # which says what is not there
-    raise ConfigError(
-        f"{target!r} is neither a video file nor a sample of {', '.join(config.datasets) or 'the datasets'}"
-    )
+    searched = ", ".join(config.datasets) or "the datasets"
+    raise ConfigError(f"{target!r} is neither a video file nor a sample of {searched}")

@@ -25,9 +25,7 @@ _NAMED = 5
 class Plan:
     """What `extract` with the same settings would find and do in one dataset.
 
-    `peaks` counts samples by the source of their peak and `no_peak` those without one by reason, both
-    empty unless the sampling is emotion_peak; `done` are samples that would be skipped; `bytes_to_write`
-    is for the others whose video is there.
+    `peaks` and `no_peak` count samples by source and by reason; `bytes_to_write` is for those whose video is there.
     """
 
     dataset: str
@@ -44,17 +42,12 @@ class Plan:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**values, "directory": str(self.directory)}
 
 
 def plan(config: ExtractConfig) -> tuple[Plan, ...]:
-    """Plan every dataset of `config`; reads lists, directories and action-unit files.
-
-    Raises:
-        UsageError: whatever `extract` would refuse.
-    """
+    """Plan every dataset of `config`. Raises UsageError for whatever `extract` would refuse."""
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     with copies_below(place(config.output_root)) as copies:

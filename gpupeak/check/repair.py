@@ -27,14 +27,7 @@ def repair(
     observer: Observer | None = None,
     stop: threading.Event | None = None,
 ) -> RunReport:
-    """Extract what `found` says is missing or broken, by the same settings, and nothing else.
-
-    Files are replaced one by one, each whole; those of all other samples are not touched. Where another run
-    is writing into a directory, this one is refused.
-
-    Raises:
-        UsageError, RunError: as `extract`; features of other settings are not replaced one by one.
-    """
+    """Extract what `found` says is missing or broken, by the same settings, and nothing else; raises as `extract`."""
     again = {f"{each.directory}/{name}.npy" for each in found for name in each.mendable}
     return extract(dataclasses.replace(config, overwrite=False), observer, stop, again=again)
 

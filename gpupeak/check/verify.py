@@ -1,12 +1,8 @@
 """Are the features there, whole, of one kind, and those of the right frames?
 
-Three looks, each deeper than the one before:
-
-    verify(config)                  every file is read once: form, values, twins, provenance; thousands a second
-    verify(config, against=DIR)     with another tree of features, made by AffectGPT's own script or on another GPU
-    verify(config, deep=K)          K samples of each dataset are decoded and encoded again
-
-Nothing is written: features that are made again for a comparison go to a temporary directory.
+verify(config)                  every file is read once: form, values, twins, provenance; thousands a second
+verify(config, against=DIR)     with another tree of features, made by AffectGPT's own script or on another GPU
+verify(config, deep=K)          K samples of each dataset are decoded and encoded again, and written nowhere
 """
 
 from __future__ import annotations
@@ -20,11 +16,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from gpupeak.check import few
 from gpupeak.check.compare import Difference, Tolerance, compare
 from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
@@ -49,23 +46,21 @@ MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale"
 KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
 """What can be wrong with a sample: no file; a file of another form or without sense; one from before an overwrite
 that was cut short; the features of another sample; not what is extracted now; not what the other tree holds."""
-MENDABLE = KINDS[:-1]
-"""What `repair` extracts again. Where two trees differ, nobody knows yet which one is wrong."""
+MENDABLE = KINDS[:-1]  # where two trees differ, nobody knows yet which one is wrong
 
 SAME_DECODER = Tolerance(0.9999, 5e-3)
-"""Of features made on a CPU and extracted again on one: the same program is exact to the bit, other versions of
-PyTorch or libav round differently. A neighbouring frame of a face that hardly moves is 7e-3 away, less the mean."""
+"""Of features made and extracted again on a CPU: other versions round differently; a neighbouring frame of a face
+that hardly moves is 7e-3 away, less the mean."""
 OTHER_DECODER = Tolerance(0.99, 0.15)
-"""Where a GPU made the features or makes them again, or nobody knows what made them: NVDEC and libav round colours
-differently, by about 1 of 255, which at worst, the same way in every pixel, is a cosine of 0.996 less the mean."""
+"""For all others: NVDEC and libav round colours differently, by about 1 of 255, at worst a cosine of 0.996."""
 MIN_COSINE = 0.9995
 """Less the mean, of a frame in two trees. AffectGPT's decord differs from libav by up to 0.4 of 255 on average, which
-as noise is a cosine of 0.9997 (0.99998 was measured of decord itself, on drawn faces). Of a neighbouring frame of a
-face that hardly moves it is 0.999 to 0.9999, which only the order of the rows tells from noise; of any other frame,
-less. All with seeded random weights, ViT-S/32."""
+as noise is a cosine of 0.9997; of a neighbouring frame of a face that hardly moves it is 0.999 to 0.9999. Measured
+with seeded random weights, ViT-S/32."""
+
+_Compared: TypeAlias = "list[tuple[bool, Difference]]"  # and whether it is within the tolerance
 
 _WORST = 5
-_NAMED = 5
 _LONGEST_HEADER = 1 << 16
 _LARGEST = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown the mean
 
@@ -83,8 +78,8 @@ class Fault:
 class Comparison:
     """Features held against others: those at `where`, a directory or a device.
 
-    `median` is the middle one of the samples' smallest cosines less the mean, None if none was compared;
-    `worst` come first. `only_here` and `only_there` are names of listed samples that one side lacks.
+    `median` is that of the samples' smallest cosines less the mean. `only_here` and `only_there` are samples that
+    one side lacks.
     """
 
     where: str
@@ -100,15 +95,9 @@ class Comparison:
 class Verification:
     """What is right and wrong with the features of one dataset.
 
-    Args:
-        listed, expected: samples in its list, and as many as AffectGPT counts, None where nobody knows.
-        whole: samples whose file is of the right form and whose values can be features.
-        faults, problems: what is wrong with single samples, and with the dataset as a whole.
-        warnings: what should be looked at and is no fault by itself.
-        duplicates: names of samples with the same features, because their videos are the same, byte for byte.
-        unknown: whole files that no run of gpupeak tells of.
-        devices: which ones made the features, as far as `run.json` tells.
-        against, deep: how they compare with another tree, and with features extracted again; None if not asked for.
+    `faults` are those of single samples, `problems` the dataset's, `warnings` no faults by themselves. `duplicates`
+    are samples with the same features because their videos are the same, byte for byte; `unknown` counts whole files
+    that no run tells of; `devices` made the features; `against` and `deep` are None if not asked for.
     """
 
     dataset: str
@@ -132,27 +121,16 @@ class Verification:
 
     @property
     def mendable(self) -> tuple[str, ...]:
-        """The samples that `repair` extracts again."""
         return tuple(dict.fromkeys(fault.sample for fault in self.faults if fault.kind in MENDABLE))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many faults there are of each of `KINDS`."""
         kinds = Counter(fault.kind for fault in self.faults)
         return {kind: kinds[kind] for kind in KINDS}
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        values = {name.name: getattr(self, name.name) for name in dataclasses.fields(self)}
-        return {
-            **values,
-            "ok": self.ok,
-            "directory": str(self.directory),
-            "counts": self.counts,
-            "faults": [dataclasses.asdict(fault) for fault in self.faults],
-            "against": self.against and dataclasses.asdict(self.against),
-            "deep": self.deep and dataclasses.asdict(self.deep),
-        }
+        values = dataclasses.asdict(self)
+        return {**values, "ok": self.ok, "directory": str(self.directory), "counts": self.counts}
 
 
 def verify(
@@ -165,25 +143,13 @@ def verify(
 ) -> tuple[Verification, ...]:
     """Check the features that `extract` makes, or has made, with the same settings.
 
-    Every listed sample needs a file of float32 `[n, D]` in C order, whole, its values finite, no larger
-    than float16 holds, and not one and the same throughout. No two samples may have the same features,
-    unless their videos are the same, byte for byte. `run.json` must not tell of other settings.
-
     Args:
-        deep: extract so many samples of each dataset again, drawn from `config.seed`, and compare the
-            cosine and the relative L2 of every frame, less the dataset's mean, by `SAME_DECODER` or, where
-            colours may have been rounded differently, `OTHER_DECODER`. Suspects are taken first: features
-            that two samples share, and those of eight frames that are all the same. Such that come out the
-            same again are no fault.
-        against: another output root, whose files are compared with these. What only one of the two has
-            is a warning.
+        deep: extract so many samples of each dataset again, drawn from `config.seed`, suspects first, and compare the
+            cosine and the relative L2 of every frame, less the dataset's mean.
+        against: another output root, whose files are compared with these.
         min_cosine: in that comparison, the smallest cosine of a frame less the dataset's mean.
-        tell: told what is chosen and done, a line each.
 
-    Raises:
-        UsageError: the settings or the input lists are wrong, as for `extract`; `against` is not such a
-            tree, or the same one.
-        RunError: a directory cannot be read; with `deep`, a device is not there.
+    Raises UsageError as for `extract`, or if `against` is not such a tree; RunError if a directory cannot be read.
     """
     if deep < 0:
         raise ConfigError(f"deep is {deep}, expected a number of samples")
@@ -204,22 +170,15 @@ def verify(
             _compare_again(looks, config, spec, deep, tell)
     for look in looks:
         if look.still:
-            few = _few(sample.name for sample in look.still)
-            told = f"the features of all frames are the same in {len(look.still)} samples ({few}): still pictures?"
+            shown = few(sample.name for sample in look.still)
+            told = f"the features of all frames are the same in {len(look.still)} samples ({shown}): still pictures?"
             look.found.warnings.append(f"{look.corpus.name}: {told} --deep extracts them again")
     return tuple(look.found for look in looks)
 
 
-# Looking: one pass over the files
-
-
 @dataclass(slots=True)
 class _Look:
-    """One dataset as it was found.
-
-    `good` samples have a whole file. Of these the `alike` share their features with another video's, and
-    the `still` have the same in all frames; extracting them again tells whether that is right.
-    """
+    """One dataset as it was found: its `good` samples have a whole file, the `alike` and the `still` are suspects."""
 
     corpus: Corpus
     found: Verification
@@ -285,7 +244,7 @@ def _names(path: Path) -> set[str]:
 
 
 def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
-    """The features in a file, float32 `[n, dim]`, finite and not constant; or what is wrong with it, in a line."""
+    """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
     size = 4 * n * dim
     try:
         with open_bounded(path, size + _LONGEST_HEADER) as file:
@@ -311,7 +270,6 @@ def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
 
 
 def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
-    """Hold `run.json` against what is asked for; return whether an overwrite was cut short."""
     try:
         directory = FeatureDirectory(path, corpus.rule.n, spec.dim)
         directory.refuse_mixing(settings_of(corpus, spec, weights))
@@ -323,17 +281,16 @@ def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpe
 
 
 def _check_alike(look: _Look, group: Sequence[Sample]) -> None:
-    """Of samples with the same features, tell the same videos from an accident."""
     kinds: dict[object, list[Sample]] = defaultdict(list)
     for sample in group:
         kinds[_video_sha256(sample) or sample.name].append(sample)
     look.found.duplicates += [tuple(sample.name for sample in same) for same in kinds.values() if len(same) > 1]
     if len(kinds) > 1:
-        first, second = (same[0] for same in list(kinds.values())[:2])
-        for same in kinds.values():
-            for sample in same:
-                twin = second if same[0] is first else first
-                look.blame(sample, ALIKE, f"the same features as {twin.name}, and another video")
+        first, second = list(kinds.values())[:2]
+        of_first = {sample.name for sample in first}
+        for sample in group:
+            twin = second[0] if sample.name in of_first else first[0]
+            look.blame(sample, ALIKE, f"the same features as {twin.name}, and another video")
         look.alike += group
 
 
@@ -349,11 +306,7 @@ def _video_sha256(sample: Sample) -> bytes | None:
     return digest.digest()
 
 
-# Comparing
-
-
 def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spec: EncoderSpec) -> list[Path]:
-    """The directories of another tree that these are compared with; those that are not there are found empty."""
     others = []
     for corpus in corpora:
         rule, here = corpus.rule, feature_place(config, corpus, spec)
@@ -368,7 +321,7 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
 
 def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
     found, there = look.found, _names(other)
-    compared: list[tuple[bool, Difference]] = []
+    compared: _Compared = []
     only_here = [sample.name for sample in look.good if f"{sample.name}.npy" not in there]
     lacking = {sample.name for sample in look.samples} - {sample.name for sample in look.good}
     only_there = sorted(name for name in lacking if f"{name}.npy" in there)
@@ -379,7 +332,7 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
     found.against = _comparison(str(other), compared, only_here, only_there)
     for missing, which in ((only_here, "not in"), (only_there, "only in")):
         if missing:
-            found.warnings.append(f"{found.dataset}: {len(missing)} samples are {which} {other}: {_few(missing)}")
+            found.warnings.append(f"{found.dataset}: {len(missing)} samples are {which} {other}: {few(missing)}")
     if not compared:
         found.problems.append(f"no sample in common with {other}")
 
@@ -387,10 +340,9 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
 def _compare_again(
     looks: Sequence[_Look], config: ExtractConfig, spec: EncoderSpec, most: int, tell: Callable[[str], None]
 ) -> None:
-    """Extract some samples of each dataset again, and compare."""
     of = {look.corpus.name: look for look in looks}
     where = dict.fromkeys(of, "nothing, for want of a sample with features and a video")
-    compared: dict[str, list[tuple[bool, Difference]]] = {name: [] for name in of}
+    compared: dict[str, _Compared] = {name: [] for name in of}
     drawn: list[Sample] = []
     for look in looks:
         if samples := _drawn(look, most, config.seed):
@@ -424,9 +376,7 @@ def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
     return drawn + random.Random(f"{seed} {look.found.dataset}").sample(others, min(most - len(drawn), len(others)))
 
 
-def _compare(
-    look: _Look, sample: Sample, other: Path, tolerance: Tolerance, compared: list[tuple[bool, Difference]]
-) -> str | None:
+def _compare(look: _Look, sample: Sample, other: Path, tolerance: Tolerance, compared: _Compared) -> str | None:
     """Compare a sample's file with another and count it in `compared`; None if they are the same, else why not."""
     n, dim = look.corpus.rule.n, len(look.mean)
     ours, theirs = read_checked(local(sample.target), n, dim), read_checked(other, n, dim)
@@ -440,25 +390,9 @@ def _compare(
     return None if within else str(difference)
 
 
-def _comparison(
-    where: str,
-    compared: Sequence[tuple[bool, Difference]],
-    only_here: Iterable[str] = (),
-    only_there: Iterable[str] = (),
-) -> Comparison:
+def _comparison(where: str, compared: _Compared, here: Iterable[str] = (), there: Iterable[str] = ()) -> Comparison:
     cosines = [difference.centred_cosine for _, difference in compared]
     worst = sorted(compared, key=lambda each: (each[0], each[1].centred_cosine))[:_WORST]
-    return Comparison(
-        where,
-        len(compared),
-        differing=sum(not within for within, _ in compared),
-        median=statistics.median(cosines) if cosines else None,
-        worst=tuple(difference for _, difference in worst),
-        only_here=tuple(only_here),
-        only_there=tuple(only_there),
-    )
-
-
-def _few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join([*names[:_NAMED], *["..."] * (len(names) > _NAMED)])
+    median, differing = statistics.median(cosines) if cosines else None, sum(not within for within, _ in compared)
+    shown = tuple(difference for _, difference in worst)
+    return Comparison(where, len(compared), differing, median, shown, tuple(here), tuple(there))

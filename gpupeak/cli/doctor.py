@@ -1,5 +1,6 @@
 """`gpupeak doctor`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -25,7 +26,7 @@ def doctor(config: ExtractConfig, as_json: bool = JSON) -> int:
     findings = diagnose(config)
     missing = [finding.name for finding in findings if finding.state == MISSING]
     if as_json:
-        print_json(int(bool(missing)), findings=[finding.to_json() for finding in findings])
+        print_json(int(bool(missing)), findings=[asdict(finding) for finding in findings])
     else:
         _print(Output(), findings, missing)
     return int(bool(missing))

@@ -23,18 +23,10 @@ _FACES = "openface_face"  # beside the directory of the videos
 class Corpus:
     """One dataset of a run: what it is called, how it is sampled, where everything lies.
 
-    Args:
-        name: the directory its features go to.
-        videos: the directory of its videos, or its only video; of a face stream, that of the faces' files.
-        au_dirs: directories that may hold its action-unit files, the nearest to the dataset first.
-        fallback_given: the user named the fallback; one without any usable peak is then no mistake.
-        expected: samples there should be; None where nobody knows or only some were asked for.
-        labels, keys: the list of its samples and the parts of it to take; without a list, every video.
-        test_prefix: where one list holds both splits, what names of the test split begin with.
-        split: `test`, `train` or `all`.
-        samples: a list of names to restrict it to.
-        limit: at most so many samples.
-        stream: one of `types.STREAMS`.
+    `videos` is their directory, the only video, or the faces' directory; `au_dirs` come nearest first. With
+    `fallback_given` one without any usable peak is no mistake. `expected` is None where nobody knows or only some were
+    asked for. Without `labels`, of which `keys` are taken, every video is a sample. Where one list holds both splits,
+    names of the test split begin with `test_prefix`. `samples` is a list of names to restrict it to.
     """
 
     name: str
@@ -55,12 +47,8 @@ class Corpus:
 def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...]:
     """The datasets that `config` names, the corpus that its `videos` describes, or else the default ones of the table.
 
-    With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere.
-
-    Raises:
-        ConfigError: an unknown dataset, a settings file that is not of the documented form, a dataset
-            without the split asked for, a dataset root that is not there.
-        LabelError: the list of a dataset's samples or its videos are not there.
+    With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere. Raises
+    ConfigError for wrong settings, LabelError where a list or the videos are not there.
     """
     if config.videos is None and config.aus is not None:
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
@@ -140,11 +128,8 @@ def _au_directories(name: str, entry: Entry, root: Place, given: Path | str | No
 
 
 def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig) -> None:
-    missing: dict[str, Place] = {}
-    for corpus in corpora:
-        for path in (corpus.videos, corpus.labels):  # of both, the list is the one to name
-            if path is not None and not is_there(path):
-                missing[corpus.name] = path
+    needed = [(corpus.name, path) for corpus in corpora for path in (corpus.videos, corpus.labels)]
+    missing = {name: path for name, path in needed if path is not None and not is_there(path)}
     if not missing:
         return
     names, first = ", ".join(missing), next(iter(missing.values()))

@@ -5,8 +5,7 @@
     .json  a list of names, a list of objects with a `name`, or an object whose keys are the names
     .txt   one name a line; blank lines and lines that begin with # say nothing
 
-Text is UTF-8. Label files are downloaded, and unpickling one the usual way would run whatever it says. Here
-what a pickle asks of NumPy is noted down and never called, and anything else it asks for is refused by name.
+Label files are downloaded: what a pickle asks of NumPy is noted down and never called, all else is refused by name.
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ from gpupeak.errors import LabelError
 from gpupeak.storage.files import read_bounded
 
 _LARGEST_FILE = 256 << 20
-# A pickled dict of a million names with their labels takes 60 MB and ten seconds.
-_LARGEST_ARRAY = 64 << 20
-# In bytes, four a character; one string may be the name of any number of entries. A file's name has at most 255 bytes.
-_LONGEST_STRING = 1 << 10
+_LARGEST_ARRAY = 64 << 20  # a pickled dict of a million names with their labels takes 60 MB and ten seconds
+_LONGEST_STRING = 1 << 10  # bytes, four a character: one string may be the name of any number of entries
 _MOST_NAMES = 10_000_000
 _MOST_VALUES = 2 * _MOST_NAMES  # of a .json, opcodes of a pickle
 _LONGEST_LINE = 1 << 20  # of a .csv
@@ -42,12 +39,8 @@ _LONGEST_LINE = 1 << 20  # of a .csv
 def read_names(file: Path, key: str | None = None) -> list[str]:
     """Read the sample names that `file` lists, as they stand, repeats included.
 
-    `key` says where they are: the array of an .npz (needed where it has several), the column of a .csv, the entry of
-    a .json object.
-
-    Raises:
-        LabelError: the file is missing, unreadable, damaged, not of the form of its extension, lacks the key, or
-            asks for something that a list of names does not need.
+    `key` is the array of an .npz (needed where it has several), the column of a .csv, the entry of a .json object.
+    Raises LabelError if the file is missing, damaged or not of the form of its extension, or lacks the key.
     """
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
@@ -55,14 +48,13 @@ def read_names(file: Path, key: str | None = None) -> list[str]:
     try:
         return reader(file, key)
     except OSError as error:
-        told = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise LabelError(f"{file}: {told}") from error
+        raise LabelError(f"{file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise LabelError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 class _Unlike(ValueError):
-    """A file is not of the documented form; says how."""
+    """A file is not of the documented form."""
 
 
 def _from_txt(file: Path, key: str | None) -> list[str]:
@@ -102,7 +94,7 @@ def _from_json(file: Path, key: str | None) -> list[str]:
         document = document[key]
     if not isinstance(document, (dict, list)):
         raise _Unlike(f"{reprlib.repr(document)} found where names belong")
-    return _strings(entry.get("name") if isinstance(entry, dict) else entry for entry in document)
+    return _bounded(_strings(entry.get("name") if isinstance(entry, dict) else entry for entry in document))
 
 
 def _from_npz(file: Path, key: str | None) -> list[str]:
@@ -119,7 +111,7 @@ def _from_npz(file: Path, key: str | None) -> list[str]:
             data = member.read(_LARGEST_ARRAY + 1)
         if len(data) > _LARGEST_ARRAY:
             raise _Unlike(f"{key} is larger than {_LARGEST_ARRAY:,} bytes")
-        return _strings(_array(data))
+        return _bounded(_strings(_array(data)))
     except _Unlike:
         raise
     except Exception as error:  # damage can raise anything, zlib.error, KeyError and RecursionError among it
@@ -169,21 +161,19 @@ def _lines(text: str) -> Iterator[str]:
         yield line
 
 
-def _strings(entries: Iterable[object]) -> list[str]:
-    return _bounded(_string(number, entry) for number, entry in enumerate(entries))
-
-
-def _string(number: int, entry: object) -> str:
-    match entry:
-        case str():
-            return entry
-        case bytes():
-            return entry.decode("utf-8")
-        case _Asked("scalar", (_Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)) if (
-            encoding := _ENCODINGS.get(order + kind[:1])
-        ):
-            return _raw(raw).decode(encoding).rstrip("\0")
-    raise _Unlike(f"entry {number} is {reprlib.repr(entry)}, expected a string")
+def _strings(entries: Iterable[object]) -> Iterator[str]:
+    for number, entry in enumerate(entries):
+        match entry:
+            case str():
+                yield entry
+            case bytes():
+                yield entry.decode("utf-8")
+            case _Asked("scalar", (_Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)) if (
+                encoding := _ENCODINGS.get(order + kind[:1])
+            ):
+                yield _raw(raw).decode(encoding).rstrip("\0")
+            case _:
+                raise _Unlike(f"entry {number} is {reprlib.repr(entry)}, expected a string")
 
 
 def _raw(value: object) -> bytes:
@@ -227,7 +217,6 @@ _ADMITTED = {
     "_codecs.encode": "bytes",  # protocol 2 has no bytes of its own
     "builtins.bytes": "bytes",
 }
-"""Everything that a list of names may ask for by name."""
 
 
 class _Unpickler(pickle.Unpickler):

@@ -17,12 +17,7 @@ from gpupeak.types import Failed, NoPeak, Peak, Sample
 def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: ExtractConfig) -> None:
     """Refuse a corpus in which no peak will be found: the sign of a mistyped action-unit directory.
 
-    Does nothing where peaks are not asked for or the user named the fallback. Reads files only up
-    to the first usable peak.
-
-    Raises:
-        AuError: there is no action-unit directory, or none of the samples has a usable peak; names
-            the directories that were searched and the commonest reasons.
+    Does nothing where the user named the fallback. Reads files up to the first usable peak; raises AuError.
     """
     if corpus.rule.method != "emotion_peak" or corpus.fallback_given:
         return
@@ -40,14 +35,11 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
         example = example or f"{sample.name}: {peak.detail}"
     if reasons:
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
-        raise AuError(
-            f"{corpus.name}: no usable peak in any of {reasons.total()} samples, searched {searched} "
-            f"({counted}; first {example}); {way_out}"
-        )
+        missing = f"no usable peak in any of {reasons.total()} samples, searched {searched}"
+        raise AuError(f"{corpus.name}: {missing} ({counted}; first {example}); {way_out}")
 
 
 def count_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Counter[str]:
-    """How many samples have their peak from each source, and how many have none for which reason."""
     return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in _peaks(samples, config))
 
 

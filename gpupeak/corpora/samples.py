@@ -36,15 +36,11 @@ class Listing:
 
 
 def list_samples(corpus: Corpus, target: Place) -> Listing:
-    """List the samples of `corpus`, whose features go to `target`.
+    """List the samples of `corpus`, whose features go to `target`; LabelError if there are none.
 
     Names come in the order of their list, or sorted where there is none, each once. One that ends in a video's
-    extension means that file; else the first of `VIDEO_EXTENSIONS` there is; `Sample.video` is None where none is.
-    Faces are `<name>.npy` or `<name>/<name>.npy`. A name that cannot be a file's becomes a `Failed` whose sample has
-    `target` as its target.
-
-    Raises:
-        LabelError: a list is not of a documented form or names no sample; or there is no list and no video.
+    extension means that file; else the first of `VIDEO_EXTENSIONS` there is, or None. Faces are `<name>.npy` or
+    `<name>/<name>.npy`. A name that cannot be a file's becomes a `Failed` with `target` as its target.
     """
     warnings: list[str] = []
     find = _video_files if corpus.stream == "frame" else _face_files
@@ -52,8 +48,7 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
         files, left_out = find(corpus.videos, None)
         named: dict[str, str | None] = dict.fromkeys(sorted(files))
         if not named:
-            what = f"video here ({', '.join(VIDEO_EXTENSIONS)})" if corpus.stream == "frame" else ".npy of faces here"
-            raise LabelError(f"{corpus.videos}: no {what}")
+            raise LabelError(f"{corpus.videos}: no {'video' if corpus.stream == 'frame' else '.npy of faces'} here")
         if left_out:
             warnings.append(f"{len(left_out)} files left out, another has the same name: {few(left_out)}")
     else:
@@ -78,11 +73,7 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
     return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
 
 
-# From lists to names
-
-
 def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str | None]:
-    """The names of a corpus in the order of its list, each with the very file it means, if it says."""
     named: dict[str, str | None] = {}
     repeated = []
     wanted = dict(_names(corpus.samples)) if corpus.samples else None
@@ -123,14 +114,10 @@ def _in_split(name: str, corpus: Corpus) -> bool:
     return name.startswith(corpus.test_prefix) == (corpus.split == "test")
 
 
-# From names to files
-
-
 def _video_files(videos: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
     """The video file of each name that has one, and the files that lost to another of the same name.
 
-    `named` are the names to look for, each with its own choice of file if it has one; None finds
-    every video that is not hidden. Only what is looked for is kept: the directory may hold far more.
+    `named` are the names to look for, each with its own choice of file if it has one; None finds every video.
     """
     if not is_directory(videos):
         if named is None and not is_there(videos):

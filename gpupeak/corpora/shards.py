@@ -9,17 +9,14 @@ from gpupeak.errors import ConfigError
 from gpupeak.types import Shard
 
 MOST_SIZES = 200_000
-"""Of more samples, the sizes of the videos are not asked for: every shard would ask a shared file system for all of
-them, and of that many, taking turns is as even as weighing."""
+"""Of more samples, the sizes of the videos are not asked for: that many taking turns is as even as weighing."""
 _PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as long as decoding so much of a video
 
 
 def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
-    """The shard of each sample, by its name and the bytes of its video.
+    """The shard of each sample, by its name and the bytes of its video, largest first onto the one that has the least.
 
-    Largest first onto the shard that has the least: no shard has more than another by more than one sample.
-    Depends on all names and sizes and on nothing else, neither their order nor what is finished, so that
-    processes which see the same files agree. Names must differ.
+    Depends on names and sizes alone, neither on their order nor on what is finished, so that processes agree.
     """
     largest_first = sorted(range(len(names)), key=lambda i: (-sizes[i], names[i]))
     loads = [(0, shard) for shard in range(count)]
@@ -33,12 +30,8 @@ def assign(names: Sequence[str], sizes: Sequence[int], count: int) -> list[int]:
 def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
     """The shard that SLURM's environment makes of this process, and the variables that say so; None if it is all.
 
-    A task of an array is one by `SLURM_ARRAY_TASK_ID`, a task of a job step by `SLURM_PROCID`; a step within an array
-    divides each of the array's shards. `SLURM_NTASKS` does not count: a batch script has it also where it runs a
-    program once.
-
-    Raises:
-        ConfigError: a variable is no number, the array's numbers have gaps, or there is no such shard.
+    A task of an array is one, and so is a task of a job step, also within an array. `SLURM_NTASKS` does not count: a
+    batch script has it also where it runs a program once. Raises ConfigError where that makes no shard.
     """
     index, count, told = 0, 1, []
     array, step = "SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS"
@@ -48,10 +41,8 @@ def slurm_shard(environment: Mapping[str, str]) -> tuple[Shard, str] | None:
         offset = here - _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
         index, rest = divmod(offset, max(1, _number(environment, "SLURM_ARRAY_TASK_STEP", 1)))
         if rest or not 0 <= index < count:
-            raise ConfigError(
-                f"{array}={here} of {count} tasks: the array's numbers have gaps; "
-                "give --num-shards and --shard-index, or --num-shards 1"
-            )
+            way_out = "give --num-shards and --shard-index, or --num-shards 1"
+            raise ConfigError(f"{array}={here} of {count} tasks: the array's numbers have gaps; {way_out}")
         if count > 1:
             told.append(f"{array}={here}")
     if "SLURM_PROCID" in environment and (tasks := _number(environment, step, 1)) > 1:

@@ -1,16 +1,4 @@
-"""Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them.
-
-That file adds datasets, overrides those of the table entry by entry, and sets what the command line leaves open:
-
-    dataset_root = "/data/MER"            # also: mer_factory_output, sampling, n_frms, fallback
-
-    [datasets.mer2024]                    # one of the table: what is named here replaces what it says
-    sampling = "uniform"
-
-    [datasets.mycorpus]                   # one of one's own
-    videos = "mycorpus/clips"
-    labels = "mycorpus/list.txt"          # without it: every video there is
-"""
+"""Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them."""
 
 from __future__ import annotations
 
@@ -34,7 +22,6 @@ else:
 _TABLE = Path(__file__).with_name("datasets.toml")
 _LARGEST_FILE = 1 << 20
 _LONGEST_PATH = 4096
-_WHOLE_NUMBERS = ("expected", "n_frms")
 _CHOICES = {"sampling": SAMPLINGS, "fallback": FALLBACKS}
 
 
@@ -89,11 +76,7 @@ class Table:
         return None
 
     def canonical(self, name: str) -> str:
-        """As `find`.
-
-        Raises:
-            ConfigError: there is no such dataset.
-        """
+        """As `find`. Raises ConfigError if there is no such dataset."""
         if (own := self.find(name)) is None:
             known = ", ".join(self.entries)
             raise ConfigError(f"unknown dataset {name!r}{_guess(name, self.entries)}; there are {known}")
@@ -101,11 +84,7 @@ class Table:
 
 
 def read_table(file: Path | None) -> Table:
-    """The table, with what the settings file says.
-
-    Raises:
-        ConfigError: that file is not of the documented form.
-    """
+    """The table, with what the settings file says. Raises ConfigError if that is not of the documented form."""
     shipped = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
     entries = {name: Entry(**entry) for name, entry in shipped["datasets"].items()}
     table = Table(Settings(), entries, shipped["benchmark"])
@@ -113,16 +92,12 @@ def read_table(file: Path | None) -> Table:
 
 
 def default_datasets(file: Path | None = None) -> tuple[str, ...]:
-    """The datasets that are taken when none is named: MER-UniBench's nine, and those the settings file adds.
-
-    Raises:
-        ConfigError: as `read_table`.
-    """
+    """The datasets that are taken when none is named: MER-UniBench's nine, and those the settings file adds."""
     return tuple(read_table(file).default)
 
 
 def expected_samples() -> dict[str, int | None]:
-    """The datasets of the table, and how many samples AffectGPT counts in their test splits; None where it does not."""
+    """The datasets of the table, and how many samples AffectGPT counts in their test splits."""
     return {name: entry.expected for name, entry in read_table(None).entries.items()}
 
 
@@ -130,8 +105,7 @@ def _extended(table: Table, file: Path) -> Table:
     content = _content(file)
     given_entries = content.pop("datasets", {})
     if not isinstance(given_entries, dict):
-        found = reprlib.repr(given_entries)
-        raise ConfigError(f"{file}: datasets is {found}, expected a section for each dataset")
+        raise ConfigError(f"{file}: datasets is {reprlib.repr(given_entries)}, expected a section for each dataset")
     settings = _section(Settings, content, str(file), also=("datasets",))
     entries, default = dict(table.entries), list(table.default)
     for given_name, given in given_entries.items():
@@ -158,22 +132,18 @@ def _overridden(entry: Entry, own: Entry) -> Entry:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    if file.suffix.lower() in (".yaml", ".yml"):
-        example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
-        raise ConfigError(f"{file}: settings are TOML now; write {example} into a .toml file")
     if file.suffix.lower() != ".toml":
         raise ConfigError(f"{file}: expected a .toml file")
     try:
         content = tomllib.loads(read_bounded(file, _LARGEST_FILE).decode("utf-8-sig"))
         repr(content)  # Python refuses to print a number of more than 4,300 digits, and a message may have to
+        return content
     except (OSError, ValueError, RecursionError) as error:
         told = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"{file}: {told}") from error
-    return content
 
 
 def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:
-    """`given` as a `kind`, every key and value checked."""
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: {reprlib.repr(given)} found where settings belong")
     allowed = [*(f.name for f in fields(kind)), *also]
@@ -182,7 +152,7 @@ def _section(kind: type[_Section], given: object, where: str, also: tuple[str, .
             told = f"unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
             raise ConfigError(f"{where}: {told}")
         expected = None
-        if key in _WHOLE_NUMBERS:
+        if key in ("expected", "n_frms"):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= sys.maxsize:
                 expected = "a whole number of at least 1"
         elif not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:

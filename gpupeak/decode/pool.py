@@ -99,7 +99,7 @@ class WorkerPool:
         for worker in self._workers:
             if worker.work is None:
                 second = bool(suspects)
-                work = suspects.pop() if second else next(source, None)
+                work = suspects.popleft() if second else next(source, None)
                 if work is None:
                     break
                 worker.take(self._free.get() if decoding else NO_SLOT, work, second, self._time_limit)

@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 from gpupeak.pipeline import Line
 
-__all__ = ["Recipe", "Tell"]
-
 Tell: TypeAlias = Callable[[str], None]
 """Told of a choice or a loss, one line each; on any thread."""
 

@@ -54,9 +54,7 @@ class Parts:
 def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
     """Build the line for samples of at most `n` frames; each GPU's runs in a supervised process of its own.
 
-    Raises:
-        DeviceError, WeightsError: the device, the decoder or the weights asked for are not there.
-        ConfigError: a GPU's line cannot reach what is given.
+    Raises DeviceError, WeightsError or ConfigError where what is asked for is not there or cannot be reached.
     """
     if config.engine is not None:
         return _ray_line(config, spec, n, tell)
@@ -70,12 +68,9 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipel
     if len(devices) > 1:  # each has its share of the cores
         config = replace(config, workers=max(1, (config.workers or cores()) // len(devices)))
 
-    def supervised(device: torch.device) -> pipeline.Line:
-        return SupervisedLine((cuda_line, (config, spec, n, device, decoder)), tell, time_limit=config.time_limit)
-
-    if len(devices) == 1:
-        return supervised(devices[0])
-    return ManyLines([partial(supervised, device) for device in devices], tell)
+    recipes = [(cuda_line, (config, spec, n, device, decoder)) for device in devices]
+    makers = [partial(SupervisedLine, recipe, tell, time_limit=config.time_limit) for recipe in recipes]
+    return makers[0]() if len(makers) == 1 else ManyLines(makers, tell)
 
 
 def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
@@ -96,11 +91,7 @@ def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> p
 
 
 def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | None, tell: Tell) -> pipeline.Line:
-    """The line of one Ray actor, on the CPUs and the GPU that Ray gave it; `sha256` is that of the driver's weights.
-
-    Raises:
-        WeightsError: they are not there, or others.
-    """
+    """The line of one Ray actor, on what Ray gave it. Raises WeightsError if its weights are not of this `sha256`."""
     fetched(spec, config.weights)
     here = identify(spec, config.weights)
     if here.sha256 != sha256:
@@ -120,8 +111,7 @@ def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | N
 
 
 def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
-    # Eight images already fill a CPU's matrix units, and a product's rounding changes with its number of rows:
-    # one sample at a time keeps results independent of how samples meet.
+    # A product's rounding changes with its number of rows: one sample at a time keeps results independent of others.
     batch_size = config.batch_size or 1
     # Started first: the workers import while the weights are read.
     decoder = _pool(config, spec, n, held=pipeline.READY_BATCHES + batch_size + 1)
@@ -148,7 +138,7 @@ def cuda_line(
     from gpupeak.decode.hybrid import HybridDecoder
 
     try:
-        planner = WorkerPool(config.workers or cores(), n, spec.size, time_limit=config.time_limit, held=0)
+        planner = _pool(config, spec, n, held=0)
         nvdec = DaliDecoder(n, spec.size, planner, device)
     except BaseException:
         pool.close()
@@ -164,10 +154,8 @@ def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torc
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.kernels.patch_rows import cuda_patch_rows
 
-    buckets: tuple[int, ...] = BUCKETS
-    if config.batch_size:
-        most = config.batch_size * n
-        buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
+    most = config.batch_size * n if config.batch_size else max(BUCKETS)
+    buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
     runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets)), buckets)
     return GraphEncoder(runner, cuda_patch_rows(device, spec.size, tower.shape.patch), n=n)
 
@@ -183,8 +171,7 @@ def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> Worker
 
 
 def _samples_at_once(n: int) -> int:
-    """Samples that make a GPU's largest batch, 256 images."""
-    return max(1, 256 // n)
+    return max(1, 256 // n)  # a GPU's largest batch is 256 images
 
 
 def _refuse_memory(config: ExtractConfig, other: str) -> None:
@@ -195,33 +182,23 @@ def _refuse_memory(config: ExtractConfig, other: str) -> None:
 
 
 def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
-    """The decoder for what was asked, and how to say it. What stays `auto` is measured in the run.
-
-    Raises:
-        DeviceError: NVDEC was asked for and is not there. Only `auto` falls back.
-    """
+    """The decoder for what was asked, and how to say it. Only `auto` falls back; DeviceError otherwise."""
     if asked == "cpu":
         return "cpu", "decoding on the CPU, as asked"
     if device.type == "cpu":
         if asked != "auto":
             raise DeviceError(f"--decoder {asked} decodes into a GPU's memory, and the encoder runs on the CPU")
         return "cpu", "decoding there, too"
-    missing = nvdec_missing()
-    if missing is not None:
+    if (missing := nvdec_missing()) is not None:
         if asked != "auto":
             raise DeviceError(f"--decoder {asked}: {missing}")
         return "cpu", f"decoding on the CPU: {missing}"
-    return asked, {"nvdec": "decoding on NVDEC, as asked", "hybrid": "decoding on NVDEC and the CPU, as asked"}.get(
-        asked, "decoding where it turns out to be fast"
-    )
+    told = {"nvdec": "on NVDEC, as asked", "hybrid": "on NVDEC and the CPU, as asked"}
+    return asked, f"decoding {told.get(asked, 'where it turns out to be fast')}"
 
 
 def choose_device(asked: str) -> tuple[torch.device, str]:
-    """The torch device for `auto`, `cpu` or `cuda[:N]`, and how to say it.
-
-    Raises:
-        DeviceError: a GPU was asked for by name and is not there. Only `auto` falls back.
-    """
+    """The torch device for `auto`, `cpu` or `cuda[:N]`, and how to say it. Only `auto` falls back."""
     if asked == "cpu":
         return torch.device("cpu"), "on the CPU, as asked"
     missing = _why_no_cuda()

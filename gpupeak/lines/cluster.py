@@ -27,11 +27,7 @@ _STORE_BYTES = 256 << 20  # of a cluster of our own: what lies in its store are 
 
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """How many actors there are to be, and what each one reserves.
-
-    `least` are asked for at once, and more, up to `most`, while there is work for them. `cpus` are also the threads of
-    torch and the decoding processes of each, `gpus` may be a part of one.
-    """
+    """How many actors: `least` at once, up to `most` while there is work, each with `cpus` and `gpus`."""
 
     least: int
     most: int
@@ -43,15 +39,15 @@ class Actors:
         cls,
         nodes: Sequence[tuple[float, float]],
         *,
-        device: str,
-        actors: str | None,
-        gpus_per_actor: float | None,
-        workers: int | None,
+        device: str = "auto",
+        actors: str | None = None,
+        gpus_per_actor: float | None = None,
+        workers: int | None = None,
     ) -> tuple[Actors, str]:
         """What suits a cluster of these nodes, each (CPUs, GPUs), and why.
 
-        One actor a GPU where Ray shows any; else one a node, with all its CPUs. `actors`, "N" or "MIN:MAX", divides
-        the nodes otherwise; `workers` is how many CPUs an actor is to have. Raises DeviceError if there is no such GPU.
+        One actor a GPU where Ray shows any; else one a node, or `actors`, "N" or "MIN:MAX". `workers` is how many CPUs
+        an actor is to have. Raises DeviceError if there is no such GPU.
         """
         first, _, second = (actors or "0").partition(":")
         least, most = int(first), int(second or first)
@@ -85,13 +81,11 @@ class Actors:
 
 
 def _largest(sizes: Sequence[int], actors: int) -> int:
-    """The most CPUs that each of so many actors can have on nodes of these sizes."""
     return next((cpus for cpus in range(max(sizes), 1, -1) if sum(size // cpus for size in sizes) >= actors), 1)
 
 
 def import_ray() -> Any:
     """Ray, set to be quiet. Raises ConfigError if it is not installed."""
-    # Read when Ray is loaded. What is kept back as doubled is printed when the cluster is left: see `_WithoutRay`.
     for name, value in (("USAGE_STATS_ENABLED", "0"), ("DEDUP_LOGS", "0"), ("BACKEND_LOG_LEVEL", "fatal")):
         os.environ.setdefault(f"RAY_{name}", value)
     try:
@@ -126,15 +120,11 @@ def _connect(ray: Any, address: str | None) -> None:
     except DeviceError:
         raise
     except NoAnswer as error:
-        raise DeviceError(
-            f"{where}: what listens there does not answer as Ray does, for {_JOIN_SECONDS:g} s"
-        ) from error
+        raise DeviceError(f"{where}: what listens there does not answer as Ray does") from error
     except Exception as error:
         if "InvalidAuthToken" in f"{error} {error.__cause__}":
-            raise DeviceError(
-                f"{where}: that cluster asks for a token, and there is none here or another one: expected "
-                "RAY_AUTH_MODE=token and the cluster's token, in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-            ) from error
+            expected = "RAY_AUTH_MODE=token and the cluster's token, in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            raise DeviceError(f"{where}: that cluster asks for another token; expected {expected}") from error
         raise DeviceError(f"{where}: {one_line(error.__cause__ or error)}") from error
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -29,8 +29,7 @@ from gpupeak.storage.places import is_directory
 from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
 _MAX_DEATHS = 5  # in a row, beyond one of every actor: no sample's fault and no node's any more
-
-_LINGER_SECONDS = 0.05  # a line that has taken all blocks there are waits so long for another, then empties itself
+_LINGER_SECONDS = 0.05  # a line that has taken all blocks waits so long for another, then empties itself
 _SETTLE_SECONDS = 5.0  # a network file system may show a new file this late on another machine
 _IDLE_SECONDS = 60.0  # without any actor, before it is told what is being waited for
 _POLL_SECONDS = 0.2
@@ -40,29 +39,12 @@ _MOST_CALLS = 16  # blocks in one actor at once
 class RayLine:
     """Runs a line in each of several actors of a Ray cluster.
 
-    Args:
-        recipe: called in each actor to build its line, in the driver's working directory if it is there.
-        tell: told what the lines tell, each text once.
-        address: of the cluster that this machine is a node of; None starts one on this machine, for as long as this
-            line is open. Where this process is connected to one already, that is used, and left.
-        device, actors, gpus_per_actor, workers: as `Actors.choose`.
-
-    Raises:
-        ConfigError: Ray is not installed.
-        DeviceError: no cluster answers, or it has not what was asked for.
+    `address` is of the cluster that this machine is a node of; None starts one on this machine, for as long as this
+    line is open. Where this process is connected to one already, that is used, and left. `wanted` are as
+    for `Actors.choose`. Raises ConfigError without Ray, DeviceError if no cluster answers or it has not what is asked.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        tell: Tell,
-        *,
-        address: str | None = None,
-        device: str = "auto",
-        actors: str | None = None,
-        gpus_per_actor: float | None = None,
-        workers: int | None = None,
-    ) -> None:
+    def __init__(self, recipe: Recipe, tell: Tell, *, address: str | None = None, **wanted: Any) -> None:
         self._recipe, self._tell, self._told = recipe, tell, set[str]()
         self._ray = import_ray()
         self._driven: list[_Driven] = []
@@ -74,9 +56,7 @@ class RayLine:
             resources = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             nodes = [(float(each.get("CPU", 0)), float(each.get("GPU", 0))) for each in resources]
             self._nodes = len(nodes)
-            self._actors, why = Actors.choose(
-                nodes, device=device, actors=actors, gpus_per_actor=gpus_per_actor, workers=workers
-            )
+            self._actors, why = Actors.choose(nodes, **wanted)
             most = int(max(cpus for cpus, _ in nodes))
             if own and address is None and self._actors.cpus > most:  # no other node will ever join
                 raise DeviceError(f"--workers {self._actors.cpus}: this machine has {_counted(most, 'CPU')} for Ray")
@@ -90,7 +70,6 @@ class RayLine:
         tell(f"{why}; by Ray, in {many} with {each}, over {_counted(self._nodes, 'node')}")
 
     def close(self) -> None:
-        """End the actors, and leave the cluster."""
         self._end_actors()
         self._own.close()
 
@@ -102,13 +81,9 @@ class RayLine:
         self._driven.clear()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample, in the order in which blocks of them come back.
+        """Yield one outcome a sample; `stop` as in `pipeline.run`.
 
-        When `stop` is set no more blocks are given out; what is being encoded is finished.
-
-        Raises:
-            GpupeakError: what building or running the line raised in an actor.
-            RunError: an actor does not see the output or the videos, or actor after actor ended with nothing done.
+        Raises what the line raised in an actor, or RunError: no file is seen there, or actor after actor ended.
         """
         everything, stop = list(samples), stop or threading.Event()
         if not everything:
@@ -139,7 +114,9 @@ class RayLine:
                 for text in done.notices:
                     self._say(text)
                 if done.error is not None:
-                    raise self._located(done.error, done.host)
+                    if self._nodes > 1:
+                        done.error.args = (f"node {done.host}: {done.error}",)
+                    raise done.error
                 self._look_for_a_file(done, seen)
                 yield from done.outcomes
             if not any(driven.ready for driven in self._driven) and time.monotonic() - began > _IDLE_SECONDS:
@@ -151,23 +128,15 @@ class RayLine:
             self._told.add(text)
             self._tell(text)
 
-    def _located(self, error: GpupeakError, host: str) -> GpupeakError:
-        """An error as it is to be raised here: of several nodes it says which one."""
-        if self._nodes > 1:
-            error.args = (f"node {host}: {error}",)
-        return error
-
     def _look_for_a_file(self, answer: _Answer, seen: set[str]) -> None:
-        """What the first block from a host says is saved has to be here: its directory may be another one there."""
+        """What the first block from a host has saved has to be here, too."""
         target = next((outcome.sample.target for outcome in answer.outcomes if isinstance(outcome, Saved)), None)
         if target is None or answer.host in seen:
             return
         seen.add(answer.host)
         if isinstance(target, Path) and not _appears(target):
-            raise RunError(
-                f"node {answer.host} has saved {target}, and here it is not: "
-                "the output has to be on a file system that all nodes share, or at a URL"
-            )
+            where = "the output has to be on a file system that all nodes share, or at a URL"
+            raise RunError(f"node {answer.host} has saved {target}, and here it is not: {where}")
 
 
 @dataclass(slots=True, eq=False)
@@ -181,8 +150,6 @@ class _Driven:
 
 
 class _Job:
-    """The samples of one run, and the actors they go through."""
-
     def __init__(self, ray: Any, actors: Actors, driven: list[_Driven], recipe: Recipe, samples: list[Sample]) -> None:
         self._ray, self._actors, self._driven = ray, actors, driven
         self._fresh = deque(samples)
@@ -203,7 +170,6 @@ class _Job:
         return bool(self._fresh or self._suspects or any(any(driven.calls.values()) for driven in self._driven))
 
     def give_out(self) -> None:
-        """Ask for the actors that there is work for, and give those that are ready some."""
         blocks = -(-len(self._fresh) // self._size)
         busy = sum(bool(driven.calls) for driven in self._driven)
         there = len(self._driven)
@@ -218,7 +184,7 @@ class _Job:
         for driven in self._driven:
             if self._suspects and driven.ready and not driven.calls:
                 driven.alone = True
-                self._give(driven, [self._suspects.pop()])
+                self._give(driven, [self._suspects.popleft()])
             takes_more = driven.ready and not driven.alone and not self._suspects
             while takes_more and self._fresh and len(driven.calls) < calls:
                 self._give(driven, [self._fresh.popleft() for _ in range(min(self._size, len(self._fresh)))])
@@ -231,7 +197,6 @@ class _Job:
         driven.calls[driven.actor.take.remote(samples)] = samples
 
     def answers(self) -> Iterator[_Answer | Failed]:
-        """What has come back: of building a line, of a block; or the failure of a sample whose actors ended."""
         errors = self._ray.exceptions
         of = {call: driven for driven in self._driven for call in driven.calls}
         for call in self._ray.wait(list(of), timeout=_POLL_SECONDS)[0]:
@@ -264,7 +229,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What an actor has to say; with an `error`, the job cannot go on. A stopped block's outcomes are not all there."""
+    """What an actor has to say; with an `error`, the job cannot go on."""
 
     outcomes: tuple[Outcome, ...]
     notices: tuple[str, ...]
@@ -273,10 +238,7 @@ class _Answer:
 
 
 class _Actor:
-    """Holds one line for as long as it lives, and takes blocks through it. Called on several threads at once.
-
-    Whatever is raised in here is an answer, not an exception: Ray would show where it arose.
-    """
+    """Holds one line and takes blocks through it, on several threads. What is raised in here is an answer."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -295,14 +257,12 @@ class _Actor:
                 os.chdir(directory)
             for place in places:
                 if not _appears(place):
-                    raise RunError(
-                        f"{Path(directory, place)} is not there, and the driver sees it: videos, action-unit files and "
-                        "output have to be on a file system that all nodes share, or at URLs"
-                    )
+                    shared = "videos, action-unit files and output have to be where all nodes see them, or at URLs"
+                    raise RunError(f"{Path(directory, place)} is not there, and the driver sees it: {shared}")
             if self._line is None:
                 function, arguments = recipe
                 self._line = function(*arguments, self._notices.append)
-                threading.Thread(target=self._work, args=(self._line,), name="gpupeak-line", daemon=True).start()
+                threading.Thread(target=self._work, args=(self._line,), daemon=True).start()
         except Exception as error:
             self._error = _told(error)
         return self._answer(())
@@ -351,10 +311,7 @@ def _told(error: Exception) -> GpupeakError:
 
 
 def _places(samples: Iterable[Sample]) -> tuple[Path, ...]:
-    """What an actor has to see of each dataset: its output, a video, its action-unit directories.
-
-    Those are looked for because a directory that is not there means no peak, and so other frames.
-    """
+    """What an actor has to see of each dataset. An action-unit directory that it misses would mean other frames."""
     places: list[Place] = []
     for sample in {each.dataset: each for each in sorted(samples, key=lambda each: each.video is not None)}.values():
         places.append(sample.target.parent)
@@ -364,7 +321,6 @@ def _places(samples: Iterable[Sample]) -> tuple[Path, ...]:
 
 
 def _appears(path: Path) -> bool:
-    """Whether something is there, or is soon."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         with contextlib.suppress(OSError):

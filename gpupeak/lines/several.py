@@ -17,10 +17,8 @@ from gpupeak.types import Outcome, Place, Sample
 class ManyLines:
     """Runs several lines side by side over one list of samples.
 
-    A line that cannot go on is lost alone: it is closed, `tell` is told why, and the samples it has not answered
-    for go to the others. That the output cannot be written is no line's own fault, and ends them all.
-
-    `makers` make the lines, at once, each on a thread of its own; an error of one closes the others and is raised.
+    A line that cannot go on is lost alone: it is closed, `tell` is told why, and its samples go to the others. That
+    the output cannot be written ends them all. An error of one of the `makers` closes the others and is raised.
     """
 
     def __init__(self, makers: Sequence[Callable[[], Line]], tell: Callable[[str], None]) -> None:
@@ -43,12 +41,7 @@ class ManyLines:
             line.close()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample, in the order in which they come; `stop` as in `pipeline.run`.
-
-        Raises:
-            RunError: what the last line that was left raised, or that the output cannot be written. The outcomes
-                that were reached by then come out first.
-        """
+        """Yield one outcome a sample; `stop` as in `pipeline.run`. Raises RunError as the last line did."""
         stop = stop or threading.Event()
         shared = _Shared(samples, stop, [line for line in self._lines if line not in self._lost])
         stages = [self._through(line, shared, stop) for line in shared.held]
@@ -79,7 +72,7 @@ class _Shared:
     """The samples that several lines share: each is with one of them, and comes back when that one is lost."""
 
     def __init__(self, samples: Iterable[Sample], stop: threading.Event, lines: Sequence[Line]) -> None:
-        self._source: Iterator[Sample] = iter(samples)
+        self._source = iter(samples)
         self._stop = stop
         self._ended = False  # the source is
         self._over = False
@@ -89,7 +82,7 @@ class _Shared:
         self.error: RunError | None = None
 
     def take(self, line: Line) -> Iterator[Sample]:
-        """The next samples for one line: as many as there are at this moment, it waits for none."""
+        """As many of the next samples as there are at this moment: it waits for none."""
         while True:
             with self._change:
                 if self._over:

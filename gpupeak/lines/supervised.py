@@ -1,7 +1,6 @@
 """A line in a child process: what hangs or kills it costs one sample, not the run.
 
-A GPU line stands on code that this project cannot make safe: a driver, a hardware decoder, a CUDA
-context that one fault poisons for the whole process. Samples go in, outcomes come out; tensors never cross.
+A driver, a hardware decoder or a CUDA context that a fault poisons cannot be made safe. Tensors never cross.
 """
 
 from __future__ import annotations
@@ -27,17 +26,9 @@ MAX_DEATHS = 10  # in a row with nothing done between: no sample's fault any mor
 class SupervisedLine:
     """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
 
-    When it ends before it has answered for all samples that are with it, a new child is given those one at a time,
-    as `Suspects`. Then all goes on as before.
-
-    Args:
-        window: samples in the child at once, at least as many as its decoder looks ahead.
-        time_limit: seconds without any outcome, while samples are open, after which the child hangs; `FETCH_SECONDS`
-            more where it has to fetch them.
-
-    Raises:
-        GpupeakError: what building the line raised in the child.
-        RunError: the child died before it was ready.
+    The samples it had then go one at a time, as `Suspects`. `window` is how many are in the child at once;
+    `time_limit` the seconds without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch.
+    Raises what building the line raised in the child, RunError if that died before it was ready.
     """
 
     def __init__(self, recipe: Recipe, tell: Tell, *, window: int = 512, time_limit: float = 120.0) -> None:
@@ -52,18 +43,14 @@ class SupervisedLine:
         self._child.end()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
-        """Yield one outcome a sample; `stop` as in `pipeline.run`.
-
-        Raises:
-            RunError: what the line in the child raised, or child after child ended with nothing done.
-        """
+        """Yield one outcome a sample; `stop` as in `pipeline.run`. Raises RunError as the line in the child did."""
         stop = stop or threading.Event()
         source = iter(samples)
         suspects: Suspects[Sample] = Suspects("the GPU line", MAX_DEATHS)
         while not stop.is_set():
             alone = bool(suspects)
             try:
-                for outcome in self._through(iter([suspects.pop()]) if alone else source, stop):
+                for outcome in self._through(iter([suspects.popleft()]) if alone else source, stop):
                     suspects.survived()
                     yield outcome
                 if not alone:
@@ -76,7 +63,6 @@ class SupervisedLine:
                     yield Failed(sample, "decode", f"the GPU line {ended}, twice on this sample")
 
     def _through(self, samples: Iterator[Sample], stop: threading.Event) -> Iterator[Outcome]:
-        """Send samples through the child there is until it has answered for all of them."""
         self._held = held = dict[Place, Sample]()
         ended = told = False
         patience = self._time_limit

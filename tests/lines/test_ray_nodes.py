@@ -117,7 +117,9 @@ def test_a_token_that_is_missing_is_one_line(nodes: Nodes, tmp_path: Path) -> No
     ended = nodes.drive(tmp_path, tmp_path, RAY_AUTH_MODE="disabled")
     *_, last = ended.stderr.splitlines()
     assert ended.returncode == 1
-    assert last.startswith(f"gpupeak.errors.DeviceError: --address {nodes.address}: that cluster asks for a token, ")
+    assert last.startswith(
+        f"gpupeak.errors.DeviceError: --address {nodes.address}: that cluster asks for another token"
+    )
 
 
 @pytest.mark.slow
