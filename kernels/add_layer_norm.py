@@ -25,10 +25,9 @@ _WARPS = 4  # rows a block
 def add_layer_norm(
     residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The reference, on any device: `residual + delta`, and its LayerNorm.
+    """The reference, on any device: `residual + delta`, and its LayerNorm, which may lie in the memory of the two.
 
-    Both are `[..., width]` and not to be used again, as the results may lie in their memory; `weight` and `bias` are
-    `[width]`. All are of one dtype.
+    Both are `[..., width]`, `weight` and `bias` `[width]`, all of one dtype.
     """
     total = residual + delta
     return total, F.layer_norm(total, weight.shape, weight, bias, eps)
@@ -37,10 +36,7 @@ def add_layer_norm(
 def cuda_add_layer_norm(device: torch.device, width: int) -> AddLayerNorm:
     """`add_layer_norm` as one kernel, in place, for fp16 and widths that are multiples of 256.
 
-    The sum is the same to the bit; its LayerNorm differs by the order in which float32 sums are added up.
-
-    Raises:
-        DeviceError: see `compile.load`.
+    The sum is the same to the bit; its LayerNorm differs by float32 rounding. Raises DeviceError as `compile.load`.
     """
     if width % 256:
         raise ValueError(f"width is {width}, expected a multiple of 256")

@@ -29,8 +29,7 @@ def options(**sizes: int) -> tuple[str, ...]:
 def load(name: str, device: torch.device, **sizes: int) -> Kernel:
     """The kernel `name` for a GPU, compiled the first time it is asked for; CuPy keeps the binary on disk.
 
-    Raises:
-        DeviceError: CuPy is missing or cannot compile for this GPU; says why.
+    Raises DeviceError if CuPy is missing or cannot compile for this GPU.
     """
     return Kernel(name, device, options(**sizes))
 
@@ -45,10 +44,8 @@ def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], dev
 
 
 class Kernel:
-    """A compiled kernel on one GPU.
-
-    A call puts one launch on torch's current stream and does nothing else: it may be captured into a graph.
-    """
+    """A compiled kernel on one GPU: a call puts one launch on torch's current stream, and may be captured into a
+    graph."""
 
     def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:
         try:

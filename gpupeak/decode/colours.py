@@ -22,11 +22,8 @@ def as_swscale(pixels: torch.Tensor, bt709: Sequence[bool]) -> None:
 
     DALI takes every video for BT.601, so those of BT.709 are converted once more. swscale squashes Cb and Cr to
     half the width when it makes RGB, and rounds down. This takes the mean absolute difference from 1.5-2.0 of
-    255 to 0.5-0.7 (VP9 of 320x240 to 1280x720, decoded by DALI on the CPU).
-
-    Args:
-        pixels: uint8 RGB `[videos * n, size, size, 3]`, `size` even, on any device.
-        bt709: whether the stream is tagged as BT.709, for each video.
+    255 to 0.5-0.7. `pixels` are uint8 RGB `[videos * n, size, size, 3]`, `size` even, on any device; `bt709` is whether
+    each video is tagged as BT.709.
     """
     n = len(pixels) // len(bt709)
     start = 0

@@ -44,17 +44,15 @@ class DaliDecoder:
     reads the frames waits for `ready`, and calls `release` only after reading: the memory is then used again.
 
     Args:
-        n: the most frames a sample can have.
-        size: the side of the squashed frames, in pixels; even.
-        planner: plans the samples; closed with this decoder.
+        n, size: the most frames a sample can have, and the side of the squashed frames in pixels, even.
+        planner: closed with this decoder.
         device: a CUDA device; for tests the CPU, where DALI decodes VP8, VP9 and MJPEG only.
         batch_size, memory: the most videos, and the most `native_bytes`, in a batch.
         window: the most plans that wait to be batched.
-        pipelines: DALI pipelines, each on a thread of its own: one does not load all of NVDEC's engines.
+        pipelines: each on a thread of its own: one does not load all of NVDEC's engines.
         threads, ahead: videos that each decodes at the same time, and batches in it at a time.
 
-    Raises:
-        DeviceError: DALI cannot be set up on the device.
+    Raises DeviceError if DALI cannot be set up on the device.
     """
 
     def __init__(
@@ -85,17 +83,14 @@ class DaliDecoder:
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]:
         """Yield batches of frames, and the samples that fail or are refused, as they are ready.
 
-        After the end it can be called again; after it was closed early, it cannot.
-
-        Raises:
-            DeviceError: DALI fails on whatever it is given.
+        After the end it can be called again; after it was closed early, it cannot. Raises DeviceError if DALI fails on
+        all.
         """
         window = Window(self._window, self._batch_size, self._memory)
         stages = [self._plan(samples, window), *(self._drive(pipeline, window) for pipeline in self._pipelines)]
         return merged(stages, _READY, window.cancel, "dali")
 
     def close(self) -> None:
-        """End the planner and the pipelines."""
         self._planner.close()
         self._readers.shutdown(cancel_futures=True)
         self._pipelines = []
@@ -207,9 +202,8 @@ class DaliDecoder:
 def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, threads: int) -> Any:
     """A built DALI pipeline that decodes and squashes; `schedule_run` and `share_outputs` once a batch.
 
-    It is fed for each video: "encoded", uint8 `[bytes]`, its file, not copied and to be kept until the outputs are
-    there; and "frames", int32 `[u]`, `u <= n` different frame numbers. Its output is uint8 RGB
-    `[videos, n, size, size, 3]` on `device`; the frames from `u` on are black.
+    It is fed for each video "encoded", uint8 `[bytes]`, its file, kept until the outputs are there, and "frames", int32
+    `[u]`, `u <= n` frame numbers. Its output is uint8 RGB `[videos, n, size, size, 3]`, black from `u` on.
     """
     mixed = device.type == "cuda"
     fn, types = dali.fn, dali.types

@@ -14,10 +14,9 @@ from gpupeak.video.container import MAX_SIDE
 
 
 def open_faces(path: Path) -> npt.NDArray[np.uint8]:
-    """Map an `.npy` file of faces: uint8 `[T, height, width, 3]`, at least one, channels as OpenCV wrote them (BGR).
+    """Map an `.npy` file of faces: uint8 `[T, height, width, 3]`, T >= 1, channels BGR as OpenCV wrote them.
 
-    Raises:
-        SampleError: it is not there, or holds something else.
+    Raises SampleError if it is not there, or holds something else.
     """
     if not path.is_file():
         raise SampleError("plan", "is not a regular file")

@@ -30,8 +30,6 @@ _WORTHWHILE = 0.1
 class HybridDecoder:
     """Decodes on NVDEC, and on the CPU what is refused there; each takes its next sample when it has room.
 
-    Results do not depend on which side decoded a sample, beyond the rounding of colours.
-
     Args:
         gpu, cpu: the two sides, closed with this decoder.
         mode: "nvdec": the CPU decodes only what `gpu` refuses; "hybrid": it takes other samples, too; "auto":
@@ -47,11 +45,7 @@ class HybridDecoder:
         self.refused: Counter[str] = Counter()  # samples by reason
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """Yield the frames or the failure of every sample, in the order in which they are ready.
-
-        Raises:
-            RunError: what either side raised; it ends both.
-        """
+        """Yield the frames or the failure of every sample as they are ready. A RunError of either side ends both."""
         work = _Work(samples)
         mode = (yield from self._measure(work)) if self._mode == "auto" else self._mode
         stages = [self._on_cpu(work, share=mode != "nvdec")]
@@ -62,7 +56,6 @@ class HybridDecoder:
         yield from merged(stages, _READY, work.cancel, mode)
 
     def close(self) -> None:
-        """End both sides."""
         self._gpu.close()
         self._cpu.close()
 
@@ -78,7 +71,6 @@ class HybridDecoder:
             yield from self._cpu.decode(work.for_cpu(share))
 
     def _accepted(self, work: _Work, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """What the GPU's decoder makes of samples; those that it refuses are left to the CPU."""
         with contextlib.closing(self._gpu.decode(samples)) as items:
             for item in items:
                 if not isinstance(item, Refused):
@@ -169,7 +161,6 @@ class _Work:
             return there_is() and not self._cancelled
 
     def refuse(self, sample: Sample) -> None:
-        """Leave a sample to the CPU."""
         self._refused.append(sample)
         self._wake()
 
@@ -179,7 +170,6 @@ class _Work:
         self._wake()
 
     def cancel(self) -> None:
-        """No more samples are given out."""
         self._cancelled = True
         self._wake()
 

@@ -20,19 +20,13 @@ from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
 
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
-    """Decode frames of a video by their numbers in presentation order, from 0.
+    """Decode frames of a video by their numbers in presentation order, from 0: uint8 RGB `[n, size, size, 3]`.
 
-    Args:
-        indices: which frames; in any order, repeats allowed, each decoded once.
-        size: the side in pixels of the square that every frame is squashed to by swscale's bilinear filter, or
-            None for the size of the frames themselves.
+    Frames are upright by the container's display matrix; the matrix from YCbCr is the one that the stream names, else
+    BT.601. Repeated `indices` are decoded once. swscale's bilinear filter squashes frames to `size` pixels; with None
+    they keep their own size.
 
-    Returns:
-        uint8 RGB `[n, size, size, 3]`, or `[n, height, width, 3]`, upright by the container's display matrix;
-        the matrix from YCbCr is the one that the stream names, else BT.601.
-
-    Raises:
-        SampleError: the file cannot be used (stage "plan"), or a frame is not there or cannot be decoded ("decode").
+    Raises SampleError: the file cannot be used (stage "plan"), or a frame is not there or cannot be decoded ("decode").
     """
     with open_clip(path) as clip:
         return decode_clip(clip, indices, size)

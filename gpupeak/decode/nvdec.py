@@ -49,8 +49,7 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 def examine(clip: Clip) -> tuple[VideoFacts, str | None]:
     """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may.
 
-    DALI tells frames by their packets' timestamps. Where those do not number the frames as `clip` does, it gives
-    other frames, and black ones past the last, without an error.
+    Where timestamps do not number the frames as `clip` does, DALI gives other frames without an error.
     """
     size, bt709 = clip.path.stat().st_size, clip.colorspace == 1
     facts = VideoFacts(clip.width, clip.height, bt709, clip.rotation, clip.pix_fmt, clip.profile, bytes=size)

@@ -38,14 +38,8 @@ class WorkerPool:
     A sample whose worker dies or does not answer within `time_limit` seconds is tried once more, alone in a
     new worker, then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
 
-    Args:
-        n: the most frames a sample can have.
-        size: the side of the squashed frames, in pixels.
-        held: how many batches the line behind can hold at once; there are as many slots more than
-            workers, so that an idle worker always finds one.
-
-    Raises:
-        RunError: the workers cannot be started.
+    `n` and `size` are the most frames a sample can have and their side in pixels. `held` is how many batches the line
+    behind can hold: there are as many slots more than workers, so an idle worker always finds one. Raises RunError.
     """
 
     def __init__(self, workers: int, n: int = 8, size: int = 224, *, time_limit: float = 120.0, held: int = 4) -> None:
@@ -60,7 +54,6 @@ class WorkerPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the workers there are now."""
         return tuple(worker.child.process.pid for worker in self._workers)
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
@@ -181,10 +174,8 @@ class _Worker:
 
 
 def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
-    """A descriptor of `size` zeroed bytes without a name, and the bytes: nothing to clean up after a kill.
-
-    A memfd also does not count against the size of /dev/shm, which containers keep at 64 MiB.
-    """
+    """A descriptor of `size` zeroed bytes and the bytes: nothing to clean up after a kill, and not bound by /dev/shm's
+    size."""
     descriptor = os.memfd_create("gpupeak-frames")
     try:
         os.ftruncate(descriptor, size)

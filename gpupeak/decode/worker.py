@@ -1,7 +1,7 @@
 """The process that plans and decodes one sample at a time: imports no torch, owns no state between samples.
 
-Started by `pool.WorkerPool`. It answers each `(slot, sample)` with `(plan, seconds)`, the frames lying in
-that slot of the shared memory, or with a `Failed`; where no slot is sent, with a `Planned`; a `Task` with `Done`.
+It answers each `(slot, sample)` with `(plan, seconds)`, the frames lying in that slot of the shared memory, or with a
+`Failed`; where no slot is sent, with a `Planned`; a `Task` with `Done`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,8 @@ NO_SLOT = -1
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A sample that is planned and not decoded; `plan.video` is there.
-
-    `unfit` says why its video must not be given to NVDEC, None where it may (`nvdec.examine`).
-    """
+    """A sample that is planned and not decoded; `unfit` is why NVDEC must not be given it (`nvdec.examine`), or
+    None."""
 
     plan: FramePlan
     seconds: Seconds
@@ -135,10 +133,8 @@ def serve(connection: Connection, memory: int, shape: tuple[int, ...]) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 256 MiB of what is freed: the kernel clears it page by page for the next clip.
-
-    That is 1 to 9 % of the time that decoding takes at 1280x720 and 1920x1080. Other C libraries do as they like.
-    """
+    """Have glibc keep 256 MiB of what is freed, which the kernel would clear page by page: 1 to 9 % of decoding at
+    1280x720 and more."""
     with suppress(AttributeError, OSError):
         adjust = ctypes.CDLL(None).mallopt
         adjust(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum; a frame of 8K is larger

@@ -15,14 +15,11 @@ from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, 
 
 
 class TowerEncoder:
-    """Runs a tower over frames, some samples at a time.
+    """Runs `tower`, uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]` on `device`, over `batch_size` samples at a
+    time.
 
-    With a `batch_size` of 1 features do not depend on which samples happen to meet: how a matrix product
-    rounds changes with its number of rows.
-
-    Args:
-        tower: uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]` on `device`.
-        batch_size: samples encoded in one call of the tower.
+    With one at a time features do not depend on which samples meet: a product's rounding changes with its number of
+    rows.
     """
 
     def __init__(
@@ -38,10 +35,7 @@ class TowerEncoder:
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure; each `FrameBatch` is released when it has been read.
 
-        Batches are held until there are `batch_size` samples, or no more come.
-
-        Raises:
-            DeviceError: the device has not memory enough.
+        Batches are held until there are `batch_size` samples, or no more come. Raises DeviceError for want of memory.
         """
         with contextlib.ExitStack() as borrowed:
             samples: list[_Frames] = []

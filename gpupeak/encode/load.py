@@ -29,8 +29,7 @@ def load_tower(
 ) -> nn.Module:
     """Build the tower of `spec` with weights as in `locate`: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
 
-    Raises:
-        WeightsError: the weights are not there, cannot be fetched or do not fit.
+    Raises WeightsError if they are not there, cannot be fetched or do not fit.
     """
     found = fetched(spec, weights)
     if spec.tower is None:

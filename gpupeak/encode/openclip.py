@@ -28,7 +28,7 @@ _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layer
 class OpenClipTower(nn.Module):
     """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised.
 
-    `mean` is what the model of the image tower `visual` subtracts from RGB in 0 .. 1, and `std` what it divides by.
+    `mean` is subtracted from RGB in 0 .. 1, which is divided by `std`.
     """
 
     pixel_scale: torch.Tensor
@@ -62,8 +62,7 @@ def load_open_clip(
 ) -> OpenClipTower:
     """Build the image tower of `spec.model` and load it, every parameter checked.
 
-    Raises:
-        WeightsError: the weights do not fit, or it cannot be said how they were normalised.
+    Raises WeightsError if the weights do not fit, or it cannot be said how they were normalised.
     """
     tag = weights.tag or spec.tag
     pretrained = known_tag(spec, tag) if tag else {}

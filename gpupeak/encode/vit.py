@@ -64,8 +64,8 @@ def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
 class VisionTower(nn.Module):
     """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, the projected image embedding, not normalised.
 
-    `forward` is `encode_rows(patch_rows(pixels))`; pixels that were prepared elsewhere enter between the two.
-    Device and dtype are chosen in `from_state`: the pixels' scale stays in float32 when the rest is in half precision.
+    `forward` is `encode_rows(patch_rows(pixels))`. The pixels' scale stays in float32 when the rest is in half
+    precision.
     """
 
     scale_shift: torch.Tensor

@@ -39,12 +39,8 @@ class LocalLock:
         """Whether the file system has no locks: nothing keeps another run out."""
 
     def take(self) -> None:
-        """Make the directory and keep others out.
-
-        Raises:
-            RunError: another run, or the same shard, is writing there.
-            OSError: the directory cannot be made or opened.
-        """
+        """Make the directory and keep others out. Raises RunError if another run, or the same shard, is there, and
+        OSError."""
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
             self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
@@ -109,8 +105,8 @@ def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
 class RemoteLock:
     """An object in a store that only one of several can put, removed when its run ends.
 
-    A killed run leaves it. On the same machine the next run sees that the process is gone; elsewhere whoever knows
-    that the run is dead removes the object, which the error names.
+    A killed run leaves it. On the same machine the next run sees that the process is gone; elsewhere a person removes
+    it.
     """
 
     def __init__(self, directory: Url, part: str | None) -> None:

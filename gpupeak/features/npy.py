@@ -31,15 +31,10 @@ def load_features(
     n: int = 8,
     stream: str = "frame",
 ) -> npt.NDArray[np.float32]:
-    """One sample's features, float32 `[n, D]`.
+    """One sample's features, float32 `[n, D]`. Raises as `read_features`.
 
-    Args:
-        root: the output root, with or without the dataset at its end; a path, or the URL of a store.
-        encoder: the encoder's name, or its directory's, as in `frame_<encoder>_...`.
-        sampling: which of the frames' features; faces have one sampling only.
-        stream: "frame" or "face".
-
-    Raises: as `read_features`.
+    `root` is the output root, with or without the dataset at its end, or its URL; `encoder` a name or what stands for
+    one in `frame_<encoder>_...`; `stream` "frame" or "face"; faces have one sampling only.
     """
     directory = feature_directory(places.place(root), dataset, encoder_directory(encoder), sampling, n, stream)
     return read_features(directory / f"{sample}.npy", n)
@@ -48,10 +43,7 @@ def load_features(
 def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
     """One `.npy` file's features, float32 `[n, D]`.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read.
-        ValueError: it is torn or holds something else than float32 `[n, D]`.
+    Raises OSError if it cannot be read, ValueError if it is torn or holds something else.
     """
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)

@@ -40,9 +40,8 @@ _PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp")
 class ManifestLine:
     """What the manifest says of one sample.
 
-    `outcome` is `SAVED`, `FAILED`, or `KEPT`: a file that no run tells of. `indices` to `clamp` are as in `FramePlan`,
-    () or None of what was not planned; the peak's `file` is text that was a path or URL. `origin` of a kept file is
-    "unknown" without any run's record, "unrecorded" with one. `raw` is the line as it stands in its file.
+    `outcome` is `SAVED`, `FAILED`, or `KEPT`: a file that no run tells of. `indices` to `clamp` are as in `FramePlan`.
+    `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `raw` is the line in its file.
     """
 
     sample: str
@@ -61,7 +60,6 @@ class ManifestLine:
 
     @classmethod
     def of(cls, outcome: Outcome) -> ManifestLine:
-        """The line of an outcome."""
         plan, name = outcome.plan, outcome.sample.name
         planned: dict[str, Any] = {} if plan is None else {key: getattr(plan, key) for key in _PLANNED}
         if isinstance(outcome, Failed):
@@ -175,7 +173,6 @@ class Record:
 
     @property
     def devices(self) -> list[str]:
-        """Which devices made the features it tells of."""
         run = self.run or {}
         several = run.get("devices")
         names = several if isinstance(several, list) else [run.get("device")]
@@ -261,9 +258,9 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
 
 
 def read_manifest(directory: Path) -> Iterator[ManifestLine]:
-    """The lines of `manifest.jsonl`, and of parts not yet merged into it, that tell of the files there, oldest first.
+    """The lines of `manifest.jsonl` and of parts not yet merged into it, oldest first; torn ones are passed over.
 
-    A line torn by a kill is passed over. Raises RunError if a manifest, or the directory, cannot be read.
+    Raises RunError if a manifest, or the directory, cannot be read.
     """
     return read_records(directory, strict=False).lines()
 
@@ -279,8 +276,7 @@ def read_lines(file: Path) -> Iterator[ManifestLine]:
 def best_lines(lines: Iterable[ManifestLine], whole: Callable[[str], bool]) -> dict[str, ManifestLine]:
     """One line a sample of several, the oldest first: the last one.
 
-    But a line that says that its file was saved is not given up for one that says that it failed, or for one
-    that knows less of it, if the file is `whole`.
+    But while its file is `whole`, a line that says it was saved is kept before one that says it failed, or knows less.
     """
     best: dict[str, ManifestLine] = {}
     for line in lines:
@@ -302,7 +298,7 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     """The first of `settings` in which features made with `there` are of another kind; None if they are not.
 
-    What either side does not know (None) is not compared: the hash of weights that are yet to be fetched, say.
+    What either side does not know (None) is not compared.
     """
     hashes = (there.get("weights_sha256"), settings.get("weights_sha256"))
     for key, value in settings.items():
@@ -314,7 +310,6 @@ def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | N
 
 
 def pretty(run: Mapping[str, Any]) -> bytes:
-    """A run's record as its file has it."""
     # A path may hold bytes that are no UTF-8, surrogates here: written as JSON's escapes.
     return json.dumps(run, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 

@@ -20,10 +20,9 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a file says of one frame.
+    """What a file says of one frame, counted as the file counts.
 
-    `frame` is counted as the file counts; `intensity` is the sum of its action units, None where they are no numbers;
-    `marked`, whether the file names it as the peak; `total` the frames in the video, where the file names them.
+    `intensity` is the sum of its action units; `marked`: the file names it as the peak; `total`: frames in the video.
     """
 
     frame: int

@@ -53,7 +53,6 @@ class Fetched:
         return file
 
     def told(self, text: str) -> str:
-        """`text` with the names of the store's files in the place of their copies'."""
         for there, copy in self._copies():
             text = text.replace(str(copy), str(there))
         return text
@@ -69,9 +68,7 @@ class Fetched:
 def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
     """Have the video and the action-unit files of one sample on this machine for as long as this lasts.
 
-    Raises:
-        SampleError: at stage "find": a file cannot be fetched. Errors that are raised within name the store's files.
-        RunError: there is no room for them.
+    Raises SampleError at stage "find", RunError if there is no room. Errors raised within name the store's files.
     """
     if not sample.remote:
         yield Fetched(sample, sample)
@@ -91,10 +88,7 @@ def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
 def local_file(where: Place) -> Iterator[Path]:
     """Have one file, such as a list of samples, on this machine for as long as this lasts, under its own name.
 
-    One that is not there is for its reader to tell.
-
-    Raises:
-        RunError: it is in a store and cannot be fetched.
+    One that is not there is for its reader to tell. Raises RunError if it cannot be fetched.
     """
     if not isinstance(where, Url):
         yield where
@@ -123,12 +117,8 @@ def video_bytes(sample: Sample) -> int | None:
 class FetchingDecoder:
     """A decoder that is given samples when their files are on this machine; what cannot be fetched fails before it.
 
-    Up to 32 samples are fetched ahead, 16 at a time. A sample's copies are removed when its frames are decoded.
-
-    Args:
-        decoder: what decodes.
-        cache: copies lie in a directory of this process's own below it.
-        limit: the most bytes that the copies may take, those that are being decoded included.
+    Up to 32 samples are fetched ahead, 16 at a time, into a directory of this process's own below `cache`; copies take
+    at most `limit` bytes, those being decoded included, and are removed when their frames are decoded.
     """
 
     def __init__(self, decoder: Decoder, cache: Path, limit: int) -> None:
@@ -137,8 +127,7 @@ class FetchingDecoder:
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
         """Yield the frames or the failure of every sample, in the order in which they are ready.
 
-        Raises:
-            RunError: the cache cannot be used, or nothing can be fetched any more.
+        Raises RunError if the cache cannot be used, or nothing can be fetched any more.
         """
         unready: queue.SimpleQueue[Failed] = queue.SimpleQueue()
         decoding: dict[Place, Fetched] = {}
@@ -176,12 +165,9 @@ class FetchingDecoder:
 
 
 def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> Generator[Fetched]:
-    """Yield samples when their files are on this machine, in the order in which they are, or why they are not.
+    """Yield samples when their files are on this machine, or why they are not, in the order in which they are ready.
 
-    The copies are removed when the next one is asked for.
-
-    Raises:
-        RunError: as `FetchingDecoder.decode`.
+    The copies are removed when the next one is asked for. Raises RunError as `FetchingDecoder.decode`.
     """
     with contextlib.closing(_Ahead(samples, cache, limit, video=video)) as ahead:
         for found in ahead:
@@ -190,11 +176,7 @@ def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool =
 
 
 class _Ahead:
-    """Samples whose files are fetched ahead of whoever takes them, within a bound on their number and bytes.
-
-    From the first one on that has something to fetch, samples are taken on a thread: what is ready does not wait
-    for more of them.
-    """
+    """Samples whose files are fetched ahead of whoever takes them, within a bound on their number and bytes."""
 
     def __init__(self, samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> None:
         self._source, self._cache, self._limit, self._video = iter(samples), cache, limit, video

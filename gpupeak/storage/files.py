@@ -16,9 +16,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def open_bounded(file: Path, limit: int) -> BinaryIO:
     """Open a regular file of at most `limit` bytes; a pipe is refused, not waited for.
 
-    Raises:
-        FileNotFoundError: it is not there; a path that no file can have counts as that.
-        OSError: it is not readable, no regular file or too large.
+    Raises FileNotFoundError, also of a path that no file can have, and OSError.
     """
     try:  # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

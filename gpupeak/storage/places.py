@@ -29,8 +29,7 @@ def is_url(text: object) -> bool:
 def place(text: Place | str) -> Place:
     """The place that a setting names: `~` expanded; `file://` is a path.
 
-    Raises:
-        ConfigError: a URL that holds a password, names no place or another machine's, or has been a `Path`.
+    Raises ConfigError: a URL that holds a password, names no place or another machine's, or has been a `Path`.
     """
     if isinstance(text, Url):
         return text
@@ -94,12 +93,10 @@ def cache_directory() -> Path:
 
 
 def is_directory(where: Place) -> bool:
-    """Whether a directory is there."""
     return remote.listing(where) is not None if isinstance(where, Url) else files.is_directory(where)
 
 
 def is_there(where: Place) -> bool:
-    """Whether a file or directory is there."""
     if isinstance(where, Url):
         above = remote.listing(where.parent) if where.parent.where else None  # a bucket lies in no directory
         return where.name in (above or {}) or remote.listing(where) is not None
@@ -111,12 +108,7 @@ def is_there(where: Place) -> bool:
 
 
 def read(where: Place, limit: int) -> bytes:
-    """All bytes of a file of at most `limit`.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        OSError: it cannot be read, is no regular file or too large.
-    """
+    """All bytes of a file of at most `limit`. Raises FileNotFoundError, OSError as `files.open_bounded`."""
     if not isinstance(where, Url):
         return files.read_bounded(where, limit)
     try:

@@ -65,8 +65,7 @@ class Entry:
 def listing(directory: Url) -> Mapping[str, Entry] | None:
     """What lies in a directory, by name; None if there is no such directory. A store is asked once, until `forget`.
 
-    Raises:
-        RunError: the store cannot be reached or refuses; what was tried is told.
+    Raises RunError if the store cannot be reached or refuses.
     """
     filesystem, place = _reach(directory)
     infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
@@ -80,12 +79,10 @@ def listing(directory: Url) -> Mapping[str, Entry] | None:
 
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
-    """The files in a directory, and in those of its directories that are called by a name in `wanted`, or in all.
+    """The files in a directory, by `name`, and by `directory/name` those in its directories that are `wanted`, or in
+    all.
 
-    By their names relative to it, `name` or `directory/name`. What is in the directories is listed at once.
-
-    Raises:
-        RunError: as `listing`.
+    Raises RunError as `listing`.
     """
     top = listing(directory) or {}
     found = {name: entry for name, entry in top.items() if entry.is_file()}
@@ -245,12 +242,7 @@ def _told(error: Exception) -> str:
 
 
 def _reach(url: Url) -> tuple[Any, str]:
-    """The file system that serves `url`, and what it calls that place.
-
-    Raises:
-        ConfigError: there is no such kind of store, or what it needs is not installed.
-        RunError: it cannot be set up.
-    """
+    """The file system that serves `url`, and what it calls that place. Raises ConfigError, RunError."""
     filesystem = _filesystem(url.protocol, url.where.partition("/")[0])
     place: str = filesystem._strip_protocol(str(url))
     return filesystem, place
@@ -291,5 +283,4 @@ def _filesystem(protocol: str, host: str) -> Any:
 
 
 def write_error(url: Place, error: StoreError) -> WriteError:
-    """What ends a run whose store does not take a file."""
     return WriteError(f"{url}: cannot be written: {error.reason}")

@@ -55,12 +55,9 @@ _picture = cache(Picture)  # there are few, and to make one takes longer than to
 class Syntax:
     """Reads the packets of one stream in order, and gathers what they say of the stream.
 
-    Attributes:
-        framed: one packet is one frame, as far as the packets read tell.
-        standalone: what follows a key frame can be decoded from there on.
-        bidirectional: there are B pictures.
-        oriented: H.264 or HEVC may say which way up its pictures are.
-        sequence: H.264's last sequence parameter set; None if there is none.
+    `framed`: one packet is one frame, as far as read. `standalone`: what follows a key frame can be decoded from there.
+    `bidirectional`: there are B pictures. `oriented`: H.264 or HEVC may say which way up its pictures are. `sequence`
+    is H.264's last sequence parameter set.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:

@@ -49,8 +49,7 @@ _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.pa
 def open_clip(path: str | PathLike[str]) -> Clip:
     """Open a video and demux its first video stream that is no attached picture. Close the clip, or use it in `with`.
 
-    Raises:
-        SampleError: at stage "plan": no video, no frames, larger than the limits above, or than the memory.
+    Raises SampleError at stage "plan": no video, no frames, larger than the limits above, or than the memory.
     """
     try:
         container = _open(Path(path), quick=True)
@@ -67,18 +66,15 @@ class Clip:
     """An open video, and what one demux pass tells of it; made by `open_clip`. It decodes one thing at a time.
 
     Attributes:
-        path: the file.
         codec, profile, pix_fmt: libav's names, such as "h264", "High" and "yuv420p"; the last two None if unknown.
         width, height: the declared size in pixels, before rotation.
         colorspace: the matrix as in ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601.
         color_range: 0 unspecified, 1 limited, 2 full.
         fps: average frames a second; 0.0 if unknown.
-        packets: how many video packets there are; they are numbered from 0 in decoding order.
-        frames: how many frames are presented.
+        packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
             MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the frames.
-        decoder: the stream's decoder, single-threaded.
     """
 
     def __init__(self, path: Path, container: InputContainer) -> None:
@@ -176,7 +172,7 @@ class Clip:
             yield from decoded(_decoder(stream), packets, tolerant=True)
 
     def _demux(self, stream: VideoStream) -> bool:
-        """Read every packet, and return `timed`."""
+        """Read every packet; return `timed`."""
         syntax = Syntax(self.codec, self.decoder.extradata or b"")
         pictures, pts, shown = list[Picture](), list[int](), list[int]()
         damaged = False

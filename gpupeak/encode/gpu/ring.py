@@ -43,8 +43,8 @@ class Inbox:
     def take(self, most: int, until: Callable[[], bool] | None = None) -> list[FrameBatch]:
         """Take consecutive batches: as many as are ready and have at most `most` images, but at least one.
 
-        Waits for the first one, or, if given, for `until` to come true: then, and at the end, the list is empty.
-        Raises whatever reading raised, when all before it was taken and there is no `until` to see to first.
+        Waits for the first one, or, if given, for `until` to come true: then, and at the end, the list is empty. Raises
+        whatever reading raised, when all before it was taken and there is no `until` to see to first.
         """
         with self._changed:
             while not (self._ready or self._ended or (until is not None and until())):

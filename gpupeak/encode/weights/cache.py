@@ -38,7 +38,6 @@ def tag_file(model: str, tag: str) -> Path | None:
 
 
 def remember_tag(model: str, tag: str, file: Path) -> None:
-    """Remember for `tag_file`."""
     _remember(f"{model}/{tag}", str(file.absolute()))
 
 

@@ -57,15 +57,11 @@ def load_state(
 ) -> dict[str, torch.Tensor]:
     """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
-    Both open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that
-    of transformers (`vision_model.*`) are read; text towers are passed over.
+    open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that of
+    transformers (`vision_model.*`) are read. `expected` has the names, shapes and dtypes wanted, in open_clip's naming;
+    `quick_gelu` is the module's activation, which a configuration beside the files may contradict.
 
-    Args:
-        expected: tensors of the names, shapes and dtypes wanted, in open_clip's naming.
-        quick_gelu: the activation of the module; no tensor tells it, a configuration beside the files may.
-
-    Raises:
-        WeightsError: a file cannot be read, or what is in it does not fit.
+    Raises WeightsError if a file cannot be read or does not fit.
     """
     if weights.seed is not None:
         return random_state(weights.seed, expected)
@@ -103,7 +99,6 @@ def _read_state(
 
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Whatever a damaged file makes a parser raise, in one line."""
     try:
         yield
     except WeightsError:
@@ -145,7 +140,6 @@ def _transformers_names(name: str) -> tuple[str, ...]:
 
 
 def _check_names(names: Mapping[str, tuple[str, ...]], tensors: Tensors, prefixes: tuple[str, ...]) -> None:
-    """Every parameter wanted is there, and there is no more of an image tower than that."""
     wanted = {part for parts in names.values() for part in parts}
     missing = sorted(wanted - tensors.keys())
     if len(missing) == len(wanted):
@@ -192,7 +186,6 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
 
 
 def _check_config(file: Path, section: str, name: str, default: object, wanted: object) -> None:
-    """Hold an entry of a configuration, if there is one, against the value wanted."""
     with _reading(file.name), contextlib.suppress(FileNotFoundError):
         config = json.loads(read_bounded(file, _CONFIG_BYTES))
         found = config.get(section, config).get(name, default)
