@@ -1,7 +1,4 @@
-"""How does a `.cu` file beside this module become a kernel that runs among torch's own?
-
-CuPy compiles it with NVRTC on the machine that runs it: users have a driver, but no nvcc.
-"""
+"""How does a `.cu` file beside this module become a kernel? CuPy compiles it with NVRTC on the machine that runs it."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ def options(**sizes: int) -> tuple[str, ...]:
 
 @cache
 def load(name: str, device: torch.device, **sizes: int) -> Kernel:
-    """The kernel `name` for a GPU, compiled the first time it is asked for; CuPy keeps the binary on disk.
-
-    Raises DeviceError if CuPy is missing or cannot compile for this GPU.
-    """
+    """The kernel `name` for a GPU, compiled once; CuPy keeps the binary on disk. Raises DeviceError."""
     return Kernel(name, device, options(**sizes))
 
 

@@ -81,11 +81,8 @@ class DaliDecoder:
             raise DeviceError(f"DALI cannot be set up on {device}: {_dali_message(error)}") from error
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]:
-        """Yield batches of frames, and the samples that fail or are refused, as they are ready.
-
-        After the end it can be called again; after it was closed early, it cannot. Raises DeviceError if DALI fails on
-        all.
-        """
+        """Yield batches of frames, and what fails or is refused, as they are ready. Raises DeviceError if DALI fails on
+        all."""
         window = Window(self._window, self._batch_size, self._memory)
         stages = [self._plan(samples, window), *(self._drive(pipeline, window) for pipeline in self._pipelines)]
         return merged(stages, _READY, window.cancel, "dali")
@@ -109,11 +106,8 @@ class DaliDecoder:
             window.finish()
 
     def _shares_a_decoder(self, planned: Planned) -> str | None:
-        """Why not DALI, if it would decode this video by a decoder of another size, its colours out of place.
-
-        It looks up the coded size, in blocks of 16 pixels, among the shown sizes of its decoders: 480x270, coded
-        as 480x272, gets the one that was made for 480x272.
-        """
+        """DALI looks up the coded size, in blocks of 16, among the shown sizes of its decoders: 480x270 gets one of
+        480x272."""
         codec, video = planned.plan.codec, facts(planned)
         coded = (codec, -(-video.width // 16) * 16, -(-video.height // 16) * 16)
         if (codec, video.width, video.height) == coded:

@@ -1,7 +1,4 @@
-"""How are the wanted frames of a video decoded on the CPU?
-
-libavcodec is given only the packets that they need; the pixels are those of a full sequential decode.
-"""
+"""How are the wanted frames of a video decoded on the CPU, from only the packets that they need?"""
 
 from __future__ import annotations
 
@@ -54,10 +51,7 @@ def decode_clip(
 
 
 def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
-    """Decode what the wanted frames need; False if one of them is missing, or any frame is damaged.
-
-    libav conceals damage with what it decoded before, which depends on the frames left out.
-    """
+    """False if a wanted frame is missing or any is damaged: libav conceals damage with what it decoded before."""
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing}
     runs = clip.runs(canvas.missing)
     packets = clip.read([number for run in runs for number in run])

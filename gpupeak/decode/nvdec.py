@@ -47,10 +47,7 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
 def examine(clip: Clip) -> tuple[VideoFacts, str | None]:
-    """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may.
-
-    Where timestamps do not number the frames as `clip` does, DALI gives other frames without an error.
-    """
+    """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may."""
     size, bt709 = clip.path.stat().st_size, clip.colorspace == 1
     facts = VideoFacts(clip.width, clip.height, bt709, clip.rotation, clip.pix_fmt, clip.profile, bytes=size)
     return facts, next((reason for reason, holds in _obstacles(clip, size) if holds), None)
@@ -81,11 +78,8 @@ def _obstacles(clip: Clip, size: int) -> Iterator[tuple[str, bool]]:
 
 
 def _has_leading_pictures(clip: Clip) -> bool:
-    """Whether a decoder that starts at a key frame leaves out pictures that follow it.
-
-    DALI would start there and take the next picture's timestamp for theirs. Of H.264 it starts at IDR pictures
-    only, which no picture leads.
-    """
+    """DALI would start at a key frame and take the next picture's timestamp for those that lead it. Of H.264 it starts
+    at IDR pictures only, which none leads."""
     return any(clip.needed([key - 1])[-1] > clip.needed([key])[-1] for key in clip.key_frames if key)
 
 

@@ -1,8 +1,5 @@
-"""The CPU decoder: spawned processes that plan and decode, frames coming back in shared memory.
-
-The GIL of this process stays free for the encoder, and a libav that crashes or hangs on a hostile file
-takes one worker with it, not the run.
-"""
+"""The CPU decoder: spawned processes, frames in shared memory. A libav that crashes or hangs takes one with it, not the
+run."""
 
 from __future__ import annotations
 

@@ -33,10 +33,8 @@ class TowerEncoder:
         self._batch_size = batch_size
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
-        """Yield every sample's features or failure; each `FrameBatch` is released when it has been read.
-
-        Batches are held until there are `batch_size` samples, or no more come. Raises DeviceError for want of memory.
-        """
+        """Yield every sample's features or failure; each `FrameBatch` is released when it has been read. Raises
+        DeviceError."""
         with contextlib.ExitStack() as borrowed:
             samples: list[_Frames] = []
             for batch in batches:

@@ -1,7 +1,4 @@
-"""Every image encoder that open_clip names, its own module as it is; and the weights that open_clip fetches.
-
-Imported only when it is needed: importing open_clip takes seconds.
-"""
+"""Every image encoder that open_clip names, and the weights that it fetches. Importing open_clip takes seconds."""
 
 from __future__ import annotations
 
@@ -26,10 +23,8 @@ _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layer
 
 
 class OpenClipTower(nn.Module):
-    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised.
-
-    `mean` is subtracted from RGB in 0 .. 1, which is divided by `std`.
-    """
+    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised; `mean`, `std`
+    are of RGB in 0 .. 1."""
 
     pixel_scale: torch.Tensor
     pixel_shift: torch.Tensor
@@ -60,10 +55,7 @@ class OpenClipTower(nn.Module):
 def load_open_clip(
     spec: EncoderSpec, weights: WeightsId, device: torch.device | str, dtype: torch.dtype
 ) -> OpenClipTower:
-    """Build the image tower of `spec.model` and load it, every parameter checked.
-
-    Raises WeightsError if the weights do not fit, or it cannot be said how they were normalised.
-    """
+    """Build the image tower of `spec.model` and load it, every parameter checked. Raises WeightsError."""
     tag = weights.tag or spec.tag
     pretrained = known_tag(spec, tag) if tag else {}
     config: dict[str, Any] = open_clip.get_model_config(spec.model)

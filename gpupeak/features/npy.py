@@ -41,10 +41,8 @@ def load_features(
 
 
 def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
-    """One `.npy` file's features, float32 `[n, D]`.
-
-    Raises OSError if it cannot be read, ValueError if it is torn or holds something else.
-    """
+    """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or holds something
+    else."""
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
     else:

@@ -148,11 +148,8 @@ def packed_file(directory: Path) -> Path:
 
 
 def pack(directory: Path, n: int) -> tuple[Path, int]:
-    """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples.
-
-    Raises ConfigError if there are none or one is torn or of another shape, RunError if a run is writing there,
-    WriteError.
-    """
+    """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples. Raises
+    ConfigError if one is torn or of another shape, RunError if a run is writing there, WriteError."""
     names = list(_npy_files(directory))
     if not names:
         raise ConfigError(f"{directory}: no .npy files to pack")
@@ -181,9 +178,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
 
 def unpack(directory: Path, n: int) -> tuple[int, int]:
     """Write a packed file's samples as `.npy` files where they are not there yet. Returns how many were, and all.
-
-    Raises ConfigError if the file cannot be unpacked, RunError if a run is writing there, WriteError.
-    """
+    Raises as `pack`."""
     file = packed_file(directory)
     if not file.is_file():
         raise ConfigError(f"{file}: there is no such file to unpack")

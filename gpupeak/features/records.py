@@ -181,10 +181,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All records of a directory: `main`, and `parts` not yet merged into it, the oldest first.
-
-    `leftovers` are parts that are of no use any more: merged already, or never begun.
-    """
+    """All records of a directory: `main`, and `parts` not yet merged into it, the oldest first. `leftovers` are of no
+    use any more: merged already, or never begun."""
 
     main: Record
     parts: tuple[Record, ...]
@@ -237,12 +235,8 @@ class Records:
 
 
 def read_records(directory: Path, *, strict: bool = True) -> Records:
-    """Read what runs say of `directory`; a run's record that cannot be read counts as none if not `strict`.
-
-    Raises:
-        ConfigError: a run's record cannot be read.
-        RunError: the directory cannot be read.
-    """
+    """Read what runs say of `directory`; if not `strict`, a record that cannot be read counts as none. Raises
+    ConfigError, RunError."""
     main = Record(directory, None, _read_run(directory / "run.json", strict))
     tags: set[str] = set()
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
@@ -258,10 +252,8 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
 
 
 def read_manifest(directory: Path) -> Iterator[ManifestLine]:
-    """The lines of `manifest.jsonl` and of parts not yet merged into it, oldest first; torn ones are passed over.
-
-    Raises RunError if a manifest, or the directory, cannot be read.
-    """
+    """The lines of `manifest.jsonl` and of parts not yet merged into it, oldest first, less torn ones. Raises
+    RunError."""
     return read_records(directory, strict=False).lines()
 
 
@@ -274,10 +266,8 @@ def read_lines(file: Path) -> Iterator[ManifestLine]:
 
 
 def best_lines(lines: Iterable[ManifestLine], whole: Callable[[str], bool]) -> dict[str, ManifestLine]:
-    """One line a sample of several, the oldest first: the last one.
-
-    But while its file is `whole`, a line that says it was saved is kept before one that says it failed, or knows less.
-    """
+    """One line a sample of several, the oldest first: the last one, but of a `whole` file none that knows less than
+    "saved"."""
     best: dict[str, ManifestLine] = {}
     for line in lines:
         before = best.get(line.sample)
@@ -296,10 +286,8 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """The first of `settings` in which features made with `there` are of another kind; None if they are not.
-
-    What either side does not know (None) is not compared.
-    """
+    """The first of `settings` that `there` contradicts; None if it does not. What either side does not know is not
+    compared."""
     hashes = (there.get("weights_sha256"), settings.get("weights_sha256"))
     for key, value in settings.items():
         if key == "weights" and None not in hashes:

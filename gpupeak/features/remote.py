@@ -46,9 +46,7 @@ def copies_below(root: Place) -> Iterator[Path | None]:
 
 def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """Where a feature directory can be read: itself, or a copy below `copies` of its files whose names are `wanted`.
-
-    Raises RunError if one of them cannot be fetched.
-    """
+    Raises RunError if one of them cannot be fetched."""
     if not isinstance(place, Url):
         return place
     if copies is None:

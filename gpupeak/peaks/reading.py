@@ -1,7 +1,4 @@
-"""Where is a sample's emotional peak? Action-unit files -> Peak, or why there is none.
-
-A directory that comes first wins over a better source in a later one: sample names repeat across datasets.
-"""
+"""Where is a sample's emotional peak? Action-unit files -> Peak, or why there is none."""
 
 from __future__ import annotations
 
@@ -32,10 +29,8 @@ _LONGEST_CURVE = 1 << 20
 
 
 def read_peak(name: str, au_dirs: Sequence[Path], source: str = "auto") -> Peak | NoPeak:
-    """The emotional peak of the sample `name`, or a `NoPeak` whose detail says of every file found what was wrong.
-
-    `au_dirs` come nearest to the dataset first. `source` is one of `PEAK_SOURCES`, or "auto" for all of them in order.
-    """
+    """The emotional peak of the sample `name`, or a `NoPeak` that says of every file found what was wrong. A directory
+    that comes first, the nearest to the dataset, wins over a better source in a later one."""
     if source not in ("auto", *PEAK_SOURCES):
         raise ValueError(f"source is {source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
     faults: list[NoPeak] = []

@@ -1,8 +1,5 @@
-"""What every reader of an action-unit file says: rows, one a frame.
-
-The files come from elsewhere, so a number is believed only if it can be one: a whole number, not
-negative (34.0 counts, 34.5 and "34" do not). A source with a wrong number is left for the next one.
-"""
+"""What every reader of an action-unit file says: rows, one a frame. A number is believed only if it is whole and not
+negative: 34.0 counts, 34.5 and "34" do not."""
 
 from __future__ import annotations
 
@@ -20,10 +17,8 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a file says of one frame, counted as the file counts.
-
-    `intensity` is the sum of its action units; `marked`: the file names it as the peak; `total`: frames in the video.
-    """
+    """What a file says of one frame, counted as the file counts. `intensity` is the sum of its action units, `marked`
+    whether the file names it as the peak, `total` the frames in the video."""
 
     frame: int
     intensity: float | None = None

@@ -66,10 +66,8 @@ class Fetched:
 
 @contextlib.contextmanager
 def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
-    """Have the video and the action-unit files of one sample on this machine for as long as this lasts.
-
-    Raises SampleError at stage "find", RunError if there is no room. Errors raised within name the store's files.
-    """
+    """Have one sample's files on this machine for as long as this lasts. Raises SampleError at stage "find", and
+    RunError if there is no room; errors raised within name the store's files."""
     if not sample.remote:
         yield Fetched(sample, sample)
         return
@@ -86,10 +84,7 @@ def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
 
 @contextlib.contextmanager
 def local_file(where: Place) -> Iterator[Path]:
-    """Have one file, such as a list of samples, on this machine for as long as this lasts, under its own name.
-
-    One that is not there is for its reader to tell. Raises RunError if it cannot be fetched.
-    """
+    """Have one file on this machine for as long as this lasts, under its own name, if it is there. Raises RunError."""
     if not isinstance(where, Url):
         yield where
         return
@@ -125,10 +120,8 @@ class FetchingDecoder:
         self._decoder, self._cache, self._limit = decoder, cache, limit
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """Yield the frames or the failure of every sample, in the order in which they are ready.
-
-        Raises RunError if the cache cannot be used, or nothing can be fetched any more.
-        """
+        """Yield the frames or the failure of every sample as they are ready. Raises RunError if nothing can be fetched
+        any more."""
         unready: queue.SimpleQueue[Failed] = queue.SimpleQueue()
         decoding: dict[Place, Fetched] = {}
         with contextlib.closing(_Ahead(samples, self._cache, self._limit)) as ahead:
@@ -165,10 +158,8 @@ class FetchingDecoder:
 
 
 def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> Generator[Fetched]:
-    """Yield samples when their files are on this machine, or why they are not, in the order in which they are ready.
-
-    The copies are removed when the next one is asked for. Raises RunError as `FetchingDecoder.decode`.
-    """
+    """Yield samples, or why not, as their files are on this machine, until the next one is asked for. Raises
+    RunError."""
     with contextlib.closing(_Ahead(samples, cache, limit, video=video)) as ahead:
         for found in ahead:
             yield found

@@ -14,10 +14,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def open_bounded(file: Path, limit: int) -> BinaryIO:
-    """Open a regular file of at most `limit` bytes; a pipe is refused, not waited for.
-
-    Raises FileNotFoundError, also of a path that no file can have, and OSError.
-    """
+    """Open a regular file of at most `limit` bytes, waiting for no pipe. Raises FileNotFoundError, also of an
+    impossible path, and OSError."""
     try:  # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:

@@ -27,10 +27,8 @@ def is_url(text: object) -> bool:
 
 
 def place(text: Place | str) -> Place:
-    """The place that a setting names: `~` expanded; `file://` is a path.
-
-    Raises ConfigError: a URL that holds a password, names no place or another machine's, or has been a `Path`.
-    """
+    """The place that a setting names: `~` expanded; `file://` is a path. Raises ConfigError, as for a URL with a
+    password."""
     if isinstance(text, Url):
         return text
     if isinstance(text, Path) and _SLASH_LOST.match(str(text)):

@@ -1,8 +1,5 @@
-"""How files in a store are reached by URL: through fsspec, imported when it is needed.
-
-What passes (a 503, a dropped connection, a timeout) is tried again, with growing pauses that differ at random,
-so that many readers do not come back at once; what does not pass (no such file, no permission) is told at once.
-"""
+"""How files in a store are reached by URL: through fsspec, imported when it is needed. What passes (a 503, a timeout)
+is tried again, with pauses that differ at random."""
 
 from __future__ import annotations
 
@@ -63,10 +60,8 @@ class Entry:
 
 @lru_cache(maxsize=256)
 def listing(directory: Url) -> Mapping[str, Entry] | None:
-    """What lies in a directory, by name; None if there is no such directory. A store is asked once, until `forget`.
-
-    Raises RunError if the store cannot be reached or refuses.
-    """
+    """What lies in a directory, by name; None if there is none. A store is asked once, until `forget`. Raises
+    RunError."""
     filesystem, place = _reach(directory)
     infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
     if infos is None:
@@ -80,10 +75,7 @@ def listing(directory: Url) -> Mapping[str, Entry] | None:
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
     """The files in a directory, by `name`, and by `directory/name` those in its directories that are `wanted`, or in
-    all.
-
-    Raises RunError as `listing`.
-    """
+    all. Raises RunError."""
     top = listing(directory) or {}
     found = {name: entry for name, entry in top.items() if entry.is_file()}
     if any(not entry.is_file() and (wanted is None or name in wanted) for name, entry in top.items()):
@@ -181,11 +173,8 @@ def put(url: Url, data: bytes) -> None:
 
 
 def create(url: Url, data: bytes) -> bool:
-    """Put a small file only if there is none; return whether this call has put it.
-
-    S3 (`If-None-Match`), GCS and Azure let one of many do so; elsewhere two who ask at once may both be told so.
-    Raises StoreError.
-    """
+    """Put a small file only if there is none; return whether this call has put it. Raises StoreError. S3, GCS and Azure
+    let one of many do so; elsewhere two who ask at once may both be told so."""
     filesystem, place = _reach(url)
     if url.protocol not in _WHOLE_PUTS:
         _tried(url, lambda: filesystem.makedirs(place.rpartition("/")[0], exist_ok=True))

@@ -1,7 +1,4 @@
-"""What does a packet say of its picture: is it shown, can decoding start at it, does any other refer to it?
-
-Only headers are read: H.264, H.265, MPEG-4 (ISO/IEC 14496-2), MPEG-2 (13818-2), VP8 (RFC 6386) and VP9.
-"""
+"""What does a packet's header say of its picture: is it shown, can decoding start at it, does any other refer to it?"""
 
 from __future__ import annotations
 

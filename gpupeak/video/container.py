@@ -1,8 +1,5 @@
-"""Which frames does a video hold, and which of its packets does decoding some of them take?
-
-Frames are numbered from 0 in presentation order, by the edit list, as a full sequential decode delivers them.
-The frame count in the header is never believed.
-"""
+"""Which frames does a video hold, and which of its packets does decoding some of them take? Frames are numbered from 0
+in presentation order, as a full sequential decode delivers them."""
 
 from __future__ import annotations
 
@@ -47,10 +44,8 @@ _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.pa
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
-    """Open a video and demux its first video stream that is no attached picture. Close the clip, or use it in `with`.
-
-    Raises SampleError at stage "plan": no video, no frames, larger than the limits above, or than the memory.
-    """
+    """Open a video and demux its first stream that is no attached picture. Close the clip, or use it in `with`. Raises
+    SampleError."""
     try:
         container = _open(Path(path), quick=True)
         try:
@@ -124,10 +119,8 @@ class Clip:
 
     @cached_property
     def rotation(self) -> int:
-        """Degrees counter-clockwise that turn the picture upright: 0, 90, 180 or 270.
-
-        Where headers leave it open, one frame is decoded: PyAV shows the display matrix of frames only.
-        """
+        """Degrees counter-clockwise that turn the picture upright; where headers leave it open, one frame is
+        decoded."""
         if certainly_upright(self.path, self._format) and not self._oriented:
             return 0
         return 90 * next(map(quarter_turns, self.decode_all()), 0)
@@ -162,10 +155,8 @@ class Clip:
                     yield packet
 
     def decode_all(self) -> Iterator[VideoFrame]:
-        """Every frame, as a sequential decode that skips over errors delivers it.
-
-        The file is opened anew, and not quickly: not every decoder forgets when flushed all that it has read.
-        """
+        """Every frame, as a sequential decode that skips over errors delivers it. The file is opened anew, and not
+        quickly: not every decoder forgets when flushed all that it has read."""
         with _open(self.path, quick=False) as container:
             stream = _video_stream(container)
             packets = islice(_demuxed(container, stream), self.packets)
@@ -216,10 +207,8 @@ class Clip:
         return True
 
     def _sort(self, gops: Gops) -> bool:
-        """Put the frames in presentation order; False if decoding does not bear it out.
-
-        Frames presented before the first key frame are there only if the decoder delivers them without it.
-        """
+        """False if decoding does not bear it out: frames presented before the first key frame may need it, or not be
+        delivered."""
         pts, first = gops.pts, gops.pts[gops.starts[0]]
         if any(pts[number] < first for number in gops.shown):
             delivered: list[int | None] = []

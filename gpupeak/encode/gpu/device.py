@@ -1,7 +1,4 @@
-"""What the encoder asks of CUDA: streams, events, graphs and memory that is copied to and from.
-
-Everything asynchronous goes through here, so that a test can stand in for the device, as late as CUDA might be.
-"""
+"""What the encoder asks of CUDA. Everything asynchronous goes through here, so that a test can stand in for it."""
 
 from __future__ import annotations
 

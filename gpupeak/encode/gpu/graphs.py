@@ -44,8 +44,8 @@ class EagerRunner:
     """Runs a tower from rows at a fixed place to features at a fixed place, launching every operation each time.
 
     The patch rows of at most `largest` images go to `rows`, `[largest * patches, row]`; their features are in
-    `features`, `[largest, dim]`, until the next run. With `compile`, torch.compile fuses operations, once for every
-    number of images and for eight at most (`torch._dynamo.config.recompile_limit`).
+    `features`, `[largest, dim]`, until the next run. torch.compile compiles once for every number of images, eight at
+    most.
     """
 
     def __init__(self, tower: VisionTower, cuda: Cuda, largest: int, *, compile: bool = False) -> None:
@@ -68,9 +68,8 @@ class EagerRunner:
 class GraphRunner:
     """Replays the smallest captured graph that holds a batch; what a larger one computes besides is not read.
 
-    Graphs of `buckets` up to `eager.largest` are captured largest first into one pool: each smaller one fits into the
-    memory of the first. Each runs a few times before, on the stream that it is captured and replayed on: that loads
-    its kernels and allocates cuBLAS' workspace, neither of which a capture allows.
+    Graphs are captured largest first into one pool. Each runs a few times before, on the same stream: that loads its
+    kernels and allocates cuBLAS' workspace, neither of which a capture allows.
     """
 
     def __init__(self, eager: EagerRunner, buckets: Sequence[int] = BUCKETS) -> None:
@@ -134,14 +133,9 @@ class _Lane:
 class GraphEncoder:
     """Encodes whatever frames are ready together, on the GPU while the host prepares the next ones.
 
-    It never waits for a second batch while it has one, nor for the disk while a slot is free. A batch is
-    handed on when its features have arrived, while the next one is computed: so they are known to be
-    finite, and what the batch took is known, without the GPU ever waiting for the host.
-
-    Args:
-        patch_rows: `kernels.patch_rows.patch_rows` or the kernel.
-        n: the most frames a sample can have.
-        slots: pinned slots of features, at least 3: two batches are in flight while one is written.
+    It never waits for a second batch while it has one, nor for the disk while a slot is free. A batch is handed on when
+    its features have arrived, while the next one is computed. `n` is the most frames a sample can have; `slots` is at
+    least 3: two batches are in flight while one is written.
     """
 
     def __init__(self, runner: Runner, patch_rows: PatchRows, *, n: int = 8, slots: int = SLOTS) -> None:
@@ -155,13 +149,8 @@ class GraphEncoder:
         self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, self._size) for _ in range(2)])
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
-        """Yield every sample's features or failure, in order; one call at a time.
-
-        Batches that were ready together come out together, and one that is too large for a slot in several.
-
-        Raises:
-            DeviceError: the device has not memory enough.
-        """
+        """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError for want of
+        memory."""
         # Slots live as long as one call, or as long as an array shows them: one that is never given back
         # because its batch was dropped is not missing in the next call.
         slot, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype

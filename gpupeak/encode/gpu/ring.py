@@ -15,10 +15,8 @@ _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
 
 
 class Inbox:
-    """Reads batches ahead on a thread of its own, so that the encoder sees what is ready without waiting for it.
-
-    It stops reading while it holds `images` images. What it holds when it is closed is released.
-    """
+    """Reads batches ahead on a thread of its own, up to `images` images. What it holds when it is closed is
+    released."""
 
     def __init__(self, batches: Iterable[FrameBatch], images: int) -> None:
         self._limit = images

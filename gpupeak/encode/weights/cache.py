@@ -1,7 +1,4 @@
-"""What is known of weight files: their SHA-256, and which file a pretrained tag was fetched to.
-
-Kept in `weights.json` in the user's cache directory; where that is missing or cannot be written, all is found out anew.
-"""
+"""The SHA-256 of weight files, and which file a tag was fetched to; kept in `weights.json` in the cache directory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What is in weight files? Read into open_clip's naming, every name, shape and dtype checked.
-
-Weight files are downloaded from strangers: safetensors are plain numbers, and of pickles torch admits nothing but
-tensors and containers.
-"""
+"""What is in weight files? They come from strangers: of pickles torch admits nothing but tensors and containers."""
 
 from __future__ import annotations
 

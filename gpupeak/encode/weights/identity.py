@@ -57,10 +57,7 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
 
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
-    """Find what `weights` means, without reading or hashing it; None is the encoder's own tag.
-
-    A word other than that tag and `openai` means a path if one of that name is there, else a tag. Raises WeightsError.
-    """
+    """Find what `weights` means, without reading or hashing it; None is the encoder's own tag. Raises WeightsError."""
     if weights is None:
         if spec.tag is None:
             raise WeightsError(f"{spec.name} names no pretrained tag: give {spec.name}/TAG, or as weights {INSTEAD}")
