@@ -38,8 +38,7 @@ def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], dev
 
 
 class Kernel:
-    """A compiled kernel on one GPU: a call puts one launch on torch's current stream, and may be captured into a
-    graph."""
+    """A compiled kernel on one GPU: a call is one launch on torch's current stream; a graph may capture it."""
 
     def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:
         try:
@@ -64,7 +63,6 @@ class Kernel:
             self._function(grid, (threads,), tuple(map(_by_value, arguments)))
 
     def _current_stream(self) -> Any:
-        """Torch's current stream for CuPy. Kept: torch's streams live as long as the process."""
         stream = _Stream(torch.cuda.current_stream(self._device).cuda_stream)
         if stream.handle not in self._streams:
             self._streams[stream.handle] = self._cupy.cuda.Stream.from_external(stream)

@@ -22,8 +22,7 @@ _THREADS = 256
 
 
 def patch_rows(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
-    """The reference, on any device: rows of the images of `pixels`, uint8 RGB `[R, size, size, 3]`, that are in
-    `images`.
+    """The reference: rows of those images of `pixels`, uint8 RGB `[R, size, size, 3]`, that are in `images`.
 
     `images` are int32 `[N]`, N >= 1; `scale_shift` is float32 `[2, 3]`; all of `out`, `[N * grid * grid, row]`, is
     written, row being 3 * patch * patch or more. Numbers are rounded to its dtype once, from float32.

@@ -81,8 +81,7 @@ class DaliDecoder:
             raise DeviceError(f"DALI cannot be set up on {device}: {_dali_message(error)}") from error
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]:
-        """Yield batches of frames, and what fails or is refused, as they are ready. Raises DeviceError if DALI fails on
-        all."""
+        """Yield batches of frames, and what fails or is refused, as they are ready. Raises DeviceError."""
         window = Window(self._window, self._batch_size, self._memory)
         stages = [self._plan(samples, window), *(self._drive(pipeline, window) for pipeline in self._pipelines)]
         return merged(stages, _READY, window.cancel, "dali")
@@ -106,7 +105,7 @@ class DaliDecoder:
             window.finish()
 
     def _shares_a_decoder(self, planned: Planned) -> str | None:
-        """DALI looks up the coded size, in blocks of 16, among the shown sizes of its decoders: 480x270 gets one of
+        """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes: 480x270 gets one of
         480x272."""
         codec, video = planned.plan.codec, facts(planned)
         coded = (codec, -(-video.width // 16) * 16, -(-video.height // 16) * 16)
@@ -167,7 +166,6 @@ class DaliDecoder:
         return flight, failed
 
     def _hand_over(self, batch: list[Planned], outputs: Any, stream: Any, seconds: float) -> FrameBatch:
-        """A pipeline's outputs for the encoder: colours corrected, pictures upright, repeated frames repeated."""
         n, plans = self._n, tuple(planned.plan for planned in batch)
         with torch.cuda.stream(stream):
             tensor = outputs[0].as_tensor()
@@ -222,8 +220,6 @@ def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, th
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A batch in a pipeline, with the files that the pipeline reads without a copy."""
-
     batch: list[Planned]
     given: list[Encoded]
     began: float

@@ -32,8 +32,7 @@ def open_faces(path: Path) -> npt.NDArray[np.uint8]:
 def face_frames(
     faces: npt.NDArray[np.uint8], indices: Sequence[int], out: npt.NDArray[np.uint8], *, swap: bool = False
 ) -> None:
-    """Resize faces into `out`, uint8 `[n, size, size, 3]`, bit for bit as OpenCV's default: bilinear, in whole numbers,
-    not antialiased."""
+    """Resize faces into `out`, uint8 `[n, size, size, 3]`, bit for bit as OpenCV's default, without antialiasing."""
     size = out.shape[1]
     rows, columns = (_weights(length, size) for length in faces.shape[1:3])
     for row, index in enumerate(indices):

@@ -83,7 +83,6 @@ class HybridDecoder:
                 work.refuse(item.sample)
 
     def _measure(self, work: _Work) -> Generator[FrameBatch | Failed, None, str]:
-        """Have each side decode some samples by itself, and return the mode to go on in."""
         for_gpu, for_cpu = work.for_gpu(), work.for_cpu(share=True)
         yield from self._accepted(work, islice(for_gpu, self._trial // 3))
         nvdec = yield from _timed(self._accepted(work, islice(for_gpu, self._trial)))
@@ -151,7 +150,6 @@ class _Work:
             yield sample
 
     def await_for_cpu(self, share: bool) -> bool:
-        """Wait until there is something for the CPU; False when there will be nothing any more."""
 
         def there_is() -> bool:
             return bool(self._refused) or ((share or self._gpu_finished) and not self._exhausted)

@@ -69,7 +69,6 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
 
 
 def _decode_all(clip: Clip, canvas: _Canvas) -> None:
-    """Decode from the first packet on until every wanted frame has come."""
     canvas.missing = set(canvas.rows)
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing if clip.timed}
     for ordinal, frame in enumerate(clip.decode_all()):

@@ -78,8 +78,7 @@ def _obstacles(clip: Clip, size: int) -> Iterator[tuple[str, bool]]:
 
 
 def _has_leading_pictures(clip: Clip) -> bool:
-    """DALI would start at a key frame and take the next picture's timestamp for those that lead it. Of H.264 it starts
-    at IDR pictures only, which none leads."""
+    """DALI takes the picture after a key frame for one that leads it. No picture leads H.264's IDR pictures."""
     return any(clip.needed([key - 1])[-1] > clip.needed([key])[-1] for key in clip.key_frames if key)
 
 

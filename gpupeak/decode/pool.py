@@ -96,7 +96,6 @@ class WorkerPool:
         return any(worker.work is not None for worker in self._workers)
 
     def _answered(self) -> list[_Worker]:
-        """Wait until a worker has answered, died, or run out of time."""
         busy = {worker.child.connection: worker for worker in self._workers if worker.work is not None}
         deadline = min(worker.deadline for worker in busy.values())
         ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
@@ -171,8 +170,7 @@ class _Worker:
 
 
 def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
-    """A descriptor of `size` zeroed bytes and the bytes: nothing to clean up after a kill, and not bound by /dev/shm's
-    size."""
+    """A descriptor of `size` zeroed bytes, and the bytes: nothing to clean up after a kill, no bound by /dev/shm."""
     descriptor = os.memfd_create("gpupeak-frames")
     try:
         os.ftruncate(descriptor, size)

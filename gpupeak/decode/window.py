@@ -17,8 +17,7 @@ class Window:
     """At most `size` plans on their way from the planner to the pipelines, which take those that go best together.
 
     A decoder of NVDEC is made for one codec and size, in 50-70 ms: a batch is of the kind that most plans wait for,
-    filled up with others. It has at most `batch_size` plans and `memory` of `native_bytes`, but one plan whatever it
-    takes.
+    filled up with others. It has at most `batch_size` plans and `memory` of `native_bytes`, but at least one plan.
     """
 
     def __init__(self, size: int, batch_size: int, memory: int) -> None:

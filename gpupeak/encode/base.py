@@ -15,11 +15,9 @@ from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, 
 
 
 class TowerEncoder:
-    """Runs `tower`, uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]` on `device`, over `batch_size` samples at a
-    time.
+    """Runs `tower`, uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, over `batch_size` samples at a time.
 
-    With one at a time features do not depend on which samples meet: a product's rounding changes with its number of
-    rows.
+    With one at a time features do not depend on which samples meet: rounding changes with a product's number of rows.
     """
 
     def __init__(
@@ -33,7 +31,7 @@ class TowerEncoder:
         self._batch_size = batch_size
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
-        """Yield every sample's features or failure; each `FrameBatch` is released when it has been read. Raises
+        """Yield every sample's features or failure; release each `FrameBatch` when it has been read. Raises
         DeviceError."""
         with contextlib.ExitStack() as borrowed:
             samples: list[_Frames] = []
@@ -77,8 +75,6 @@ class TowerEncoder:
 
 
 class _Frames(NamedTuple):
-    """One sample's frames, uint8 `[n, size, size, 3]`."""
-
     plan: FramePlan
     pixels: torch.Tensor
     seconds: Seconds

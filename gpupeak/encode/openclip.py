@@ -23,8 +23,7 @@ _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layer
 
 
 class OpenClipTower(nn.Module):
-    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised; `mean`, `std`
-    are of RGB in 0 .. 1."""
+    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised."""
 
     pixel_scale: torch.Tensor
     pixel_shift: torch.Tensor
@@ -91,7 +90,6 @@ def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
 
 
 def _downloaded(pretrained: dict[str, Any]) -> Path | None:
-    """A tag's file in the hub's cache, by the names that open_clip looks for."""
     repository, _, name = pretrained["hf_hub"].rpartition("/")
     for each in (name,) if name else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
         file = huggingface_hub.try_to_load_from_cache(repository, each)

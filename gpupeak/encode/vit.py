@@ -62,11 +62,7 @@ def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
 
 
 class VisionTower(nn.Module):
-    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, the projected image embedding, not normalised.
-
-    `forward` is `encode_rows(patch_rows(pixels))`. The pixels' scale stays in float32 when the rest is in half
-    precision.
-    """
+    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, the projected image embedding, not normalised."""
 
     scale_shift: torch.Tensor
 
@@ -171,7 +167,6 @@ class _Block(nn.Module):
 
 
 def _folded(state: Mapping[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
-    """open_clip's parameters as this tower's own, constant factors folded in."""
     rest = dict(state)
     patches, positions = rest.pop("conv1.weight"), rest.pop("positional_embedding")
     patches = patches.permute(0, 2, 3, 1).flatten(1)  # to row, column, channel

@@ -39,7 +39,7 @@ class LocalLock:
         """Whether the file system has no locks: nothing keeps another run out."""
 
     def take(self) -> None:
-        """Make the directory and keep others out. Raises RunError if another run, or the same shard, is there, and
+        """Make the directory and keep others out. Raises RunError if another run, or the same shard, is there;
         OSError."""
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -64,7 +64,6 @@ class LocalLock:
             self._descriptors.append(descriptor)
 
     def is_held(self, part: str) -> bool:
-        """Whether a shard is running."""
         try:
             descriptor = _flock(self._directory / lock_name(part), fcntl.LOCK_SH)
         except BlockingIOError:
@@ -76,7 +75,6 @@ class LocalLock:
         return False
 
     def release(self) -> None:
-        """Let others in."""
         if self._part is not None and len(self._descriptors) == 2:
             with contextlib.suppress(OSError):
                 (self._directory / lock_name(self._part)).unlink()
@@ -105,8 +103,7 @@ def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
 class RemoteLock:
     """An object in a store that only one of several can put, removed when its run ends.
 
-    A killed run leaves it. On the same machine the next run sees that the process is gone; elsewhere a person removes
-    it.
+    A killed run leaves it. On the same machine the next run sees that; elsewhere a person removes it.
     """
 
     def __init__(self, directory: Url, part: str | None) -> None:
@@ -160,7 +157,6 @@ class RemoteLock:
         return lock_name(part) in (remote.listing(self._directory) or {})
 
     def release(self) -> None:
-        """Let others in."""
         if self._held is not None:
             with contextlib.suppress(remote.StoreError):
                 remote.remove(self._held)

@@ -41,8 +41,7 @@ def load_features(
 
 
 def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
-    """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or holds something
-    else."""
+    """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or of another kind."""
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
     else:
@@ -96,8 +95,6 @@ def is_whole(path: str | Path, n: int, dim: int) -> bool:
 
 
 class NpyHeader(NamedTuple):
-    """What a `.npy` file says of itself; its values begin at `offset`, in bytes."""
-
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran_order: bool
@@ -119,7 +116,6 @@ def read_header(data: bytes) -> NpyHeader | None:
 
 
 def _float32_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
-    """Shape and data offset of a float32 C-order `.npy` file, None if it is none."""
     header = read_header(data)
     if header is None or header.dtype != np.dtype("<f4") or header.fortran_order:
         return None

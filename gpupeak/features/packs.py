@@ -56,7 +56,6 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         self._encoder, self._sampling, self._stream = encoder_directory(encoder), sampling, stream
 
     def directory(self, dataset: str) -> Path:
-        """Where a dataset's `.npy` files lie, or would."""
         return feature_directory(self.root, dataset, self._encoder, self._sampling, self.n, self._stream)
 
     def __getitem__(self, dataset: str) -> DatasetFeatures:
@@ -78,8 +77,6 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
 
 
 class TorchFeatures:
-    """A dataset as torch's loaders ask for it; they need no more of it than its length and its items."""
-
     def __init__(self, features: DatasetFeatures) -> None:
         self._features = features
 
@@ -108,7 +105,6 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The samples, sorted."""
         return tuple(_npy_files(self.directory) if self._pack is None else self._pack.names)
 
     def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
@@ -143,7 +139,6 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
 
 
 def packed_file(directory: Path) -> Path:
-    """Where the packed form of a feature directory lies."""
     return directory.with_name(f"{directory.name}.safetensors")
 
 

@@ -235,8 +235,7 @@ class Records:
 
 
 def read_records(directory: Path, *, strict: bool = True) -> Records:
-    """Read what runs say of `directory`; if not `strict`, a record that cannot be read counts as none. Raises
-    ConfigError, RunError."""
+    """Read what runs say of `directory`. Raises RunError, and if `strict` ConfigError for a damaged run's record."""
     main = Record(directory, None, _read_run(directory / "run.json", strict))
     tags: set[str] = set()
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)

@@ -68,8 +68,7 @@ def places(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How strong a sample's action units are: `values[i]`, their sum, is that of frame `frames[i]`, 0-based and
-    ascending."""
+    """How strong action units are: `values[i]`, their sum, is that of frame `frames[i]`, 0-based and ascending."""
 
     frames: tuple[int, ...]
     values: tuple[float, ...]

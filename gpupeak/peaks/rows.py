@@ -17,8 +17,7 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a file says of one frame, counted as the file counts. `intensity` is the sum of its action units, `marked`
-    whether the file names it as the peak, `total` the frames in the video."""
+    """What a file says of one frame, counted as the file counts; `intensity` is the sum of its action units."""
 
     frame: int
     intensity: float | None = None

@@ -120,8 +120,8 @@ class FetchingDecoder:
         self._decoder, self._cache, self._limit = decoder, cache, limit
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """Yield the frames or the failure of every sample as they are ready. Raises RunError if nothing can be fetched
-        any more."""
+        """Yield the frames or the failure of every sample as they are ready. Raises RunError if the cache is
+        unusable."""
         unready: queue.SimpleQueue[Failed] = queue.SimpleQueue()
         decoding: dict[Place, Fetched] = {}
         with contextlib.closing(_Ahead(samples, self._cache, self._limit)) as ahead:
@@ -153,12 +153,11 @@ class FetchingDecoder:
                 yield unready.get()
 
     def close(self) -> None:
-        """Close the decoder."""
         self._decoder.close()
 
 
 def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> Generator[Fetched]:
-    """Yield samples, or why not, as their files are on this machine, until the next one is asked for. Raises
+    """Yield samples, or why not, when their files are here; they are until the next one is asked for. Raises
     RunError."""
     with contextlib.closing(_Ahead(samples, cache, limit, video=video)) as ahead:
         for found in ahead:
@@ -253,7 +252,6 @@ class _Ahead:
             self._changed.notify_all()
 
     def release(self, found: Fetched) -> None:
-        """Remove what was fetched for a sample."""
         if found.directory is not None:
             shutil.rmtree(found.directory, ignore_errors=True)
             with self._changed:
@@ -261,7 +259,6 @@ class _Ahead:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Fetch no more, and remove all copies."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -14,8 +14,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def open_bounded(file: Path, limit: int) -> BinaryIO:
-    """Open a regular file of at most `limit` bytes, waiting for no pipe. Raises FileNotFoundError, also of an
-    impossible path, and OSError."""
+    """Open a regular file of at most `limit` bytes, waiting for no pipe. Raises FileNotFoundError, OSError."""
     try:  # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:
@@ -60,7 +59,6 @@ def name_fault(name: str) -> str | None:
 
 
 def is_directory(path: Path) -> bool:
-    """Whether `path` is a directory that can be seen: False, too, where looking is not permitted."""
     try:
         return path.is_dir()
     except OSError:
@@ -68,7 +66,6 @@ def is_directory(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether `path` is a regular file that can be seen: False, too, where no file can have such a name."""
     try:
         return path.is_file()
     except OSError:

@@ -22,13 +22,11 @@ _LOCAL = ("file", "local")
 
 
 def is_url(text: object) -> bool:
-    """Whether a setting is a URL rather than a path."""
     return _URL.match(str(text)) is not None
 
 
 def place(text: Place | str) -> Place:
-    """The place that a setting names: `~` expanded; `file://` is a path. Raises ConfigError, as for a URL with a
-    password."""
+    """The place that a setting names: `~` expanded; `file://` is a path. Raises ConfigError."""
     if isinstance(text, Url):
         return text
     if isinstance(text, Path) and _SLASH_LOST.match(str(text)):

@@ -60,8 +60,7 @@ class Entry:
 
 @lru_cache(maxsize=256)
 def listing(directory: Url) -> Mapping[str, Entry] | None:
-    """What lies in a directory, by name; None if there is none. A store is asked once, until `forget`. Raises
-    RunError."""
+    """What lies in a directory, by name; None if it is not there. Asked once, until `forget`. Raises RunError."""
     filesystem, place = _reach(directory)
     infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
     if infos is None:
@@ -74,8 +73,8 @@ def listing(directory: Url) -> Mapping[str, Entry] | None:
 
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
-    """The files in a directory, by `name`, and by `directory/name` those in its directories that are `wanted`, or in
-    all. Raises RunError."""
+    """The files in a directory, by `name`, and by `directory/name` in its directories `wanted`, or all. Raises
+    RunError."""
     top = listing(directory) or {}
     found = {name: entry for name, entry in top.items() if entry.is_file()}
     if any(not entry.is_file() and (wanted is None or name in wanted) for name, entry in top.items()):
@@ -85,14 +84,12 @@ def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, 
 
 
 def forget() -> None:
-    """Ask the stores again from now on."""
     listing.cache_clear()
     _below.cache_clear()
 
 
 @lru_cache(maxsize=32)
 def _below(url: Url) -> Mapping[str, Entry]:
-    """The files two levels down, by `directory/name`."""
     filesystem, place = _reach(url)
     infos = _listed(url, filesystem, lambda: filesystem.find(place, detail=True)) or {}
     entries = (_entry(info, place.rstrip("/")) for info in infos.values())
@@ -231,7 +228,6 @@ def _told(error: Exception) -> str:
 
 
 def _reach(url: Url) -> tuple[Any, str]:
-    """The file system that serves `url`, and what it calls that place. Raises ConfigError, RunError."""
     filesystem = _filesystem(url.protocol, url.where.partition("/")[0])
     place: str = filesystem._strip_protocol(str(url))
     return filesystem, place

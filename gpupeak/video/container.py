@@ -44,8 +44,7 @@ _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.pa
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
-    """Open a video and demux its first stream that is no attached picture. Close the clip, or use it in `with`. Raises
-    SampleError."""
+    """Open a video and demux its first stream that is no attached picture; to be closed. Raises SampleError."""
     try:
         container = _open(Path(path), quick=True)
         try:
@@ -119,8 +118,7 @@ class Clip:
 
     @cached_property
     def rotation(self) -> int:
-        """Degrees counter-clockwise that turn the picture upright; where headers leave it open, one frame is
-        decoded."""
+        """Degrees counter-clockwise that turn the picture upright; where headers leave it open, a frame is decoded."""
         if certainly_upright(self.path, self._format) and not self._oriented:
             return 0
         return 90 * next(map(quarter_turns, self.decode_all()), 0)
@@ -163,7 +161,6 @@ class Clip:
             yield from decoded(_decoder(stream), packets, tolerant=True)
 
     def _demux(self, stream: VideoStream) -> bool:
-        """Read every packet; return `timed`."""
         syntax = Syntax(self.codec, self.decoder.extradata or b"")
         pictures, pts, shown = list[Picture](), list[int](), list[int]()
         damaged = False
@@ -207,8 +204,7 @@ class Clip:
         return True
 
     def _sort(self, gops: Gops) -> bool:
-        """False if decoding does not bear it out: frames presented before the first key frame may need it, or not be
-        delivered."""
+        """False if decoding does not bear it out: what is presented before the first key frame may need another."""
         pts, first = gops.pts, gops.pts[gops.starts[0]]
         if any(pts[number] < first for number in gops.shown):
             delivered: list[int | None] = []

@@ -11,12 +11,10 @@ _LONGEST = 1024
 
 
 class Sequence(NamedTuple):
-    """What a sequence parameter set says, in libav's names and ITU-T's numbers; a `colorspace` of None is the
-    container's.
+    """What a sequence parameter set says; a `colorspace` of None is the container's.
 
     `before_field_flag` is how many bits of a slice header lie between pic_parameter_set_id and field_pic_flag, None
-    where all pictures are frames. `reordering`: it says how many pictures may have to wait for one presented before
-    them.
+    where all pictures are frames. `reordering`: it says how many pictures may have to wait for one presented before.
     """
 
     pix_fmt: str
@@ -129,8 +127,6 @@ def _says_reordering(bits: _Bits) -> bool:
 
 
 class _Bits:
-    """Reads u(n) and ue(v); ValueError past the end."""
-
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 

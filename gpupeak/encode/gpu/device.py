@@ -48,8 +48,6 @@ class Cuda(Protocol):
 
 
 class TorchCuda:
-    """A GPU, by torch."""
-
     def __init__(self, device: torch.device) -> None:
         self._device = device
 

@@ -86,7 +86,6 @@ class GraphRunner:
             self._graphs[bucket] = self.cuda.capture(self.stream, pool, work)
 
     def run(self, images: int) -> None:
-        """As `EagerRunner.run`."""
         self._graphs[self._buckets[bisect_left(self._buckets, images)]]()
 
 
@@ -149,8 +148,7 @@ class GraphEncoder:
         self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, self._size) for _ in range(2)])
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
-        """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError for want of
-        memory."""
+        """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError."""
         # Slots live as long as one call, or as long as an array shows them: one that is never given back
         # because its batch was dropped is not missing in the next call.
         slot, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype
@@ -244,14 +242,12 @@ class GraphEncoder:
 
 
 def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
-    """Wait for a piece's features and hand them on."""
     flight.done.synchronize()
     seconds = flight.began.elapsed_time(flight.done) / 1000 / max(1, len(flight.samples))
     return outcomes(flight.samples, flight.features.numpy(), seconds, flight.release)
 
 
 def _runs(images: Iterable[_Image]) -> Iterator[list[_Image]]:
-    """Consecutive images that are in one tensor of the device, or on the host."""
 
     def where(image: _Image) -> int | None:
         return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)

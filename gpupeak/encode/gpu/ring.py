@@ -15,8 +15,7 @@ _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
 
 
 class Inbox:
-    """Reads batches ahead on a thread of its own, up to `images` images. What it holds when it is closed is
-    released."""
+    """Reads batches ahead on a thread of its own, up to `images` images; releases what it holds when it is closed."""
 
     def __init__(self, batches: Iterable[FrameBatch], images: int) -> None:
         self._limit = images
