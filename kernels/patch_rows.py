@@ -16,7 +16,6 @@ import torch
 from gpupeak.kernels.compile import Kernel, expect, load
 
 PatchRows: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""`patch_rows`, or the kernel that does the same."""
 
 _THREADS = 256
 
@@ -36,10 +35,7 @@ def patch_rows(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Te
 
 
 def cuda_patch_rows(device: torch.device, size: int, patch: int) -> PatchRows:
-    """`patch_rows` as one kernel, for fp16 rows of the least multiple of 8 numbers; the same numbers to the bit.
-
-    It reads every pixel and writes every row once, in stores of 16 bytes. Raises DeviceError as `compile.load`.
-    """
+    """`patch_rows` as one kernel, for fp16 rows of the least multiple of 8; the same to the bit. Raises DeviceError."""
     return partial(_launch, load("patch_rows", device, SIZE=size, PATCH=patch), size, patch)
 
 

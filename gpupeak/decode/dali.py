@@ -26,33 +26,28 @@ from gpupeak.types import Failed, FrameBatch, Sample
 
 dali: Any = nvidia.dali  # its annotations are not complete
 
-_READY = 2
-"""Batches that wait for whoever reads `decode`."""
+_READY = 2  # batches that wait for whoever reads `decode`
 _READERS = 8
-_FAILURES_IN_A_ROW = 64
-"""When so many samples fail one after another, each by itself, it is not their fault."""
+_FAILURES_IN_A_ROW = 64  # so many, each by itself, are not the samples' fault
 
 
 class DaliDecoder:
     """Plans samples on the CPU, gathers what goes best together, and decodes it in several DALI pipelines at once.
 
-    What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a
-    batch that fails are tried again one by one; other batches are not touched.
+    What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a batch
+    that fails are tried again one by one; other batches are not touched.
 
-    Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until
-    `release`. DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever
-    reads the frames waits for `ready`, and calls `release` only after reading: the memory is then used again.
+    Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until `release`.
+    DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever reads the frames
+    waits for `ready`, and calls `release` only after reading: the memory is then used again.
 
     Args:
         n, size: the most frames a sample can have, and the side of the squashed frames in pixels, even.
-        planner: closed with this decoder.
         device: a CUDA device; for tests the CPU, where DALI decodes VP8, VP9 and MJPEG only.
         batch_size, memory: the most videos, and the most `native_bytes`, in a batch.
         window: the most plans that wait to be batched.
         pipelines: each on a thread of its own: one does not load all of NVDEC's engines.
         threads, ahead: videos that each decodes at the same time, and batches in it at a time.
-
-    Raises DeviceError if DALI cannot be set up on the device.
     """
 
     def __init__(

@@ -18,24 +18,18 @@ from gpupeak.types import Failed, FrameBatch, Sample
 if TYPE_CHECKING:
     from gpupeak.decode.dali import DaliDecoder
 
-_READY = 4
-"""Batches that are decoded and wait for whoever reads `HybridDecoder.decode`."""
-_REFUSED = 256
-"""Samples that may wait for the CPU before the GPU's decoder takes no more."""
+_READY = 4  # batches that wait for whoever reads `decode`
+_REFUSED = 256  # samples that may wait for the CPU before the GPU's decoder takes no more
 _TRIAL = 96
-_WORTHWHILE = 0.1
-"""A side with less than this share of the other's speed is left out: it may cost more, in cores and memory traffic."""
+_WORTHWHILE = 0.1  # of the other's speed: a slower side may cost more than it brings
 
 
 class HybridDecoder:
     """Decodes on NVDEC, and on the CPU what is refused there; each takes its next sample when it has room.
 
-    Args:
-        gpu, cpu: the two sides, closed with this decoder.
-        mode: "nvdec": the CPU decodes only what `gpu` refuses; "hybrid": it takes other samples, too; "auto":
-            each side first decodes some samples by itself, then the faster one or both go on, as `choose` says.
-        notice: told, a line each, on any thread: the choice of "auto", and every new reason to refuse samples.
-        trial: samples by which "auto" measures each side, after a third as many that start it up.
+    With `mode` "nvdec" the CPU decodes only what `gpu` refuses, with "hybrid" other samples, too; with "auto" each side
+    first decodes `trial` samples by itself, then `choose` says. `notice` is told of that, and of every new reason to
+    refuse samples, on any thread.
     """
 
     def __init__(

@@ -17,13 +17,11 @@ from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
 
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
-    """Decode frames of a video by their numbers in presentation order, from 0: uint8 RGB `[n, size, size, 3]`.
+    """Decode frames of a video by their numbers from 0 in presentation order, each once: uint8 RGB `[n, size, size,
+    3]`.
 
-    Frames are upright by the container's display matrix; the matrix from YCbCr is the one that the stream names, else
-    BT.601. Repeated `indices` are decoded once. swscale's bilinear filter squashes frames to `size` pixels; with None
-    they keep their own size.
-
-    Raises SampleError: the file cannot be used (stage "plan"), or a frame is not there or cannot be decoded ("decode").
+    Frames are upright; the matrix from YCbCr is the stream's, else BT.601. swscale's bilinear filter squashes frames to
+    `size` pixels; with None they keep their own size. Raises SampleError at stage "plan" or "decode".
     """
     with open_clip(path) as clip:
         return decode_clip(clip, indices, size)

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
 
-MAX_BYTES = 1 << 28
-"""DALI wants a whole file in memory; libav, which larger files are left to, reads the packets it needs."""
+MAX_BYTES = 1 << 28  # DALI wants a whole file in memory; libav reads the packets it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +28,8 @@ class _Limits(NamedTuple):
     largest: int
 
 
-# What both DALI 2.4's `decoders.video` and NVDEC from Turing to Hopper (NVDEC Application Note of Video Codec SDK 13.0;
-# sizes by cuvidGetDecoderCaps) take, without MJPEG, of which each picture is cheap on the CPU. AV1 not everywhere;
-# 10-bit H.264 from Blackwell on.
+# What DALI 2.4's `decoders.video` and NVDEC from Turing to Hopper take (NVDEC Application Note of Video Codec SDK 13.0;
+# sizes by cuvidGetDecoderCaps), without MJPEG, which is cheap on the CPU.
 _TAKEN = {
     "h264": _Limits(("yuv420p",), (48, 16), 4096),
     "hevc": _Limits(("yuv420p", "yuv420p10le"), (144, 144), 8192),

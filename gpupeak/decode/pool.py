@@ -29,14 +29,14 @@ _Suspects: TypeAlias = Suspects[Sample | Task]
 class WorkerPool:
     """A decoder of `workers` processes (`gpupeak.decode.worker`), one sample in each at a time.
 
-    Who owns a slot of the shared memory: the worker from the moment it is sent a sample until it has
-    answered; then whoever holds the `FrameBatch`, until `release`; then it is free again.
+    Who owns a slot of the shared memory: the worker from the moment it is sent a sample until it has answered; then
+    whoever holds the `FrameBatch`, until `release`; then it is free again.
 
-    A sample whose worker dies or does not answer within `time_limit` seconds is tried once more, alone in a
-    new worker, then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
+    A sample whose worker dies or does not answer within `time_limit` seconds is tried once more, alone in a new worker,
+    then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
 
-    `n` and `size` are the most frames a sample can have and their side in pixels. `held` is how many batches the line
-    behind can hold: there are as many slots more than workers, so an idle worker always finds one. Raises RunError.
+    `n` and `size` are the most frames a sample can have and their side in pixels. There are `held` slots more than
+    workers: as many batches as the line behind can hold, so an idle worker always finds one.
     """
 
     def __init__(self, workers: int, n: int = 8, size: int = 224, *, time_limit: float = 120.0, held: int = 4) -> None:

@@ -9,8 +9,7 @@ from gpupeak.channel import Cancelled
 from gpupeak.decode.worker import Planned
 from gpupeak.types import VideoFacts
 
-_BUFFERED_FRAMES = 8
-"""Frames at native size that each of DALI's decoders keeps to put them in order, beside those it was asked for."""
+_BUFFERED_FRAMES = 8  # that each of DALI's decoders keeps to put them in order
 
 
 class Window:

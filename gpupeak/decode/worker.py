@@ -28,18 +28,14 @@ from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 from gpupeak.video.container import open_clip
 
-READY = "ready"
-"""The first message of a worker: its imports went well."""
-
+READY = "ready"  # a worker's first message
+NO_SLOT = -1  # the sample is only to be planned
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 MEMORY = 4 << 30
 """Bytes that a worker may have allocated. One that decodes 8K in 10 bits takes 750 MB, one that decodes twice that
 1.1 GB; an MP4 of a few KB that declares millions of samples makes libavformat take as much as it gets."""
-
-NO_SLOT = -1
-"""Sent for a slot: the sample is only to be planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +58,6 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What calling a `Task` gave."""
-
     sample: Sample
     value: Any
 

@@ -86,10 +86,7 @@ def outcomes(
     seconds: float,
     release: Callable[[], None] = lambda: None,
 ) -> list[FeatureBatch | Failed]:
-    """What becomes of samples that were encoded together; those with a feature that is not finite have failed.
-
-    `features` `[R, dim]` are the samples' rows one after another; `release` is called when nobody needs them any more.
-    """
+    """What becomes of samples that were encoded together, `features` `[R, dim]` being their rows one after another."""
     finite = np.isfinite(features).all(axis=1)
     good: list[tuple[FramePlan, Span, Seconds]] = []
     failed: list[Failed] = []

@@ -18,8 +18,8 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 
 _HUB_SECONDS = 10.0
+# A text tower of next to nothing: some would be configured over the network.
 _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layers": 1}
-"""A text tower of next to nothing: it is never asked, and some would be configured over the network."""
 
 
 class OpenClipTower(nn.Module):
@@ -69,7 +69,6 @@ def load_open_clip(
 
 
 def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
-    """Have open_clip fetch the file of `weights.tag`, and remember where it is. Raises WeightsError."""
     assert weights.tag is not None
     pretrained = known_tag(spec, weights.tag)
     file = _downloaded(pretrained)

@@ -43,13 +43,10 @@ class FeatureDirectory:
 
     Making one changes nothing. Entering it (`with`) takes a lock and removes what killed runs left; `absorb`, `begin`,
     `record` and `finish` belong inside. Of a directory in a store the records are worked on in a copy below `copies`.
-    `n` and `dim` are the shape of its features, `part` is the tag of a shard.
 
     Shards run in one directory at the same time, each with a lock and records of its own. What has no shard has the
     directory for itself, and `absorb` makes their records its own. With --overwrite, a shard begins by publishing its
     settings; from then on nothing made with others counts as finished, and no shard of others may begin.
-
-    Entering raises WriteError if the directory cannot be written, RunError if another run or the same shard is there.
     """
 
     def __init__(self, place: Place, n: int, dim: int, part: str | None = None, copies: Path | None = None) -> None:
@@ -65,8 +62,7 @@ class FeatureDirectory:
         records = read_records(self.path)
         self.run = records.run
         own = Record(self.path, None, self.run) if part is None else records.part(part)
-        self.devices = () if own is None else tuple(own.devices)
-        """Those of the runs, or of this shard's, whose files are here already."""
+        self.devices = () if own is None else tuple(own.devices)  # which made what is here already
 
     @property
     def unguarded(self) -> bool:
@@ -132,7 +128,6 @@ class FeatureDirectory:
         return {name for name in present if self._has(name)}
 
     def names(self) -> set[str]:
-        """The samples that have a file here, whole or not."""
         return {name[:-4] for name in places.names(self.place) if name.endswith(".npy")}
 
     def refuse_mixing(self, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -244,7 +239,6 @@ class FeatureDirectory:
             raise
 
     def record(self, outcome: Outcome) -> None:
-        """Append one sample's line to the manifest, in one write."""
         if self._manifest is None:
             raise GpupeakError(f"{self.place}: record before begin")
         try:

@@ -1,7 +1,4 @@
-"""Who writes into a feature directory: a lock of the file system, or below a URL an object that only one can put.
-
-A run without a shard keeps out all others; a shard keeps out those without one, and itself.
-"""
+"""Who writes into a feature directory: a lock of the file system, or below a URL an object that only one can put."""
 
 from __future__ import annotations
 
@@ -35,8 +32,7 @@ class LocalLock:
     def __init__(self, directory: Path, part: str | None) -> None:
         self._directory, self._part = directory, part
         self._descriptors: list[int] = []
-        self.missing = False
-        """Whether the file system has no locks: nothing keeps another run out."""
+        self.missing = False  # whether the file system has no locks
 
     def take(self) -> None:
         """Make the directory and keep others out. Raises RunError if another run, or the same shard, is there;

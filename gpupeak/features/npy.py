@@ -33,8 +33,8 @@ def load_features(
 ) -> npt.NDArray[np.float32]:
     """One sample's features, float32 `[n, D]`. Raises as `read_features`.
 
-    `root` is the output root, with or without the dataset at its end, or its URL; `encoder` a name or what stands for
-    one in `frame_<encoder>_...`; `stream` "frame" or "face"; faces have one sampling only.
+    `root` is the output root, a path or URL, with or without the dataset at its end; `encoder` a name or what stands
+    for one in `frame_<encoder>_...`; `stream` "frame" or "face".
     """
     directory = feature_directory(places.place(root), dataset, encoder_directory(encoder), sampling, n, stream)
     return read_features(directory / f"{sample}.npy", n)

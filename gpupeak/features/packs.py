@@ -1,7 +1,7 @@
 """How features are read by those who train on them: as mappings, from `.npy` files or from one packed file.
 
-A packed dataset is a safetensors file beside its feature directory: a tensor "features", float32 `[S, n, D]`, and in
-its metadata "samples", a JSON list of the S names in the order of the rows. It is mapped, not read.
+That is a safetensors file: a tensor "features", float32 `[S, n, D]`, and in its metadata "samples", a JSON list of the
+S names in the order of the rows. It is mapped, not read.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ _TENSOR, _SAMPLES = "features", "samples"
 class FeatureStore(Mapping[str, "DatasetFeatures"]):
     """The datasets below a local output root whose features are there: `store["mer2023"]["sample_00001998"]`.
 
-    Holds no file open: it can be sent to worker processes, and any number of readers may use it at once. `encoder`,
-    `sampling`, `n` and `stream` ("frame" or "face") are as in `load_features`.
+    Holds no file open: it can be sent to worker processes, and any number of readers may use it at once.
     """
 
     def __init__(

@@ -137,12 +137,10 @@ def _seconds(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_record(name: str) -> bool:
-    """Whether a file of a feature directory is called like one of its records, or the lock of a part."""
     return _NAMES.match(name) is not None
 
 
 def lock_name(part: str) -> str:
-    """The name of what a shard holds a lock on while it runs."""
     return f".gpupeak-{part}.lock"
 
 

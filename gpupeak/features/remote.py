@@ -118,10 +118,8 @@ def _is_record(name: str) -> bool:
 
 
 class RemoteWriter:
-    """Puts each sample's rows into a store as a float32 C-order `.npy` file, several at once; local ones go to `files`.
-
-    Rows are copied first: a batch is released at once. Safe on several threads over one shared iterable of batches.
-    """
+    """Puts each sample's rows into a store, several at once; local ones go to `files`. Rows are copied first: a batch
+    is released at once. Safe on several threads over one shared iterable."""
 
     def __init__(self, files: Writer) -> None:
         self._files = files

@@ -19,7 +19,6 @@ NO_DIRECTORY = "no AU directory"
 NO_FILE = "no AU file"
 UNREADABLE = "AU file unreadable"
 NO_USABLE_PEAK = "no usable peak in the AU file"
-"""The reasons a `NoPeak` can have."""
 
 # Parsed JSON takes up to twenty times its size; 64 MiB is 10,000 frames with 6 KiB of text on each.
 _LARGEST_JSON = 64 << 20
@@ -62,7 +61,6 @@ def _peak(source: Source, file: Path, rows: Iterator[Row]) -> Peak | NoPeak | No
 
 
 def places(name: str) -> tuple[str, ...]:
-    """Every place in an action-unit directory at which a file of the sample `name` is looked for."""
     return tuple(dict.fromkeys(place.format(name) for source in SOURCES for place in source.places))
 
 

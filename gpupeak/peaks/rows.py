@@ -1,5 +1,5 @@
-"""What every reader of an action-unit file says: rows, one a frame. A number is believed only if it is whole and not
-negative: 34.0 counts, 34.5 and "34" do not."""
+"""What every reader of an action-unit file says: rows, one a frame. Numbers are whole and not negative: 34.0 is, "34"
+is not."""
 
 from __future__ import annotations
 
@@ -83,4 +83,4 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def _found(container: object, key: str) -> str:
     if isinstance(container, dict) and key in container:
         return f"{key} is {reprlib.repr(container[key])}"
-    return f"no {key}" if isinstance(container, dict) else f"no {key} in {reprlib.repr(container)}"
+    return f"no {key}"

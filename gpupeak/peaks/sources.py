@@ -36,4 +36,3 @@ SOURCES = (
     Source("openface", ("{0}.csv", "{0}/{0}.csv"), 1, openface),
 )
 PEAK_SOURCES = tuple(source.name for source in SOURCES)
-"""Where a peak can come from."""

@@ -24,8 +24,7 @@ from gpupeak.types import Failed, FrameBatch, FramePlan, NoPeak, Place, Sample, 
 
 _THREADS = 16  # each waits for one sample's files: tens of milliseconds a request, whatever the bandwidth
 _AHEAD = 32
-_FAILURES_IN_A_ROW = 64
-"""So many samples that cannot be fetched one after another are not the samples' fault."""
+_FAILURES_IN_A_ROW = 64  # so many are not the samples' fault
 
 
 @dataclass(frozen=True, slots=True)

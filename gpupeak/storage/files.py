@@ -59,22 +59,13 @@ def name_fault(name: str) -> str | None:
 
 
 def is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    return os.path.isdir(path)  # noqa: PTH112 - never raises
 
 
 def is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    return os.path.isfile(path)  # noqa: PTH113 - never raises
 
 
 def expanded(path: str | Path) -> Path:
     """`path` with ~ and ~user expanded; as it stands where there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - never raises

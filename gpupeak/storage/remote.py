@@ -28,9 +28,8 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _CONNECTIONS = 48  # as many fetches and puts as there may be at once, and some listings
 _SMALL = 1 << 16
 _CHUNK = 16 << 20  # bytes a request; what is cut off is fetched again from the last of these
+# Stores in which a file is there whole or not at all. Elsewhere it is put under another name and renamed.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "tos", "memory"}
-"""Stores in which a file is there whole or not at all. Elsewhere it is put under another name and renamed."""
-_NEEDS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC}
 _CREDENTIALS = re.compile("Credential|Authenti|Unauthori|Forbidden|Profile|TokenRetrieval")
@@ -186,7 +185,6 @@ def create(url: Url, data: bytes) -> bool:
 
 
 def remove(url: Url) -> None:
-    """Remove a file; one that is not there is no error. Raises StoreError."""
     filesystem, place = _reach(url)
     try:
         _tried(url, lambda: filesystem.rm_file(place))
@@ -254,10 +252,7 @@ def _filesystem(protocol: str, host: str) -> Any:
     try:
         filesystem, _ = core.url_to_fs(f"{url}/", **options)
     except ImportError as error:
-        package = _NEEDS.get(protocol)
-        extra = "'gpupeak[remote]'" if package == "s3fs" else package
-        way_out = f"{protocol}:// needs {package}: pip install {extra}" if package else _told(error)
-        raise ConfigError(f"{url}: {way_out}") from error
+        raise ConfigError(f"{url}: {_told(error)}; for s3:// pip install 'gpupeak[remote]'") from error
     except ValueError as error:
         raise ConfigError(f"{url}: fsspec knows no {protocol}://, as it knows s3:// and gs://") from error
     except Exception as error:  # whatever a backend raises that cannot find its server or its credentials

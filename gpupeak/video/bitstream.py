@@ -14,12 +14,10 @@ REFERENCED = -1
 # Codecs of which one packet is one frame, and decoding can start at a key frame.
 _RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"}
 
-# What a display orientation begins with among supplemental enhancement information: its type, 47, and its size in
-# bytes (ITU-T H.264, 7.3.2.3.1). Where these bytes are something else, a frame is decoded to see.
+# A display orientation's type, 47, and its size in bytes (ITU-T H.264, 7.3.2.3.1); a frame is decoded to be certain.
 _ORIENTATION = re.compile(rb"\x2f[\3-\7]")
 
-_HEAD = 1 << 16
-"""A picture is looked for in so many bytes at the start of a packet."""
+_HEAD = 1 << 16  # bytes of a packet in which a picture is looked for
 
 
 class _Nal(NamedTuple):
@@ -36,10 +34,8 @@ _NAL = {"h264": _Nal(0, 31, (1, 2, 5), (7, 8), 6), "hevc": _Nal(1, 63, range(32)
 
 
 class Picture(NamedTuple):
-    """Whether a packet's picture is presented and decoding can start at it.
-
-    `layer` is its temporal layer if no other picture of that or a lower layer refers to it, else `REFERENCED`.
-    """
+    """Whether a packet's picture is presented and decoding can start at it. `layer` is its temporal layer if no other
+    picture of that or a lower layer refers to it, else `REFERENCED`."""
 
     shown: bool
     start: bool

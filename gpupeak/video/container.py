@@ -27,12 +27,9 @@ from gpupeak.video.gops import Gops
 from gpupeak.video.orientation import certainly_upright
 
 MAX_SIDE = 16384
-MAX_PIXELS = 1 << 26
-"""Twice 8K. A decoder holds up to 17 frames, so larger ones could exhaust the memory."""
-MAX_PACKETS = 1 << 20
-"""Nine hours at 30 frames/s. A small MP4 can declare any number."""
-KEPT_BYTES = 64 << 20
-"""A file of at most so many bytes of packets is read once: they are kept."""
+MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
+MAX_PACKETS = 1 << 20  # nine hours at 30 frames/s; a small MP4 can declare any number
+KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
@@ -62,9 +59,7 @@ class Clip:
     Attributes:
         codec, profile, pix_fmt: libav's names, such as "h264", "High" and "yuv420p"; the last two None if unknown.
         width, height: the declared size in pixels, before rotation.
-        colorspace: the matrix as in ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601.
-        color_range: 0 unspecified, 1 limited, 2 full.
-        fps: average frames a second; 0.0 if unknown.
+        colorspace, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
         packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
@@ -142,7 +137,6 @@ class Clip:
         return runs
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
-        """The packets of those numbers, in demuxing order."""
         if self._kept is not None:
             yield from map(self._kept.__getitem__, sorted(numbers))
             return
@@ -251,9 +245,8 @@ def _open(path: Path, quick: bool) -> InputContainer:
     try:
         if quick and (demuxer := _TELLING.get(path.suffix.lower())):
             with suppress(av.FFmpegError, ValueError):  # its name may be misleading
-                # libavformat decodes up to seven frames of H.264 to learn what headers may not say (9 to 24 ms at
-                # 1280x720; all else takes 0.5 ms). So it gets no decoders but those that read only headers when told
-                # to skip frames.
+                # libavformat decodes up to seven frames of H.264 (9 to 24 ms at 1280x720, all else takes 0.5 ms). So it
+                # gets no decoders but those that read only headers when told to skip frames.
                 only = {"analyzeduration": "1", "codec_whitelist": "h264,hevc,mpeg4"}
                 container = _av_open(path, demuxer, {"skip_frame": "all"}, only)
                 if _told(container):

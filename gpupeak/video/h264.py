@@ -6,8 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 _WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
-_LONGEST = 1024
-"""Bytes of a parameter set that are read; it is shorter even with all scaling lists."""
+_LONGEST = 1024  # bytes of a parameter set; it is shorter even with all scaling lists
 
 
 class Sequence(NamedTuple):

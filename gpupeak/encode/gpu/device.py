@@ -11,10 +11,8 @@ import torch
 
 from gpupeak.errors import DeviceError
 
-Work = Callable[[], object]
-"""Puts work on the current stream and returns at once."""
-Graph = Callable[[], object]
-"""Captured work: called like the work it was."""
+Work = Callable[[], object]  # puts work on the current stream and returns at once
+Graph = Callable[[], object]  # captured work
 
 
 class Event(Protocol):
@@ -38,8 +36,6 @@ class Stream(Protocol):
 
 
 class Cuda(Protocol):
-    """One device: `TorchCuda`, or what stands in for it."""
-
     def stream(self) -> Stream: ...
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...

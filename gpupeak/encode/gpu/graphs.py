@@ -2,11 +2,9 @@
 
 Who owns which memory, and until when (one stream carries all of it except uploads from the host):
 
-    static input      rows of patches. Written by the patch kernel, read by the replay behind it on the same
-                      stream, written by the next batch's patch kernel behind that: the stream's order is
-                      what protects it.
-    static output     features. The same: the copy to a slot lies between two replays on the same stream.
-                      0.4 MB for 256 images, microseconds beside a replay: its own stream would gain nothing.
+    static input      rows of patches. Written by the patch kernel, read by the replay behind it: the order of
+                      the one stream protects it.
+    static output     features. The same: the copy to a slot lies between two replays.
     frames, borrowed  until the event behind the patch kernel; then `FrameBatch.release` is called.
     staging           what goes up from the host, in one of two lanes, each its own until the event behind
                       the patch kernel that read it.
@@ -149,8 +147,7 @@ class GraphEncoder:
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError."""
-        # Slots live as long as one call, or as long as an array shows them: one that is never given back
-        # because its batch was dropped is not missing in the next call.
+        # Slots live as long as one call: one whose batch was dropped is not missing in the next.
         slot, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype
         ring = Ring([self._runner.cuda.pinned(slot, dtype) for _ in range(self._slots)])
         borrowed: deque[FrameBatch] = deque()
@@ -216,7 +213,7 @@ class GraphEncoder:
         staged_pixels, staged_images = lane.staged_pixels.numpy(), lane.staged_images.numpy()
         sources: list[tuple[torch.Tensor, int, int]] = []  # pixels on the device, and which images are in them
         place = 0
-        for same in _runs(images):
+        for same in (list(group) for _, group in itertools.groupby(images, _device_batch)):
             first, place = place, place + len(same)
             batch = same[0].batch
             if isinstance(batch.pixels, np.ndarray):
@@ -247,10 +244,5 @@ def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
     return outcomes(flight.samples, flight.features.numpy(), seconds, flight.release)
 
 
-def _runs(images: Iterable[_Image]) -> Iterator[list[_Image]]:
-
-    def where(image: _Image) -> int | None:
-        return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)
-
-    for _, same in itertools.groupby(images, where):
-        yield list(same)
+def _device_batch(image: _Image) -> int | None:
+    return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)

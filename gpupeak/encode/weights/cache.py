@@ -14,8 +14,7 @@ from gpupeak.storage.places import cache_directory
 
 _CACHE_BYTES = 16 << 20
 
-_here: dict[tuple[Path, str], str] = {}
-"""What this process has found out, by the cache it belongs to: a run asks twice, also where nothing can be saved."""
+_here: dict[tuple[Path, str], str] = {}  # a run asks twice, also where nothing can be saved
 
 
 def file_sha256(file: Path) -> str:

@@ -54,10 +54,8 @@ def load_state(
     """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
     open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that of
-    transformers (`vision_model.*`) are read. `expected` has the names, shapes and dtypes wanted, in open_clip's naming;
-    `quick_gelu` is the module's activation, which a configuration beside the files may contradict.
-
-    Raises WeightsError if a file cannot be read or does not fit.
+    transformers (`vision_model.*`) are read. `expected` has the names, shapes and dtypes wanted; `quick_gelu` is the
+    module's activation, which a configuration beside the files may contradict. Raises WeightsError.
     """
     if weights.seed is not None:
         return random_state(weights.seed, expected)

@@ -15,8 +15,6 @@ from gpupeak.errors import WeightsError
 from gpupeak.storage.files import expanded, read_bounded
 
 INSTEAD = "an HF directory, a state dict file, or random:SEED"
-"""What can always be passed, in an error's words."""
-
 _RANDOM = re.compile(r"random:([0-9]{1,18})")
 _FILES = (
     "open_clip_model.safetensors",  # first: beside it, model.safetensors is transformers' or timm's
