@@ -12,13 +12,20 @@ import torch
 from gpupeak.errors import DeviceError
 
 
+def source(name: str) -> Path:
+    """The CUDA source of a kernel; it holds one `extern "C"` function, named like the file."""
+    return Path(__file__).with_name(f"{name}.cu")
+
+
+def options(**sizes: int) -> tuple[str, ...]:
+    """What a source is compiled with; `sizes` are macros, as in `PATCH=14`."""
+    return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
+
+
 @cache
 def load(name: str, device: torch.device, **sizes: int) -> Kernel:
-    """The kernel `name` for a GPU, compiled once; CuPy keeps the binary on disk. Raises DeviceError.
-
-    `sizes` are its macros, as in `PATCH=14`. Its source holds one `extern "C"` function, named like the file.
-    """
-    return Kernel(name, device, ("--std=c++17", *(f"-D{macro}={value}" for macro, value in sizes.items())))
+    """The kernel `name` for a GPU, compiled once; CuPy keeps the binary on disk. Raises DeviceError."""
+    return Kernel(name, device, options(**sizes))
 
 
 def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
@@ -43,8 +50,7 @@ class Kernel:
         self._device = torch.device(device.type, device.index or 0)
         try:
             with cupy.cuda.Device(self._device.index):
-                code = Path(__file__).with_name(f"{name}.cu").read_text(encoding="utf-8")
-                module = cupy.RawModule(code=code, options=options)
+                module = cupy.RawModule(code=source(name).read_text(encoding="utf-8"), options=options)
                 # Compiles and loads it: no later call does, as none may under a graph's capture.
                 self._function = module.get_function(name)
         except Exception as error:  # NVRTC, driver and file errors have no base of their own
