@@ -1,7 +1,4 @@
-"""What does a residual block need between two products? A sum, and the LayerNorm of the sum.
-
-As two operations they pass over device memory five times (read, read, write; read, write); as one, four.
-"""
+"""A residual sum and its LayerNorm: as two operations they pass over device memory five times, as one four."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ from gpupeak.kernels.compile import Kernel, expect, load
 AddLayerNorm: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
 ]
-"""`add_layer_norm`, or the kernel that does the same."""
 
 _WARPS = 4  # rows a block
 
@@ -25,23 +21,13 @@ _WARPS = 4  # rows a block
 def add_layer_norm(
     residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The reference, on any device: `residual + delta`, and its LayerNorm.
-
-    Both are `[..., width]` and not to be used again, as the results may lie in their memory; `weight` and `bias` are
-    `[width]`. All are of one dtype.
-    """
+    """The reference: `residual + delta`, `[..., width]` and not to be used again, and its LayerNorm."""
     total = residual + delta
     return total, F.layer_norm(total, weight.shape, weight, bias, eps)
 
 
 def cuda_add_layer_norm(device: torch.device, width: int) -> AddLayerNorm:
-    """`add_layer_norm` as one kernel, in place, for fp16 and widths that are multiples of 256.
-
-    The sum is the same to the bit; its LayerNorm differs by the order in which float32 sums are added up.
-
-    Raises:
-        DeviceError: see `compile.load`.
-    """
+    """`add_layer_norm` as one kernel, in place, for fp16 and widths that are multiples of 256. Raises DeviceError."""
     if width % 256:
         raise ValueError(f"width is {width}, expected a multiple of 256")
     return partial(_launch, load("add_layer_norm", device, WIDTH=width), width)

@@ -1,7 +1,4 @@
-"""How does a `.cu` file beside this module become a kernel that runs among torch's own?
-
-CuPy compiles it with NVRTC on the machine that runs it: users have a driver, but no nvcc.
-"""
+"""How does a `.cu` file beside this module become a kernel? CuPy compiles it with NVRTC on the machine that runs it."""
 
 from __future__ import annotations
 
@@ -27,11 +24,7 @@ def options(**sizes: int) -> tuple[str, ...]:
 
 @cache
 def load(name: str, device: torch.device, **sizes: int) -> Kernel:
-    """The kernel `name` for a GPU, compiled the first time it is asked for; CuPy keeps the binary on disk.
-
-    Raises:
-        DeviceError: CuPy is missing or cannot compile for this GPU; says why.
-    """
+    """The kernel `name` for a GPU, compiled once; CuPy keeps the binary on disk. Raises DeviceError."""
     return Kernel(name, device, options(**sizes))
 
 
@@ -45,10 +38,7 @@ def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], dev
 
 
 class Kernel:
-    """A compiled kernel on one GPU.
-
-    A call puts one launch on torch's current stream and does nothing else: it may be captured into a graph.
-    """
+    """A compiled kernel on one GPU: a call is one launch on torch's current stream; a graph may capture it."""
 
     def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:
         try:
@@ -73,7 +63,6 @@ class Kernel:
             self._function(grid, (threads,), tuple(map(_by_value, arguments)))
 
     def _current_stream(self) -> Any:
-        """Torch's current stream for CuPy. Kept: torch's streams live as long as the process."""
         stream = _Stream(torch.cuda.current_stream(self._device).cuda_stream)
         if stream.handle not in self._streams:
             self._streams[stream.handle] = self._cupy.cuda.Stream.from_external(stream)

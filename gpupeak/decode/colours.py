@@ -13,20 +13,15 @@ import torch
 _BT601, _BT709 = (0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722)
 # By how much swscale's SIMD code rounds down, on average, by matrix: flat pictures of every colour, FFmpeg 8, x86.
 _ROUNDED_DOWN = {_BT601: (1.8, 1.2, 1.5), _BT709: (2.3, 1.8, 2.1)}
-_AT_ONCE = 8
-"""Samples corrected at once: that takes 12 times their memory."""
+_AT_ONCE = 8  # samples: correcting them takes 12 times their memory
 
 
 def as_swscale(pixels: torch.Tensor, bt709: Sequence[bool]) -> None:
     """Bring what DALI made of some videos close to what libav's swscale would have made of them, in place.
 
-    DALI takes every video for BT.601, so those of BT.709 are converted once more. swscale squashes Cb and Cr to
-    half the width when it makes RGB, and rounds down. This takes the mean absolute difference from 1.5-2.0 of
-    255 to 0.5-0.7 (VP9 of 320x240 to 1280x720, decoded by DALI on the CPU).
-
-    Args:
-        pixels: uint8 RGB `[videos * n, size, size, 3]`, `size` even, on any device.
-        bt709: whether the stream is tagged as BT.709, for each video.
+    DALI takes every video for BT.601, so those of BT.709 are converted once more. swscale squashes Cb and Cr to half
+    the width when it makes RGB, and rounds down. `pixels` are uint8 RGB `[videos * n, size, size, 3]`, `size` even, on
+    any device.
     """
     n = len(pixels) // len(bt709)
     start = 0

@@ -26,35 +26,28 @@ from gpupeak.types import Failed, FrameBatch, Sample
 
 dali: Any = nvidia.dali  # its annotations are not complete
 
-_READY = 2
-"""Batches that wait for whoever reads `decode`."""
+_READY = 2  # batches that wait for whoever reads `decode`
 _READERS = 8
-_FAILURES_IN_A_ROW = 64
-"""When so many samples fail one after another, each by itself, it is not their fault."""
+_FAILURES_IN_A_ROW = 64  # so many, each by itself, are not the samples' fault
 
 
 class DaliDecoder:
     """Plans samples on the CPU, gathers what goes best together, and decodes it in several DALI pipelines at once.
 
-    What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a
-    batch that fails are tried again one by one; other batches are not touched.
+    What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a batch
+    that fails are tried again one by one; other batches are not touched.
 
-    Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until
-    `release`. DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever
-    reads the frames waits for `ready`, and calls `release` only after reading: the memory is then used again.
+    Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until `release`.
+    DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever reads the frames
+    waits for `ready`, and calls `release` only after reading: the memory is then used again.
 
     Args:
-        n: the most frames a sample can have.
-        size: the side of the squashed frames, in pixels; even.
-        planner: plans the samples; closed with this decoder.
+        n, size: the most frames a sample can have, and the side of the squashed frames in pixels, even.
         device: a CUDA device; for tests the CPU, where DALI decodes VP8, VP9 and MJPEG only.
         batch_size, memory: the most videos, and the most `native_bytes`, in a batch.
         window: the most plans that wait to be batched.
-        pipelines: DALI pipelines, each on a thread of its own: one does not load all of NVDEC's engines.
+        pipelines: each on a thread of its own: one does not load all of NVDEC's engines.
         threads, ahead: videos that each decodes at the same time, and batches in it at a time.
-
-    Raises:
-        DeviceError: DALI cannot be set up on the device.
     """
 
     def __init__(
@@ -83,19 +76,12 @@ class DaliDecoder:
             raise DeviceError(f"DALI cannot be set up on {device}: {_dali_message(error)}") from error
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed | Refused]:
-        """Yield batches of frames, and the samples that fail or are refused, as they are ready.
-
-        After the end it can be called again; after it was closed early, it cannot.
-
-        Raises:
-            DeviceError: DALI fails on whatever it is given.
-        """
+        """Yield batches of frames, and what fails or is refused, as they are ready. Raises DeviceError."""
         window = Window(self._window, self._batch_size, self._memory)
         stages = [self._plan(samples, window), *(self._drive(pipeline, window) for pipeline in self._pipelines)]
         return merged(stages, _READY, window.cancel, "dali")
 
     def close(self) -> None:
-        """End the planner and the pipelines."""
         self._planner.close()
         self._readers.shutdown(cancel_futures=True)
         self._pipelines = []
@@ -114,11 +100,8 @@ class DaliDecoder:
             window.finish()
 
     def _shares_a_decoder(self, planned: Planned) -> str | None:
-        """Why not DALI, if it would decode this video by a decoder of another size, its colours out of place.
-
-        It looks up the coded size, in blocks of 16 pixels, among the shown sizes of its decoders: 480x270, coded
-        as 480x272, gets the one that was made for 480x272.
-        """
+        """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes: 480x270 gets one of
+        480x272."""
         codec, video = planned.plan.codec, facts(planned)
         coded = (codec, -(-video.width // 16) * 16, -(-video.height // 16) * 16)
         if (codec, video.width, video.height) == coded:
@@ -178,7 +161,6 @@ class DaliDecoder:
         return flight, failed
 
     def _hand_over(self, batch: list[Planned], outputs: Any, stream: Any, seconds: float) -> FrameBatch:
-        """A pipeline's outputs for the encoder: colours corrected, pictures upright, repeated frames repeated."""
         n, plans = self._n, tuple(planned.plan for planned in batch)
         with torch.cuda.stream(stream):
             tensor = outputs[0].as_tensor()
@@ -207,9 +189,8 @@ class DaliDecoder:
 def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, threads: int) -> Any:
     """A built DALI pipeline that decodes and squashes; `schedule_run` and `share_outputs` once a batch.
 
-    It is fed for each video: "encoded", uint8 `[bytes]`, its file, not copied and to be kept until the outputs are
-    there; and "frames", int32 `[u]`, `u <= n` different frame numbers. Its output is uint8 RGB
-    `[videos, n, size, size, 3]` on `device`; the frames from `u` on are black.
+    It is fed for each video "encoded", uint8 `[bytes]`, its file, kept until the outputs are there, and "frames", int32
+    `[u]`, `u <= n` frame numbers. Its output is uint8 RGB `[videos, n, size, size, 3]`, black from `u` on.
     """
     mixed = device.type == "cuda"
     fn, types = dali.fn, dali.types
@@ -234,8 +215,6 @@ def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, th
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A batch in a pipeline, with the files that the pipeline reads without a copy."""
-
     batch: list[Planned]
     given: list[Encoded]
     began: float

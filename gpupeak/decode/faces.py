@@ -14,11 +14,7 @@ from gpupeak.video.container import MAX_SIDE
 
 
 def open_faces(path: Path) -> npt.NDArray[np.uint8]:
-    """Map an `.npy` file of faces: uint8 `[T, height, width, 3]`, at least one, channels as OpenCV wrote them (BGR).
-
-    Raises:
-        SampleError: it is not there, or holds something else.
-    """
+    """Map an `.npy` file of faces: uint8 `[T, height, width, 3]`, T >= 1, channels BGR. Raises SampleError."""
     if not path.is_file():
         raise SampleError("plan", "is not a regular file")
     try:
@@ -36,11 +32,7 @@ def open_faces(path: Path) -> npt.NDArray[np.uint8]:
 def face_frames(
     faces: npt.NDArray[np.uint8], indices: Sequence[int], out: npt.NDArray[np.uint8], *, swap: bool = False
 ) -> None:
-    """Resize faces into `out`, uint8 `[n, size, size, 3]`, bit for bit as OpenCV's default resize does.
-
-    That is bilinear between pixel centres, without antialiasing, in whole numbers (OpenCV's resize.cpp). `swap`
-    turns the order of the channels around.
-    """
+    """Resize faces into `out`, uint8 `[n, size, size, 3]`, bit for bit as OpenCV's default, without antialiasing."""
     size = out.shape[1]
     rows, columns = (_weights(length, size) for length in faces.shape[1:3])
     for row, index in enumerate(indices):

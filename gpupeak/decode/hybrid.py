@@ -18,26 +18,18 @@ from gpupeak.types import Failed, FrameBatch, Sample
 if TYPE_CHECKING:
     from gpupeak.decode.dali import DaliDecoder
 
-_READY = 4
-"""Batches that are decoded and wait for whoever reads `HybridDecoder.decode`."""
-_REFUSED = 256
-"""Samples that may wait for the CPU before the GPU's decoder takes no more."""
+_READY = 4  # batches that wait for whoever reads `decode`
+_REFUSED = 256  # samples that may wait for the CPU before the GPU's decoder takes no more
 _TRIAL = 96
-_WORTHWHILE = 0.1
-"""A side with less than this share of the other's speed is left out: it may cost more, in cores and memory traffic."""
+_WORTHWHILE = 0.1  # of the other's speed: a slower side may cost more than it brings
 
 
 class HybridDecoder:
     """Decodes on NVDEC, and on the CPU what is refused there; each takes its next sample when it has room.
 
-    Results do not depend on which side decoded a sample, beyond the rounding of colours.
-
-    Args:
-        gpu, cpu: the two sides, closed with this decoder.
-        mode: "nvdec": the CPU decodes only what `gpu` refuses; "hybrid": it takes other samples, too; "auto":
-            each side first decodes some samples by itself, then the faster one or both go on, as `choose` says.
-        notice: told, a line each, on any thread: the choice of "auto", and every new reason to refuse samples.
-        trial: samples by which "auto" measures each side, after a third as many that start it up.
+    With `mode` "nvdec" the CPU decodes only what `gpu` refuses, with "hybrid" other samples, too; with "auto" each side
+    first decodes `trial` samples by itself, then `choose` says. `notice` is told of that, and of every new reason to
+    refuse samples, on any thread.
     """
 
     def __init__(
@@ -47,11 +39,7 @@ class HybridDecoder:
         self.refused: Counter[str] = Counter()  # samples by reason
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """Yield the frames or the failure of every sample, in the order in which they are ready.
-
-        Raises:
-            RunError: what either side raised; it ends both.
-        """
+        """Yield the frames or the failure of every sample as they are ready. A RunError of either side ends both."""
         work = _Work(samples)
         mode = (yield from self._measure(work)) if self._mode == "auto" else self._mode
         stages = [self._on_cpu(work, share=mode != "nvdec")]
@@ -62,7 +50,6 @@ class HybridDecoder:
         yield from merged(stages, _READY, work.cancel, mode)
 
     def close(self) -> None:
-        """End both sides."""
         self._gpu.close()
         self._cpu.close()
 
@@ -78,7 +65,6 @@ class HybridDecoder:
             yield from self._cpu.decode(work.for_cpu(share))
 
     def _accepted(self, work: _Work, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """What the GPU's decoder makes of samples; those that it refuses are left to the CPU."""
         with contextlib.closing(self._gpu.decode(samples)) as items:
             for item in items:
                 if not isinstance(item, Refused):
@@ -91,7 +77,6 @@ class HybridDecoder:
                 work.refuse(item.sample)
 
     def _measure(self, work: _Work) -> Generator[FrameBatch | Failed, None, str]:
-        """Have each side decode some samples by itself, and return the mode to go on in."""
         for_gpu, for_cpu = work.for_gpu(), work.for_cpu(share=True)
         yield from self._accepted(work, islice(for_gpu, self._trial // 3))
         nvdec = yield from _timed(self._accepted(work, islice(for_gpu, self._trial)))
@@ -159,7 +144,6 @@ class _Work:
             yield sample
 
     def await_for_cpu(self, share: bool) -> bool:
-        """Wait until there is something for the CPU; False when there will be nothing any more."""
 
         def there_is() -> bool:
             return bool(self._refused) or ((share or self._gpu_finished) and not self._exhausted)
@@ -169,7 +153,6 @@ class _Work:
             return there_is() and not self._cancelled
 
     def refuse(self, sample: Sample) -> None:
-        """Leave a sample to the CPU."""
         self._refused.append(sample)
         self._wake()
 
@@ -179,7 +162,6 @@ class _Work:
         self._wake()
 
     def cancel(self) -> None:
-        """No more samples are given out."""
         self._cancelled = True
         self._wake()
 

@@ -1,7 +1,4 @@
-"""How are the wanted frames of a video decoded on the CPU?
-
-libavcodec is given only the packets that they need; the pixels are those of a full sequential decode.
-"""
+"""How are the wanted frames of a video decoded on the CPU, from only the packets that they need?"""
 
 from __future__ import annotations
 
@@ -20,19 +17,11 @@ from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
 
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
-    """Decode frames of a video by their numbers in presentation order, from 0.
+    """Decode frames of a video by their numbers from 0 in presentation order, each once: uint8 RGB `[n, size, size,
+    3]`.
 
-    Args:
-        indices: which frames; in any order, repeats allowed, each decoded once.
-        size: the side in pixels of the square that every frame is squashed to by swscale's bilinear filter, or
-            None for the size of the frames themselves.
-
-    Returns:
-        uint8 RGB `[n, size, size, 3]`, or `[n, height, width, 3]`, upright by the container's display matrix;
-        the matrix from YCbCr is the one that the stream names, else BT.601.
-
-    Raises:
-        SampleError: the file cannot be used (stage "plan"), or a frame is not there or cannot be decoded ("decode").
+    Frames are upright; the matrix from YCbCr is the stream's, else BT.601. swscale's bilinear filter squashes frames to
+    `size` pixels; with None they keep their own size. Raises SampleError at stage "plan" or "decode".
     """
     with open_clip(path) as clip:
         return decode_clip(clip, indices, size)
@@ -60,10 +49,7 @@ def decode_clip(
 
 
 def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
-    """Decode what the wanted frames need; False if one of them is missing, or any frame is damaged.
-
-    libav conceals damage with what it decoded before, which depends on the frames left out.
-    """
+    """False if a wanted frame is missing or any is damaged: libav conceals damage with what it decoded before."""
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing}
     runs = clip.runs(canvas.missing)
     packets = clip.read([number for run in runs for number in run])
@@ -81,7 +67,6 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
 
 
 def _decode_all(clip: Clip, canvas: _Canvas) -> None:
-    """Decode from the first packet on until every wanted frame has come."""
     canvas.missing = set(canvas.rows)
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing if clip.timed}
     for ordinal, frame in enumerate(clip.decode_all()):

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
 
-MAX_BYTES = 1 << 28
-"""DALI wants a whole file in memory; libav, which larger files are left to, reads the packets it needs."""
+MAX_BYTES = 1 << 28  # DALI wants a whole file in memory; libav reads the packets it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +28,8 @@ class _Limits(NamedTuple):
     largest: int
 
 
-# What both DALI 2.4's `decoders.video` and NVDEC from Turing to Hopper (NVDEC Application Note of Video Codec SDK 13.0;
-# sizes by cuvidGetDecoderCaps) take, without MJPEG, of which each picture is cheap on the CPU. AV1 not everywhere;
-# 10-bit H.264 from Blackwell on.
+# What DALI 2.4's `decoders.video` and NVDEC from Turing to Hopper take (NVDEC Application Note of Video Codec SDK 13.0;
+# sizes by cuvidGetDecoderCaps), without MJPEG, which is cheap on the CPU.
 _TAKEN = {
     "h264": _Limits(("yuv420p",), (48, 16), 4096),
     "hevc": _Limits(("yuv420p", "yuv420p10le"), (144, 144), 8192),
@@ -47,11 +45,7 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
 def examine(clip: Clip) -> tuple[VideoFacts, str | None]:
-    """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may.
-
-    DALI tells frames by their packets' timestamps. Where those do not number the frames as `clip` does, it gives
-    other frames, and black ones past the last, without an error.
-    """
+    """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may."""
     size, bt709 = clip.path.stat().st_size, clip.colorspace == 1
     facts = VideoFacts(clip.width, clip.height, bt709, clip.rotation, clip.pix_fmt, clip.profile, bytes=size)
     return facts, next((reason for reason, holds in _obstacles(clip, size) if holds), None)
@@ -82,11 +76,7 @@ def _obstacles(clip: Clip, size: int) -> Iterator[tuple[str, bool]]:
 
 
 def _has_leading_pictures(clip: Clip) -> bool:
-    """Whether a decoder that starts at a key frame leaves out pictures that follow it.
-
-    DALI would start there and take the next picture's timestamp for theirs. Of H.264 it starts at IDR pictures
-    only, which no picture leads.
-    """
+    """DALI takes the picture after a key frame for one that leads it. No picture leads H.264's IDR pictures."""
     return any(clip.needed([key - 1])[-1] > clip.needed([key])[-1] for key in clip.key_frames if key)
 
 

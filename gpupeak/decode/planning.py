@@ -9,11 +9,7 @@ from gpupeak.types import FramePlan, Peak, Sample
 
 
 def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
-    """Plan one sample whose video has `frames` presented frames.
-
-    Raises:
-        SampleError: there is no usable peak and the rule's fallback is "fail".
-    """
+    """Plan a sample whose video has `frames` presented frames. Raises SampleError without a peak if that is to fail."""
     rule = sample.rule
     peak = None
     if rule.method == "emotion_peak":

@@ -1,8 +1,5 @@
-"""The CPU decoder: spawned processes that plan and decode, frames coming back in shared memory.
-
-The GIL of this process stays free for the encoder, and a libav that crashes or hangs on a hostile file
-takes one worker with it, not the run.
-"""
+"""The CPU decoder: spawned processes, frames in shared memory. A libav that crashes or hangs takes one with it, not the
+run."""
 
 from __future__ import annotations
 
@@ -32,20 +29,14 @@ _Suspects: TypeAlias = Suspects[Sample | Task]
 class WorkerPool:
     """A decoder of `workers` processes (`gpupeak.decode.worker`), one sample in each at a time.
 
-    Who owns a slot of the shared memory: the worker from the moment it is sent a sample until it has
-    answered; then whoever holds the `FrameBatch`, until `release`; then it is free again.
+    Who owns a slot of the shared memory: the worker from the moment it is sent a sample until it has answered; then
+    whoever holds the `FrameBatch`, until `release`; then it is free again.
 
-    A sample whose worker dies or does not answer within `time_limit` seconds is tried once more, alone in a
-    new worker, then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
+    A sample whose worker dies or does not answer within `time_limit` seconds is tried once more, alone in a new worker,
+    then recorded as failed; one that asks for more memory than `worker.MEMORY` fails at once.
 
-    Args:
-        n: the most frames a sample can have.
-        size: the side of the squashed frames, in pixels.
-        held: how many batches the line behind can hold at once; there are as many slots more than
-            workers, so that an idle worker always finds one.
-
-    Raises:
-        RunError: the workers cannot be started.
+    `n` and `size` are the most frames a sample can have and their side in pixels. There are `held` slots more than
+    workers: as many batches as the line behind can hold, so an idle worker always finds one.
     """
 
     def __init__(self, workers: int, n: int = 8, size: int = 224, *, time_limit: float = 120.0, held: int = 4) -> None:
@@ -60,7 +51,6 @@ class WorkerPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the workers there are now."""
         return tuple(worker.child.process.pid for worker in self._workers)
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
@@ -106,7 +96,6 @@ class WorkerPool:
         return any(worker.work is not None for worker in self._workers)
 
     def _answered(self) -> list[_Worker]:
-        """Wait until a worker has answered, died, or run out of time."""
         busy = {worker.child.connection: worker for worker in self._workers if worker.work is not None}
         deadline = min(worker.deadline for worker in busy.values())
         ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
@@ -181,10 +170,7 @@ class _Worker:
 
 
 def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
-    """A descriptor of `size` zeroed bytes without a name, and the bytes: nothing to clean up after a kill.
-
-    A memfd also does not count against the size of /dev/shm, which containers keep at 64 MiB.
-    """
+    """A descriptor of `size` zeroed bytes, and the bytes: nothing to clean up after a kill, no bound by /dev/shm."""
     descriptor = os.memfd_create("gpupeak-frames")
     try:
         os.ftruncate(descriptor, size)

@@ -9,16 +9,14 @@ from gpupeak.channel import Cancelled
 from gpupeak.decode.worker import Planned
 from gpupeak.types import VideoFacts
 
-_BUFFERED_FRAMES = 8
-"""Frames at native size that each of DALI's decoders keeps to put them in order, beside those it was asked for."""
+_BUFFERED_FRAMES = 8  # that each of DALI's decoders keeps to put them in order
 
 
 class Window:
     """At most `size` plans on their way from the planner to the pipelines, which take those that go best together.
 
-    A decoder of NVDEC is made for one codec and size, and that takes 50-70 ms. So a batch is of the codec and
-    size that most plans wait for, filled up with others where these are too few. It has at most `batch_size` plans
-    and `memory` of `native_bytes`, but one plan whatever it takes. Nobody waits for a full batch.
+    A decoder of NVDEC is made for one codec and size, in 50-70 ms: a batch is of the kind that most plans wait for,
+    filled up with others. It has at most `batch_size` plans and `memory` of `native_bytes`, but at least one plan.
     """
 
     def __init__(self, size: int, batch_size: int, memory: int) -> None:
@@ -41,13 +39,11 @@ class Window:
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """No plan will be added any more."""
         with self._changed:
             self._finished = True
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Nothing is taken or added from now on."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
@@ -86,6 +82,5 @@ def native_bytes(planned: Planned) -> int:
 
 
 def facts(planned: Planned) -> VideoFacts:
-    """What the planner found out about a sample's video."""
     assert planned.plan.video is not None
     return planned.plan.video

@@ -1,7 +1,7 @@
 """The process that plans and decodes one sample at a time: imports no torch, owns no state between samples.
 
-Started by `pool.WorkerPool`. It answers each `(slot, sample)` with `(plan, seconds)`, the frames lying in
-that slot of the shared memory, or with a `Failed`; where no slot is sent, with a `Planned`; a `Task` with `Done`.
+It answers each `(slot, sample)` with `(plan, seconds)`, the frames lying in that slot of the shared memory, or with a
+`Failed`; where no slot is sent, with a `Planned`; a `Task` with `Done`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
 from gpupeak.video.container import open_clip
 
-READY = "ready"
-"""The first message of a worker: its imports went well."""
-
+READY = "ready"  # a worker's first message
+NO_SLOT = -1  # the sample is only to be planned
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -38,16 +37,10 @@ MEMORY = 4 << 30
 """Bytes that a worker may have allocated. One that decodes 8K in 10 bits takes 750 MB, one that decodes twice that
 1.1 GB; an MP4 of a few KB that declares millions of samples makes libavformat take as much as it gets."""
 
-NO_SLOT = -1
-"""Sent for a slot: the sample is only to be planned."""
-
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A sample that is planned and not decoded; `plan.video` is there.
-
-    `unfit` says why its video must not be given to NVDEC, None where it may (`nvdec.examine`).
-    """
+    """A sample that is planned, not decoded; `unfit` is why NVDEC must not be given it, or None (`nvdec.examine`)."""
 
     plan: FramePlan
     seconds: Seconds
@@ -65,8 +58,6 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What calling a `Task` gave."""
-
     sample: Sample
     value: Any
 
@@ -135,10 +126,7 @@ def serve(connection: Connection, memory: int, shape: tuple[int, ...]) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep up to 256 MiB of what is freed: the kernel clears it page by page for the next clip.
-
-    That is 1 to 9 % of the time that decoding takes at 1280x720 and 1920x1080. Other C libraries do as they like.
-    """
+    """Have glibc keep 256 MiB of what is freed: clearing it for the next clip is 1 to 9 % of decoding at 1280x720."""
     with suppress(AttributeError, OSError):
         adjust = ctypes.CDLL(None).mallopt
         adjust(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum; a frame of 8K is larger

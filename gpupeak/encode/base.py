@@ -15,14 +15,9 @@ from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, 
 
 
 class TowerEncoder:
-    """Runs a tower over frames, some samples at a time.
+    """Runs `tower`, uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, over `batch_size` samples at a time.
 
-    With a `batch_size` of 1 features do not depend on which samples happen to meet: how a matrix product
-    rounds changes with its number of rows.
-
-    Args:
-        tower: uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]` on `device`.
-        batch_size: samples encoded in one call of the tower.
+    With one at a time features do not depend on which samples meet: rounding changes with a product's number of rows.
     """
 
     def __init__(
@@ -36,13 +31,8 @@ class TowerEncoder:
         self._batch_size = batch_size
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
-        """Yield every sample's features or failure; each `FrameBatch` is released when it has been read.
-
-        Batches are held until there are `batch_size` samples, or no more come.
-
-        Raises:
-            DeviceError: the device has not memory enough.
-        """
+        """Yield every sample's features or failure; release each `FrameBatch` when it has been read. Raises
+        DeviceError."""
         with contextlib.ExitStack() as borrowed:
             samples: list[_Frames] = []
             for batch in batches:
@@ -85,8 +75,6 @@ class TowerEncoder:
 
 
 class _Frames(NamedTuple):
-    """One sample's frames, uint8 `[n, size, size, 3]`."""
-
     plan: FramePlan
     pixels: torch.Tensor
     seconds: Seconds
@@ -98,10 +86,7 @@ def outcomes(
     seconds: float,
     release: Callable[[], None] = lambda: None,
 ) -> list[FeatureBatch | Failed]:
-    """What becomes of samples that were encoded together; those with a feature that is not finite have failed.
-
-    `features` `[R, dim]` are the samples' rows one after another; `release` is called when nobody needs them any more.
-    """
+    """What becomes of samples that were encoded together, `features` `[R, dim]` being their rows one after another."""
     finite = np.isfinite(features).all(axis=1)
     good: list[tuple[FramePlan, Span, Seconds]] = []
     failed: list[Failed] = []

@@ -27,11 +27,7 @@ def load_tower(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """Build the tower of `spec` with weights as in `locate`: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`.
-
-    Raises:
-        WeightsError: the weights are not there, cannot be fetched or do not fit.
-    """
+    """Build the tower of `spec`: uint8 `[N, size, size, 3]` -> float32 `[N, dim]`. Raises WeightsError."""
     found = fetched(spec, weights)
     if spec.tower is None:
         from gpupeak.encode.openclip import load_open_clip

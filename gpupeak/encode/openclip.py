@@ -1,7 +1,4 @@
-"""Every image encoder that open_clip names, its own module as it is; and the weights that open_clip fetches.
-
-Imported only when it is needed: importing open_clip takes seconds.
-"""
+"""Every image encoder that open_clip names, and the weights that it fetches. Importing open_clip takes seconds."""
 
 from __future__ import annotations
 
@@ -21,15 +18,12 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 
 _HUB_SECONDS = 10.0
+# A text tower of next to nothing: some would be configured over the network.
 _NO_TEXT = {"vocab_size": 1, "context_length": 1, "width": 1, "heads": 1, "layers": 1}
-"""A text tower of next to nothing: it is never asked, and some would be configured over the network."""
 
 
 class OpenClipTower(nn.Module):
-    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised.
-
-    `mean` is what the model of the image tower `visual` subtracts from RGB in 0 .. 1, and `std` what it divides by.
-    """
+    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`: open_clip's `encode_image`, not normalised."""
 
     pixel_scale: torch.Tensor
     pixel_shift: torch.Tensor
@@ -60,11 +54,7 @@ class OpenClipTower(nn.Module):
 def load_open_clip(
     spec: EncoderSpec, weights: WeightsId, device: torch.device | str, dtype: torch.dtype
 ) -> OpenClipTower:
-    """Build the image tower of `spec.model` and load it, every parameter checked.
-
-    Raises:
-        WeightsError: the weights do not fit, or it cannot be said how they were normalised.
-    """
+    """Build the image tower of `spec.model` and load it, every parameter checked. Raises WeightsError."""
     tag = weights.tag or spec.tag
     pretrained = known_tag(spec, tag) if tag else {}
     config: dict[str, Any] = open_clip.get_model_config(spec.model)
@@ -79,7 +69,6 @@ def load_open_clip(
 
 
 def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
-    """Have open_clip fetch the file of `weights.tag`, and remember where it is. Raises WeightsError."""
     assert weights.tag is not None
     pretrained = known_tag(spec, weights.tag)
     file = _downloaded(pretrained)
@@ -100,7 +89,6 @@ def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
 
 
 def _downloaded(pretrained: dict[str, Any]) -> Path | None:
-    """A tag's file in the hub's cache, by the names that open_clip looks for."""
     repository, _, name = pretrained["hf_hub"].rpartition("/")
     for each in (name,) if name else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
         file = huggingface_hub.try_to_load_from_cache(repository, each)

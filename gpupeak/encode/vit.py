@@ -1,10 +1,8 @@
-"""The CLIP vision transformer, for inference only: OpenAI's ViT-L/14 and others of its kind.
+"""The CLIP vision transformer, for inference only: what open_clip's with QuickGELU computes, to rounding, with less
+work.
 
-It computes what open_clip's `VisionTransformer` with QuickGELU computes, to rounding, with less work:
-
-    - QuickGELU, x * sigmoid(1.702 x), is SiLU(1.702 x) / 1.702: both factors go into the weights around it;
-    - the last block is computed for the class token only, as nothing else of it is read: 3.5 % less work;
-    - query, key and value are one product, and so is the patch embedding, over rows of patch pixels.
+QuickGELU, x * sigmoid(1.702 x), is SiLU(1.702 x) / 1.702: both factors go into the weights around it. The last block is
+computed for the class token only, as nothing else of it is read.
 """
 
 from __future__ import annotations
@@ -26,14 +24,13 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 """What OpenAI's CLIP subtracts from RGB in 0 .. 1, and divides by."""
 
 _QUICK_GELU = 1.702
-_RENAMED = (
+_RENAMED = (  # open_clip's names, and this tower's
     ("transformer.resblocks", "blocks"),
     ("attn.in_proj_", "qkv."),
     ("attn.out_proj", "out"),
     ("mlp.c_fc", "fc1"),
     ("mlp.c_proj", "fc2"),
 )
-"""open_clip's names, and this tower's."""
 
 
 def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
@@ -62,11 +59,7 @@ def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
 
 
 class VisionTower(nn.Module):
-    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, the projected image embedding, not normalised.
-
-    `forward` is `encode_rows(patch_rows(pixels))`; pixels that were prepared elsewhere enter between the two.
-    Device and dtype are chosen in `from_state`: the pixels' scale stays in float32 when the rest is in half precision.
-    """
+    """uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, the projected image embedding, not normalised."""
 
     scale_shift: torch.Tensor
 
@@ -171,7 +164,6 @@ class _Block(nn.Module):
 
 
 def _folded(state: Mapping[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
-    """open_clip's parameters as this tower's own, constant factors folded in."""
     rest = dict(state)
     patches, positions = rest.pop("conv1.weight"), rest.pop("positional_embedding")
     patches = patches.permute(0, 2, 3, 1).flatten(1)  # to row, column, channel

@@ -41,18 +41,12 @@ _SHARDS_WAY_OUT = "let those shards end and a run without shards merge them firs
 class FeatureDirectory:
     """One directory of features: what is done in it, `run.json`, `manifest.jsonl`.
 
-    Making one changes nothing. Entering it (`with`) makes the directory, takes a lock, and removes what killed runs
-    left; `absorb`, `begin`, `record` and `finish` belong inside. Of a directory in a store the records are worked on
-    in a copy below `copies`. `n` and `dim` are the shape of its features, `part` is the tag of a shard.
+    Making one changes nothing. Entering it (`with`) takes a lock and removes what killed runs left; `absorb`, `begin`,
+    `record` and `finish` belong inside. Of a directory in a store the records are worked on in a copy below `copies`.
 
     Shards run in one directory at the same time, each with a lock and records of its own. What has no shard has the
     directory for itself, and `absorb` makes their records its own. With --overwrite, a shard begins by publishing its
-    settings; from then on nothing made with others counts as finished, and no shard of others may begin. Shards that
-    run later join in with the option or without it, until all are merged.
-
-    Raises:
-        WriteError: on entering, the directory cannot be made or written.
-        RunError: on entering, another run is writing into it, or the same shard.
+    settings; from then on nothing made with others counts as finished, and no shard of others may begin.
     """
 
     def __init__(self, place: Place, n: int, dim: int, part: str | None = None, copies: Path | None = None) -> None:
@@ -68,8 +62,7 @@ class FeatureDirectory:
         records = read_records(self.path)
         self.run = records.run
         own = Record(self.path, None, self.run) if part is None else records.part(part)
-        self.devices = () if own is None else tuple(own.devices)
-        """Those of the runs, or of this shard's, whose files are here already."""
+        self.devices = () if own is None else tuple(own.devices)  # which made what is here already
 
     @property
     def unguarded(self) -> bool:
@@ -120,11 +113,10 @@ class FeatureDirectory:
             self._lock.release()
 
     def done(self, wanted: Collection[str]) -> set[str]:
-        """Which of the names in `wanted` need no work.
+        """Which of the names in `wanted` need no work: their files are whole, in a store by their size.
 
-        A file counts only if it is whole (`npy.is_whole`); in a store, whose files appear whole or not at all, if
-        it has the size of a whole one. While an overwrite is unfinished, only if a record of that overwrite says
-        that it was saved since: features of two settings never pass for a finished directory.
+        While an overwrite is unfinished, only if a record of that overwrite says that it was saved since: features of
+        two settings never pass for a finished directory.
         """
         present = self.names().intersection(wanted)
         if (records := read_records(self.path)).overwriting:
@@ -136,14 +128,12 @@ class FeatureDirectory:
         return {name for name in present if self._has(name)}
 
     def names(self) -> set[str]:
-        """The samples that have a file here, whole or not."""
         return {name[:-4] for name in places.names(self.place) if name.endswith(".npy")}
 
     def refuse_mixing(self, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Raise ConfigError if features of other settings lie here already, or are being made.
 
-        With `overwrite` only those count that shards are making, or have made, in overwriting, too; without a
-        shard, none.
+        With `overwrite` only those count that shards are making, or have made, in overwriting; without a shard, none.
         """
         records = read_records(self.path)
         others = [part for part in records.parts if part.part != self._part]
@@ -166,13 +156,8 @@ class FeatureDirectory:
     def absorb(self, names: Sequence[str] = (), *, overwrite: bool = False) -> int:
         """Make the records of all shards one `run.json` and one manifest; return how many there were.
 
-        Lines come in the order of `names`, others behind them by name; one a sample, a saved one before a
-        failed one if the file is whole. The parts are removed last, by which time `run.json` names them: a kill at
-        any moment loses nothing. With `overwrite`, records which contradict each other may go.
-
-        Raises:
-            ConfigError: the records tell of features of two kinds.
-            WriteError: a record cannot be written.
+        The parts are removed last, by which time `run.json` names them: a kill at any moment loses nothing. Raises
+        ConfigError if the records tell of features of two kinds, unless `overwrite`, and WriteError.
         """
         records = read_records(self.path)
         told = records.disagreement() if records.parts else None
@@ -200,18 +185,13 @@ class FeatureDirectory:
         self.run = run
 
     def _has(self, name: str) -> bool:
-        """Whether the file of this sample is there, whole."""
         return isinstance(self.place, Url) or is_whole(f"{self.path}/{name}.npy", self._n, self._dim)
 
     def begin(self, run: Mapping[str, Any], *, done: set[str], overwrite: bool) -> None:
         """Write `run.json` and bring the manifest in step with the files: one line for each of `done`.
 
-        Lines of samples that are about to be worked on again are dropped; their outcome writes them anew.
-        A shard's manifest has lines only of samples that no other manifest tells of.
-
-        Raises:
-            ConfigError: a shard of other settings has begun at the same moment.
-            WriteError: a record cannot be written.
+        A shard's manifest has lines only of samples that no other manifest tells of. Raises ConfigError if a shard of
+        other settings has begun at the same moment, and WriteError.
         """
         records = read_records(self.path)
         before = records.part(self._part)
@@ -259,7 +239,6 @@ class FeatureDirectory:
             raise
 
     def record(self, outcome: Outcome) -> None:
-        """Append one sample's line to the manifest, in one write."""
         if self._manifest is None:
             raise GpupeakError(f"{self.place}: record before begin")
         try:
@@ -274,7 +253,7 @@ class FeatureDirectory:
     def finish(self, names: Sequence[str] = ()) -> int:
         """Put the manifest in the order of `names`, and end an overwrite if every file here was saved since it began.
 
-        Returns how many files were not. Whether shards have overwritten all of them is seen when they are merged.
+        Returns how many files were not; for a shard 0, as that is seen when shards are merged.
         """
         remote.forget()
         if self._manifest is not None:

@@ -11,16 +11,11 @@ _Root = TypeVar("_Root", bound=Place)
 
 
 def feature_directory(root: _Root, dataset: str, encoder: str, sampling: str, n: int, stream: str = "frame") -> _Root:
-    """The directory that AffectGPT builds: `<root>/<dataset>/frame_<encoder>_<sampling>_<n>frms`.
-
-    That of faces is `face_<encoder>_<n>frms`. As there, a root whose last component already is the
-    dataset is used as it is.
-    """
+    """The directory that AffectGPT builds; as there, a root that ends in the dataset is used as it is."""
     home = root if root.name == dataset else root / dataset
     name = f"frame_{encoder}_{sampling}_{n}frms" if stream == "frame" else f"face_{encoder}_{n}frms"
     return home / name  # type: ignore[return-value]  # of the root's own kind
 
 
 def encoder_directory(encoder: str) -> str:
-    """What stands for an encoder in `frame_<encoder>_...`: it may be given by its name, too."""
     return encoder if ":" not in encoder else encoder_spec(encoder).directory

@@ -1,7 +1,4 @@
-"""Who writes into a feature directory: a lock of the file system, or below a URL an object that only one can put.
-
-A run without a shard keeps out all others; a shard keeps out those without one, and itself.
-"""
+"""Who writes into a feature directory: a lock of the file system, or below a URL an object that only one can put."""
 
 from __future__ import annotations
 
@@ -35,16 +32,11 @@ class LocalLock:
     def __init__(self, directory: Path, part: str | None) -> None:
         self._directory, self._part = directory, part
         self._descriptors: list[int] = []
-        self.missing = False
-        """Whether the file system has no locks: nothing keeps another run out."""
+        self.missing = False  # whether the file system has no locks
 
     def take(self) -> None:
-        """Make the directory and keep others out.
-
-        Raises:
-            RunError: another run, or the same shard, is writing there.
-            OSError: the directory cannot be made or opened.
-        """
+        """Make the directory and keep others out. Raises RunError if another run, or the same shard, is there;
+        OSError."""
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
             self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
@@ -68,7 +60,6 @@ class LocalLock:
             self._descriptors.append(descriptor)
 
     def is_held(self, part: str) -> bool:
-        """Whether a shard is running."""
         try:
             descriptor = _flock(self._directory / lock_name(part), fcntl.LOCK_SH)
         except BlockingIOError:
@@ -80,7 +71,6 @@ class LocalLock:
         return False
 
     def release(self) -> None:
-        """Let others in."""
         if self._part is not None and len(self._descriptors) == 2:
             with contextlib.suppress(OSError):
                 (self._directory / lock_name(self._part)).unlink()
@@ -109,8 +99,7 @@ def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
 class RemoteLock:
     """An object in a store that only one of several can put, removed when its run ends.
 
-    A killed run leaves it. On the same machine the next run sees that the process is gone; elsewhere whoever knows
-    that the run is dead removes the object, which the error names.
+    A killed run leaves it. On the same machine the next run sees that; elsewhere a person removes it.
     """
 
     def __init__(self, directory: Url, part: str | None) -> None:
@@ -164,7 +153,6 @@ class RemoteLock:
         return lock_name(part) in (remote.listing(self._directory) or {})
 
     def release(self) -> None:
-        """Let others in."""
         if self._held is not None:
             with contextlib.suppress(remote.StoreError):
                 remote.remove(self._held)

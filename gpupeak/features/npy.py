@@ -31,28 +31,17 @@ def load_features(
     n: int = 8,
     stream: str = "frame",
 ) -> npt.NDArray[np.float32]:
-    """One sample's features, float32 `[n, D]`.
+    """One sample's features, float32 `[n, D]`. Raises as `read_features`.
 
-    Args:
-        root: the output root, with or without the dataset at its end; a path, or the URL of a store.
-        encoder: the encoder's name, or its directory's, as in `frame_<encoder>_...`.
-        sampling: which of the frames' features; faces have one sampling only.
-        stream: "frame" or "face".
-
-    Raises: as `read_features`.
+    `root` is the output root, a path or URL, with or without the dataset at its end; `encoder` a name or what stands
+    for one in `frame_<encoder>_...`; `stream` "frame" or "face".
     """
     directory = feature_directory(places.place(root), dataset, encoder_directory(encoder), sampling, n, stream)
     return read_features(directory / f"{sample}.npy", n)
 
 
 def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
-    """One `.npy` file's features, float32 `[n, D]`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read.
-        ValueError: it is torn or holds something else than float32 `[n, D]`.
-    """
+    """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or of another kind."""
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
     else:
@@ -106,8 +95,6 @@ def is_whole(path: str | Path, n: int, dim: int) -> bool:
 
 
 class NpyHeader(NamedTuple):
-    """What a `.npy` file says of itself; its values begin at `offset`, in bytes."""
-
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran_order: bool
@@ -129,7 +116,6 @@ def read_header(data: bytes) -> NpyHeader | None:
 
 
 def _float32_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
-    """Shape and data offset of a float32 C-order `.npy` file, None if it is none."""
     header = read_header(data)
     if header is None or header.dtype != np.dtype("<f4") or header.fortran_order:
         return None

@@ -1,8 +1,7 @@
 """How features are read by those who train on them: as mappings, from `.npy` files or from one packed file.
 
-A packed dataset is one safetensors file beside its feature directory, `frame_<encoder>_<sampling>_<n>frms.safetensors`:
-a tensor "features", float32 `[S, n, D]`, and in its metadata the names of the S samples in the order of the rows, as a
-JSON list under "samples". The safetensors library maps it: what a loop does not touch costs nothing.
+That is a safetensors file: a tensor "features", float32 `[S, n, D]`, and in its metadata "samples", a JSON list of the
+S names in the order of the rows. It is mapped, not read.
 """
 
 from __future__ import annotations
@@ -36,14 +35,9 @@ _TENSOR, _SAMPLES = "features", "samples"
 
 
 class FeatureStore(Mapping[str, "DatasetFeatures"]):
-    """The datasets below an output root whose features are there: `store["mer2023"]["sample_00001998"]`.
+    """The datasets below a local output root whose features are there: `store["mer2023"]["sample_00001998"]`.
 
     Holds no file open: it can be sent to worker processes, and any number of readers may use it at once.
-
-    Args:
-        root: the output root, a local one; `load_features` also takes the URL of a store.
-        encoder, sampling, n: which features, as in `frame_<encoder>_<sampling>_<n>frms`.
-        stream: "face" for those of faces, `face_<encoder>_<n>frms`.
     """
 
     def __init__(
@@ -61,7 +55,6 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         self._encoder, self._sampling, self._stream = encoder_directory(encoder), sampling, stream
 
     def directory(self, dataset: str) -> Path:
-        """Where a dataset's `.npy` files lie, or would."""
         return feature_directory(self.root, dataset, self._encoder, self._sampling, self.n, self._stream)
 
     def __getitem__(self, dataset: str) -> DatasetFeatures:
@@ -78,17 +71,11 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         return sum(1 for _ in self)
 
     def as_torch_dataset(self, dataset: str) -> TorchFeatures:
-        """A map-style dataset for `torch.utils.data.DataLoader`: a sample's name and its features, float32 `[n, D]`.
-
-        Raises:
-            KeyError: no such dataset.
-        """
+        """A map-style dataset for torch's `DataLoader`: names and features, float32 `[n, D]`. Raises KeyError."""
         return TorchFeatures(self[dataset])
 
 
 class TorchFeatures:
-    """A dataset as torch's loaders ask for it; they need no more of it than its length and its items."""
-
     def __init__(self, features: DatasetFeatures) -> None:
         self._features = features
 
@@ -105,12 +92,8 @@ class TorchFeatures:
 class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
     """One dataset's features by sample, each float32 `[n, D]` and the caller's own, in the order of their names.
 
-    The packed file is read where there is one, else the `.npy` files.
-
-    Raises:
-        KeyError: no such sample.
-        ValueError: on the first use, the packed file is not one, or the `.npy` files that are there are other or
-            newer ones: pack again. Or a `.npy` file is torn.
+    The packed file is read where there is one, else the `.npy` files. Raises KeyError for no such sample; ValueError if
+    a file is torn, or the packed file is not one or older than the `.npy` files that are there.
     """
 
     def __init__(self, directory: Path, n: int) -> None:
@@ -121,7 +104,6 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The samples, sorted."""
         return tuple(_npy_files(self.directory) if self._pack is None else self._pack.names)
 
     def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
@@ -156,20 +138,12 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
 
 
 def packed_file(directory: Path) -> Path:
-    """Where the packed form of a feature directory lies."""
     return directory.with_name(f"{directory.name}.safetensors")
 
 
 def pack(directory: Path, n: int) -> tuple[Path, int]:
-    """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples.
-
-    An older packed file is replaced at once when the new one is whole: those who read it go on reading it.
-
-    Raises:
-        ConfigError: there are none, or one of them is torn, of another shape than the others, or not float32 `[n, D]`.
-        RunError: a run is writing there.
-        WriteError: the file cannot be written.
-    """
+    """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples. Raises
+    ConfigError if one is torn or of another shape, RunError if a run is writing there, WriteError."""
     names = list(_npy_files(directory))
     if not names:
         raise ConfigError(f"{directory}: no .npy files to pack")
@@ -198,12 +172,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
 
 def unpack(directory: Path, n: int) -> tuple[int, int]:
     """Write a packed file's samples as `.npy` files where they are not there yet. Returns how many were, and all.
-
-    Raises:
-        ConfigError: there is no packed file, or it is none, or not of `n` frames.
-        RunError: a run is writing there.
-        WriteError: a file cannot be written.
-    """
+    Raises as `pack`."""
     file = packed_file(directory)
     if not file.is_file():
         raise ConfigError(f"{file}: there is no such file to unpack")
@@ -250,7 +219,6 @@ def _read_pack(file: Path, n: int) -> _Pack:
 
 
 def _is_name(name: object) -> bool:
-    """Whether a name can be a file's: what is unpacked must land in the directory."""
     return isinstance(name, str) and name_fault(name) is None
 
 

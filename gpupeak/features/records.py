@@ -40,9 +40,8 @@ _PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp")
 class ManifestLine:
     """What the manifest says of one sample.
 
-    `outcome` is `SAVED`, `FAILED`, or `KEPT`: a file that no run tells of. `indices` to `clamp` are as in `FramePlan`,
-    () or None of what was not planned; the peak's `file` is text that was a path or URL. `origin` of a kept file is
-    "unknown" without any run's record, "unrecorded" with one. `raw` is the line as it stands in its file.
+    `outcome` is `SAVED`, `FAILED`, or `KEPT`: a file that no run tells of. `indices` to `clamp` are as in `FramePlan`.
+    `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `raw` is the line in its file.
     """
 
     sample: str
@@ -61,7 +60,6 @@ class ManifestLine:
 
     @classmethod
     def of(cls, outcome: Outcome) -> ManifestLine:
-        """The line of an outcome."""
         plan, name = outcome.plan, outcome.sample.name
         planned: dict[str, Any] = {} if plan is None else {key: getattr(plan, key) for key in _PLANNED}
         if isinstance(outcome, Failed):
@@ -139,12 +137,10 @@ def _seconds(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_record(name: str) -> bool:
-    """Whether a file of a feature directory is called like one of its records, or the lock of a part."""
     return _NAMES.match(name) is not None
 
 
 def lock_name(part: str) -> str:
-    """The name of what a shard holds a lock on while it runs."""
     return f".gpupeak-{part}.lock"
 
 
@@ -175,7 +171,6 @@ class Record:
 
     @property
     def devices(self) -> list[str]:
-        """Which devices made the features it tells of."""
         run = self.run or {}
         several = run.get("devices")
         names = several if isinstance(several, list) else [run.get("device")]
@@ -184,10 +179,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """All records of a directory: `main`, and `parts` not yet merged into it, the oldest first.
-
-    `leftovers` are parts that are of no use any more: merged already, or never begun.
-    """
+    """All records of a directory: `main`, and `parts` not yet merged into it, the oldest first. `leftovers` are of no
+    use any more: merged already, or never begun."""
 
     main: Record
     parts: tuple[Record, ...]
@@ -240,12 +233,7 @@ class Records:
 
 
 def read_records(directory: Path, *, strict: bool = True) -> Records:
-    """Read what runs say of `directory`; a run's record that cannot be read counts as none if not `strict`.
-
-    Raises:
-        ConfigError: a run's record cannot be read.
-        RunError: the directory cannot be read.
-    """
+    """Read what runs say of `directory`. Raises RunError, and if `strict` ConfigError for a damaged run's record."""
     main = Record(directory, None, _read_run(directory / "run.json", strict))
     tags: set[str] = set()
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
@@ -261,10 +249,8 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
 
 
 def read_manifest(directory: Path) -> Iterator[ManifestLine]:
-    """The lines of `manifest.jsonl`, and of parts not yet merged into it, that tell of the files there, oldest first.
-
-    A line torn by a kill is passed over. Raises RunError if a manifest, or the directory, cannot be read.
-    """
+    """The lines of `manifest.jsonl` and of parts not yet merged into it, oldest first, less torn ones. Raises
+    RunError."""
     return read_records(directory, strict=False).lines()
 
 
@@ -277,11 +263,8 @@ def read_lines(file: Path) -> Iterator[ManifestLine]:
 
 
 def best_lines(lines: Iterable[ManifestLine], whole: Callable[[str], bool]) -> dict[str, ManifestLine]:
-    """One line a sample of several, the oldest first: the last one.
-
-    But a line that says that its file was saved is not given up for one that says that it failed, or for one
-    that knows less of it, if the file is `whole`.
-    """
+    """One line a sample of several, the oldest first: the last one, but of a `whole` file none that knows less than
+    "saved"."""
     best: dict[str, ManifestLine] = {}
     for line in lines:
         before = best.get(line.sample)
@@ -300,10 +283,8 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """The first of `settings` in which features made with `there` are of another kind; None if they are not.
-
-    What either side does not know (None) is not compared: the hash of weights that are yet to be fetched, say.
-    """
+    """The first of `settings` that `there` contradicts; None if it does not. What either side does not know is not
+    compared."""
     hashes = (there.get("weights_sha256"), settings.get("weights_sha256"))
     for key, value in settings.items():
         if key == "weights" and None not in hashes:
@@ -314,7 +295,6 @@ def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | N
 
 
 def pretty(run: Mapping[str, Any]) -> bytes:
-    """A run's record as its file has it."""
     # A path may hold bytes that are no UTF-8, surrogates here: written as JSON's escapes.
     return json.dumps(run, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 

@@ -28,10 +28,8 @@ _SHARE = 20  # a manifest is put again after 20 times what putting it took: 5 % 
 
 @contextlib.contextmanager
 def copies_below(root: Place) -> Iterator[Path | None]:
-    """A temporary directory for copies of what lies below an output root, None if that is on this machine.
-
-    What stores hold is looked at anew. Errors that are raised within name URLs, not copies.
-    """
+    """A temporary directory for copies of what lies below a URL, else None. Errors raised within name URLs, not
+    copies."""
     remote.forget()
     if not isinstance(root, Url):
         yield None
@@ -48,9 +46,7 @@ def copies_below(root: Place) -> Iterator[Path | None]:
 
 def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """Where a feature directory can be read: itself, or a copy below `copies` of its files whose names are `wanted`.
-
-    Raises RunError if one of them cannot be fetched.
-    """
+    Raises RunError if one of them cannot be fetched."""
     if not isinstance(place, Url):
         return place
     if copies is None:
@@ -113,7 +109,6 @@ class RemoteRecords:
         self._next = now + max(_EVERY_SECONDS, _SHARE * (now - began))
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
-        """The copied records, and what tells whether one has changed."""
         stamps = ((path.name, path.stat()) for path in self.copy.iterdir() if _is_record(path.name))
         return {name: (status.st_size, status.st_mtime_ns) for name, status in stamps}
 
@@ -123,21 +118,14 @@ def _is_record(name: str) -> bool:
 
 
 class RemoteWriter:
-    """Puts each sample's rows into a store as a float32 C-order `.npy` file, several at once; local ones go to `files`.
-
-    A sample is saved when the store has taken it. Rows are copied first: a batch is released at once.
-    Safe to run on several threads at once over one shared iterable of batches.
-    """
+    """Puts each sample's rows into a store, several at once; local ones go to `files`. Rows are copied first: a batch
+    is released at once. Safe on several threads over one shared iterable."""
 
     def __init__(self, files: Writer) -> None:
         self._files = files
 
     def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]:
-        """Yield one outcome a sample, in the order in which the store takes them.
-
-        Raises:
-            WriteError: the store does not take one: the run cannot go on.
-        """
+        """Yield one outcome a sample, in the order in which the store takes them. Raises WriteError if it does not."""
         waiting: deque[Future[Saved]] = deque()
         threads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="gpupeak-put")
         try:

@@ -23,20 +23,15 @@ _OWN_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)  # 
 class NpyWriter:
     """Writes each sample's rows as a float32 C-order `.npy` file, widening on the way.
 
-    A file is written under a temporary name beside its target and renamed: a kill at any moment leaves only whole
-    files and temporaries (`atomic.TEMPORARY`), which the next run removes. Only `fsync` helps against power loss.
-    Safe to run on several threads at once over one shared iterable of batches.
+    A kill at any moment leaves only whole files and temporaries, which the next run removes. Only `fsync` helps against
+    power loss. Safe to run on several threads at once over one shared iterable of batches.
     """
 
     def __init__(self, *, fsync: bool = False) -> None:
         self._fsync = fsync
 
     def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]:
-        """Yield one outcome a sample; release each batch when its last file is in place.
-
-        Raises:
-            WriteError: the disk is full, a permission is missing: the run cannot go on.
-        """
+        """Yield one outcome a sample; release each batch when its last file is in place. Raises WriteError."""
         for batch in batches:
             try:
                 for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):

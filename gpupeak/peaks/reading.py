@@ -1,9 +1,4 @@
-"""Where is a sample's emotional peak? Action-unit files -> Peak, or why there is none.
-
-The directories are exhausted one by one: within a directory the source that comes first in `sources` wins, and a
-directory that comes first wins over a better source in a later one. Sample names repeat across datasets, so a file
-nearer to the dataset is the safer one.
-"""
+"""Where is a sample's emotional peak? Action-unit files -> Peak, or why there is none."""
 
 from __future__ import annotations
 
@@ -24,7 +19,6 @@ NO_DIRECTORY = "no AU directory"
 NO_FILE = "no AU file"
 UNREADABLE = "AU file unreadable"
 NO_USABLE_PEAK = "no usable peak in the AU file"
-"""The reasons a `NoPeak` can have."""
 
 # Parsed JSON takes up to twenty times its size; 64 MiB is 10,000 frames with 6 KiB of text on each.
 _LARGEST_JSON = 64 << 20
@@ -34,11 +28,8 @@ _LONGEST_CURVE = 1 << 20
 
 
 def read_peak(name: str, au_dirs: Sequence[Path], source: str = "auto") -> Peak | NoPeak:
-    """The emotional peak of the sample `name`, or a `NoPeak` whose detail says of every file found what was wrong.
-
-    `au_dirs` are looked through in their order, the one that is nearest to the dataset first. `source` is one of
-    `PEAK_SOURCES`, or "auto" for all of them in order; another one raises ValueError.
-    """
+    """The emotional peak of the sample `name`, or a `NoPeak` that says of every file found what was wrong. A directory
+    that comes first, the nearest to the dataset, wins over a better source in a later one."""
     if source not in ("auto", *PEAK_SOURCES):
         raise ValueError(f"source is {source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
     faults: list[NoPeak] = []
@@ -70,16 +61,12 @@ def _peak(source: Source, file: Path, rows: Iterator[Row]) -> Peak | NoPeak | No
 
 
 def places(name: str) -> tuple[str, ...]:
-    """Every place in an action-unit directory at which a file of the sample `name` is looked for."""
     return tuple(dict.fromkeys(place.format(name) for source in SOURCES for place in source.places))
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How strong a sample's action units are, frame by frame: `values[i]`, their sum, is that of frame `frames[i]`.
-
-    `frames` are 0-based and ascending; those without a face are left out, and those past a million.
-    """
+    """How strong action units are: `values[i]`, their sum, is that of frame `frames[i]`, 0-based and ascending."""
 
     frames: tuple[int, ...]
     values: tuple[float, ...]
@@ -88,10 +75,7 @@ class Curve:
 
 
 def read_curve(name: str, au_dirs: Sequence[Path]) -> Curve | None:
-    """The action units of the sample `name`, from the first usable file that tells of every frame, None without one.
-
-    That need not be the file that its peak is read from; `au_dirs` as in `read_peak`.
-    """
+    """The action units of the sample `name`, from the first usable file that tells of every frame, None without one."""
     for each, file, rows in _candidates(name, au_dirs):
         try:
             read = ((row.frame - each.base, row.intensity) for row in rows)
@@ -106,7 +90,6 @@ def read_curve(name: str, au_dirs: Sequence[Path]) -> Curve | None:
 def _candidates(
     name: str, au_dirs: Sequence[Path], source: str = "auto"
 ) -> Iterator[tuple[Source, Path, Iterator[Row]]]:
-    """Every file in which the peak may be, there or not, and its rows, in the order in which they count."""
     for directory in au_dirs:
         documents: dict[Path, object] = {}  # read once for all sources: what each holds, or what reading it raised
         for each in SOURCES:

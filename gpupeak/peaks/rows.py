@@ -1,8 +1,5 @@
-"""What every reader of an action-unit file says: rows, one a frame.
-
-The files come from elsewhere, so a number is believed only if it can be one: a whole number, not
-negative (34.0 counts, 34.5 and "34" do not). A source with a wrong number is left for the next one.
-"""
+"""What every reader of an action-unit file says: rows, one a frame. Numbers are whole and not negative: 34.0 is, "34"
+is not."""
 
 from __future__ import annotations
 
@@ -20,11 +17,7 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a file says of one frame.
-
-    `frame` is counted as the file counts; `intensity` is the sum of its action units, None where they are no numbers;
-    `marked`, whether the file names it as the peak; `total` the frames in the video, where the file names them.
-    """
+    """What a file says of one frame, counted as the file counts; `intensity` is the sum of its action units."""
 
     frame: int
     intensity: float | None = None
@@ -90,4 +83,4 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def _found(container: object, key: str) -> str:
     if isinstance(container, dict) and key in container:
         return f"{key} is {reprlib.repr(container[key])}"
-    return f"no {key}" if isinstance(container, dict) else f"no {key} in {reprlib.repr(container)}"
+    return f"no {key}"

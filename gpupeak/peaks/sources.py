@@ -1,8 +1,5 @@
-"""Which files can a peak be read from? The table of their producers, in the order in which they are tried.
-
-A new producer is a module with a reader, and a row here. `--peak-source` then takes its name, and its files are found,
-fetched and counted like those of the others.
-"""
+"""The producers of files that tell of a peak, in the order in which they are tried. A new one is a reader and a row
+here."""
 
 from __future__ import annotations
 
@@ -39,4 +36,3 @@ SOURCES = (
     Source("openface", ("{0}.csv", "{0}/{0}.csv"), 1, openface),
 )
 PEAK_SOURCES = tuple(source.name for source in SOURCES)
-"""Where a peak can come from."""

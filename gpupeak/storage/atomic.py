@@ -52,7 +52,6 @@ def writer_is_gone(entry: os.DirEntry[str]) -> bool:
 
 
 def process_name() -> str:
-    """What names this process on all hosts: `id@host`."""
     return f"{os.getpid()}@{_host()}"
 
 

@@ -24,8 +24,7 @@ from gpupeak.types import Failed, FrameBatch, FramePlan, NoPeak, Place, Sample, 
 
 _THREADS = 16  # each waits for one sample's files: tens of milliseconds a request, whatever the bandwidth
 _AHEAD = 32
-_FAILURES_IN_A_ROW = 64
-"""So many samples that cannot be fetched one after another are not the samples' fault."""
+_FAILURES_IN_A_ROW = 64  # so many are not the samples' fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,6 @@ class Fetched:
         return file
 
     def told(self, text: str) -> str:
-        """`text` with the names of the store's files in the place of their copies'."""
         for there, copy in self._copies():
             text = text.replace(str(copy), str(there))
         return text
@@ -67,12 +65,8 @@ class Fetched:
 
 @contextlib.contextmanager
 def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
-    """Have the video and the action-unit files of one sample on this machine for as long as this lasts.
-
-    Raises:
-        SampleError: at stage "find": a file cannot be fetched. Errors that are raised within name the store's files.
-        RunError: there is no room for them.
-    """
+    """Have one sample's files on this machine for as long as this lasts. Raises SampleError at stage "find", and
+    RunError if there is no room; errors raised within name the store's files."""
     if not sample.remote:
         yield Fetched(sample, sample)
         return
@@ -89,13 +83,7 @@ def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
 
 @contextlib.contextmanager
 def local_file(where: Place) -> Iterator[Path]:
-    """Have one file, such as a list of samples, on this machine for as long as this lasts, under its own name.
-
-    One that is not there is for its reader to tell.
-
-    Raises:
-        RunError: it is in a store and cannot be fetched.
-    """
+    """Have one file on this machine for as long as this lasts, under its own name, if it is there. Raises RunError."""
     if not isinstance(where, Url):
         yield where
         return
@@ -123,23 +111,16 @@ def video_bytes(sample: Sample) -> int | None:
 class FetchingDecoder:
     """A decoder that is given samples when their files are on this machine; what cannot be fetched fails before it.
 
-    Up to 32 samples are fetched ahead, 16 at a time. A sample's copies are removed when its frames are decoded.
-
-    Args:
-        decoder: what decodes.
-        cache: copies lie in a directory of this process's own below it.
-        limit: the most bytes that the copies may take, those that are being decoded included.
+    Up to 32 samples are fetched ahead, 16 at a time, into a directory of this process's own below `cache`; copies take
+    at most `limit` bytes, those being decoded included, and are removed when their frames are decoded.
     """
 
     def __init__(self, decoder: Decoder, cache: Path, limit: int) -> None:
         self._decoder, self._cache, self._limit = decoder, cache, limit
 
     def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        """Yield the frames or the failure of every sample, in the order in which they are ready.
-
-        Raises:
-            RunError: the cache cannot be used, or nothing can be fetched any more.
-        """
+        """Yield the frames or the failure of every sample as they are ready. Raises RunError if the cache is
+        unusable."""
         unready: queue.SimpleQueue[Failed] = queue.SimpleQueue()
         decoding: dict[Place, Fetched] = {}
         with contextlib.closing(_Ahead(samples, self._cache, self._limit)) as ahead:
@@ -171,18 +152,12 @@ class FetchingDecoder:
                 yield unready.get()
 
     def close(self) -> None:
-        """Close the decoder."""
         self._decoder.close()
 
 
 def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> Generator[Fetched]:
-    """Yield samples when their files are on this machine, in the order in which they are, or why they are not.
-
-    The copies are removed when the next one is asked for.
-
-    Raises:
-        RunError: as `FetchingDecoder.decode`.
-    """
+    """Yield samples, or why not, when their files are here; they are until the next one is asked for. Raises
+    RunError."""
     with contextlib.closing(_Ahead(samples, cache, limit, video=video)) as ahead:
         for found in ahead:
             yield found
@@ -190,11 +165,7 @@ def fetched(samples: Iterable[Sample], cache: Path, limit: int, *, video: bool =
 
 
 class _Ahead:
-    """Samples whose files are fetched ahead of whoever takes them, within a bound on their number and bytes.
-
-    From the first one on that has something to fetch, samples are taken on a thread: what is ready does not wait
-    for more of them.
-    """
+    """Samples whose files are fetched ahead of whoever takes them, within a bound on their number and bytes."""
 
     def __init__(self, samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> None:
         self._source, self._cache, self._limit, self._video = iter(samples), cache, limit, video
@@ -280,7 +251,6 @@ class _Ahead:
             self._changed.notify_all()
 
     def release(self, found: Fetched) -> None:
-        """Remove what was fetched for a sample."""
         if found.directory is not None:
             shutil.rmtree(found.directory, ignore_errors=True)
             with self._changed:
@@ -288,7 +258,6 @@ class _Ahead:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Fetch no more, and remove all copies."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -22,16 +22,11 @@ _LOCAL = ("file", "local")
 
 
 def is_url(text: object) -> bool:
-    """Whether a setting is a URL rather than a path."""
     return _URL.match(str(text)) is not None
 
 
 def place(text: Place | str) -> Place:
-    """The place that a setting names: `~` expanded; `file://` is a path.
-
-    Raises:
-        ConfigError: a URL that holds a password, names no place or another machine's, or has been a `Path`.
-    """
+    """The place that a setting names: `~` expanded; `file://` is a path. Raises ConfigError."""
     if isinstance(text, Url):
         return text
     if isinstance(text, Path) and _SLASH_LOST.match(str(text)):
@@ -45,8 +40,7 @@ def place(text: Place | str) -> Place:
         if host in (".", "..", "~"):
             return Path(where).expanduser()
         if host not in ("", "localhost") or not rest:
-            told = f"names the machine {host}" if host else "names no place"
-            raise ConfigError(f"{url!r} {told}, expected {protocol}:///PATH")
+            raise ConfigError(f"{url!r} names no place on this machine, expected {protocol}:///PATH")
         return Path(f"/{rest}")
     user, _, machine = host.rpartition("@")
     if ":" in user:
@@ -79,7 +73,6 @@ def scan(where: Place) -> AbstractContextManager[Iterator[Any]]:
 
 
 def names(where: Place) -> set[str]:
-    """The names in a directory; none where it is not there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), scan(where) as entries:
         return {entry.name for entry in entries}
     return set()
@@ -94,29 +87,18 @@ def cache_directory() -> Path:
 
 
 def is_directory(where: Place) -> bool:
-    """Whether a directory is there."""
     return remote.listing(where) is not None if isinstance(where, Url) else files.is_directory(where)
 
 
 def is_there(where: Place) -> bool:
-    """Whether a file or directory is there."""
     if isinstance(where, Url):
         above = remote.listing(where.parent) if where.parent.where else None  # a bucket lies in no directory
         return where.name in (above or {}) or remote.listing(where) is not None
-    try:
-        where.stat()
-    except (OSError, ValueError):
-        return False
-    return True
+    return os.path.exists(where)  # noqa: PTH110 - never raises
 
 
 def read(where: Place, limit: int) -> bytes:
-    """All bytes of a file of at most `limit`.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        OSError: it cannot be read, is no regular file or too large.
-    """
+    """All bytes of a file of at most `limit`. Raises FileNotFoundError, OSError as `files.open_bounded`."""
     if not isinstance(where, Url):
         return files.read_bounded(where, limit)
     try:

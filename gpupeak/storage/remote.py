@@ -1,8 +1,5 @@
-"""How files in a store are reached by URL: through fsspec, imported when it is needed.
-
-What passes (a 503, a dropped connection, a timeout) is tried again, with growing pauses that differ at random,
-so that many readers do not come back at once; what does not pass (no such file, no permission) is told at once.
-"""
+"""How files in a store are reached by URL: through fsspec, imported when it is needed. What passes (a 503, a timeout)
+is tried again, with pauses that differ at random."""
 
 from __future__ import annotations
 
@@ -31,9 +28,8 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _CONNECTIONS = 48  # as many fetches and puts as there may be at once, and some listings
 _SMALL = 1 << 16
 _CHUNK = 16 << 20  # bytes a request; what is cut off is fetched again from the last of these
+# Stores in which a file is there whole or not at all. Elsewhere it is put under another name and renamed.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "tos", "memory"}
-"""Stores in which a file is there whole or not at all. Elsewhere it is put under another name and renamed."""
-_NEEDS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC}
 _CREDENTIALS = re.compile("Credential|Authenti|Unauthori|Forbidden|Profile|TokenRetrieval")
@@ -63,11 +59,7 @@ class Entry:
 
 @lru_cache(maxsize=256)
 def listing(directory: Url) -> Mapping[str, Entry] | None:
-    """What lies in a directory, by name; None if there is no such directory. A store is asked once, until `forget`.
-
-    Raises:
-        RunError: the store cannot be reached or refuses; what was tried is told.
-    """
+    """What lies in a directory, by name; None if it is not there. Asked once, until `forget`. Raises RunError."""
     filesystem, place = _reach(directory)
     infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
     if infos is None:
@@ -80,13 +72,8 @@ def listing(directory: Url) -> Mapping[str, Entry] | None:
 
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
-    """The files in a directory, and in those of its directories that are called by a name in `wanted`, or in all.
-
-    By their names relative to it, `name` or `directory/name`. What is in the directories is listed at once.
-
-    Raises:
-        RunError: as `listing`.
-    """
+    """The files in a directory, by `name`, and by `directory/name` in its directories `wanted`, or all. Raises
+    RunError."""
     top = listing(directory) or {}
     found = {name: entry for name, entry in top.items() if entry.is_file()}
     if any(not entry.is_file() and (wanted is None or name in wanted) for name, entry in top.items()):
@@ -96,14 +83,12 @@ def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, 
 
 
 def forget() -> None:
-    """Ask the stores again from now on."""
     listing.cache_clear()
     _below.cache_clear()
 
 
 @lru_cache(maxsize=32)
 def _below(url: Url) -> Mapping[str, Entry]:
-    """The files two levels down, by `directory/name`."""
     filesystem, place = _reach(url)
     infos = _listed(url, filesystem, lambda: filesystem.find(place, detail=True)) or {}
     entries = (_entry(info, place.rstrip("/")) for info in infos.values())
@@ -184,11 +169,8 @@ def put(url: Url, data: bytes) -> None:
 
 
 def create(url: Url, data: bytes) -> bool:
-    """Put a small file only if there is none; return whether this call has put it.
-
-    S3 (`If-None-Match`), GCS and Azure let one of many do so; elsewhere two who ask at once may both be told so.
-    Raises StoreError.
-    """
+    """Put a small file only if there is none; return whether this call has put it. Raises StoreError. S3, GCS and Azure
+    let one of many do so; elsewhere two who ask at once may both be told so."""
     filesystem, place = _reach(url)
     if url.protocol not in _WHOLE_PUTS:
         _tried(url, lambda: filesystem.makedirs(place.rpartition("/")[0], exist_ok=True))
@@ -203,7 +185,6 @@ def create(url: Url, data: bytes) -> bool:
 
 
 def remove(url: Url) -> None:
-    """Remove a file; one that is not there is no error. Raises StoreError."""
     filesystem, place = _reach(url)
     try:
         _tried(url, lambda: filesystem.rm_file(place))
@@ -245,12 +226,6 @@ def _told(error: Exception) -> str:
 
 
 def _reach(url: Url) -> tuple[Any, str]:
-    """The file system that serves `url`, and what it calls that place.
-
-    Raises:
-        ConfigError: there is no such kind of store, or what it needs is not installed.
-        RunError: it cannot be set up.
-    """
     filesystem = _filesystem(url.protocol, url.where.partition("/")[0])
     place: str = filesystem._strip_protocol(str(url))
     return filesystem, place
@@ -277,10 +252,7 @@ def _filesystem(protocol: str, host: str) -> Any:
     try:
         filesystem, _ = core.url_to_fs(f"{url}/", **options)
     except ImportError as error:
-        package = _NEEDS.get(protocol)
-        extra = "'gpupeak[remote]'" if package == "s3fs" else package
-        way_out = f"{protocol}:// needs {package}: pip install {extra}" if package else _told(error)
-        raise ConfigError(f"{url}: {way_out}") from error
+        raise ConfigError(f"{url}: {_told(error)}; for s3:// pip install 'gpupeak[remote]'") from error
     except ValueError as error:
         raise ConfigError(f"{url}: fsspec knows no {protocol}://, as it knows s3:// and gs://") from error
     except Exception as error:  # whatever a backend raises that cannot find its server or its credentials
@@ -291,5 +263,4 @@ def _filesystem(protocol: str, host: str) -> Any:
 
 
 def write_error(url: Place, error: StoreError) -> WriteError:
-    """What ends a run whose store does not take a file."""
     return WriteError(f"{url}: cannot be written: {error.reason}")

@@ -1,7 +1,4 @@
-"""What does a packet say of its picture: is it shown, can decoding start at it, does any other refer to it?
-
-Only headers are read: H.264, H.265, MPEG-4 (ISO/IEC 14496-2), MPEG-2 (13818-2), VP8 (RFC 6386) and VP9.
-"""
+"""What does a packet's header say of its picture: is it shown, can decoding start at it, does any other refer to it?"""
 
 from __future__ import annotations
 
@@ -17,12 +14,10 @@ REFERENCED = -1
 # Codecs of which one packet is one frame, and decoding can start at a key frame.
 _RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"}
 
-# What a display orientation begins with among supplemental enhancement information: its type, 47, and its size in
-# bytes (ITU-T H.264, 7.3.2.3.1). Where these bytes are something else, a frame is decoded to see.
+# A display orientation's type, 47, and its size in bytes (ITU-T H.264, 7.3.2.3.1); a frame is decoded to be certain.
 _ORIENTATION = re.compile(rb"\x2f[\3-\7]")
 
-_HEAD = 1 << 16
-"""A picture is looked for in so many bytes at the start of a packet."""
+_HEAD = 1 << 16  # bytes of a packet in which a picture is looked for
 
 
 class _Nal(NamedTuple):
@@ -39,10 +34,8 @@ _NAL = {"h264": _Nal(0, 31, (1, 2, 5), (7, 8), 6), "hevc": _Nal(1, 63, range(32)
 
 
 class Picture(NamedTuple):
-    """Whether a packet's picture is presented and decoding can start at it.
-
-    `layer` is its temporal layer if no other picture of that or a lower layer refers to it, else `REFERENCED`.
-    """
+    """Whether a packet's picture is presented and decoding can start at it. `layer` is its temporal layer if no other
+    picture of that or a lower layer refers to it, else `REFERENCED`."""
 
     shown: bool
     start: bool
@@ -55,12 +48,9 @@ _picture = cache(Picture)  # there are few, and to make one takes longer than to
 class Syntax:
     """Reads the packets of one stream in order, and gathers what they say of the stream.
 
-    Attributes:
-        framed: one packet is one frame, as far as the packets read tell.
-        standalone: what follows a key frame can be decoded from there on.
-        bidirectional: there are B pictures.
-        oriented: H.264 or HEVC may say which way up its pictures are.
-        sequence: H.264's last sequence parameter set; None if there is none.
+    `framed`: one packet is one frame, as far as read. `standalone`: what follows a key frame can be decoded from there.
+    `bidirectional`: there are B pictures. `oriented`: H.264 or HEVC may say which way up its pictures are. `sequence`
+    is H.264's last sequence parameter set.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:

@@ -1,8 +1,5 @@
-"""Which frames does a video hold, and which of its packets does decoding some of them take?
-
-Frames are numbered from 0 in presentation order, by the edit list, as a full sequential decode delivers them.
-The frame count in the header is never believed.
-"""
+"""Which frames does a video hold, and which of its packets does decoding some of them take? Frames are numbered from 0
+in presentation order, as a full sequential decode delivers them."""
 
 from __future__ import annotations
 
@@ -30,12 +27,9 @@ from gpupeak.video.gops import Gops
 from gpupeak.video.orientation import certainly_upright
 
 MAX_SIDE = 16384
-MAX_PIXELS = 1 << 26
-"""Twice 8K. A decoder holds up to 17 frames, so larger ones could exhaust the memory."""
-MAX_PACKETS = 1 << 20
-"""Nine hours at 30 frames/s. A small MP4 can declare any number."""
-KEPT_BYTES = 64 << 20
-"""A file of at most so many bytes of packets is read once: they are kept."""
+MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
+MAX_PACKETS = 1 << 20  # nine hours at 30 frames/s; a small MP4 can declare any number
+KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
@@ -47,11 +41,7 @@ _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.pa
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
-    """Open a video and demux its first video stream that is no attached picture. Close the clip, or use it in `with`.
-
-    Raises:
-        SampleError: at stage "plan": no video, no frames, larger than the limits above, or than the memory.
-    """
+    """Open a video and demux its first stream that is no attached picture; to be closed. Raises SampleError."""
     try:
         container = _open(Path(path), quick=True)
         try:
@@ -67,18 +57,13 @@ class Clip:
     """An open video, and what one demux pass tells of it; made by `open_clip`. It decodes one thing at a time.
 
     Attributes:
-        path: the file.
         codec, profile, pix_fmt: libav's names, such as "h264", "High" and "yuv420p"; the last two None if unknown.
         width, height: the declared size in pixels, before rotation.
-        colorspace: the matrix as in ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601.
-        color_range: 0 unspecified, 1 limited, 2 full.
-        fps: average frames a second; 0.0 if unknown.
-        packets: how many video packets there are; they are numbered from 0 in decoding order.
-        frames: how many frames are presented.
+        colorspace, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
+        packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
             MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the frames.
-        decoder: the stream's decoder, single-threaded.
     """
 
     def __init__(self, path: Path, container: InputContainer) -> None:
@@ -128,10 +113,7 @@ class Clip:
 
     @cached_property
     def rotation(self) -> int:
-        """Degrees counter-clockwise that turn the picture upright: 0, 90, 180 or 270.
-
-        Where headers leave it open, one frame is decoded: PyAV shows the display matrix of frames only.
-        """
+        """Degrees counter-clockwise that turn the picture upright; where headers leave it open, a frame is decoded."""
         if certainly_upright(self.path, self._format) and not self._oriented:
             return 0
         return 90 * next(map(quarter_turns, self.decode_all()), 0)
@@ -155,7 +137,6 @@ class Clip:
         return runs
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
-        """The packets of those numbers, in demuxing order."""
         if self._kept is not None:
             yield from map(self._kept.__getitem__, sorted(numbers))
             return
@@ -166,17 +147,14 @@ class Clip:
                     yield packet
 
     def decode_all(self) -> Iterator[VideoFrame]:
-        """Every frame, as a sequential decode that skips over errors delivers it.
-
-        The file is opened anew, and not quickly: not every decoder forgets when flushed all that it has read.
-        """
+        """Every frame, as a sequential decode that skips over errors delivers it. The file is opened anew, and not
+        quickly: not every decoder forgets when flushed all that it has read."""
         with _open(self.path, quick=False) as container:
             stream = _video_stream(container)
             packets = islice(_demuxed(container, stream), self.packets)
             yield from decoded(_decoder(stream), packets, tolerant=True)
 
     def _demux(self, stream: VideoStream) -> bool:
-        """Read every packet, and return `timed`."""
         syntax = Syntax(self.codec, self.decoder.extradata or b"")
         pictures, pts, shown = list[Picture](), list[int](), list[int]()
         damaged = False
@@ -220,10 +198,7 @@ class Clip:
         return True
 
     def _sort(self, gops: Gops) -> bool:
-        """Put the frames in presentation order; False if decoding does not bear it out.
-
-        Frames presented before the first key frame are there only if the decoder delivers them without it.
-        """
+        """False if decoding does not bear it out: what is presented before the first key frame may need another."""
         pts, first = gops.pts, gops.pts[gops.starts[0]]
         if any(pts[number] < first for number in gops.shown):
             delivered: list[int | None] = []
@@ -270,9 +245,8 @@ def _open(path: Path, quick: bool) -> InputContainer:
     try:
         if quick and (demuxer := _TELLING.get(path.suffix.lower())):
             with suppress(av.FFmpegError, ValueError):  # its name may be misleading
-                # libavformat decodes up to seven frames of H.264 to learn what headers may not say (9 to 24 ms at
-                # 1280x720; all else takes 0.5 ms). So it gets no decoders but those that read only headers when told
-                # to skip frames.
+                # libavformat decodes up to seven frames of H.264 (9 to 24 ms at 1280x720, all else takes 0.5 ms). So it
+                # gets no decoders but those that read only headers when told to skip frames.
                 only = {"analyzeduration": "1", "codec_whitelist": "h264,hevc,mpeg4"}
                 container = _av_open(path, demuxer, {"skip_frame": "all"}, only)
                 if _told(container):

@@ -13,8 +13,7 @@ class Gops:
     """The groups of pictures of a video. Packets are numbered from 0 in decoding order.
 
     `shown` are the packets of the presented frames, in presentation order once that is known; `starts` those at which
-    decoding can start; `droppable` whether no other picture refers to a packet's. Where not `standalone`, what
-    follows a start may need what is before it.
+    decoding can start; `droppable` whether no other picture refers to a packet's.
     """
 
     pts: list[int]

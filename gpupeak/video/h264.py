@@ -6,20 +6,14 @@ from functools import cache
 from typing import NamedTuple
 
 _WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
-_LONGEST = 1024
-"""Bytes of a parameter set that are read; it is shorter even with all scaling lists."""
+_LONGEST = 1024  # bytes of a parameter set; it is shorter even with all scaling lists
 
 
 class Sequence(NamedTuple):
-    """What a sequence parameter set says.
+    """What a sequence parameter set says; a `colorspace` of None is the container's.
 
-    Attributes:
-        pix_fmt: libav's name of the pixel format.
-        colorspace: matrix_coefficients; None where it has none, and the container's count.
-        color_range: 0 unspecified, 1 limited, 2 full.
-        before_field_flag: bits in a slice header between pic_parameter_set_id and field_pic_flag; None without
-            such a flag: all pictures are frames.
-        reordering: it says how many pictures may have to wait for one that is presented before them.
+    `before_field_flag` is how many bits of a slice header lie between pic_parameter_set_id and field_pic_flag, None
+    where all pictures are frames. `reordering`: it says how many pictures may have to wait for one presented before.
     """
 
     pix_fmt: str
@@ -107,7 +101,6 @@ def _read_sequence(bits: _Bits) -> Sequence:
 
 
 def _unescaped(payload: bytes) -> _Bits:
-    """The payload of a NAL unit without emulation_prevention_three_byte."""
     return _Bits(payload.replace(b"\0\0\3", b"\0\0"))
 
 
@@ -133,8 +126,6 @@ def _says_reordering(bits: _Bits) -> bool:
 
 
 class _Bits:
-    """Reads u(n) and ue(v); ValueError past the end."""
-
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
@@ -151,7 +142,6 @@ class _Bits:
         return (1 << zeros) - 1 + self.u(zeros)
 
     def skip(self, count: int) -> None:
-        """Skip so many ue(v) or se(v), which are as long as each other."""
         for _ in range(count):
             self.ue()
 

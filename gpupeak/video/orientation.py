@@ -15,10 +15,7 @@ _LARGEST = 16 << 20
 
 
 def certainly_upright(path: Path, container: str) -> bool:
-    """Whether no matrix turns the pictures of a file, `container` being libav's name of its format.
-
-    False means only that its frames have to tell: nothing is known but of MP4, and of AVI, which has no matrix.
-    """
+    """Whether no matrix turns the pictures of a file in libav's format `container`; else its frames must tell."""
     if not container.startswith("mov"):
         return container == "avi"
     try:

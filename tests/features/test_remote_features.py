@@ -396,7 +396,7 @@ def test_features_that_cannot_be_put_are_not_saved(
         ({"mer_factory_output": "s3://data/no"}, 2, "mer2023: no action-unit directory at s3://data/no/MER2023, "),
         ({"output_root": "s3://no-bucket/x"}, 3, f"s3://no-bucket/x/mer2023/{HOME}: cannot be"),
         ({"dataset_root": "foo://data/x"}, 2, "foo://data: fsspec knows no foo://, as it knows s3:// and gs://"),
-        ({"dataset_root": "gs://data/x"}, 2, "gs://data: gs:// needs gcsfs: pip install gcsfs"),
+        ({"dataset_root": "gs://data/x"}, 2, "gs://data: Please install gcsfs to access Google Storage"),
         ({"output_root": "s3://me:secret@out/x"}, 2, "s3://...@out: a URL with a password ends up in logs"),
     ],
 )

@@ -48,11 +48,13 @@ def test_is_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_directory(tmp_path / "a")
     assert not is_directory(tmp_path / "b")
 
-    def refuse(path: Path) -> bool:
+    def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "is_dir", refuse)
-    assert not is_directory(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", refuse)
+        seen = is_directory(tmp_path)
+    assert not seen
 
 
 def test_is_file(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_what_is_no_url_is_a_path(text: str) -> None:
 def test_a_file_url_is_a_path() -> None:
     assert place("file:///data/clips") == place("file://localhost/data/clips") == Path("/data/clips")
     assert place("file://~/clips") == Path.home() / "clips"
-    for text, told in (("file://host/data", "names the machine host"), ("file://", "names no place")):
-        with pytest.raises(ConfigError, match=f"{told}, expected file:///PATH"):
+    for text in ("file://host/data", "file://"):
+        with pytest.raises(ConfigError, match="names no place on this machine, expected file:///PATH"):
             place(text)
 
 

@@ -146,5 +146,5 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
     monkeypatch.setattr(sys.modules["fsspec.registry"], "registry", {})
-    with pytest.raises(UsageError, match=r"s3:// needs s3fs: pip install 'gpupeak\[remote\]'"):
+    with pytest.raises(UsageError, match=r"Install s3fs to access S3; .* pip install 'gpupeak\[remote\]'"):
         remote.listing(Url("s3", "data/x"))

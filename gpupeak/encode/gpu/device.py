@@ -1,7 +1,4 @@
-"""What the encoder asks of CUDA: streams, events, graphs and memory that is copied to and from.
-
-Everything asynchronous goes through here, so that a test can stand in for the device, as late as CUDA might be.
-"""
+"""What the encoder asks of CUDA. Everything asynchronous goes through here, so that a test can stand in for it."""
 
 from __future__ import annotations
 
@@ -14,10 +11,8 @@ import torch
 
 from gpupeak.errors import DeviceError
 
-Work = Callable[[], object]
-"""Puts work on the current stream and returns at once."""
-Graph = Callable[[], object]
-"""Captured work: called like the work it was."""
+Work = Callable[[], object]  # puts work on the current stream and returns at once
+Graph = Callable[[], object]  # captured work
 
 
 class Event(Protocol):
@@ -41,8 +36,6 @@ class Stream(Protocol):
 
 
 class Cuda(Protocol):
-    """One device: `TorchCuda`, or what stands in for it."""
-
     def stream(self) -> Stream: ...
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
     def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
@@ -51,8 +44,6 @@ class Cuda(Protocol):
 
 
 class TorchCuda:
-    """A GPU, by torch."""
-
     def __init__(self, device: torch.device) -> None:
         self._device = device
 

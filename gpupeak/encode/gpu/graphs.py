@@ -2,11 +2,9 @@
 
 Who owns which memory, and until when (one stream carries all of it except uploads from the host):
 
-    static input      rows of patches. Written by the patch kernel, read by the replay behind it on the same
-                      stream, written by the next batch's patch kernel behind that: the stream's order is
-                      what protects it.
-    static output     features. The same: the copy to a slot lies between two replays on the same stream.
-                      0.4 MB for 256 images, microseconds beside a replay: its own stream would gain nothing.
+    static input      rows of patches. Written by the patch kernel, read by the replay behind it: the order of
+                      the one stream protects it.
+    static output     features. The same: the copy to a slot lies between two replays.
     frames, borrowed  until the event behind the patch kernel; then `FrameBatch.release` is called.
     staging           what goes up from the host, in one of two lanes, each its own until the event behind
                       the patch kernel that read it.
@@ -44,8 +42,8 @@ class EagerRunner:
     """Runs a tower from rows at a fixed place to features at a fixed place, launching every operation each time.
 
     The patch rows of at most `largest` images go to `rows`, `[largest * patches, row]`; their features are in
-    `features`, `[largest, dim]`, until the next run. With `compile`, torch.compile fuses operations, once for every
-    number of images and for eight at most (`torch._dynamo.config.recompile_limit`).
+    `features`, `[largest, dim]`, until the next run. torch.compile compiles once for every number of images, eight at
+    most.
     """
 
     def __init__(self, tower: VisionTower, cuda: Cuda, largest: int, *, compile: bool = False) -> None:
@@ -68,9 +66,8 @@ class EagerRunner:
 class GraphRunner:
     """Replays the smallest captured graph that holds a batch; what a larger one computes besides is not read.
 
-    Graphs of `buckets` up to `eager.largest` are captured largest first into one pool: each smaller one fits into the
-    memory of the first. Each runs a few times before, on the stream that it is captured and replayed on: that loads
-    its kernels and allocates cuBLAS' workspace, neither of which a capture allows.
+    Graphs are captured largest first into one pool. Each runs a few times before, on the same stream: that loads its
+    kernels and allocates cuBLAS' workspace, neither of which a capture allows.
     """
 
     def __init__(self, eager: EagerRunner, buckets: Sequence[int] = BUCKETS) -> None:
@@ -87,7 +84,6 @@ class GraphRunner:
             self._graphs[bucket] = self.cuda.capture(self.stream, pool, work)
 
     def run(self, images: int) -> None:
-        """As `EagerRunner.run`."""
         self._graphs[self._buckets[bisect_left(self._buckets, images)]]()
 
 
@@ -134,14 +130,9 @@ class _Lane:
 class GraphEncoder:
     """Encodes whatever frames are ready together, on the GPU while the host prepares the next ones.
 
-    It never waits for a second batch while it has one, nor for the disk while a slot is free. A batch is
-    handed on when its features have arrived, while the next one is computed: so they are known to be
-    finite, and what the batch took is known, without the GPU ever waiting for the host.
-
-    Args:
-        patch_rows: `kernels.patch_rows.patch_rows` or the kernel.
-        n: the most frames a sample can have.
-        slots: pinned slots of features, at least 3: two batches are in flight while one is written.
+    It never waits for a second batch while it has one, nor for the disk while a slot is free. A batch is handed on when
+    its features have arrived, while the next one is computed. `n` is the most frames a sample can have; `slots` is at
+    least 3: two batches are in flight while one is written.
     """
 
     def __init__(self, runner: Runner, patch_rows: PatchRows, *, n: int = 8, slots: int = SLOTS) -> None:
@@ -155,15 +146,8 @@ class GraphEncoder:
         self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, self._size) for _ in range(2)])
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
-        """Yield every sample's features or failure, in order; one call at a time.
-
-        Batches that were ready together come out together, and one that is too large for a slot in several.
-
-        Raises:
-            DeviceError: the device has not memory enough.
-        """
-        # Slots live as long as one call, or as long as an array shows them: one that is never given back
-        # because its batch was dropped is not missing in the next call.
+        """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError."""
+        # Slots live as long as one call: one whose batch was dropped is not missing in the next.
         slot, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype
         ring = Ring([self._runner.cuda.pinned(slot, dtype) for _ in range(self._slots)])
         borrowed: deque[FrameBatch] = deque()
@@ -229,7 +213,7 @@ class GraphEncoder:
         staged_pixels, staged_images = lane.staged_pixels.numpy(), lane.staged_images.numpy()
         sources: list[tuple[torch.Tensor, int, int]] = []  # pixels on the device, and which images are in them
         place = 0
-        for same in _runs(images):
+        for same in (list(group) for _, group in itertools.groupby(images, _device_batch)):
             first, place = place, place + len(same)
             batch = same[0].batch
             if isinstance(batch.pixels, np.ndarray):
@@ -255,17 +239,10 @@ class GraphEncoder:
 
 
 def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
-    """Wait for a piece's features and hand them on."""
     flight.done.synchronize()
     seconds = flight.began.elapsed_time(flight.done) / 1000 / max(1, len(flight.samples))
     return outcomes(flight.samples, flight.features.numpy(), seconds, flight.release)
 
 
-def _runs(images: Iterable[_Image]) -> Iterator[list[_Image]]:
-    """Consecutive images that are in one tensor of the device, or on the host."""
-
-    def where(image: _Image) -> int | None:
-        return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)
-
-    for _, same in itertools.groupby(images, where):
-        yield list(same)
+def _device_batch(image: _Image) -> int | None:
+    return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)

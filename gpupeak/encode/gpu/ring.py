@@ -15,10 +15,7 @@ _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
 
 
 class Inbox:
-    """Reads batches ahead on a thread of its own, so that the encoder sees what is ready without waiting for it.
-
-    It stops reading while it holds `images` images. What it holds when it is closed is released.
-    """
+    """Reads batches ahead on a thread of its own, up to `images` images; releases what it holds when it is closed."""
 
     def __init__(self, batches: Iterable[FrameBatch], images: int) -> None:
         self._limit = images
@@ -43,8 +40,8 @@ class Inbox:
     def take(self, most: int, until: Callable[[], bool] | None = None) -> list[FrameBatch]:
         """Take consecutive batches: as many as are ready and have at most `most` images, but at least one.
 
-        Waits for the first one, or, if given, for `until` to come true: then, and at the end, the list is empty.
-        Raises whatever reading raised, when all before it was taken and there is no `until` to see to first.
+        Waits for the first one, or, if given, for `until` to come true: then, and at the end, the list is empty. Raises
+        whatever reading raised, when all before it was taken and there is no `until` to see to first.
         """
         with self._changed:
             while not (self._ready or self._ended or (until is not None and until())):

@@ -1,7 +1,4 @@
-"""What is known of weight files: their SHA-256, and which file a pretrained tag was fetched to.
-
-Kept in `weights.json` in the user's cache directory; where that is missing or cannot be written, all is found out anew.
-"""
+"""The SHA-256 of weight files, and which file a tag was fetched to; kept in `weights.json` in the cache directory."""
 
 from __future__ import annotations
 
@@ -17,8 +14,7 @@ from gpupeak.storage.places import cache_directory
 
 _CACHE_BYTES = 16 << 20
 
-_here: dict[tuple[Path, str], str] = {}
-"""What this process has found out, by the cache it belongs to: a run asks twice, also where nothing can be saved."""
+_here: dict[tuple[Path, str], str] = {}  # a run asks twice, also where nothing can be saved
 
 
 def file_sha256(file: Path) -> str:
@@ -38,7 +34,6 @@ def tag_file(model: str, tag: str) -> Path | None:
 
 
 def remember_tag(model: str, tag: str, file: Path) -> None:
-    """Remember for `tag_file`."""
     _remember(f"{model}/{tag}", str(file.absolute()))
 
 

@@ -1,8 +1,4 @@
-"""What is in weight files? Read into open_clip's naming, every name, shape and dtype checked.
-
-Weight files are downloaded from strangers: safetensors are plain numbers, and of pickles torch admits nothing but
-tensors and containers.
-"""
+"""What is in weight files? They come from strangers: of pickles torch admits nothing but tensors and containers."""
 
 from __future__ import annotations
 
@@ -57,15 +53,9 @@ def load_state(
 ) -> dict[str, torch.Tensor]:
     """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
-    Both open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that
-    of transformers (`vision_model.*`) are read; text towers are passed over.
-
-    Args:
-        expected: tensors of the names, shapes and dtypes wanted, in open_clip's naming.
-        quick_gelu: the activation of the module; no tensor tells it, a configuration beside the files may.
-
-    Raises:
-        WeightsError: a file cannot be read, or what is in it does not fit.
+    open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that of
+    transformers (`vision_model.*`) are read. `expected` has the names, shapes and dtypes wanted; `quick_gelu` is the
+    module's activation, which a configuration beside the files may contradict. Raises WeightsError.
     """
     if weights.seed is not None:
         return random_state(weights.seed, expected)
@@ -103,7 +93,6 @@ def _read_state(
 
 @contextlib.contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Whatever a damaged file makes a parser raise, in one line."""
     try:
         yield
     except WeightsError:
@@ -145,7 +134,6 @@ def _transformers_names(name: str) -> tuple[str, ...]:
 
 
 def _check_names(names: Mapping[str, tuple[str, ...]], tensors: Tensors, prefixes: tuple[str, ...]) -> None:
-    """Every parameter wanted is there, and there is no more of an image tower than that."""
     wanted = {part for parts in names.values() for part in parts}
     missing = sorted(wanted - tensors.keys())
     if len(missing) == len(wanted):
@@ -192,7 +180,6 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
 
 
 def _check_config(file: Path, section: str, name: str, default: object, wanted: object) -> None:
-    """Hold an entry of a configuration, if there is one, against the value wanted."""
     with _reading(file.name), contextlib.suppress(FileNotFoundError):
         config = json.loads(read_bounded(file, _CONFIG_BYTES))
         found = config.get(section, config).get(name, default)

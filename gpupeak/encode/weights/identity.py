@@ -15,8 +15,6 @@ from gpupeak.errors import WeightsError
 from gpupeak.storage.files import expanded, read_bounded
 
 INSTEAD = "an HF directory, a state dict file, or random:SEED"
-"""What can always be passed, in an error's words."""
-
 _RANDOM = re.compile(r"random:([0-9]{1,18})")
 _FILES = (
     "open_clip_model.safetensors",  # first: beside it, model.safetensors is transformers' or timm's
@@ -31,11 +29,9 @@ _INDEX_BYTES = 16 << 20
 class WeightsId:
     """Weights that `--weights` stands for: random ones of a `seed`, or `files`; open_clip fetches those of a `tag`.
 
-    Args:
-        source: what was given, made comparable: `random:7`, a tag, or an absolute path.
-        sha256: of the weight file in hex, or, of several, of their own SHA-256s, a line each, in the order of their
-            names (`sha256sum FILES | cut -c1-64 | sha256sum`). None where there are no files.
-        files: in the order of their names; none of a tag that was not fetched yet.
+    `source` is what was given, made comparable: `random:7`, a tag, or an absolute path. `sha256` is that of the file;
+    of several, that of their own, a line each, in the order of their names (`sha256sum FILES | cut -c1-64 |
+    sha256sum`). `files` are in that order; there are none of a tag that was not fetched yet.
     """
 
     source: str
@@ -59,15 +55,7 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
 
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
-    """Find what `weights` means, without reading or hashing it.
-
-    Args:
-        weights: a Hugging Face directory, a state dict file, `random:SEED`, or a pretrained tag of open_clip; None is
-            the encoder's own tag. A word other than that and `openai` means a path if one of that name is there.
-
-    Raises:
-        WeightsError: nothing is found, or nothing was given and the encoder has no tag.
-    """
+    """Find what `weights` means, without reading or hashing it; None is the encoder's own tag. Raises WeightsError."""
     if weights is None:
         if spec.tag is None:
             raise WeightsError(f"{spec.name} names no pretrained tag: give {spec.name}/TAG, or as weights {INSTEAD}")
@@ -93,7 +81,6 @@ def _tagged(spec: EncoderSpec, tag: str) -> WeightsId:
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    """The weight files that a path stands for, in the order of their names."""
     if path.is_dir():
         there = [path / name for name in _FILES if (path / name).is_file()]
         if not there:

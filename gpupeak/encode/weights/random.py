@@ -13,8 +13,7 @@ import torch
 def random_state(seed: int, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Random float32 values for tensors of the names and shapes of `expected`, each from the seed and its own name.
 
-    None is neutral: a tower which forgets one tensor shows. Matrices have a standard deviation of fan_in^-0.5,
-    biases of 0.1, gains lie within 1 +- 0.2. Whole numbers stay as they are.
+    None is neutral: a tower which forgets one tensor shows. Whole numbers stay as they are.
     """
     return {
         name: _values(seed, name, tuple(like.shape)) if like.is_floating_point() else like
@@ -34,7 +33,6 @@ def _values(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _distribution(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Centre and standard deviation."""
     last = name.rpartition(".")[2]
     if last.endswith(("bias", "running_mean")):
         return 0.0, 0.1
