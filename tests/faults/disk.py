@@ -21,7 +21,6 @@ from typing import Any
 
 from corpus import Corpus, Scale, make_corpus
 from harness import (
-    NPY_BYTES,
     Extraction,
     Tree,
     Watcher,
@@ -130,16 +129,6 @@ def disk_full(trials: Trials) -> None:
         trials.demand(f"disk full: {left[:3]} left behind", not left)
         resize(4 * whole)
         trials.goes_on("disk full", out)
-
-
-def file_too_large(trials: Trials) -> None:
-    """A manifest that may not grow any further: as on a full disk, a part of a line is taken."""
-    out = trials.place()
-    manifest = trials.expected.manifest_bytes
-    limit = trials.draw.randrange(NPY_BYTES + 1, max(NPY_BYTES + 2, manifest))
-    limited = Extraction(words(trials.corpus, out), fsize=limit)
-    trials.stopped("file size limit", limited, out, (3,) if limit < manifest - 1024 else (0, 3))
-    trials.goes_on("file size limit", out)
 
 
 def removed(trials: Trials) -> None:
@@ -313,7 +302,4 @@ def _server(paths: list[Path], answers_after: float | None) -> Iterator[None]:
             process.kill()
 
 
-FAULTS = {
-    fault.__name__: fault
-    for fault in (disk_full, file_too_large, removed, read_only, not_permitted, few_descriptors, hung)
-}
+FAULTS = {fault.__name__: fault for fault in (disk_full, removed, read_only, not_permitted, few_descriptors, hung)}

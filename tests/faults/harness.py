@@ -234,7 +234,6 @@ class Tree:
     doubled_lines: int
     unreadable_lines: int
     hidden: list[str]
-    manifest_bytes: int
 
 
 def look(directory: Path) -> Tree:
@@ -255,7 +254,7 @@ def look(directory: Path) -> Tree:
         entry.pop("seconds", None)
         doubled += entry["sample"] in lines
         lines[entry["sample"]] = entry
-    return Tree(features, lines, doubled, unreadable, hidden, len(written))
+    return Tree(features, lines, doubled, unreadable, hidden)
 
 
 def differences(found: Tree, expected: Tree) -> list[str]:

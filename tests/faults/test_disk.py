@@ -8,7 +8,7 @@ import disk
 import pytest
 from harness import look
 
-QUICK = ("disk_full", "file_too_large", "not_permitted")
+QUICK = ("disk_full", "not_permitted")
 
 
 @pytest.mark.parametrize(
