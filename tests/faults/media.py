@@ -29,10 +29,10 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
+from data import mutated_head
 from synthetic import SyntheticEncoder
 
 from gpupeak.check.inspect import InspectTask
-from gpupeak.check.plan import plan
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY, Done, Planned
@@ -80,91 +80,58 @@ def real_clips() -> list[Path]:
 
 def mutate(data: bytes, draw: random.Random, others: Sequence[bytes]) -> tuple[bytes, str]:
     """Something else made of the bytes of a video, and what was done to it; `others` are what it is spliced with."""
-    kinds = draw.choices(
-        list(_MUTATIONS), weights=[weight for weight, _ in _MUTATIONS.values()], k=draw.choice((1, 1, 2, 3))
-    )
-    changed = bytearray(data)
+    kinds = draw.choices(list(_MUTATIONS), weights=(13, 2, 8, 2), k=draw.choice((1, 1, 2, 3)))
     for kind in kinds:
-        changed = _MUTATIONS[kind][1](changed, draw, others) if changed else changed
-    return bytes(changed), "+".join(dict.fromkeys(kinds))
+        data = _MUTATIONS[kind](data, draw, others) if data else data
+    return data, "+".join(dict.fromkeys(kinds))
 
 
-def _span(data: bytearray, draw: random.Random, most: int = 4096) -> tuple[int, int]:
+def _span(data: bytes, draw: random.Random) -> tuple[int, int]:
     """A range of it, near the start or the end as often as anywhere, since that is where headers are."""
-    length = min(len(data), draw.randint(1, most))
+    length = min(len(data), draw.randint(1, 1 << 15))
     last = len(data) - length
     start = draw.choice((draw.randint(0, last), min(last, draw.randint(0, 2048)), max(0, last - draw.randint(0, 2048))))
     return start, start + length
 
 
-def _flip(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    start, stop = _span(data, draw, draw.choice((64, 4096, 1 << 20)))
-    for _number in range(draw.choice((1, 1, 2, 8, 64))):
-        data[draw.randrange(start, stop)] ^= 1 << draw.randrange(8)
-    return data
+def _damage(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
+    return mutated_head(data, draw)
 
 
-def _truncate(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    return data[: draw.choice((draw.randrange(len(data)), draw.randrange(min(2048, len(data))), len(data) - 1))]
+def _splice(data: bytes, draw: random.Random, others: Sequence[bytes]) -> bytes:
+    other = draw.choice(others)
+    start, stop = _span(other, draw)
+    at, end = _span(data, draw)
+    return data[:at] + other[start:stop] + data[draw.choice((at, end)) :]
 
 
-def _fill(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    start, stop = _span(data, draw)
-    data[start:stop] = draw.choice((bytes(stop - start), b"\xff" * (stop - start), draw.randbytes(stop - start)))
-    return data
-
-
-def _splice(data: bytearray, draw: random.Random, others: Sequence[bytes]) -> bytearray:
-    other = bytearray(draw.choice(others))
-    start, stop = _span(other, draw, 1 << 15)
-    at, end = _span(data, draw, 1 << 15)
-    data[at : draw.choice((at, end))] = other[start:stop]
-    return data
-
-
-def _remove(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    """Take a range out, or put it in again once more."""
-    start, stop = _span(data, draw)
-    data[start:stop] = data[start:stop] * draw.choice((0, 0, 2, 16))
-    return data
-
-
-def _field(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+def _field(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
     """An extreme number in or before something that a container has a name for."""
-    return _at_one_of(data, draw, (*_BOXES.split(), *_ELEMENTS, *_CHUNKS))
-
-
-def _at_one_of(data: bytearray, draw: random.Random, names: Sequence[bytes]) -> bytearray:
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        there = [name for name in names if name in data]
+    changed = bytearray(data)
+    for _number in range(draw.choice((1, 1, 2, 4))):
+        there = [name for name in (*_BOXES.split(), *_ELEMENTS, *_CHUNKS) if name in changed]
         if not there:
-            return _flip(data, draw, ())
+            return mutated_head(data, draw)
         name = draw.choice(there)
-        at = draw.choice([found.start() for found in re.finditer(re.escape(name), data)])
+        at = draw.choice([found.start() for found in re.finditer(re.escape(name), changed)])
         at += draw.choice((-4, len(name), len(name) + 4, len(name) + 4 * draw.randrange(24)))
         size = draw.choice((1, 2, 4, 4, 8))
-        if 0 <= at <= len(data) - size:
+        if 0 <= at <= len(changed) - size:
             number = draw.choice(EXTREMES) & (256**size - 1)
-            data[at : at + size] = number.to_bytes(size, draw.choice(("big", "little")))
-    return data
+            changed[at : at + size] = number.to_bytes(size, draw.choice(("big", "little")))
+    return bytes(changed)
 
 
-def _other_codec(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+def _other_codec(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
     there = [place for place in _PLACES if place in data]
-    if not there:
-        return _flip(data, draw, ())
-    return data.replace(draw.choice(there), draw.choice(_FOURCCS))
+    return data.replace(draw.choice(there), draw.choice(_FOURCCS)) if there else mutated_head(data, draw)
 
 
-_Mutation = Callable[[bytearray, random.Random, Sequence[bytes]], bytearray]
-_MUTATIONS: dict[str, tuple[int, _Mutation]] = {
-    "flip": (5, _flip),
-    "truncate": (2, _truncate),
-    "fill": (3, _fill),
-    "splice": (2, _splice),
-    "remove": (3, _remove),
-    "field": (8, _field),
-    "codec": (2, _other_codec),
+_MUTATIONS: dict[str, Callable[[bytes, random.Random, Sequence[bytes]], bytes]] = {
+    "damage": _damage,
+    "splice": _splice,
+    "field": _field,
+    "codec": _other_codec,
 }
 
 
@@ -196,11 +163,7 @@ def crafted(directory: Path, large: bool) -> Iterator[Path]:
     yield _written(directory / "playlist.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")
     for size, codec, pix_fmt, suffix in (
         ((1, 1), "ffv1", "yuv444p", "mkv"),
-        ((1, 1), "mjpeg", "yuvj444p", "avi"),
-        ((2, 2), "libx264", "yuv420p", "mp4"),
         ((16384, 16), "libx264", "yuv420p", "mp4"),
-        ((16, 16384), "libx264", "yuv420p", "mp4"),
-        ((16384, 2), "mjpeg", "yuvj420p", "avi"),
         ((1, 16384), "png", "rgb24", "mov"),
         ((8192, 8192), "png", "rgb24", "mov"),
     ):
@@ -338,8 +301,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
         videos=videos, name="hostile", sampling="uniform", n_frms=4, output_root=work / "out",
         workers=workers, time_limit=time_limit, weights="random:0",
     )  # fmt: skip
-    (found,) = plan(config)
-    passes: dict[str, Any] = {"survey": {"listed": found.listed}}
+    passes: dict[str, Any] = {}
 
     def by_pool(verb: str, given: Sequence[Any], watch: Watch) -> Iterator[Any]:
         pool = WorkerPool(workers, 4, 64, time_limit=time_limit, held=0)
@@ -457,8 +419,7 @@ def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
         "worker_limit_mib": MEMORY >> 20,
         "run_grew_mib": (psutil.Process().memory_info().rss - before) >> 20,
         "lost_samples": sum(each["lost"] + each["doubled"] for each in looked),
-        "ok": passes["survey"]["listed"] == mutants
-        and all(
+        "ok": all(
             not (each["lost"] or each["doubled"] or each["unexpected"])
             and each["longest_s"] <= limit + SLACK_SECONDS
             and each["worst_mib"] <= (MEMORY >> 20) + 256
