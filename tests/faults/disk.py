@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ class Trials:
 
     def figures(self) -> dict[str, Any]:
         names = ("torn_files", "lost_samples", "orphans", "kept_lines")
-        return {**{name: self.found[name] for name in names}, "faults": self.wrong[:20], "ok": self.sound()}
+        figures = {name: self.found[name] for name in names}
+        clips = len(self.corpus.names)
+        return {**figures, "clips": clips, "of": dict(self.happened), "faults": self.wrong[:20], "ok": self.sound()}
 
     def demand(self, what: str, holds: bool, run: Extraction | None = None) -> None:
         if not holds:
@@ -81,6 +83,16 @@ class Trials:
         self.found["torn_files"] += len(torn)
         self.demand(f"{name}: torn {torn[:3]}", not torn)
 
+    def partly(self, name: str, run: Extraction, out: Path, failed: dict[str, str], fell_back: set[str]) -> None:
+        """Some samples fail, with these words in their reasons, some fall back, and the others are made."""
+        lines = look(home(out)).lines
+        self.demand(f"{name}: ended with {run.wait()}", run.wait() == 1 and not run.told_badly, run)
+        found = {sample: line.get("reason", "") for sample, line in lines.items() if line["outcome"] == "failed"}
+        told = all(reason in found.get(sample, "") for sample, reason in failed.items())
+        self.demand(f"{name}: failed {found}", found.keys() == failed.keys() and told)
+        others = {sample for sample, line in lines.items() if line.get("fallback")}
+        self.demand(f"{name}: {others} fell back", others == fell_back)
+
     def goes_on(self, name: str, out: Path, prefix: list[str] | None = None) -> None:
         """Without the fault: the next run makes what an undisturbed one makes."""
         code, run = extracted(self.corpus, out, prefix=prefix or [])
@@ -97,20 +109,20 @@ def prepared(work: Path, clips: int, seed: int) -> Trials:
     return Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
 
 
-def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
-    """Every fault as often as the scale says; `ok` if each run ended as promised and the next one made it good."""
+def trial(faults: Iterable[Callable[[Trials], None]], scale: Scale, seed: int, work: Path) -> Trials:
+    """Every fault as often as the scale says."""
     trials = prepared(work, scale.few, seed)
     for _ in range(scale.rounds):
-        for fault in FAULTS.values():
+        for fault in faults:
             fault(trials)
-    return {
-        "seed": seed,
-        "clips": scale.few,
-        "faults_met": trials.happened.total(),
-        "of": dict(trials.happened),
-        "left_out": sorted(trials.left_out),
-        **trials.figures(),
-    }
+    return trials
+
+
+def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
+    """`ok` if each run ended as promised and the next one made it good."""
+    trials = trial(FAULTS.values(), scale, seed, work)
+    left_out = sorted(trials.left_out)
+    return {"seed": seed, "faults_met": trials.happened.total(), "left_out": left_out, **trials.figures()}
 
 
 def disk_full(trials: Trials) -> None:
@@ -181,17 +193,9 @@ def not_permitted(trials: Trials) -> None:
     for path in closed:
         path.chmod(0)
     out = trials.place()
-    code, run = extracted(corpus, out, prefix=prefix)
+    _, run = extracted(corpus, out, prefix=prefix)
     trials.happened["file not permitted"] += len(closed)
-    lines = look(home(out)).lines
-    trials.demand(f"files not permitted: ended with {code}", code == 1 and not run.told_badly, run)
-    failed = {name: line.get("reason", "") for name, line in lines.items() if line["outcome"] == "failed"}
-    trials.demand(
-        f"files not permitted: failed {failed}",
-        failed.keys() == set(videos) and all("Permission denied" in reason for reason in failed.values()),
-    )
-    fell_back = {name for name, line in lines.items() if line.get("fallback")}
-    trials.demand(f"files not permitted: {fell_back} fell back, expected {others}", fell_back == set(others))
+    trials.partly("files not permitted", run, out, dict.fromkeys(videos, "Permission denied"), set(others))
     for path in closed:
         path.chmod(0o644)
     code, run = extracted(corpus, out)
@@ -231,15 +235,10 @@ def hung(trials: Trials) -> None:
             return
         arguments = [*words(corpus, out), "--samples", str(listing), "--time-limit", str(HUNG_LIMIT)]
         process = Extraction(arguments)
-        code = process.wait()
+        process.wait()
     trials.happened["file that hangs, is slow or a pipe"] += len(names)
-    lines = look(home(out)).lines
-    trials.demand(f"hung files: ended with {code}", code == 1 and not process.told_badly, process)
-    failed = {name: line.get("reason", "") for name, line in lines.items() if line["outcome"] == "failed"}
-    trials.demand(f"hung files: failed {failed}", failed.keys() == {names[0], names[4]})
-    trials.demand(f"hung files: {failed.get(names[0])}", "within the time limit" in failed.get(names[0], ""))
-    fell_back = {name for name, line in lines.items() if line.get("fallback")}
-    trials.demand(f"hung files: {fell_back} fell back", fell_back == {names[1], names[5]})
+    failed = {names[0]: "within the time limit", names[4]: ""}
+    trials.partly("hung files", process, out, failed, {names[1], names[5]})
     trials.found["orphans"] += process.orphans()
 
 
