@@ -99,10 +99,3 @@ def test_zeros_are_like_zeros_and_nothing_else() -> None:
         assert found.cosine == 0
         assert not found.within(STRICT)
         json.dumps(asdict(found), allow_nan=False)
-
-
-def test_the_largest_numbers_overflow_nothing() -> None:
-    large = np.full((2, 64), 3e38, np.float32)
-    large[0, 0] = -3e38
-    assert compare("a", large, large, NOWHERE).within(STRICT)
-    json.dumps(asdict(compare("a", large, -large, NOWHERE)), allow_nan=False)

@@ -335,18 +335,6 @@ class TestOwnCorpus:
     def test_the_corpus_name_is_a_directorys(self, tmp_path: Path, name: str) -> None:
         assert refused(ConfigError, videos=tmp_path, name=name).startswith("name is ")
 
-    def test_relative_paths_and_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        touch(tmp_path / "clips/a.mp4")
-        write(tmp_path / "list.txt", "a")
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        for clips, samples, aus in (("clips", "list.txt", "aus"), ("~/clips", "~/list.txt", "~/aus")):
-            corpus = one(
-                videos=Path(clips), name="own", samples=Path(samples), aus=Path(aus), mer_factory_output=Path("/else")
-            )
-            assert corpus.au_dirs == (tmp_path / "aus",)
-            assert videos(list_samples(corpus, TARGET)) == {"a": "a.mp4"}
-
 
 class TestConfigurationFile:
     TOML = """
@@ -412,14 +400,6 @@ class TestConfigurationFile:
         assert (corpus.keys, corpus.expected) == ((None,), None)
         assert list_samples(corpus, TARGET).warnings == []
 
-    def test_samples_and_fallback_for_all(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, ["a", "b"])
-        write(tmp_path / "few.txt", "b\n")
-        file = write(tmp_path / "my.toml", 'fallback = "fail"\n[datasets.mer2023]\nsamples = "few.txt"')
-        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, config_file=file)
-        assert corpus.fallback_given
-        assert names(list_samples(corpus, TARGET)) == ["b"]
-
     def test_without_a_list_every_video_is_taken(self, tmp_path: Path) -> None:
         touch(tmp_path / "clips/a.mp4")
         file = write(tmp_path / "my.toml", '[datasets.mine]\nvideos = "clips"\naus = "aus"')
@@ -481,11 +461,6 @@ class TestConfigurationFile:
         assert told in line
         assert "No such file" in refused(ConfigError, config_file=tmp_path / "typo.toml")
 
-    def test_an_empty_file_changes_nothing(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, ["a"])
-        settings = {"datasets": ("mer2023",), "dataset_root": tmp_path}
-        assert one(config_file=write(tmp_path / "empty.toml", ""), **settings) == one(**settings)
-
 
 class TestRequirePeaks:
     @pytest.fixture
@@ -532,10 +507,6 @@ class TestRequirePeaks:
     @pytest.mark.parametrize("settings", [{"fallback": "uniform"}, {"fallback": "fail"}, {"sampling": "uniform"}])
     def test_not_where_no_peak_is_needed(self, root: Path, settings: dict[str, str]) -> None:
         self.check(root, root / "typo", **settings)
-
-    def test_fallback_in_the_configuration_file_counts(self, root: Path) -> None:
-        file = write(root / "my.toml", '[datasets.mer2023]\nfallback = "uniform"')
-        self.check(root, root / "typo", config_file=file)
 
     def test_counting(self, root: Path) -> None:
         write(root / "aus/MER2023/a/a_au_analysis.json", json.dumps(PEAK))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import builtins
 import collections
-import io
 import itertools
 import json
 import os
 import pickle
 import pickletools
-import random
 import re
 import resource
 import struct
@@ -163,27 +161,6 @@ class TestHostilePickles:
     @pytest.mark.parametrize(
         "pickled",
         [
-            b"cos\nsystem\n(S'touch {}'\ntR.",
-            b"(ios\nsystem\nS'touch {}'\n.".replace(b"(i", b"(S'touch {}'\ni"),
-            b"(cos\nsystem\nS'touch {}'\no.",
-            b"\x80\x02cos\nsystem\nU\x05touch\x85\x81.",
-            b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x08touch {}\x85R.",
-            b"\x80\x02cnumpy\ndtype\nU\x02O8\x85R}b(cos\nsystem\nS'touch {}'\ntR.",
-            b"\x80\x02\x82\x01.",
-            b"Pmodule:thing\n.",
-            b"\x80\x02U\x02idQ.",
-            b"\x80\x05\x97.",
-        ],
-        ids=["GLOBAL", "INST", "OBJ", "NEWOBJ", "STACK_GLOBAL", "BUILD", "EXT1", "PERSID", "BINPERSID", "NEXT_BUFFER"],
-    )
-    def test_every_way_to_name_or_make_an_object(self, tmp_path: Path, pickled: bytes) -> None:
-        mark = tmp_path / "ran"
-        refused(npz(tmp_path / "a.npz", k=pickled.replace(b"{}", str(mark).encode())))
-        assert not mark.exists()
-
-    @pytest.mark.parametrize(
-        "pickled",
-        [
             # An array of 2**60 objects that is not there.
             b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nL1152921504606846976L\nS'O'\ntR.",
             # A dtype of 10**12 objects.
@@ -250,21 +227,6 @@ class TestHostilePickles:
             archive.writestr("k.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
         refused(tmp_path / "a.npz")
         assert not mark.exists()
-
-    @pytest.mark.filterwarnings("ignore:invalid escape sequence")
-    def test_any_damage(self, tmp_path: Path) -> None:
-        draw = random.Random(0)
-        stream = io.BytesIO()
-        np.savez(stream, k=boxed(LABELS))
-        originals = [stream.getvalue(), *(pickle.dumps(boxed(LABELS), protocol) for protocol in (2, 5))]
-        for original in originals:
-            for _ in range(200):
-                damaged = bytearray(original)
-                for _ in range(draw.randint(1, 5)):
-                    damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-                path = tmp_path / "a.npz"
-                path.write_bytes(damaged) if original is originals[0] else npz(path, k=bytes(damaged))
-                self.names_or_refusal(path)
 
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -28,9 +27,8 @@ from gpupeak.check.plan import plan
 from gpupeak.check.verify import verify
 from gpupeak.cli.app import main
 from gpupeak.corpora.shards import assign, slurm_shard
-from gpupeak.errors import ConfigError, RunError, WriteError
+from gpupeak.errors import ConfigError, RunError
 from gpupeak.features import directory as store
-from gpupeak.features.directory import FeatureDirectory
 from gpupeak.tally import RunReport, Silent, Tally
 from gpupeak.types import Outcome, Shard
 
@@ -271,18 +269,6 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
     assert not [path for path in home(config).iterdir() if path.name.startswith(".")]
 
 
-def test_a_lock_file_that_cannot_be_removed_does_not_hide_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, *, missing_ok: bool = False) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    directory = FeatureDirectory(tmp_path, 8, 4, "00000-of-00002")
-    with monkeypatch.context() as patch, pytest.raises(WriteError, match="it is read-only"), directory:
-        patch.setattr(Path, "unlink", refuse)
-        raise WriteError("it is read-only")
-    with FeatureDirectory(tmp_path, 8, 4, "00000-of-00002"):
-        pass  # what was left there is held by nobody
-
-
 def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> None:
     (first,) = gpupeak.extract(shard(config, 0, 3)).datasets
     (tally,) = gpupeak.extract(config).datasets
@@ -326,23 +312,6 @@ def test_two_plain_runs_without_locks_share_the_work(config: ExtractConfig, monk
     assert Counter(entry["outcome"] for entry in lines(config)) == {"saved": 7, "failed": 1}
     assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
     assert records(config) == {"run.json", "manifest.jsonl"}
-
-
-def test_what_another_plain_run_has_made_since_the_listing_is_left_out(
-    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_lock", lambda *_: None)
-
-    class Accident(Silent):
-        begun = False
-
-        def notice(self, text: str) -> None:  # while the line is built
-            if not self.begun:
-                self.begun = True
-                assert gpupeak.extract(config).datasets[0].saved == 7
-
-    (outer,) = gpupeak.extract(config, Accident()).datasets
-    assert (outer.skipped, outer.saved, outer.failed) == (7, 0, 1)
 
 
 def test_sizes_are_not_asked_of_very_many(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
