@@ -31,12 +31,9 @@ from gpupeak.decode import decode_frames
 from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
-from gpupeak.errors import AuError, ConfigError, RunError
+from gpupeak.errors import ConfigError, RunError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.npy import npy_header
-from gpupeak.lines import build
-from gpupeak.lines.supervised import SupervisedLine
-from gpupeak.pipeline import Line
 from gpupeak.types import Failed, Sample
 
 torch.set_num_threads(1)
@@ -435,28 +432,6 @@ class Refusing:
     def close(self) -> None: ...
 
 
-def cpu_line(*arguments: Any) -> Line:
-    return build.build(*arguments)
-
-
-@pytest.mark.slow
-def test_samples_go_through_a_supervised_line_as_they_do_on_a_gpu(
-    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With what `build` makes for a GPU, and a line of the CPU inside."""
-    told: list[str] = []
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}")  # for the child
-    monkeypatch.setattr("gpupeak.lines.build.build", lambda *a: SupervisedLine((cpu_line, a[:-1]), a[-1]))
-    found = look(config, deep=2, tell=told.append)
-    assert found.ok
-    assert found.deep is not None
-    assert (found.deep.where, found.deep.compared, found.deep.differing) == ("cpu", 2, 0)
-    assert told[0].startswith("on the CPU, as asked"), "what the line in the process tells is told here"
-    swap = home(config.output_root)
-    save(swap / f"{FIRST}.npy", np.load(swap / f"{FIRST}.npy")[::-1].copy())
-    assert set(faults(look(config, deep=3))) == {FIRST}
-
-
 def test_what_is_drawn_depends_on_the_seed_alone(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpupeak.lines.build.build", lambda *arguments: Refusing())
 
@@ -496,13 +471,6 @@ def test_what_cannot_be_extracted_again_is_a_fault_and_what_has_no_video_is_not_
     assert reason.startswith("cannot be extracted again: plan: ")
     assert found.deep is not None
     assert found.deep.compared == 1
-
-
-def test_without_peaks_nothing_is_extracted_again(config: ExtractConfig, tmp_path: Path) -> None:
-    elsewhere = replace(config, mer_factory_output=tmp_path / "nowhere")
-    assert look(elsewhere).ok
-    with pytest.raises(AuError, match="nowhere"):
-        verify(elsewhere, deep=1)
 
 
 def test_the_tolerance_is_wider_where_colours_may_have_been_rounded_otherwise(made: Any, config: ExtractConfig) -> None:

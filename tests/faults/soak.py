@@ -180,33 +180,20 @@ def kill_worker(scene: Scene) -> None:
             scene.draw.choice(workers).kill()
 
 
-def stop_worker(scene: Scene) -> None:
-    _halt(scene, scene.process.workers()[:1], scene.draw.uniform(0, 1.5 * LIMIT))
-
-
-def stop_run(scene: Scene) -> None:
+def stop(scene: Scene) -> None:
+    """The run or a worker, for longer than a sample may take at times."""
     with contextlib.suppress(psutil.Error):
-        _halt(scene, [psutil.Process(scene.process.process.pid)], scene.draw.uniform(0, 2))
-
-
-def _halt(scene: Scene, processes: list[psutil.Process], seconds: float) -> None:
-    for each in processes:
-        with contextlib.suppress(psutil.Error):
-            each.suspend()
-    time.sleep(seconds)
-    for each in processes:
-        with contextlib.suppress(psutil.Error):
-            each.resume()
+        process = scene.draw.choice([psutil.Process(scene.process.process.pid), *scene.process.workers()])
+        process.suspend()
+        time.sleep(scene.draw.uniform(0, 1.5 * LIMIT))
+        process.resume()
 
 
 def interrupt(scene: Scene) -> None:
-    scene.process.process.send_signal(scene.draw.choice((signal.SIGINT, signal.SIGTERM)))
-
-
-def interrupt_twice(scene: Scene) -> None:
-    interrupt(scene)
-    time.sleep(scene.draw.uniform(0, 0.05))
-    interrupt(scene)
+    """Once or twice."""
+    for _ in range(scene.draw.choice((1, 2))):
+        scene.process.process.send_signal(scene.draw.choice((signal.SIGINT, signal.SIGTERM)))
+        time.sleep(scene.draw.uniform(0, 0.05))
 
 
 def second_run(scene: Scene) -> None:
@@ -232,10 +219,8 @@ def read_only(scene: Scene) -> Callable[[], None]:
 FAULTS: dict[str, Fault] = {
     "run killed": kill_run,
     "worker killed": kill_worker,
-    "worker stopped": stop_worker,
-    "run stopped": stop_run,
+    "stopped": stop,
     "interrupted": interrupt,
-    "interrupted twice": interrupt_twice,
     "second run": second_run,
     "disk full": disk_full,
     "directory read-only": read_only,
