@@ -19,7 +19,6 @@ from gpupeak.check import affectgpt as consumer
 from gpupeak.check.affectgpt import Check, check, consumer_directory, emit
 from gpupeak.cli.app import main
 from gpupeak.corpora import table
-from gpupeak.errors import ConfigError
 from gpupeak.features.layout import feature_directory
 
 SAMPLES = ("sample_1", "sample_2")
@@ -370,17 +369,6 @@ inference:
         found = check(file, ["mer2023"], options=(*peak, f"inference.preextracted_root={root}"), run_dir=tree)
         assert (found.exit_code, says in told(found)) == (0, True)
     assert check(file, ["mer2023"], options=(*peak, "inference.frame_n_frms=4"), run_dir=tree).exit_code == 1
-
-
-def test_options_change_only_sections_that_the_file_has(tree: Path) -> None:
-    file = tree / "affectgpt.yaml"
-    file.write_text(yaml.safe_dump(merged({"inference.frame_sampling": ...})))
-    useless = ("frame_sampling=emotion_peak", "datasets.ovmerd.face_or_frame=face", "infer.frame_sampling=emotion_peak")
-    found = check(file, ["mer2023"], options=useless, run_dir=tree)
-    assert found.exit_code == 1
-    assert [line.split(":")[0] for line in found.no_effect] == [f"--options {option}" for option in useless]
-    with pytest.raises(ConfigError, match=r"option is 'inference.frame_sampling', expected key=value"):
-        check(file, options=("inference.frame_sampling", "emotion_peak"))
 
 
 LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"

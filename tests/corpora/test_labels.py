@@ -77,10 +77,6 @@ class TestNpz:
             assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
         assert read_names(npz(tmp_path / "a.npz", k=pickled))[:4] == NAMES
 
-    def test_python_2s_strings(self, tmp_path: Path) -> None:
-        pickled = pickle.dumps(boxed({}), 2).replace(b"}", b"}(U\x06\xe7\x89\x87\xe6\xae\xb5K\x01U\x01aK\x02u", 1)
-        assert read_names(npz(tmp_path / "a.npz", k=pickled)) == ["片段", "a"]
-
     @pytest.mark.parametrize(
         "array",
         [
@@ -289,10 +285,6 @@ class TestText:
         path = tmp_path / f"a{suffix}"
         path.write_bytes("片段".encode("gb18030"))
         assert "not UTF-8 at byte" in refused(path)
-
-    def test_csv_fields_without_end(self, tmp_path: Path) -> None:
-        (tmp_path / "a.csv").write_text('name\n"' + "a" * 200_000)
-        assert "line 2: field larger than field limit" in refused(tmp_path / "a.csv")
 
     @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
     def test_what_is_no_file_of_a_size_that_can_be_read(self, tmp_path: Path, suffix: str) -> None:

@@ -62,12 +62,6 @@ def test_the_order_of_the_list_changes_nothing(sizes: dict[str, int], count: int
     assert dict(zip((name for name, _ in items), again, strict=True)) == owners
 
 
-def test_without_sizes_shards_take_turns() -> None:
-    names = [f"clip{number:05}" for number in range(1000)]
-    counts = Counter(assign(names, [0] * len(names), 7))
-    assert max(counts.values()) - min(counts.values()) <= 1
-
-
 @pytest.mark.parametrize(("count", "index", "expected"), [(1, None, None), (1, 0, None), (8, 3, Shard(3, 8))])
 def test_one_shard_is_a_plain_run(count: int, index: int | None, expected: Shard | None) -> None:
     assert ExtractConfig(num_shards=count, shard_index=index).shard == expected

@@ -146,7 +146,7 @@ def disk_full(trials: Trials) -> None:
 def removed(trials: Trials) -> None:
     """The output directory is removed, or moved away, in the middle."""
     out = trials.place()
-    process, _ = _in_the_middle(trials, out)
+    process = _in_the_middle(trials, out)
     if trials.draw.random() < 0.5:
         home(out).rename(trials.place())
         shutil.rmtree(out, ignore_errors=True)
@@ -164,7 +164,7 @@ def read_only(trials: Trials) -> None:
         trials.left_out.add("directory read-only")
         return
     out = trials.place()
-    process, _ = _in_the_middle(trials, out, prefix=prefix)
+    process = _in_the_middle(trials, out, prefix=prefix)
     home(out).chmod(0o555)
     trials.stopped("directory read-only", process, out)
     trials.demand("directory read-only: not said", "Permission denied" in process.errors, process)
@@ -242,13 +242,13 @@ def hung(trials: Trials) -> None:
     trials.found["orphans"] += process.orphans()
 
 
-def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> tuple[Extraction, int]:
-    """A run of which some samples are done, and how many."""
+def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> Extraction:
+    """A run of which some samples are done."""
     with Watcher(home(out), trials.expected.features) as watcher:
         process = Extraction(words(trials.corpus, out), prefix or [], pause=3 / len(trials.corpus.names))
         after(1 + trials.draw.randrange(len(trials.corpus.names) // 2), watcher, process)
         trials.wrong += watcher.torn
-        return process, watcher.appeared
+        return process
 
 
 def _copied(trials: Trials) -> Corpus:

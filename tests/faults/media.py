@@ -153,9 +153,6 @@ def crafted(directory: Path, large: bool) -> Iterator[Path]:
     for side in ((0, 0), (65535, 65535), (16384, 4097), (65535, 1)):
         name = "x".join(map(str, side))
         yield _written(directory / f"declares_{name}.mp4", _sized(mp4, *side))
-    raw = write_clip(directory / "crafted_base.h264", frames=12, options={"x264-params": "annexb=1"}).read_bytes()
-    for width, height in ((1, 1), (1024, 1024), (1 << 14, 1 << 12)):  # in macroblocks
-        yield _written(directory / f"parameters_{width}x{height}.mpg", _parameter_set(width, height) + raw)
     jpeg = write_clip(directory / "crafted_base.avi", frames=4, codec="mjpeg", pix_fmt="yuvj420p").read_bytes()
     huge = re.sub(rb"(?s)(?<=\xff\xc0..\x08)....", b"\xff" * 4, jpeg)
     yield _written(directory / "pictures_65535.avi", huge)
@@ -210,19 +207,6 @@ def _compressed_header(size: int) -> bytes:
     packed = zlib.compress(bytes(size), 9)
     movie = box(b"cmov", box(b"dcom", b"zlib"), box(b"cmvd", struct.pack(">I", 0x7FFFFFF0), packed))
     return box(b"ftyp", b"qt  ", bytes(8)) + box(b"moov", movie) + box(b"mdat", bytes(64))
-
-
-def _parameter_set(width: int, height: int) -> bytes:
-    """An H.264 sequence parameter set of so many macroblocks (ITU-T H.264, 7.3.2.1.1), Baseline."""
-
-    def coded(value: int) -> str:
-        binary = f"{value + 1:b}"
-        return "0" * (len(binary) - 1) + binary
-
-    numbers = (0, 0, 2, 1)  # its id, frame numbers of 4 bits, no order of its own, one reference
-    bits = "".join(map(coded, numbers)) + "0" + coded(width - 1) + coded(height - 1) + "1" + "1" + "0" + "0" + "1"
-    body = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
-    return b"\0\0\0\1\x67\x42\0\x34" + body
 
 
 def black(path: Path, size: tuple[int, int], codec: str, pix_fmt: str, frames: int) -> Path:
