@@ -162,7 +162,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if number == 7:
                 row.outcome, row.why = FAILED, "decode: no moov atom"
             rows.append(row)
-        found.append(Overview(dataset, root / dataset, count, rows, {}, []))
+        found.append(Overview(dataset, root / dataset, len(rows), rows, {}, []))
     write_page(found, root / "report.html")
     return root / "report.html"
 

@@ -78,14 +78,12 @@ STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
     [
         ({}, None),
         (ARRAY, Shard(3, 8)),
-        ({**ARRAY, "SLURM_ARRAY_TASK_MIN": "1"}, Shard(2, 8)),
         (
             {**ARRAY, "SLURM_ARRAY_TASK_ID": "25", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_STEP": "10"},
             Shard(2, 8),
         ),
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"}, None),
         (STEP, Shard(1, 4)),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),  # a batch script that runs a program once, without srun
         ({**ARRAY, **STEP}, Shard(13, 32)),
     ],
@@ -101,7 +99,6 @@ def test_slurm_tells_the_shard(environment: dict[str, str], shard: Shard | None)
     ("environment", "message"),
     [
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "12"}, "the array's numbers have gaps"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_STEP": "2"}, "the array's numbers have gaps"),
         ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "x"}, "SLURM_ARRAY_TASK_COUNT is 'x', expected a number"),
         ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "100000"}, "num-shards is 100000, expected 1 to 99999"),
         ({**STEP, "SLURM_PROCID": "4"}, "shard-index is 4, expected 0 to 3, by SLURM_PROCID=4"),

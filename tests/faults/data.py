@@ -7,7 +7,6 @@ run, imported or written elsewhere: an audit hook listens to the interpreter.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import pickle
 import random
@@ -32,11 +31,10 @@ from gpupeak.check.affectgpt_yaml import read_document
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import resolve
 from gpupeak.corpora.labels import read_names
-from gpupeak.decode.faces import open_faces
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
-from gpupeak.errors import SampleError, UsageError, WeightsError
+from gpupeak.errors import UsageError, WeightsError
 from gpupeak.peaks.reading import read_curve, read_peak
 
 COUNT = {"small": 60, "full": 3000}
@@ -354,16 +352,6 @@ def _read_weights(file: Path) -> object:
     return load_state(SPEC, locate(SPEC, str(file)), expected_state(SHAPE), quick_gelu=True)
 
 
-def _faces(draw: Draw, directory: Path) -> Path:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((3, 4, 5, 3), np.uint8))
-    return _put(directory / "faces.npy", mutated_head(stream.getvalue(), draw))
-
-
-def _read_faces(file: Path) -> object:
-    return open_faces(file).shape
-
-
 def _put(file: Path, data: bytes) -> Path:
     file.write_bytes(data)
     return file
@@ -377,7 +365,6 @@ KINDS = {
     "settings, TOML": Kind(_settings, _resolve),
     "configuration of AffectGPT": Kind(_consumer, read_document, children=True),
     "weights": Kind(_weights, _read_weights, (WeightsError,)),
-    "faces, npy": Kind(_faces, _read_faces, (SampleError,)),
 }
 
 
