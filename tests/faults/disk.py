@@ -1,8 +1,7 @@
 """What does a run do when its disk, its files or its descriptors fail it, and does the next one go on from there?
 
-A disk that fills up, a directory that vanishes or may not be written any more, files that may not be read, a process
-that may open few files, a file whose server does not answer or is slow. A run that cannot go on ends with exit code 3
-and one line; a sample that cannot be used fails alone. Where the fault is gone, the next run makes the same features.
+A run that cannot go on ends with exit code 3 and one line; a sample that cannot be used fails alone. Where the fault is
+gone, the next run makes the same features.
 """
 
 from __future__ import annotations
