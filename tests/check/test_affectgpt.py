@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpupeak.check import affectgpt as consumer
-from gpupeak.check.affectgpt import Check, check, consumer_directory, emit
+from gpupeak.check.affectgpt import Check, check, emit
 from gpupeak.cli.app import main
 from gpupeak.corpora import table
-from gpupeak.features.layout import feature_directory
 
 SAMPLES = ("sample_1", "sample_2")
 HERE = "preextracted_features/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
@@ -203,19 +202,6 @@ def test_the_answer_is_affectgpts(many: Path, changes: dict[str, Any], name: str
     says_how = len(config["datasets"]["mercaptionplus"]) > 1
     expected = [affectgpt_training(config, "mercaptionplus", many)] if says_how else []
     assert [judgement.loads for judgement in training if judgement.use == "training"] == expected
-
-
-@given(
-    root=st.lists(st.sampled_from(["mer2023", "iemocap", "a", ".", "..", ""]), max_size=4).map("/".join),
-    names=st.sampled_from([("MER2023", "mer2023"), ("IEMOCAPFour", "iemocap"), ("SIMSv2", "simsv2")]),
-)
-def test_the_path_is_affectgpts(root: str, names: tuple[str, str]) -> None:
-    theirs, ours = names
-    parts = ("CLIP_VIT_LARGE", "emotion_peak", 8)
-    directory = consumer_directory(root, ours, *parts)
-    assert os.path.normpath(directory) == os.path.normpath(affectgpt_directory(root or ".", theirs, *parts) or "")
-    if ".." not in root:  # and it is where features are written
-        assert Path(directory) == feature_directory(Path(root), ours, *parts)
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,7 @@ from harness import (
     home,
     kept,
     look,
-    small_disk,
     undisturbed,
-    without_privileges,
     words,
 )
 
@@ -38,7 +36,7 @@ BETWEEN = 3.0
 """Seconds between two faults, at most."""
 STARTING = {-signal.SIGINT, -signal.SIGTERM}
 """How a signal ends any Python that is still starting."""
-CODES = {0, 1, 3, 130, -signal.SIGKILL} | STARTING
+CODES = {0, 1, 130, -signal.SIGKILL} | STARTING
 
 
 @dataclass(slots=True)
@@ -46,14 +44,10 @@ class Scene:
     """What a fault is done to."""
 
     process: Extraction
-    arguments: list[str]
-    place: Path
     draw: random.Random
-    seconded: bool = False
 
 
-Fault: TypeAlias = "Callable[[Scene], Callable[[], None] | None]"
-"""Does it; what undoes it, if it has to be undone."""
+Fault: TypeAlias = Callable[[Scene], None]
 Moment: TypeAlias = Callable[[Extraction, Watcher], bool]
 """Waits for the next one; False if the run ends before, or has been disturbed enough."""
 
@@ -72,33 +66,26 @@ class Disturbed:
 
     def until_done(
         self,
-        place: Path,
+        out: Path,
         faults: Mapping[str, Fault],
         moment: Moment,
         codes: Collection[int],
         *,
         more: Sequence[str] = (),
-        prefix: Sequence[str] = (),
         pause: float = 0.0,
     ) -> None:
-        """Start runs into `place` and disturb them until one comes to its end; `codes` are those it may end with."""
-        out = place / "out"
-        arguments = [*words(self.corpus, out), *more]
+        """Start runs into `out` and disturb them until one comes to its end; `codes` are those it may end with."""
         self.found["directories"] += 1
         with Watcher(home(out), self.expected.features) as watcher:
             code = -1
             while code != 0:
-                process, before = Extraction(arguments, prefix, pause=pause), watcher.appeared
-                scene = Scene(process, arguments, place, self.draw)
+                process, before = Extraction([*words(self.corpus, out), *more], pause=pause), watcher.appeared
                 self.found["runs"] += 1
-                undo: list[Callable[[], None]] = []
                 while moment(process, watcher):
                     name = self.draw.choice(list(faults))
                     self.faults[name] += 1
-                    undo += filter(None, [faults[name](scene)])
+                    faults[name](Scene(process, self.draw))
                 code = process.wait()
-                for each in undo:
-                    each()
                 self.codes[str(code)] += 1
                 self.found["orphans"] += process.orphans()
                 self.found["failed_and_made_again"] += process.summary.get("failed", 0) if code == 1 else 0
@@ -109,8 +96,7 @@ class Disturbed:
                     self.wrong.append(f"ended with {code}: {process.errors.strip()[-300:]}")
                     if code not in codes:
                         break
-                # What a second run has saved tells nothing of the first one.
-                if code in STARTING and not scene.seconded and before < watcher.appeared < len(self.corpus.names):
+                if code in STARTING and before < watcher.appeared < len(self.corpus.names):
                     self.wrong.append(f"ended with {code} in the middle")
         self.wrong += [*differences(tree, self.expected), *watcher.torn]
         self.found["files_checked"] += watcher.appeared
@@ -137,7 +123,6 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """As many minutes as the scale says; `ok` if every directory came out as if nothing had happened."""
     corpus = make_corpus(work / "corpus", scale.few)
     runs = Disturbed(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed))
-    prefix = without_privileges()
     began, until = time.monotonic(), time.monotonic() + 60 * scale.minutes
     worst = 0.0
 
@@ -153,18 +138,10 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
             time.sleep(0.05)
         return process.running and time.monotonic() < until
 
-    size = 3 * sum(map(len, runs.expected.features.values())) + (4 << 20)
+    limit = ("--time-limit", str(LIMIT))
     while time.monotonic() < until:
-        place = work / f"disk{runs.found['directories']}"
-        with small_disk(place, size) as resize:
-            faults = {**FAULTS}
-            if resize is None:
-                del faults["disk full"]
-            if prefix is None:
-                del faults["directory read-only"]
-            limit = ("--time-limit", str(LIMIT))
-            pause = 8 / len(corpus.names)
-            runs.until_done(place, faults, moment, CODES, more=limit, prefix=prefix or (), pause=pause)
+        out = work / f"out{runs.found['directories']}"
+        runs.until_done(out, FAULTS, moment, CODES, more=limit, pause=8 / len(corpus.names))
     figures = {"seed": seed, "minutes": (time.monotonic() - began) / 60, "faults_met": runs.faults.total()}
     return {**figures, **runs.figures(), "peak_mib": worst}
 
@@ -196,32 +173,9 @@ def interrupt(scene: Scene) -> None:
         time.sleep(scene.draw.uniform(0, 0.05))
 
 
-def second_run(scene: Scene) -> None:
-    scene.seconded = True
-    with contextlib.suppress(TimeoutError):
-        Extraction(scene.arguments).wait(60)
-
-
-def disk_full(scene: Scene) -> Callable[[], None]:
-    ballast = scene.place / "ballast"
-    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
-        while file.write(bytes(1 << 16)):
-            pass
-    return lambda: ballast.unlink(missing_ok=True)
-
-
-def read_only(scene: Scene) -> Callable[[], None]:
-    directory = home(scene.place / "out")
-    directory.chmod(0o555)
-    return lambda: directory.chmod(0o755)
-
-
 FAULTS: dict[str, Fault] = {
     "run killed": kill_run,
     "worker killed": kill_worker,
     "stopped": stop,
     "interrupted": interrupt,
-    "second run": second_run,
-    "disk full": disk_full,
-    "directory read-only": read_only,
 }
