@@ -51,7 +51,7 @@ Draw = random.Random
 class Guard:
     """Hears what the interpreter is asked to do while it is on: `heard` is what no reader of data has a use for."""
 
-    _IMPORTED = ("gpupeak", "numpy", "torch", "safetensors", "yaml", "omegaconf", "attr", "antlr4")
+    _IMPORTED = ("gpupeak", "numpy", "torch", "safetensors", "yaml", "omegaconf", "attr", "antlr4", "encodings")
     _RUN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "socket.connect", "ctypes")
     _FOUND = ("numpy", "torch", "collections", "_codecs", "gpupeak")  # gpupeak: what a process of its own answers
 

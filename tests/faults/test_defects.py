@@ -18,7 +18,6 @@ from gpupeak.decode import worker
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
-from gpupeak.features.records import read_records
 from gpupeak.types import FrameBatch, Saved
 
 
@@ -72,11 +71,3 @@ def test_a_directory_that_is_no_utf8_is_written_down(tmp_path: Path) -> None:
         directory.begin({"settings": {}, "videos": "w\udcff"}, done=set(), overwrite=False)
     written = (tmp_path / "out" / "run.json").read_bytes()
     assert json.loads(written)["videos"] == "w\udcff"
-
-
-def test_records_whose_values_are_lists_are_read(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"parts": [{"id": []}, {}]}')
-    (tmp_path / "run.00000-of-00002.json").write_text('{"id": {}}')
-    (tmp_path / "manifest.00000-of-00002.jsonl").write_text('{"sample": "a", "outcome": ["saved"]}\n')
-    records = read_records(tmp_path)
-    assert [part.part for part in records.without_idle({"a"}).parts] == ["00000-of-00002"]
