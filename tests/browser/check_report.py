@@ -27,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from clips import write_clip
 
 from gpupeak import ExtractConfig
+from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.features.npy import npy_header
 from gpupeak.report.contents import FAILED, SAVED, Overview, Row, overview
 from gpupeak.report.page import write_page
@@ -43,17 +44,6 @@ NAME = "mi<b>ne\"'"
 DIRECTORY = """o"u't<script>alert(6)<"""
 SCRIPT = "</script><script>alert(3)</script>"
 QUOTED = "\"'><img src=x onerror=alert(7)>/a\"b'c/<!--]]>"
-NINE = {
-    "mer2023": 411,
-    "mer2024": 1169,
-    "meld": 2610,
-    "iemocap": 1241,
-    "cmumosi": 686,
-    "cmumosei": 4659,
-    "sims": 457,
-    "simsv2": 1034,
-    "ovmerdplus": 532,
-}
 READY_MS, SEARCH_MS = 2000, 50
 """Of 12,799 samples: from the start of the program to the first list, and a search, its list drawn. Measured on
 two busy cores: 23 to 65 ms, and 2 to 32."""
@@ -163,16 +153,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("large")
     draw = random.Random(0)
     found = []
-    for dataset, count in NINE.items():
+    for dataset in default_datasets():
         rows = []
-        for number in range(count):
+        for number in range(expected_samples()[dataset] or 0):
             sample = Sample(dataset, f"sample_{number:08}", None, (), SamplingRule(), root / "x.npy")
             row = Row(sample, SAVED, source="au_info", peak=draw.randrange(200), frames=200)
             row.indices = tuple(sorted(draw.sample(range(200), 8)))
             if number == 7:
                 row.outcome, row.why = FAILED, "decode: no moov atom"
             rows.append(row)
-        found.append(Overview(dataset, root / dataset, count, rows, {}, []))
+        found.append(Overview(dataset, root / dataset, len(rows), rows, {}, []))
     write_page(found, root / "report.html")
     return root / "report.html"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
-from gpupeak.corpora.peaks import count_peaks, require_peaks
+from gpupeak.corpora.peaks import require_peaks
 from gpupeak.corpora.samples import Listing, list_samples
 from gpupeak.errors import AuError, ConfigError, LabelError, UsageError
 from gpupeak.types import Failed, Sample, SamplingRule
@@ -214,26 +212,15 @@ class TestListing:
         assert videos(listing) == expected
         assert listing.warnings == []
 
-    def test_names_of_every_kind(self, tmp_path: Path) -> None:
-        given = ["-3g5yACwYnA_1", "a clip", "片段一", "v1.2", "~x", "#1", "%s{0}", "x" * 251, "Ünï"]
-        mer2023(tmp_path, given)
-        listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
-        assert videos(listing) == {name: f"{name}.mp4" for name in given}
-        assert [s.target for s in listing.samples] == [TARGET / f"{name}.npy" for name in given]
-
     @pytest.mark.parametrize(
         ("name", "reason"),
         [
             ("../x", "the name holds a path separator"),
-            ("/etc/passwd", "the name holds a path separator"),
-            ("a/b", "the name holds a path separator"),
             ("a\\b", "the name holds a path separator"),
             ("..", "the name is '..'"),
             (".", "the name is '.'"),
             ("", "the name is ''"),
-            ("a\0b", "the name holds a control character"),
             ("a\nb", "the name holds a control character"),
-            ("a\x85b", "the name holds a control character"),
             ("a\u2028b", "the name holds a control character"),
             ("\ud800", "the name is not valid Unicode"),
             ("x" * 252, "the name takes 256 bytes with .npy, a file name at most 255"),
@@ -326,26 +313,9 @@ class TestOwnCorpus:
             list_samples(one(videos=tmp_path, name="own"), TARGET)
         assert f"own: {tmp_path}/typo is not there" in refused(LabelError, videos=tmp_path / "typo", name="own")
 
-    def test_file_names_that_are_no_text(self, tmp_path: Path) -> None:
-        touch(tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "a.mp4")
-        listing = list_samples(one(videos=tmp_path, name="own"), TARGET)
-        assert [type(entry) for entry in listing.samples] == [Sample, Failed]
-
     @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "a\nb"])
     def test_the_corpus_name_is_a_directorys(self, tmp_path: Path, name: str) -> None:
         assert refused(ConfigError, videos=tmp_path, name=name).startswith("name is ")
-
-    def test_relative_paths_and_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        touch(tmp_path / "clips/a.mp4")
-        write(tmp_path / "list.txt", "a")
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HOME", str(tmp_path))
-        for clips, samples, aus in (("clips", "list.txt", "aus"), ("~/clips", "~/list.txt", "~/aus")):
-            corpus = one(
-                videos=Path(clips), name="own", samples=Path(samples), aus=Path(aus), mer_factory_output=Path("/else")
-            )
-            assert corpus.au_dirs == (tmp_path / "aus",)
-            assert videos(list_samples(corpus, TARGET)) == {"a": "a.mp4"}
 
 
 class TestConfigurationFile:
@@ -412,14 +382,6 @@ class TestConfigurationFile:
         assert (corpus.keys, corpus.expected) == ((None,), None)
         assert list_samples(corpus, TARGET).warnings == []
 
-    def test_samples_and_fallback_for_all(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, ["a", "b"])
-        write(tmp_path / "few.txt", "b\n")
-        file = write(tmp_path / "my.toml", 'fallback = "fail"\n[datasets.mer2023]\nsamples = "few.txt"')
-        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, config_file=file)
-        assert corpus.fallback_given
-        assert names(list_samples(corpus, TARGET)) == ["b"]
-
     def test_without_a_list_every_video_is_taken(self, tmp_path: Path) -> None:
         touch(tmp_path / "clips/a.mp4")
         file = write(tmp_path / "my.toml", '[datasets.mine]\nvideos = "clips"\naus = "aus"')
@@ -431,12 +393,9 @@ class TestConfigurationFile:
         ("text", "message"),
         [
             ("dataset-root = '/data'", "unknown key 'dataset-root', did you mean dataset_root"),
-            ("[dataset.meld]", "unknown key 'dataset', did you mean datasets"),
             ("[datasets.meld]\nlabel = 'x'", "datasets.meld: unknown key 'label', did you mean labels"),
             ("[datasets.meld]\nlabels = 7", "datasets.meld: labels is 7, expected text"),
-            ("[datasets.meld]\nlabels = ''", "datasets.meld: labels is '', expected text"),
             ('[datasets.meld]\nvideos = "a\\u0000"', "datasets.meld: videos is 'a\\x00', expected text"),
-            ("[datasets.meld]\nexpected = '9'", "datasets.meld: expected is '9', expected a whole number"),
             ("[datasets.meld]\nn_frms = 0", "datasets.meld: n_frms is 0, expected a whole number of at least 1"),
             ("[datasets.meld]\nn_frms = true", "datasets.meld: n_frms is True, expected a whole number"),
             ("sampling = 'random'", "sampling is 'random', expected one of emotion_peak, uniform, headtail"),
@@ -460,7 +419,6 @@ class TestConfigurationFile:
     @pytest.mark.parametrize(
         ("name", "content", "told"),
         [
-            ("my.ini", b"a", "expected a .toml file"),
             ("latin.toml", b"# \xe9", "'utf-8' codec"),
             ("large.toml", b"#" * ((1 << 20) + 1), "expected at most 1,048,576"),
             ("deep.toml", b"a = " + b"[" * 5000, "maximum recursion depth"),
@@ -473,11 +431,6 @@ class TestConfigurationFile:
         assert line.startswith(f"{tmp_path / name}: ")
         assert told in line
         assert "No such file" in refused(ConfigError, config_file=tmp_path / "typo.toml")
-
-    def test_an_empty_file_changes_nothing(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, ["a"])
-        settings = {"datasets": ("mer2023",), "dataset_root": tmp_path}
-        assert one(config_file=write(tmp_path / "empty.toml", ""), **settings) == one(**settings)
 
 
 class TestRequirePeaks:
@@ -525,14 +478,3 @@ class TestRequirePeaks:
     @pytest.mark.parametrize("settings", [{"fallback": "uniform"}, {"fallback": "fail"}, {"sampling": "uniform"}])
     def test_not_where_no_peak_is_needed(self, root: Path, settings: dict[str, str]) -> None:
         self.check(root, root / "typo", **settings)
-
-    def test_fallback_in_the_configuration_file_counts(self, root: Path) -> None:
-        file = write(root / "my.toml", '[datasets.mer2023]\nfallback = "uniform"')
-        self.check(root, root / "typo", config_file=file)
-
-    def test_counting(self, root: Path) -> None:
-        write(root / "aus/MER2023/a/a_au_analysis.json", json.dumps(PEAK))
-        write(root / "aus/mer2023/b.csv", "frame,AU12_r\n1,2\n")
-        corpus = one(datasets=("mer2023",), dataset_root=root, mer_factory_output=root / "aus")
-        samples = list_samples(corpus, TARGET).samples
-        assert count_peaks(samples, ExtractConfig()) == Counter({"au_info": 1, "openface": 1, "no AU file": 1})

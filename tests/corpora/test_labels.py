@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import collections
-import io
 import itertools
 import json
 import os
 import pickle
 import pickletools
-import random
 import re
 import resource
 import struct
@@ -79,10 +76,6 @@ class TestNpz:
             assert read_names(path) == [*NAMES, *(f"clip_{i}" for i in range(400))]
         assert read_names(npz(tmp_path / "a.npz", k=pickled))[:4] == NAMES
 
-    def test_python_2s_strings(self, tmp_path: Path) -> None:
-        pickled = pickle.dumps(boxed({}), 2).replace(b"}", b"}(U\x06\xe7\x89\x87\xe6\xae\xb5K\x01U\x01aK\x02u", 1)
-        assert read_names(npz(tmp_path / "a.npz", k=pickled)) == ["片段", "a"]
-
     @pytest.mark.parametrize(
         "array",
         [
@@ -117,21 +110,6 @@ class TestNpz:
         np.savez(tmp_path / "a.npz", k=boxed(value))
         refused(tmp_path / "a.npz")
 
-    @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY", b"\x80\x04}."])
-    def test_what_is_no_npz(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "a.npz").write_bytes(content)
-        assert "damaged .npz" in refused(tmp_path / "a.npz")
-
-
-class Runs:
-    """Pickles to a call."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return self.call
-
 
 SET = b"cbuiltins\nset\nh\x00\x85R"
 # A zero-dimensional array of what comes next, up to the opcodes that end a list, a tuple and the array.
@@ -139,48 +117,6 @@ ARRAY_OF = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)NN]"
 
 
 class TestHostilePickles:
-    @pytest.mark.parametrize(
-        ("function", "arguments", "name"),
-        [
-            (os.system, ["touch MARK"], "posix.system"),
-            (builtins.eval, ["open('MARK', 'w')"], "builtins.eval"),
-            (builtins.open, ["MARK", "w"], "io.open"),
-            (np.load, ["MARK", None, True], "numpy.load"),
-            (np.memmap, ["MARK", "u1", "w+", 0, 10], "numpy.memmap"),
-            (collections.deque, [[1]], "collections.deque"),
-            (Path, ["MARK"], "Path"),
-        ],
-    )
-    @pytest.mark.parametrize("protocol", [2, 4])
-    def test_nothing_foreign_runs(self, tmp_path, function, arguments, name, protocol) -> None:
-        mark = tmp_path / "ran"
-        filled = [part.replace("MARK", str(mark)) if isinstance(part, str) else part for part in arguments]
-        line = refused(npz(tmp_path / "a.npz", k=pickle.dumps(boxed({"a": Runs(function, *filled)}), protocol)))
-        assert re.search(r"its pickle asks for '\S+', which no list of names needs; nothing was run", line)
-        assert name.rpartition(".")[2] in line
-        assert not list(tmp_path.glob("ran*"))
-
-    @pytest.mark.parametrize(
-        "pickled",
-        [
-            b"cos\nsystem\n(S'touch {}'\ntR.",
-            b"(ios\nsystem\nS'touch {}'\n.".replace(b"(i", b"(S'touch {}'\ni"),
-            b"(cos\nsystem\nS'touch {}'\no.",
-            b"\x80\x02cos\nsystem\nU\x05touch\x85\x81.",
-            b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x08touch {}\x85R.",
-            b"\x80\x02cnumpy\ndtype\nU\x02O8\x85R}b(cos\nsystem\nS'touch {}'\ntR.",
-            b"\x80\x02\x82\x01.",
-            b"Pmodule:thing\n.",
-            b"\x80\x02U\x02idQ.",
-            b"\x80\x05\x97.",
-        ],
-        ids=["GLOBAL", "INST", "OBJ", "NEWOBJ", "STACK_GLOBAL", "BUILD", "EXT1", "PERSID", "BINPERSID", "NEXT_BUFFER"],
-    )
-    def test_every_way_to_name_or_make_an_object(self, tmp_path: Path, pickled: bytes) -> None:
-        mark = tmp_path / "ran"
-        refused(npz(tmp_path / "a.npz", k=pickled.replace(b"{}", str(mark).encode())))
-        assert not mark.exists()
-
     @pytest.mark.parametrize(
         "pickled",
         [
@@ -251,21 +187,6 @@ class TestHostilePickles:
         refused(tmp_path / "a.npz")
         assert not mark.exists()
 
-    @pytest.mark.filterwarnings("ignore:invalid escape sequence")
-    def test_any_damage(self, tmp_path: Path) -> None:
-        draw = random.Random(0)
-        stream = io.BytesIO()
-        np.savez(stream, k=boxed(LABELS))
-        originals = [stream.getvalue(), *(pickle.dumps(boxed(LABELS), protocol) for protocol in (2, 5))]
-        for original in originals:
-            for _ in range(200):
-                damaged = bytearray(original)
-                for _ in range(draw.randint(1, 5)):
-                    damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-                path = tmp_path / "a.npz"
-                path.write_bytes(damaged) if original is originals[0] else npz(path, k=bytes(damaged))
-                self.names_or_refusal(path)
-
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         opcodes=st.lists(
@@ -327,10 +248,6 @@ class TestText:
         path = tmp_path / f"a{suffix}"
         path.write_bytes("片段".encode("gb18030"))
         assert "not UTF-8 at byte" in refused(path)
-
-    def test_csv_fields_without_end(self, tmp_path: Path) -> None:
-        (tmp_path / "a.csv").write_text('name\n"' + "a" * 200_000)
-        assert "line 2: field larger than field limit" in refused(tmp_path / "a.csv")
 
     @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
     def test_what_is_no_file_of_a_size_that_can_be_read(self, tmp_path: Path, suffix: str) -> None:

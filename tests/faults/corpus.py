@@ -28,25 +28,16 @@ _MOST_LINKS = 20_000  # a file system allows some 65,000
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything.
-
-    Args:
-        clips, kills: of the part `kills`.
-        few: clips where a run is made again for every fault.
-        rounds: how often each fault of `disk` and `signals` happens.
-        divisor: the datasets of `load` have their own numbers of samples, divided by this.
-        listed: samples in the list that is planned.
-        minutes: how long the soak goes on.
-    """
+    """How much of everything."""
 
     name: str
-    clips: int
+    clips: int  # of the part `kills`
     kills: int
-    few: int
-    rounds: int
-    divisor: int
-    listed: int
-    minutes: float
+    few: int  # clips where a run is made again for every fault
+    rounds: int  # of each fault of `disk` and `signals`
+    divisor: int  # of the numbers of samples that the datasets of `load` have
+    listed: int  # samples planned
+    minutes: float  # of the soak
 
 
 SMALL = Scale("small", clips=60, kills=4, few=24, rounds=1, divisor=100, listed=5_000, minutes=0.25)

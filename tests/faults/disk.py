@@ -1,8 +1,7 @@
 """What does a run do when its disk, its files or its descriptors fail it, and does the next one go on from there?
 
-A disk that fills up, a directory that vanishes or may not be written any more, files that may not be read, a process
-that may open few files, a file whose server does not answer or is slow. A run that cannot go on ends with exit code 3
-and one line; a sample that cannot be used fails alone. Where the fault is gone, the next run makes the same features.
+A run that cannot go on ends with exit code 3 and one line; a sample that cannot be used fails alone. Where the fault is
+gone, the next run makes the same features.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from corpus import Corpus, Scale, make_corpus
 from harness import (
-    NPY_BYTES,
     Extraction,
     Tree,
     Watcher,
@@ -64,7 +62,9 @@ class Trials:
 
     def figures(self) -> dict[str, Any]:
         names = ("torn_files", "lost_samples", "orphans", "kept_lines")
-        return {**{name: self.found[name] for name in names}, "faults": self.wrong[:20], "ok": self.sound()}
+        figures = {name: self.found[name] for name in names}
+        clips = len(self.corpus.names)
+        return {**figures, "clips": clips, "of": dict(self.happened), "faults": self.wrong[:20], "ok": self.sound()}
 
     def demand(self, what: str, holds: bool, run: Extraction | None = None) -> None:
         if not holds:
@@ -82,6 +82,16 @@ class Trials:
         self.found["torn_files"] += len(torn)
         self.demand(f"{name}: torn {torn[:3]}", not torn)
 
+    def partly(self, name: str, run: Extraction, out: Path, failed: dict[str, str], fell_back: set[str]) -> None:
+        """Some samples fail, with these words in their reasons, some fall back, and the others are made."""
+        lines = look(home(out)).lines
+        self.demand(f"{name}: ended with {run.wait()}", run.wait() == 1 and not run.told_badly, run)
+        found = {sample: line.get("reason", "") for sample, line in lines.items() if line["outcome"] == "failed"}
+        told = all(reason in found.get(sample, "") for sample, reason in failed.items())
+        self.demand(f"{name}: failed {found}", found.keys() == failed.keys() and told)
+        others = {sample for sample, line in lines.items() if line.get("fallback")}
+        self.demand(f"{name}: {others} fell back", others == fell_back)
+
     def goes_on(self, name: str, out: Path, prefix: list[str] | None = None) -> None:
         """Without the fault: the next run makes what an undisturbed one makes."""
         code, run = extracted(self.corpus, out, prefix=prefix or [])
@@ -98,20 +108,20 @@ def prepared(work: Path, clips: int, seed: int) -> Trials:
     return Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
 
 
-def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
-    """Every fault as often as the scale says; `ok` if each run ended as promised and the next one made it good."""
+def trial(faults: Iterable[Callable[[Trials], None]], scale: Scale, seed: int, work: Path) -> Trials:
+    """Every fault as often as the scale says."""
     trials = prepared(work, scale.few, seed)
     for _ in range(scale.rounds):
-        for fault in FAULTS.values():
+        for fault in faults:
             fault(trials)
-    return {
-        "seed": seed,
-        "clips": scale.few,
-        "faults_met": trials.happened.total(),
-        "of": dict(trials.happened),
-        "left_out": sorted(trials.left_out),
-        **trials.figures(),
-    }
+    return trials
+
+
+def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
+    """`ok` if each run ended as promised and the next one made it good."""
+    trials = trial(FAULTS.values(), scale, seed, work)
+    left_out = sorted(trials.left_out)
+    return {"seed": seed, "faults_met": trials.happened.total(), "left_out": left_out, **trials.figures()}
 
 
 def disk_full(trials: Trials) -> None:
@@ -132,20 +142,10 @@ def disk_full(trials: Trials) -> None:
         trials.goes_on("disk full", out)
 
 
-def file_too_large(trials: Trials) -> None:
-    """A manifest that may not grow any further: as on a full disk, a part of a line is taken."""
-    out = trials.place()
-    manifest = trials.expected.manifest_bytes
-    limit = trials.draw.randrange(NPY_BYTES + 1, max(NPY_BYTES + 2, manifest))
-    limited = Extraction(words(trials.corpus, out), fsize=limit)
-    trials.stopped("file size limit", limited, out, (3,) if limit < manifest - 1024 else (0, 3))
-    trials.goes_on("file size limit", out)
-
-
 def removed(trials: Trials) -> None:
     """The output directory is removed, or moved away, in the middle."""
     out = trials.place()
-    process, _ = _in_the_middle(trials, out)
+    process = _in_the_middle(trials, out)
     if trials.draw.random() < 0.5:
         home(out).rename(trials.place())
         shutil.rmtree(out, ignore_errors=True)
@@ -163,7 +163,7 @@ def read_only(trials: Trials) -> None:
         trials.left_out.add("directory read-only")
         return
     out = trials.place()
-    process, _ = _in_the_middle(trials, out, prefix=prefix)
+    process = _in_the_middle(trials, out, prefix=prefix)
     home(out).chmod(0o555)
     trials.stopped("directory read-only", process, out)
     trials.demand("directory read-only: not said", "Permission denied" in process.errors, process)
@@ -192,17 +192,9 @@ def not_permitted(trials: Trials) -> None:
     for path in closed:
         path.chmod(0)
     out = trials.place()
-    code, run = extracted(corpus, out, prefix=prefix)
+    _, run = extracted(corpus, out, prefix=prefix)
     trials.happened["file not permitted"] += len(closed)
-    lines = look(home(out)).lines
-    trials.demand(f"files not permitted: ended with {code}", code == 1 and not run.told_badly, run)
-    failed = {name: line.get("reason", "") for name, line in lines.items() if line["outcome"] == "failed"}
-    trials.demand(
-        f"files not permitted: failed {failed}",
-        failed.keys() == set(videos) and all("Permission denied" in reason for reason in failed.values()),
-    )
-    fell_back = {name for name, line in lines.items() if line.get("fallback")}
-    trials.demand(f"files not permitted: {fell_back} fell back, expected {others}", fell_back == set(others))
+    trials.partly("files not permitted", run, out, dict.fromkeys(videos, "Permission denied"), set(others))
     for path in closed:
         path.chmod(0o644)
     code, run = extracted(corpus, out)
@@ -242,25 +234,20 @@ def hung(trials: Trials) -> None:
             return
         arguments = [*words(corpus, out), "--samples", str(listing), "--time-limit", str(HUNG_LIMIT)]
         process = Extraction(arguments)
-        code = process.wait()
+        process.wait()
     trials.happened["file that hangs, is slow or a pipe"] += len(names)
-    lines = look(home(out)).lines
-    trials.demand(f"hung files: ended with {code}", code == 1 and not process.told_badly, process)
-    failed = {name: line.get("reason", "") for name, line in lines.items() if line["outcome"] == "failed"}
-    trials.demand(f"hung files: failed {failed}", failed.keys() == {names[0], names[4]})
-    trials.demand(f"hung files: {failed.get(names[0])}", "within the time limit" in failed.get(names[0], ""))
-    fell_back = {name for name, line in lines.items() if line.get("fallback")}
-    trials.demand(f"hung files: {fell_back} fell back", fell_back == {names[1], names[5]})
+    failed = {names[0]: "within the time limit", names[4]: ""}
+    trials.partly("hung files", process, out, failed, {names[1], names[5]})
     trials.found["orphans"] += process.orphans()
 
 
-def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> tuple[Extraction, int]:
-    """A run of which some samples are done, and how many."""
+def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> Extraction:
+    """A run of which some samples are done."""
     with Watcher(home(out), trials.expected.features) as watcher:
         process = Extraction(words(trials.corpus, out), prefix or [], pause=3 / len(trials.corpus.names))
         after(1 + trials.draw.randrange(len(trials.corpus.names) // 2), watcher, process)
         trials.wrong += watcher.torn
-        return process, watcher.appeared
+        return process
 
 
 def _copied(trials: Trials) -> Corpus:
@@ -313,7 +300,4 @@ def _server(paths: list[Path], answers_after: float | None) -> Iterator[None]:
             process.kill()
 
 
-FAULTS = {
-    fault.__name__: fault
-    for fault in (disk_full, file_too_large, removed, read_only, not_permitted, few_descriptors, hung)
-}
+FAULTS = {fault.__name__: fault for fault in (disk_full, removed, read_only, not_permitted, few_descriptors, hung)}

@@ -27,7 +27,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("synthetic_cli.py")
 GONE_SECONDS = 60.0
 """What workers may take on a busy machine to notice that the run has died: they look once a second."""
-NPY_BYTES = 128 + 4 * 8 * 768
 
 
 def words(corpus: Corpus, out: Path) -> list[str]:
@@ -42,12 +41,9 @@ def home(out: Path) -> Path:
 
 
 class Extraction:
-    """A run of `synthetic_cli.py`; what it prints goes to files.
+    """A run of `synthetic_cli.py`, started by the command `prefix`; what it prints goes to files.
 
-    Args:
-        arguments: of the command line.
-        prefix: a command that starts it.
-        environment: what `synthetic_cli` reads, without FAULTS_.
+    `environment` is what `synthetic_cli` reads, without FAULTS_.
     """
 
     def __init__(self, arguments: Sequence[str], prefix: Sequence[str] = (), **environment: object) -> None:
@@ -120,10 +116,7 @@ class Extraction:
 
     @property
     def told_badly(self) -> bool:
-        """Whether what a user is shown is a traceback, or an error that is to be reported.
-
-        Not one of the interpreter's own, that was interrupted before it came to the first line of the command.
-        """
+        """Whether a user is shown a traceback, other than of an interpreter that was still starting."""
         errors = self.errors
         begun = SCRIPT.name in errors or "gpupeak/" in errors
         return ("Traceback" in errors and begun) or "please report" in errors
@@ -156,16 +149,12 @@ class Watcher:
 
     `appeared` counts them; `torn` names those that were not whole and right, or were written under their own name;
     `doubled` those that were made twice; `missed` counts times that the kernel had more to tell than it could.
-
-    Args:
-        expected: what each file has to hold; any whole file is right without.
     """
 
-    def __init__(self, directory: Path, expected: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, directory: Path, expected: Mapping[str, bytes]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.appeared, self.missed = 0, 0
         self.torn: list[str] = []
-        self.times: list[float] = []
         self._seen: Counter[str] = Counter()
         self._directory, self._expected = directory, expected
         self._stopped = threading.Event()
@@ -215,11 +204,10 @@ class Watcher:
             data = (self._directory / name).read_bytes()
         except FileNotFoundError:
             return
-        if len(data) != NPY_BYTES or (self._expected is not None and data != self._expected.get(name)):
+        if data != self._expected.get(name):
             self.torn.append(f"{name}: {len(data)} bytes, or others than expected")
         self._seen[name] += 1
         self.appeared += 1
-        self.times.append(time.monotonic())
 
 
 # What lies in a directory of features
@@ -234,7 +222,6 @@ class Tree:
     doubled_lines: int
     unreadable_lines: int
     hidden: list[str]
-    manifest_bytes: int
 
 
 def look(directory: Path) -> Tree:
@@ -255,7 +242,7 @@ def look(directory: Path) -> Tree:
         entry.pop("seconds", None)
         doubled += entry["sample"] in lines
         lines[entry["sample"]] = entry
-    return Tree(features, lines, doubled, unreadable, hidden, len(written))
+    return Tree(features, lines, doubled, unreadable, hidden)
 
 
 def differences(found: Tree, expected: Tree) -> list[str]:

@@ -1,7 +1,6 @@
 """What is left of a run that is killed at any moment, and does the next one go on from there?
 
-Killed are the run with its workers, the run alone, or one worker, by SIGKILL; the run that follows goes on in the same
-directory, until all is done. Nothing may ever lie under its name that is not whole.
+Killed are the run with its workers, the run alone, or one worker, by SIGKILL; the run that follows goes on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Do memory, open files and threads stay level over all of MER-UniBench, and does a long list plan in bounded memory?
-
-The nine datasets in their own layout, with as many samples as they have, through two workers and an encoder that
-computes nothing; then a list of hundreds of thousands of names through `gpupeak plan`.
-"""
+"""Do memory, open files and threads stay level over MER-UniBench, and does a long list plan in bounded memory?"""
 
 from __future__ import annotations
 
@@ -160,7 +156,6 @@ def plan(count: int, work: Path) -> dict[str, Any]:
         "peak_mib": all_of_them["peak_mib"],
         "seconds": all_of_them["seconds"],
         "bytes_a_sample": each,
-        "points": points,
         "ok": each <= BYTES_A_NAME,
     }
 

