@@ -5,7 +5,8 @@
 Three parts, all of them unless some are named, each under eight minutes:
 
     --encode   kernels and towers against their references; images/s, beside a large product of matrices
-    --decode   NVDEC's frames against libav's, a poisoned batch; frames/s of NVDEC and of the CPU alone
+    --decode   NVDEC's frames against libav's, a poisoned batch; NVDEC given whole files beside trimmed ones;
+               frames/s of NVDEC and of the CPU alone
     --e2e      the line from files to features, beside its halves alone and the frames/s there are
 
 The record, `gpu-<time>.jsonl` in --out (default: $OUT, else bench/results), has the conditions in its first line
@@ -43,8 +44,9 @@ import numpy.typing as npt
 import torch
 from gpu_corpus import RULE, TOTAL, Corpus
 from monitor import Monitor
-from record import RESULTS, ROOT, Record, Row, cores, rounded, timed
+from record import RESULTS, ROOT, Record, Row, alternated, cores, rounded, timed
 from record import conditions as of_machine
+from trim import trimming, verdict
 
 import gpupeak
 from gpupeak.config import ExtractConfig
@@ -61,6 +63,7 @@ from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_ad
 from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows
 from gpupeak.lines.build import Parts, build, choose_device, cuda_line
 from gpupeak.pipeline import Decoder, Encoder, Line
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, SamplingRule
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
@@ -433,6 +436,7 @@ def decode(record: Record, setup: Setup, corpus: Corpus) -> None:
     record.row("the same: colours, turns, repeats", check_frames, found, corpus.clips(is_special=True))
     record.row("features: NVDEC to libav", check_features, setup, corpus, found)
     record.row("a poisoned batch", check_poisoned, setup, corpus)
+    record.row("NVDEC: trimmed", check_trimmed, setup, corpus)
     for pipelines, threads in SIDES[: 1 if setup.small else None]:
         options = {"pipelines": pipelines, "threads": threads}
         record.row(f"NVDEC alone: {pipelines} x {threads}", nvdec_alone, setup, corpus, **options)
@@ -527,6 +531,40 @@ def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     ok = len(found) == len(same | {bad.name}) == len(samples) and refused == {"DALI failed": 1}
     says = f"{len(same)} of {len(samples)} samples bit for bit as without it; left to libav: {dict(refused)}"
     return {"ok": ok, "batches": batches, "refused": refused, "failed": failed, "says": says}
+
+
+def check_trimmed(setup: Setup, corpus: Corpus) -> Row:
+    """NVDEC alone, given whole videos and trimmed ones: the same frames bit for bit, and which is decoded faster?"""
+    from gpupeak.decode import dali
+
+    clips = corpus.clips() + corpus.clips(is_special=True)
+    made = {file_of(sample): each for sample in clips if (each := trimming(sample))}
+    sides = ("whole", "trimmed")
+    with contextlib.closing(setup.nvdec()) as decoder:
+
+        def decode(side: str, samples: list[Sample], keep: bool = False) -> Any:
+            def given(planned: Any) -> Any:
+                return getattr(made[file_of(planned.plan.sample)], side)
+
+            with mock.patch.object(dali, "encoded", given):
+                return decoded(decoder.decode(samples), keep)
+
+        (_, whole, others), (_, ours, left_out) = (decode(side, clips, keep=True) for side in sides)
+        both = whole.keys() & ours.keys()
+        files = {file_of(sample) for sample in clips if sample.name in both}
+        samples = [s for s in corpus.samples(every=1 if setup.small else 3) if file_of(s) in files]
+        seconds = alternated({side: partial(decode, side, samples) for side in sides}, setup.repeats)
+    row = verdict([made[file_of(sample)] for sample in samples], seconds)
+    difference = max(mean_difference(ours[name].pixels, whole[name].pixels) for name in both)
+    row["says"] += f"; difference {difference:.2f}"
+    ok = difference == 0 and left_out == others
+    return {**row, "ok": ok, "difference": difference, "left_out": {"whole": others, "trimmed": left_out}}
+
+
+def file_of(sample: Sample) -> int:
+    """The file itself, whichever of its names a sample has."""
+    assert sample.video is not None
+    return local(sample.video).stat().st_ino
 
 
 def mean_difference(ours: Any, theirs: Any) -> float:

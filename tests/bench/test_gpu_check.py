@@ -78,6 +78,8 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
     controls = by_name["encode: fidelity: graphs+patch"]["controls_passing"]
     assert len(controls) == 4
     assert set(controls.values()) == {0}
+    trimmed = by_name["decode: NVDEC: trimmed"]
+    assert (trimmed["ok"], trimmed["difference"], trimmed["left_whole"]) == (True, 0, 0)
     line = by_name["e2e: encoding alone"]
     assert (line["busy"], line["gpu_mib"]) == ({"GPU": 40, "NVDEC": 70}, 2048)
     assert {"encoder, images/s", "encoder, over open_clip"} < last["targets"].keys()
