@@ -509,7 +509,7 @@ def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     """What DALI is given of one file is no video: libav decodes that one, and not one other frame changes."""
     from gpupeak.decode import dali
 
-    samples = [sample for sample in corpus.samples() if sample.video and sample.video.suffix == ".mp4"][:64]
+    samples = [sample for sample in corpus.samples() if sample.video and local(sample.video).suffix == ".mp4"][:64]
     bad, whole, batches = samples[len(samples) // 2], dali.encoded, []
     no_video = np.frombuffer(b"no video" * 100, np.uint8)
 

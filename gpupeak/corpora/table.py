@@ -132,6 +132,9 @@ def _overridden(entry: Entry, own: Entry) -> Entry:
 
 
 def _content(file: Path) -> dict[str, Any]:
+    if file.suffix.lower() in (".yaml", ".yml"):
+        example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
+        raise ConfigError(f"{file}: settings are TOML now; write {example} into a .toml file")
     if file.suffix.lower() != ".toml":
         raise ConfigError(f"{file}: expected a .toml file")
     try:
