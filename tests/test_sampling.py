@@ -172,6 +172,10 @@ class TestChoose:
         assert choice.indices == tuple(min(index, 249) for index in planned)
         assert choice.clamp == f"{sum(index > 249 for index in planned)} indices -> 249"
 
+    def test_the_first_index_past_the_end_is_clamped_and_recorded(self) -> None:
+        choice = choose(SamplingRule(n=1), "a", 250, a_peak(250, 250, 49, 300))
+        assert choice == ((249,), None, "1 index -> 249")
+
     def test_both_clamps_in_one_line(self) -> None:
         choice = choose(SamplingRule(n=1), "a", 250, a_peak(400, 290, 9, 300))
         assert choice == ((249,), None, "peak 400 -> 299; 1 index -> 249")

@@ -265,6 +265,22 @@ def test_fewer_files_than_affectgpt_counts_are_not_enough_and_more_are_odd(tree:
     assert (found.exit_code, told(found)) == (0, "3 files, AffectGPT counts 2 samples and asks for no more")
 
 
+def test_where_nobody_knows_the_number_only_what_failed_is_missed(tree: Path) -> None:
+    directory = tree / HERE.replace("mer2023", "mine")
+    write_features(directory)
+    assert judge(tree, WHOLE, ["mine"]).exit_code == 0, "a part of a dataset, for all that is known"
+    (directory / "manifest.jsonl").write_text('{"sample": "broken", "outcome": "failed"}\n')
+    found = judge(tree, WHOLE, ["mine"])
+    assert (found.exit_code, found.judgements[0].partly) == (1, True)
+    assert told(found).startswith("1 samples of manifest.jsonl have no file: broken\n")
+
+
+def test_every_dataset_asked_for_has_to_be_loaded(tree: Path) -> None:
+    found = judge(tree, WHOLE, ["MER2023", "IEMOCAPFour"])
+    assert [(each.dataset, each.loads) for each in found.judgements] == [("mer2023", True), ("iemocap", False)]
+    assert found.exit_code == 1
+
+
 # Training, and the guide's older form
 
 

@@ -129,7 +129,8 @@ def test_a_run_that_cannot_go_on_still_tells_what_it_did(
     if as_json:
         summary = json.loads(out)
         assert (summary["exit_code"], summary["error"]) == (3, "out: no space left on the disk")
-        assert (summary["saved"], summary["failed"], summary["not_reached"]) == (1, 1, 1)
+        for counts in (summary, *summary["datasets"]):
+            assert (counts["saved"], counts["failed"], counts["not_reached"]) == (1, 1, 1)
     else:
         assert re.search(r"^mine +1 +0 +0 +0 +1 +1 ", out, re.MULTILINE)
 

@@ -83,6 +83,13 @@ def test_routes_of_larger_clips(tmp_path: Path, name: str, make: Callable[..., P
     assert found is None if reason is None else (found or "").startswith(reason)
 
 
+def test_full_range_in_a_format_that_does_not_say_so(clip_of: Callable[[str], Path]) -> None:
+    with open_clip(clip_of("h264")) as clip:
+        clip.color_range = 2
+        reason = examine(clip)[1]
+    assert reason == f"colours of matrix {clip.colorspace}, range 2"
+
+
 def test_a_file_too_large_to_be_held_in_memory(clip_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvdec, "MAX_BYTES", 1 << 10)
     assert unfit(clip_of("h264")) == "larger than 0 MiB"

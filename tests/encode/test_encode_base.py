@@ -129,6 +129,17 @@ def test_a_sample_whose_features_are_no_numbers_fails_alone(batch_size: int, fra
     assert frames.released == ["a+b+c"]
 
 
+def test_one_number_that_is_none_spoils_its_sample(frames: Frames) -> None:
+    def tower(pixels: torch.Tensor) -> torch.Tensor:
+        features = mean(pixels)
+        features[1, 0] = float("nan")
+        return features
+
+    good, bad = (list(TowerEncoder(each).encode([frames.batch("a")])) for each in (mean, tower))
+    assert isinstance(good[0], FeatureBatch)
+    assert isinstance(bad[0], Failed) and bad[0].reason == "the features of 1 of 2 frames are not finite"
+
+
 def broken(pixels: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("no such kernel")
 

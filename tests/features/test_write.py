@@ -33,6 +33,16 @@ def test_an_earlier_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     assert np.load(tmp_path / "a.npy").shape == (8, 4)
 
 
+@pytest.mark.parametrize("fsync", [False, True])
+def test_with_fsync_a_file_is_on_the_disk_before_it_has_its_name(
+    fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append((tmp_path / "a.npy").exists()))
+    list(NpyWriter(fsync=fsync).write([features(tmp_path, "a")]))
+    assert synced == [False] * fsync and (tmp_path / "a.npy").exists()
+
+
 def test_the_batch_is_released_once_after_its_last_file(tmp_path: Path) -> None:
     released: list[list[str]] = []
     batch = features(tmp_path, "a", "b")

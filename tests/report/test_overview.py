@@ -89,6 +89,14 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
     assert json.loads(json.dumps(told)) == told
 
 
+def test_peaks_are_counted_in_the_part_of_the_clip_that_they_lie_in(tmp_path: Path) -> None:
+    peak = line("x")["peak"]
+    manifest(tmp_path, *(line(name, peak={**peak, "index": i}) for name, i in zip("abcd", (0, 1, 2, 39), strict=True)))
+    for seed, name in enumerate("abcd"):
+        save(tmp_path, name, features(seed))
+    assert look(listed(tmp_path, *"abcd")).positions == [2, 1] + [0] * 17 + [1]
+
+
 def test_a_run_file_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
     manifest(tmp_path, line("a"))
     (tmp_path / SUB / "run.json").write_text("[]")
