@@ -22,7 +22,7 @@ from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.table import default_datasets
 from gpupeak.encode.weights.identity import identify
-from gpupeak.encoders import encoder_spec
+from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
 from gpupeak.features.npy import npy_header
 from gpupeak.storage import remote
@@ -191,7 +191,10 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
     root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
-    dim = encoder_spec(config.encoder).dim
+    try:
+        dim = encoder_spec(config.encoder).dim
+    except UsageError:  # which the finding about weights tells
+        dim = CLIP_VIT_LARGE.dim
     rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
     need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
     free = shutil.disk_usage(there).free

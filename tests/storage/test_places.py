@@ -38,7 +38,7 @@ def test_places_are_joined_whatever_their_kind() -> None:
     assert Path("/data") / url == url  # type: ignore[operator]
     assert url / "/data" == Path("/data") and url / Path("/data") == Path("/data")
     assert url / place("gs://other/x") == place("gs://other/x")
-    assert (url / "clip.one.mp4").stem == "clip.one" and (url / "clip.mp4").suffix == ".mp4"  # type: ignore[union-attr]
+    assert (url / "clip.one.mp4").stem == "clip.one"
 
 
 @pytest.mark.parametrize("text", ["s3://b//a", "s3://b/./a", "s3://b/../a", "s3://b/a\0", "s3://", "memory://"])
