@@ -96,7 +96,6 @@ def test_two_workers_make_the_bytes_of_a_plain_run(cluster: Cluster, corpus: Dem
     assert (again.device, sum(tally.skipped for tally in again.datasets)) == (None, 5), "nothing to do, no actor"
 
 
-@pytest.mark.slow
 def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "pids").mkdir()
     (tmp_path / "plain").mkdir()
