@@ -267,3 +267,26 @@ class TestText:
     def test_a_txt_has_no_keys(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("a")
         assert "no key 'test'" in refused(tmp_path / "a.txt", "test")
+
+
+class Runs:
+    """Pickles to a call."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [(os.system, ["touch MARK"], "system"), (eval, ["open('MARK', 'w')"], "eval"), (open, ["MARK", "w"], "open")],
+)
+def test_nothing_foreign_runs(tmp_path: Path, function: object, arguments: list[str], name: str, protocol: int) -> None:
+    mark = tmp_path / "ran"
+    runs = Runs(function, *(part.replace("MARK", str(mark)) for part in arguments))
+    line = refused(npz(tmp_path / "a.npz", k=pickle.dumps(boxed({"a": runs}), protocol)))
+    assert re.search(rf"its pickle asks for '\S*{name}', which no list of names needs; nothing was run", line)
+    assert not mark.exists()
