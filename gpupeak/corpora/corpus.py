@@ -5,12 +5,13 @@ What the command line says comes before a dataset's entry, and that before the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.table import Entry, Settings, read_table
+from gpupeak.corpora.table import Entry, read_table
 from gpupeak.errors import ConfigError, LabelError
 from gpupeak.storage.files import name_fault
 from gpupeak.storage.places import is_directory, is_there, place
@@ -58,7 +59,7 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
     else:
         names = dict.fromkeys(map(table.canonical, config.datasets)) or table.default
         entries = {name: table.entries[name] for name in names}
-        root = place(config.dataset_root or table.settings.dataset_root or ".")
+        root = place(config.dataset_root or table.settings.get("dataset_root") or ".")
         if not is_directory(root):
             raise ConfigError(f"dataset root {root} is not a directory")
     corpora = tuple(_corpus(name, entry, root, config, table.settings) for name, entry in entries.items())
@@ -76,7 +77,7 @@ def _own(config: ExtractConfig, name: str) -> dict[str, Entry]:
     return {name: Entry(videos=str(config.videos), aus=str(aus) if aus else None)}
 
 
-def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, settings: Settings) -> Corpus:
+def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, settings: Mapping[str, Any]) -> Corpus:
     labels = root / place(entry.labels) if entry.labels else None
     samples = root / place(entry.samples) if entry.samples else None
     if config.samples is not None:
@@ -91,11 +92,11 @@ def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, setting
     videos, default = root / place(entry.videos or "."), SamplingRule()
     if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
         videos, default = videos.parent / _FACES, SamplingRule("uniform")
-        entry, settings = replace(entry, sampling=None), replace(settings, sampling=None)
-    fallback = config.fallback or entry.fallback or settings.fallback
+        entry, settings = replace(entry, sampling=None), {**settings, "sampling": None}
+    fallback = config.fallback or entry.fallback or settings.get("fallback")
     rule = SamplingRule(
-        method=config.sampling or entry.sampling or settings.sampling or default.method,
-        n=config.n_frms or entry.n_frms or settings.n_frms or default.n,
+        method=config.sampling or entry.sampling or settings.get("sampling") or default.method,
+        n=config.n_frms or entry.n_frms or settings.get("n_frms") or default.n,
         fallback=fallback or default.fallback,
         peak_source=config.peak_source,
         seed=config.seed,
@@ -104,7 +105,7 @@ def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, setting
         name=name,
         rule=rule,
         videos=videos,
-        au_dirs=_au_directories(name, entry, root, config.mer_factory_output or settings.mer_factory_output),
+        au_dirs=_au_directories(name, entry, root, config.mer_factory_output or settings.get("mer_factory_output")),
         fallback_given=fallback is not None,
         expected=entry.expected if whole else None,
         labels=labels,

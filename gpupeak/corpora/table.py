@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import reprlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from gpupeak.config import OPTIONS, file_fields
 from gpupeak.errors import ConfigError
 from gpupeak.storage.files import expanded, name_fault, read_bounded
-from gpupeak.types import FALLBACKS, SAMPLINGS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,18 +22,6 @@ else:
 _TABLE = Path(__file__).with_name("datasets.toml")
 _LARGEST_FILE = 1 << 20
 _LONGEST_PATH = 4096
-_CHOICES = {"sampling": SAMPLINGS, "fallback": FALLBACKS}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a settings file may say for every dataset."""
-
-    dataset_root: str | None = None
-    mer_factory_output: str | None = None
-    sampling: str | None = None
-    n_frms: int | None = None
-    fallback: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +45,11 @@ class Entry:
     fallback: str | None = None
 
 
-_Section = TypeVar("_Section", Settings, Entry)
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The settings, every dataset there is, and the names of those that are taken when none is named."""
+    """The settings of all datasets, each dataset there is, and the names of those that are taken when none is named."""
 
-    settings: Settings
+    settings: Mapping[str, Any]
     entries: dict[str, Entry]
     default: list[str]
 
@@ -87,7 +72,7 @@ def read_table(file: Path | None) -> Table:
     """The table, with what the settings file says. Raises ConfigError if that is not of the documented form."""
     shipped = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
     entries = {name: Entry(**entry) for name, entry in shipped["datasets"].items()}
-    table = Table(Settings(), entries, shipped["benchmark"])
+    table = Table({}, entries, shipped["benchmark"])
     return table if file is None else _extended(table, expanded(file))
 
 
@@ -106,11 +91,11 @@ def _extended(table: Table, file: Path) -> Table:
     given_entries = content.pop("datasets", {})
     if not isinstance(given_entries, dict):
         raise ConfigError(f"{file}: datasets is {reprlib.repr(given_entries)}, expected a section for each dataset")
-    settings = _section(Settings, content, str(file), also=("datasets",))
+    settings = _checked(content, [*file_fields("all"), "datasets"], str(file))
     entries, default = dict(table.entries), list(table.default)
     for given_name, given in given_entries.items():
         where = f"{file}, datasets.{given_name}"
-        own = _section(Entry, given, where)
+        own = Entry(**_checked(given, [f.name for f in fields(Entry)], where))
         if name := table.find(given_name):
             entries[name] = _overridden(table.entries[name], own)
             continue
@@ -146,10 +131,9 @@ def _content(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {told}") from error
 
 
-def _section(kind: type[_Section], given: object, where: str, also: tuple[str, ...] = ()) -> _Section:
+def _checked(given: object, allowed: Sequence[str], where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: {reprlib.repr(given)} found where settings belong")
-    allowed = [*(f.name for f in fields(kind)), *also]
     for key, value in given.items():
         if key not in allowed:
             told = f"unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
@@ -160,11 +144,11 @@ def _section(kind: type[_Section], given: object, where: str, also: tuple[str, .
                 expected = "a whole number of at least 1"
         elif not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:
             expected = f"text of at most {_LONGEST_PATH:,} characters"
-        elif key in _CHOICES and value not in _CHOICES[key]:
-            expected = f"one of {', '.join(_CHOICES[key])}"
+        elif key in OPTIONS and OPTIONS[key].choices:
+            expected = OPTIONS[key].expected(value)
         if expected is not None:
             raise ConfigError(f"{where}: {key} is {reprlib.repr(value)}, expected {expected}")
-    return kind(**given)
+    return given
 
 
 def _guess(word: str, known: Iterable[str]) -> str:
