@@ -156,7 +156,9 @@ def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list
     sizes = [0] * len(samples)
     if len(samples) <= MOST_SIZES:
         with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
-            sizes = [size or 0 for size in threads.map(video_bytes, samples)]
+            slices = (samples[start : start + 1000] for start in range(0, len(samples), 1000))
+            found = threads.map(lambda some: [video_bytes(sample) or 0 for sample in some], slices)
+            sizes = [size for some in found for size in some]
     owners = iter(assign([str(sample) for sample in samples], sizes, shard.count))
     return [[entry for entry in listing if next(owners) == shard.index] for listing in listings]
 

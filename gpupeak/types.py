@@ -84,6 +84,9 @@ class Url:
     def parent(self) -> Url:
         return Url(self.protocol, self.where.rpartition("/")[0])
 
+    def child(self, name: str) -> Url:
+        return Url(self.protocol, f"{self.where}/{name}")
+
     def is_below(self, other: Url) -> bool:
         return self.protocol == other.protocol and self.where.startswith(f"{other.where}/")
 

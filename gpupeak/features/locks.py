@@ -109,7 +109,7 @@ class RemoteLock:
 
     def take(self) -> None:
         """Keep others out. Raises RunError as above, and StoreError if the store does not take the object."""
-        own = self._at(_WHOLE if self._part is None else lock_name(self._part))
+        own = self._directory.child(_WHOLE if self._part is None else lock_name(self._part))
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         content = json.dumps({"process": process_name(), "since": since, "id": uuid.uuid4().hex}).encode()
         if not remote.create(own, content):
@@ -121,10 +121,7 @@ class RemoteLock:
         there = remote.listing(self._directory) or {}
         locks = {name for name in there if name.startswith(".gpupeak") and name.endswith(".lock")} - {own.name}
         for name in sorted(locks if self._part is None else locks & {_WHOLE}):
-            self._remove_dead(self._at(name))
-
-    def _at(self, name: str) -> Url:
-        return Url(self._directory.protocol, f"{self._directory.where}/{name}")
+            self._remove_dead(self._directory.child(name))
 
     def _remove_dead(self, lock: Url) -> None:
         """Remove the lock of a process of this machine that has ended. Raises RunError for any other."""

@@ -56,7 +56,7 @@ def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = la
 
     def fetch(entry: remote.Entry) -> None:
         if entry.size is not None:
-            remote.fetch(Url(place.protocol, f"{place.where}/{entry.name}"), entry.size, copy / entry.name)
+            remote.fetch(place.child(entry.name), entry.size, copy / entry.name)
 
     entries = [entry for entry in (remote.listing(place) or {}).values() if wanted(entry.name)]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-copy") as threads:
@@ -97,7 +97,7 @@ class RemoteRecords:
         url = self._place
         try:
             for name in sorted(stamps.keys() | self._put.keys()):
-                url = Url(self._place.protocol, f"{self._place.where}/{name}")
+                url = self._place.child(name)
                 if name not in stamps:
                     remote.remove(url)
                 elif self._put.get(name) != stamps[name]:

@@ -38,6 +38,8 @@ class Fetched:
 
     def restored(self, plan: FramePlan) -> FramePlan:
         """A plan of `here` as one of `sample`: it tells of the store's files, not of their copies."""
+        if self.directory is None:
+            return plan
         peak, fallback = plan.peak, plan.fallback
         if peak is not None:
             peak = replace(peak, file=self._origin(local(peak.file)))
