@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpupeak import ExtractConfig
+from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.features import records
 from gpupeak.types import FeatureBatch, FramePlan, Sample, SamplingRule
 
@@ -38,6 +39,20 @@ def sample(directory: Path, name: str = "clip", n: int = 8, video: Path | None =
 def plan(directory: Path, name: str = "clip", n: int = 8) -> FramePlan:
     """A plan of the first n frames of a video of 100."""
     return FramePlan(sample(directory, name, n), tuple(range(n)), 100, "h264")
+
+
+def of_demo(corpus: DemoCorpus, out: Path, **changes: Any) -> ExtractConfig:
+    """A run over the demo's corpus, on the CPU."""
+    given: dict[str, Any] = {
+        "datasets": corpus.datasets,
+        "dataset_root": corpus.dataset_root,
+        "mer_factory_output": corpus.mer_factory_output,
+        "config_file": corpus.config_file,
+        "output_root": out,
+        "weights": "random:0",
+        "device": "cpu",
+    }
+    return ExtractConfig(**given | changes)
 
 
 def features(directory: Path, *names: str, n: int = 8, dim: int = 4, dtype: type = np.float32) -> FeatureBatch:

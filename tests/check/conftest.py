@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from samples import ENCODER, of_demo
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -34,14 +35,4 @@ def config(corpus: DemoCorpus, extracted: Path, tmp_path: Path) -> ExtractConfig
 
 
 def settings(corpus: DemoCorpus, out: Path) -> ExtractConfig:
-    return ExtractConfig(
-        datasets=corpus.datasets,
-        dataset_root=corpus.dataset_root,
-        mer_factory_output=corpus.mer_factory_output,
-        config_file=corpus.config_file,
-        output_root=out,
-        encoder="open_clip:ViT-S-32-alt",  # the smallest image tower that open_clip names
-        weights="random:0",
-        device="cpu",
-        workers=1,
-    )
+    return of_demo(corpus, out, encoder=ENCODER, workers=1)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from samples import of_demo
 
 from gpupeak import ExtractConfig
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
@@ -28,15 +29,7 @@ from gpupeak.lines import build
 
 @pytest.fixture
 def config(corpus: DemoCorpus, tmp_path: Path) -> ExtractConfig:
-    return ExtractConfig(
-        datasets=corpus.datasets,
-        dataset_root=corpus.dataset_root,
-        mer_factory_output=corpus.mer_factory_output,
-        config_file=corpus.config_file,
-        output_root=tmp_path / "out",
-        weights="random:0",
-        device="cpu",
-    )
+    return of_demo(corpus, tmp_path / "out")
 
 
 def found(config: ExtractConfig, name: str, **changes: Any) -> Finding:

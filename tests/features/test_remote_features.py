@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import Answer, Server
-from samples import features
+from samples import ENCODER, features, of_demo
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -45,7 +45,6 @@ from gpupeak.storage.places import is_there, place
 from gpupeak.tally import RunReport
 from gpupeak.types import Sample, Saved, Url
 
-ENCODER = "open_clip:ViT-S-32-alt"
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
 PARTS = "00001-of-00002"
 
@@ -98,17 +97,9 @@ def bucket(s3: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[
 
 
 def settings(corpus: DemoCorpus, **changes: object) -> ExtractConfig:
-    given: dict[str, Any] = {
-        "datasets": corpus.datasets,
-        "dataset_root": corpus.dataset_root,
-        "mer_factory_output": corpus.mer_factory_output,
-        "config_file": corpus.config_file,
-        "encoder": ENCODER,
-        "weights": "random:0",
-        "device": "cpu",
-        "workers": 1,
-    }
-    return ExtractConfig(**given | changes)
+    given: dict[str, Any] = {"encoder": ENCODER, "workers": 1, "output_root": Path("preextracted_features")}
+    given |= changes
+    return of_demo(corpus, given.pop("output_root"), **given)
 
 
 def in_s3(corpus: DemoCorpus, bucket: str, cache: Path, **changes: object) -> ExtractConfig:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from samples import read_manifest, sample
+from samples import ENCODER, of_demo, read_manifest, sample
 from synthetic_lines import SyntheticLine, make_liar, make_line, make_no_line
 
 import gpupeak
@@ -30,7 +30,6 @@ from gpupeak.lines.ray import RayLine
 from gpupeak.types import Failed, Outcome, Saved
 
 ROOT = Path(gpupeak.__file__).parents[1]
-ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +49,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def settings(corpus: DemoCorpus, out: Path) -> ExtractConfig:
-    return ExtractConfig(
-        datasets=corpus.datasets,
-        dataset_root=corpus.dataset_root,
-        mer_factory_output=corpus.mer_factory_output,
-        config_file=corpus.config_file,
-        output_root=out,
-        encoder=ENCODER,
-        weights="random:0",
-        device="cpu",
-    )
+    return of_demo(corpus, out, encoder=ENCODER)
 
 
 def run(recipe: Recipe, samples: Iterable[Any], tell: Callable[[str], None] = print, **options: Any) -> list[Outcome]:
