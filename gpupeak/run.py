@@ -193,9 +193,10 @@ def _run(
             if job.pending or job.refused:
                 settings = settings_of(job.corpus, spec, weights)
                 job.directory.refuse_mixing(settings, overwrite=config.overwrite)
-                devices = {line.device, *(job.directory.devices if job.done else ())}  # an earlier run's, too
+                devices = {line.device, *(() if config.overwrite else job.directory.devices)}  # earlier runs', too
                 run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": sorted(devices)}
-                job.directory.begin(run, done=job.done, overwrite=config.overwrite)
+                pending = {sample.name for sample in job.pending}
+                job.directory.begin(run, done=job.done, overwrite=config.overwrite, pending=pending)
                 for failed in job.refused:
                     record(failed)
         for outcome in line.run(_feed(jobs), stop):

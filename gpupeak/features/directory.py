@@ -187,9 +187,12 @@ class FeatureDirectory:
     def _has(self, name: str) -> bool:
         return isinstance(self.place, Url) or is_whole(f"{self.path}/{name}.npy", self._n, self._dim)
 
-    def begin(self, run: Mapping[str, Any], *, done: set[str], overwrite: bool) -> None:
+    def begin(
+        self, run: Mapping[str, Any], *, done: set[str], overwrite: bool, pending: Collection[str] = frozenset()
+    ) -> None:
         """Write `run.json` and bring the manifest in step with the files: one line for each of `done`.
 
+        Lines of samples that are neither done nor `pending` are not this run's: they stay, except in an overwrite.
         A shard's manifest has lines only of samples that no other manifest tells of. Raises ConfigError if a shard of
         other settings has begun at the same moment, and WriteError.
         """
@@ -198,7 +201,7 @@ class FeatureDirectory:
         lines: dict[str, ManifestLine] = {}
         elsewhere: set[str] = set()
         if before is not None and before in records.current and not overwrite:
-            lines = {line.sample: line for line in read_lines(before.manifest) if line.sample in done}
+            lines = {line.sample: line for line in read_lines(before.manifest) if line.sample not in pending}
         if done - lines.keys() and self._part is not None and not overwrite:
             elsewhere = {line.sample for line in records.lines()}
         origin = "unknown" if self.run is None else "unrecorded"

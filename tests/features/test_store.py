@@ -125,10 +125,28 @@ def test_a_run_records_and_the_next_one_finds_it_done(tmp_path: Path) -> None:
     assert (lines["c"]["outcome"], lines["c"]["stage"], lines["c"]["reason"]) == ("failed", "decode", "video is cut")
 
     with opened(tmp_path) as directory:  # the failed one is tried again: its old line gives way to the new
-        directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False)
+        directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False, pending={"c"})
+        assert [entry["sample"] for entry in read_manifest(tmp_path)] == ["a", "b"]
         save(directory, "c")
     entries = [(entry["sample"], entry["outcome"]) for entry in read_manifest(tmp_path)]
     assert entries == [("a", "saved"), ("b", "saved"), ("c", "saved")]
+
+
+def test_what_is_told_of_other_samples_stays(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False, pending={"a", "b"})
+        save(directory, "a")
+        directory.record(Failed(sample(tmp_path, "b"), "decode", "video is cut"))
+    before = (tmp_path / "manifest.jsonl").read_bytes()
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False, pending={"c"})
+        save(directory, "c")
+        directory.finish(["c"])
+    after = (tmp_path / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    assert b"".join(after[1:]) == before and b'"sample":"c"' in after[0]
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=True, pending={"c"})
+    assert (tmp_path / "manifest.jsonl").read_bytes() == b"", "of an overwrite only what it saved counts"
 
 
 def test_a_manifest_torn_by_a_kill_is_readable_and_mended(tmp_path: Path) -> None:
