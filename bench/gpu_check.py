@@ -52,7 +52,7 @@ import gpupeak
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work, time_on_device
+from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
@@ -205,10 +205,18 @@ def encode(record: Record, setup: Setup) -> None:
 
 
 def seconds_of(setup: Setup, work: Work, repeats: int = 20) -> list[float]:
-    """On a stream of its own, after what other streams have still to do, its inputs perhaps."""
+    """On a stream of its own, after what other streams have still to do, its inputs perhaps; three runs warm up."""
     if setup.device.type == "cuda":
         torch.cuda.synchronize()
-    return time_on_device(setup.cuda.stream(), work, 2 if setup.small else repeats)
+    stream = setup.cuda.stream()
+    for _ in range(3):
+        stream.run("warm up", work)
+    events = [stream.record()]
+    for _ in range(2 if setup.small else repeats):
+        stream.run("timed", work)
+        events.append(stream.record())
+    events[-1].synchronize()
+    return [began.elapsed_time(ended) / 1000 for began, ended in itertools.pairwise(events)]
 
 
 def product(setup: Setup) -> Row:

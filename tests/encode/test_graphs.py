@@ -19,7 +19,6 @@ from lazy_cuda import LazyCuda
 from samples import plan
 from tiny import state
 
-from gpupeak.encode.gpu.device import time_on_device
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape
@@ -391,11 +390,3 @@ def test_an_error_of_the_device_gives_everything_back() -> None:
     with pytest.raises(DeviceError):
         list(encoder(cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
     assert frames.borrowed <= {"b"}, "unless its thread still holds it, to give it back"
-
-
-def test_timing_takes_a_runner_as_it_is() -> None:
-    cuda = LazyCuda()
-    runner = GraphRunner(EagerRunner(tower(), cuda, 24), BUCKETS)
-    seconds = time_on_device(runner.stream, lambda: runner.run(11), repeats=5, warm_up=2)
-    assert seconds == [1.0] * 5
-    assert replays(cuda) == [16] * 7

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -98,18 +97,6 @@ class _TorchStream:
         event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
         event.record(self.torch)
         return event
-
-
-def time_on_device(stream: Stream, work: Work, repeats: int = 20, warm_up: int = 3) -> list[float]:
-    """Seconds that each of `repeats` runs of `work` takes the device, by events around it; after a warm-up."""
-    for _ in range(warm_up):
-        stream.run("warm up", work)
-    events = [stream.record()]
-    for _ in range(repeats):
-        stream.run("timed", work)
-        events.append(stream.record())
-    events[-1].synchronize()
-    return [began.elapsed_time(ended) / 1000 for began, ended in itertools.pairwise(events)]
 
 
 @contextlib.contextmanager
