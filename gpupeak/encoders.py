@@ -39,12 +39,8 @@ class TowerShape:
 class EncoderSpec:
     """An image encoder by name: uint8 RGB `[N, size, size, 3]` in, float32 `[N, dim]` out.
 
-    Args:
-        name: as the user gave it.
-        directory: stands for the encoder in `frame_<directory>_...`; safe as a part of a file name.
-        model: open_clip's name of the architecture.
-        tag: the pretrained weights used when none are named, as open_clip spells it; None has none.
-        tower: the sizes of a tower of this project's own; None where it is open_clip's.
+    `directory` stands for the encoder in `frame_<directory>_...`; `model` and `tag`, the pretrained weights used when
+    none are named, are open_clip's names; `tower` has the sizes of a tower of this project's own.
     """
 
     name: str

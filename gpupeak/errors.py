@@ -1,18 +1,16 @@
 """Every error gpupeak raises, and the exit code each one ends a command with.
 
-    GpupeakError
-    ├── UsageError      2   ConfigError, LabelError, AuError, WeightsError
-    ├── RunError        3   DeviceError, WriteError
-    └── SampleError     -   one sample's fault: becomes a `Failed` value and never ends a run
-
-A bad video is data and a broken machine is an exception: `SampleError` is caught where a sample is
-worked on and turned into `types.Failed`; only the other two leave a run.
+GpupeakError
+├── UsageError      2   ConfigError, LabelError, AuError, WeightsError
+├── RunError        3   DeviceError, WriteError
+└── SampleError     -   one sample's fault: becomes a `types.Failed` where it is worked on, and never ends a run
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 OUT_OF_MEMORY = "asks for more memory than it may have"
@@ -71,7 +69,25 @@ class SampleError(GpupeakError):
         return type(self), (self.stage, self.reason)
 
 
+@contextlib.contextmanager
+def reading(where: object) -> Iterator[None]:
+    """What cannot be read within, an OSError, is a RunError that names `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{where}: cannot be read: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def writing(where: object) -> Iterator[None]:
+    """What cannot be written within, an OSError, is a WriteError that names `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+
 def few(names: Iterable[str]) -> str:
     """The first three names, for a message."""
-    shown = [repr(name[:80]) for name in itertools.islice(names, 4)]
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
+    shown = [name[:80] or "''" for name in itertools.islice(names, 4)]
+    return ", ".join(shown[:3]) + ", ..." * (len(shown) > 3)

@@ -65,8 +65,7 @@ def run(
     holds back those before it. When `stop` is set, what is being encoded is still encoded and written, what was
     decoded ahead is dropped, and the samples not reached have no outcome.
 
-    Raises:
-        RunError: whatever a stage raised; the outcomes that were reached by then come first.
+    Raises whatever a stage raised, a RunError, after the outcomes that were reached by then.
     """
     stop = stop or threading.Event()
     frames, features = Channel[FrameBatch](READY_BATCHES), Channel[FeatureBatch](READY_BATCHES)

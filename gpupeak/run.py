@@ -29,7 +29,7 @@ from gpupeak.features.layout import feature_directory
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
 from gpupeak.storage.places import place
-from gpupeak.tally import Observer, RunReport, Silent, Tally
+from gpupeak.tally import Observer, RunReport, Tally
 from gpupeak.types import Failed, Outcome, Place, Sample
 
 _LOOKING = 16  # threads that ask for the sizes of videos
@@ -46,11 +46,10 @@ def extract(
 
     When `stop` is set, what is being encoded is finished and written, and the report says `interrupted`.
 
-    Raises:
-        UsageError: something about the settings or the input lists is wrong; nothing was decoded.
-        RunError: the run could not go on. What was saved stays, and the next run goes on from there.
+    Raises UsageError if the settings or the input lists are wrong, before anything is decoded; RunError if the run
+    could not go on: what was saved stays, and the next run goes on from there.
     """
-    began, observer, stop = time.monotonic(), observer or Silent(), stop or threading.Event()
+    began, observer, stop = time.monotonic(), observer or Observer(), stop or threading.Event()
     spec = encoder_spec(config.encoder)
     notices: list[str] = []
 

@@ -27,13 +27,10 @@ class Choice(NamedTuple):
 def emotion_peak(peak: int, before: int, after: int, total: int, n: int = 8) -> list[int]:
     """AffectGPT's emotion_peak sampling: the peak, up to two frames on either side, the rest of the video evenly.
 
-    Args:
-        peak: frame number of the peak; one outside 0 .. total-1 is clamped into it.
-        before, after: frames before and after the peak, as its file counts them. They only decide how many
-            neighbours are taken: as many as there are up to two; two on the other side where one is 0.
-        total: frames in the video, as the file of the peak counts them. Fewer than `n` are repeated in turn.
-        n: frames wanted. AffectGPT's function returns 8 for every `n` below 8; this one returns `n`,
-            giving up neighbours in the order peak+2, peak-2, peak+1, peak-1.
+    Frames `before` and `after` the peak and in `total` are as the peak's file counts them. The first two only decide
+    how many neighbours are taken: as many as there are up to two; two on the other side where one is 0. A peak outside
+    the video is clamped into it; fewer frames than `n` are repeated in turn. AffectGPT's function returns 8 for every
+    `n` below 8; this one returns `n`, giving up neighbours in the order peak+2, peak-2, peak+1, peak-1.
     """
     _check(total, n)
     peak = min(max(peak, 0), total - 1)

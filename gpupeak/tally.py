@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from gpupeak.types import Failed, Outcome, Place
 
@@ -127,17 +127,9 @@ class RunReport:
         }
 
 
-class Observer(Protocol):
-    """Told of a run as it goes; called from the thread that runs `extract`."""
+class Observer:
+    """Told of a run as it goes, on the thread that runs `extract`. This one takes no notice."""
 
     def started(self, tallies: tuple[Tally, ...]) -> None: ...  # finished work is counted; `tallies` go on counting
     def notice(self, text: str) -> None: ...  # one line that the user should see
     def advanced(self, tally: Tally, outcome: Outcome) -> None: ...  # `tally` has just counted `outcome`
-
-
-class Silent:
-    """The observer that says nothing."""
-
-    def started(self, tallies: tuple[Tally, ...]) -> None: ...
-    def notice(self, text: str) -> None: ...
-    def advanced(self, tally: Tally, outcome: Outcome) -> None: ...

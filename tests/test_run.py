@@ -17,7 +17,7 @@ from samples import ENCODER, read_manifest, small
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.errors import AuError, ConfigError, DeviceError, RunError
-from gpupeak.tally import Silent, Tally
+from gpupeak.tally import Observer, Tally
 from gpupeak.types import Outcome
 
 
@@ -139,7 +139,7 @@ def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: E
 def test_no_gpu_is_an_error_for_who_asked_for_one_and_a_notice_for_auto(config: ExtractConfig) -> None:
     notices: list[str] = []
 
-    class Listener(Silent):
+    class Listener(Observer):
         def notice(self, text: str) -> None:
             notices.append(text)
 
@@ -152,7 +152,7 @@ def test_no_gpu_is_an_error_for_who_asked_for_one_and_a_notice_for_auto(config: 
 def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractConfig, tmp_path: Path) -> None:
     stop = threading.Event()
 
-    class StopAtFirst(Silent):
+    class StopAtFirst(Observer):
         def advanced(self, tally: Tally, outcome: Outcome) -> None:
             stop.set()
 

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak.check import few
 from gpupeak.check.affectgpt_yaml import KEYS, Document, Section, Value, read_document
 from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
-from gpupeak.errors import ConfigError, RunError
+from gpupeak.errors import ConfigError, RunError, few
 from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest
 from gpupeak.storage.files import is_directory

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpupeak.check.verify import read_checked
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import VIDEO_EXTENSIONS, list_samples
 from gpupeak.decode.faces import open_faces
-from gpupeak.decode.planning import plan_frames
+from gpupeak.decode.planning import plan_frames, video_of
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.npy import read_checked
 from gpupeak.features.records import KEPT, ManifestLine, is_record, read_manifest
 from gpupeak.features.remote import copied, copies_below
 from gpupeak.run import feature_place, settings_of
@@ -109,10 +109,8 @@ class InspectTask:
 
     def __call__(self) -> Inspection:
         sample = self.sample
-        if sample.video is None:
-            raise SampleError("find", f"no {'video' if sample.stream == 'frame' else '.npy'} file of this name")
         with at_hand(sample) as found:
-            video = local(found.here.video or Path())
+            video = local(video_of(found.here))
             if sample.stream == "frame":
                 seen = _of_video(found.here, video)
             else:

@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gpupeak.check import few
 from gpupeak.check.compare import Difference, Tolerance, compare
 from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
@@ -30,10 +29,10 @@ from gpupeak.corpora.peaks import require_peaks
 from gpupeak.corpora.samples import list_samples
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, RunError, SampleError
+from gpupeak.errors import ConfigError, SampleError, few, reading
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import feature_directory
-from gpupeak.features.npy import read_header
+from gpupeak.features.npy import read_checked
 from gpupeak.features.records import SAVED, ManifestLine, read_manifest
 from gpupeak.features.remote import copied, copies_below
 from gpupeak.run import feature_place, settings_of
@@ -61,8 +60,6 @@ with seeded random weights, ViT-S/32."""
 _Compared: TypeAlias = "list[tuple[bool, Difference]]"  # and whether it is within the tolerance
 
 _WORST = 5
-_LONGEST_HEADER = 1 << 16
-_LARGEST = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +140,10 @@ def verify(
 ) -> tuple[Verification, ...]:
     """Check the features that `extract` makes, or has made, with the same settings.
 
-    Args:
-        deep: extract so many samples of each dataset again, drawn from `config.seed`, suspects first, and compare the
-            cosine and the relative L2 of every frame, less the dataset's mean.
-        against: another output root, whose files are compared with these.
-        min_cosine: in that comparison, the smallest cosine of a frame less the dataset's mean.
-
-    Raises UsageError as for `extract`, or if `against` is not such a tree; RunError if a directory cannot be read.
+    `deep` samples of each dataset, drawn from `config.seed`, suspects first, are extracted again, and the cosine and
+    the relative L2 of every frame compared, less the dataset's mean; so are the files in `against`, another output
+    root, of which no frame's cosine may be below `min_cosine`. Raises UsageError as for `extract`, or if `against` is
+    not such a tree; RunError if a directory cannot be read.
     """
     if deep < 0:
         raise ConfigError(f"deep is {deep}, expected a number of samples")
@@ -201,7 +195,8 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
     overwriting = _check_run(found, path, corpus, spec, weights)
     lines = {line.sample: line for line in read_manifest(path)}
     look = _Look(corpus, found, lines, np.zeros(spec.dim))
-    there = _names(path)
+    with reading(path):
+        there = names(path)
     rows, alike = 0, defaultdict[bytes, list[Sample]](list)
     for entry in listing.samples:
         if isinstance(entry, Failed):
@@ -234,39 +229,6 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
         if len(group) > 1:
             _check_alike(look, group)
     return look
-
-
-def _names(path: Path) -> set[str]:
-    try:
-        return names(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
-    """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
-    size = 4 * n * dim
-    try:
-        with open_bounded(path, size + _LONGEST_HEADER) as file:
-            data = file.read()
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    header = read_header(data)
-    if header is None:
-        return f"no .npy file ({len(data)} bytes)"
-    if (header.shape, header.dtype, header.fortran_order) != ((n, dim), np.dtype("<f4"), False):
-        order = ", Fortran order" if header.fortran_order else ""
-        return f"{header.dtype.str[1:]} {list(header.shape)}{order}, expected float32 [{n}, {dim}]"
-    if len(data) != header.offset + size:
-        return f"{len(data)} bytes, expected {header.offset + size}"
-    features = np.frombuffer(data, np.float32, offset=header.offset).reshape(n, dim)
-    if not np.isfinite(features).all():
-        return f"{int((~np.isfinite(features)).sum())} of {features.size} values are not finite"
-    if (largest := float(np.abs(features).max())) > _LARGEST:
-        return f"a value of {largest:.3g}, expected at most {_LARGEST:g}"
-    if features.size > 1 and (features == features[0, 0]).all():
-        return f"every value is {features[0, 0]:g}"
-    return features
 
 
 def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
@@ -320,7 +282,9 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
 
 
 def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
-    found, there = look.found, _names(other)
+    found = look.found
+    with reading(other):
+        there = names(other)
     compared: _Compared = []
     only_here = [sample.name for sample in look.good if f"{sample.name}.npy" not in there]
     lacking = {sample.name for sample in look.samples} - {sample.name for sample in look.good}

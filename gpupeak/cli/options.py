@@ -83,11 +83,8 @@ def place(text: str) -> Path | str:
 
 
 def dataset_names(words: Iterable[str]) -> tuple[str, ...]:
-    """The names in `words`, each once; in a word they are joined by commas.
-
-    Raises:
-        ConfigError: a word holds none: an unset shell variable must not mean all of them.
-    """
+    """The names in `words`, each once; in a word they are joined by commas. Raises ConfigError for a word that holds
+    none: an unset shell variable must not mean all of them."""
     names = []
     for word in words:
         some = [name.strip() for name in word.split(",") if name.strip()]

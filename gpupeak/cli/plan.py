@@ -13,7 +13,7 @@ from gpupeak.cli.extract import sharded
 from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, clean, commonest, first, print_json, print_table
 from gpupeak.config import ExtractConfig
-from gpupeak.errors import ConfigError, SampleError, WriteError
+from gpupeak.errors import ConfigError, SampleError, writing
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.types import Failed, FramePlan
 
@@ -115,10 +115,8 @@ def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
         raise SampleError(sheet.stage, sheet.reason)
     if show == "-":
         return to_terminal(sheet, Output().width)
-    try:
+    with writing(show):
         replace_file(Path(show), [to_png(sheet)])
-    except OSError as error:
-        raise WriteError(f"{show}: cannot be written: {error.strerror or error}") from error
     return None
 
 

@@ -13,7 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from gpupeak.cli.output import Output, clean
-from gpupeak.tally import RunReport, Tally
+from gpupeak.tally import Observer, RunReport, Tally
 from gpupeak.types import Failed, Outcome
 
 _STOPPING = "stopping after what is in hand; press Ctrl-C again to stop at once"
@@ -32,8 +32,8 @@ class _Bars(Progress):
         yield from super().get_renderables()
 
 
-class Display:
-    """Shows a run on `console` as it goes: an `Observer`, entered for as long as the run takes.
+class Display(Observer):
+    """Shows a run on `console` as it goes; entered for as long as the run takes.
 
     On a terminal it is a bar for each dataset; elsewhere plain lines, one every ten seconds and one at the end of each
     dataset. A dataset's first failures are named as they occur. With `quiet` only notices are shown.

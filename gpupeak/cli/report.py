@@ -27,10 +27,10 @@ def report(
     whose videos or lists are not at hand are told from what was extracted. Needs the extra report.
     """
     from gpupeak.report.contents import overview
-    from gpupeak.report.page import REQUIRED, refuse_unwritable, write_page
+    from gpupeak.report.page import refuse_unwritable, write_page
     from gpupeak.report.sheets import require
 
-    require(*REQUIRED)
+    require("jinja2", "PIL")
     refuse_unwritable(out)
     console = Output(stderr=True)
     found = overview(config, show, show_unusual, show_samples or (), console.say)

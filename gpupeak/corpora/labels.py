@@ -26,14 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from gpupeak.errors import LabelError
-from gpupeak.storage.files import read_bounded
+from gpupeak.storage.files import bounded_lines, read_bounded
 
 _LARGEST_FILE = 256 << 20
 _LARGEST_ARRAY = 64 << 20  # a pickled dict of a million names with their labels takes 60 MB and ten seconds
 _LONGEST_STRING = 1 << 10  # bytes, four a character: one string may be the name of any number of entries
 _MOST_NAMES = 10_000_000
 _MOST_VALUES = 2 * _MOST_NAMES  # of a .json, opcodes of a pickle
-_LONGEST_LINE = 1 << 20  # of a .csv
 
 
 def read_names(file: Path, key: str | None = None) -> list[str]:
@@ -65,7 +64,7 @@ def _from_txt(file: Path, key: str | None) -> list[str]:
 
 
 def _from_csv(file: Path, key: str | None) -> list[str]:
-    rows = csv.reader(_lines(_text(file)), skipinitialspace=True)
+    rows = csv.reader(bounded_lines(io.StringIO(_text(file), newline="")), skipinitialspace=True)
     try:
         first = next((row for row in rows if row), [])
         header = [cell.strip().casefold() for cell in first]
@@ -152,13 +151,6 @@ def _bounded(names: Iterable[str]) -> list[str]:
     if len(taken) > _MOST_NAMES:
         raise _Unlike(f"more than {_MOST_NAMES:,} names")
     return taken
-
-
-def _lines(text: str) -> Iterator[str]:
-    for line in io.StringIO(text, newline=""):
-        if len(line) > _LONGEST_LINE:
-            raise _Unlike(f"a line of {len(line):,} characters, expected at most {_LONGEST_LINE:,}")
-        yield line
 
 
 def _strings(entries: Iterable[object]) -> Iterator[str]:

@@ -117,11 +117,9 @@ def _overridden(entry: Entry, own: Entry) -> Entry:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    if file.suffix.lower() in (".yaml", ".yml"):
-        example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
-        raise ConfigError(f"{file}: settings are TOML now; write {example} into a .toml file")
     if file.suffix.lower() != ".toml":
-        raise ConfigError(f"{file}: expected a .toml file")
+        example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
+        raise ConfigError(f"{file}: settings are TOML; write {example} into a .toml file")
     try:
         content = tomllib.loads(read_bounded(file, _LARGEST_FILE).decode("utf-8-sig"))
         repr(content)  # Python refuses to print a number of more than 4,300 digits, and a message may have to

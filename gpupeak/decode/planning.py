@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from gpupeak.errors import SampleError
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import choose
 from gpupeak.storage.places import local
-from gpupeak.types import FramePlan, Peak, Sample
+from gpupeak.types import FramePlan, Peak, Place, Sample
+
+
+def video_of(sample: Sample) -> Place:
+    """Where its video is, or its file of faces. Raises SampleError if there is none."""
+    if sample.video is None:
+        what = "video file" if sample.stream == "frame" else ".npy file of faces"
+        raise SampleError("find", f"no {what} of this name")
+    return sample.video
 
 
 def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:

@@ -22,7 +22,7 @@ from gpupeak.child import connect
 from gpupeak.decode.faces import face_frames, open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.nvdec import examine
-from gpupeak.decode.planning import plan_frames
+from gpupeak.decode.planning import plan_frames, video_of
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
@@ -70,10 +70,7 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
     began = time.perf_counter()
     plan = None
     try:
-        if sample.video is None:
-            what = "video file" if sample.stream == "frame" else ".npy file of faces"
-            raise SampleError("find", f"no {what} of this name")
-        video = local(sample.video)
+        video = local(video_of(sample))
         if sample.stream != "frame":
             faces = open_faces(video)
             plan = plan_frames(sample, len(faces), "faces")

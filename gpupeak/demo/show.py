@@ -26,11 +26,7 @@ def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int
     """Draw a corpus into `out`, extract its features, show what came out and check it; an earlier demo is made anew.
 
     `command` takes the words after `gpupeak` on a command line. Returns its exit code, or 1 if a peak was not found
-    where it was drawn.
-
-    Raises:
-        ConfigError: `out` holds something else than a demo.
-        WriteError: `out` cannot be written.
+    where it was drawn. Raises ConfigError if `out` holds something else than a demo, WriteError.
     """
     corpus = _draw(out, console)
     words = [

@@ -7,12 +7,12 @@ import errno
 import os
 import sys
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError
+from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError, writing
 from gpupeak.features.locks import LocalLock, RemoteLock
 from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
@@ -163,7 +163,7 @@ class FeatureDirectory:
         told = records.disagreement() if records.parts else None
         if told is not None and not overwrite:
             raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
-        with _writing(self.place):
+        with writing(self.place):
             for part in (*records.leftovers, *records.parts):
                 if part not in records.current:  # merged already, or of before an overwrite
                     _remove(part)
@@ -213,7 +213,7 @@ class FeatureDirectory:
             joined = overwrite or any(part.overwriting for part in records.parts)
             own |= {"overwriting": joined, "shard": self._part, "id": uuid.uuid4().hex}
         record = Record(self.path, self._part, own)
-        with _writing(self.place):
+        with writing(self.place):
             earlier = [(file, _content(file)) for file in (record.manifest, record.run_file)]
             replace_file(record.manifest, (line.written() for line in lines.values()))
             replace_file(record.run_file, [pretty(own)])
@@ -223,7 +223,7 @@ class FeatureDirectory:
             self.run = own
         else:
             self._refuse_late(own, overwrite, earlier)
-        with _writing(self.place):
+        with writing(self.place):
             self._manifest = os.open(record.manifest, os.O_WRONLY | os.O_APPEND)
 
     def _refuse_late(self, own: Mapping[str, Any], overwrite: bool, earlier: list[tuple[Path, bytes | None]]) -> None:
@@ -233,7 +233,7 @@ class FeatureDirectory:
                 self._store.pull()
             self.refuse_mixing(own.get("settings") or {}, overwrite=overwrite)
         except ConfigError:
-            with _writing(self.place):
+            with writing(self.place):
                 for file, content in earlier:
                     if content is None:
                         file.unlink()
@@ -244,12 +244,10 @@ class FeatureDirectory:
     def record(self, outcome: Outcome) -> None:
         if self._manifest is None:
             raise GpupeakError(f"{self.place}: record before begin")
-        try:
-            line = ManifestLine.of(outcome).written()
+        line = ManifestLine.of(outcome).written()
+        with writing(f"{self.place}/manifest.jsonl"):
             if os.write(self._manifest, line) != len(line):  # a disk that fills up takes a part and says nothing
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise WriteError(f"{self.place}/manifest.jsonl: cannot be written: {error.strerror}") from error
         if self._store is not None:
             self._store.keep_in_step()
 
@@ -261,7 +259,7 @@ class FeatureDirectory:
         remote.forget()
         if self._manifest is not None:
             manifest = Record(self.path, self._part, None).manifest
-            with _writing(self.place):
+            with writing(self.place):
                 replace_file(manifest, in_order(best_lines(read_lines(manifest), self._has), names))
                 self._close_manifest()
         if self._part is not None or not self.overwriting:
@@ -269,7 +267,7 @@ class FeatureDirectory:
         left = len(self.names() - read_records(self.path).saved())
         if not left:
             self.run = {**(self.run or {}), "overwriting": False}
-            with _writing(self.place):
+            with writing(self.place):
                 replace_file(self.path / "run.json", [pretty(self.run)])
         return left
 
@@ -279,14 +277,6 @@ class FeatureDirectory:
             self._manifest = None
 
 
-@contextlib.contextmanager
-def _writing(place: Place) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{place}: cannot be written: {error.strerror or error}") from error
-
-
 def _remove(part: Record) -> None:
     part.run_file.unlink(missing_ok=True)  # first: without it, the manifest is nobody's
     part.manifest.unlink(missing_ok=True)
@@ -294,7 +284,6 @@ def _remove(part: Record) -> None:
 
 
 def _content(file: Path) -> bytes | None:
-    # A pipe would be waited for.
     with contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
         return opened.read()
     return None

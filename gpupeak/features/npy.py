@@ -20,6 +20,7 @@ from gpupeak.types import Place, Url
 
 _LONGEST_HEADER = 1 << 16
 _LARGEST_FEATURES = 1 << 30
+_LARGEST_VALUE = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown a mean
 
 
 def load_features(
@@ -44,24 +45,36 @@ def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
     """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or of another kind."""
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
+        header = _fitting(data, len(data), n)
     else:
         with open_bounded(path, sys.maxsize) as file:
             data = file.read(_LONGEST_HEADER)
-            _checked(data, os.fstat(file.fileno()).st_size, n, path)  # before a sparse file of a terabyte is read
-            data += file.read()
-    shape, offset = _checked(data, len(data), n, path)
-    return np.frombuffer(bytearray(data), np.float32, offset=offset).reshape(shape)
+            header = _fitting(data, os.fstat(file.fileno()).st_size, n)  # before a sparse file of a terabyte is read
+            data += b"" if isinstance(header, str) else file.read()
+    if isinstance(header, str):
+        raise ValueError(f"{path}: {header}")
+    return np.frombuffer(bytearray(data), np.float32, offset=header.offset).reshape(header.shape)
 
 
-def _checked(data: bytes, size: int, n: int, path: Place) -> tuple[tuple[int, ...], int]:
-    """Shape and data offset by the header at the start of `data`, that of a file of `size` bytes."""
-    header = _float32_header(data)
-    if header is None or len(header[0]) != 2 or header[0][0] != n:
-        raise ValueError(f"{path}: expected a float32 array [{n}, D], C order")
-    shape, offset = header
-    if size != offset + 4 * shape[0] * shape[1]:
-        raise ValueError(f"{path}: {size} bytes, expected {offset + 4 * shape[0] * shape[1]} for {list(shape)}")
-    return header
+def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
+    """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
+    size = 4 * n * dim
+    try:
+        with open_bounded(path, size + _LONGEST_HEADER) as file:
+            data = file.read()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    header = _fitting(data, len(data), n, dim)
+    if isinstance(header, str):
+        return header
+    features = np.frombuffer(data, np.float32, offset=header.offset).reshape(n, dim)
+    if not np.isfinite(features).all():
+        return f"{int((~np.isfinite(features)).sum())} of {features.size} values are not finite"
+    if (largest := float(np.abs(features).max())) > _LARGEST_VALUE:
+        return f"a value of {largest:.3g}, expected at most {_LARGEST_VALUE:g}"
+    if features.size > 1 and (features == features[0, 0]).all():
+        return f"every value is {features[0, 0]:g}"
+    return features
 
 
 @lru_cache(maxsize=16)
@@ -90,8 +103,7 @@ def is_whole(path: str | Path, n: int, dim: int) -> bool:
         return False
     finally:
         os.close(descriptor)
-    parsed = _float32_header(start)
-    return parsed is not None and parsed[0] == (n, dim) and size == parsed[1] + 4 * n * dim
+    return not isinstance(_fitting(start, size, n, dim), str)
 
 
 class NpyHeader(NamedTuple):
@@ -115,8 +127,14 @@ def read_header(data: bytes) -> NpyHeader | None:
     return NpyHeader(shape, dtype, fortran_order, file.tell())
 
 
-def _float32_header(data: bytes) -> tuple[tuple[int, ...], int] | None:
-    header = read_header(data)
-    if header is None or header.dtype != np.dtype("<f4") or header.fortran_order:
-        return None
-    return header.shape, header.offset
+def _fitting(start: bytes, size: int, n: int, dim: int | None = None) -> NpyHeader | str:
+    """The header of a file of `size` bytes; or why it is not that of float32 `[n, dim]`, in a line."""
+    header, wanted = read_header(start), f"expected float32 [{n}, {dim or 'D'}]"
+    if header is None:
+        return f"no .npy file ({size} bytes), {wanted}"
+    shape = header.shape
+    fits = len(shape) == 2 and shape[0] == n and dim in (None, shape[1])
+    if not fits or header.dtype != np.dtype("<f4") or header.fortran_order:
+        return f"{header.dtype} {list(shape)}{', Fortran order' * header.fortran_order}, {wanted}"
+    expected = header.offset + 4 * n * shape[1]
+    return header if size == expected else f"{size} bytes, expected {expected}"

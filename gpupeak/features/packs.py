@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from gpupeak.errors import ConfigError, WriteError
+from gpupeak.errors import ConfigError, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
@@ -162,11 +162,8 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
             yield features.tobytes()
 
     file = packed_file(directory)
-    with FeatureDirectory(directory, n, shape[1]):  # no run may write meanwhile
-        try:
-            replace_file(file, chunks())
-        except OSError as error:
-            raise WriteError(f"{file}: cannot be written: {error.strerror}") from error
+    with FeatureDirectory(directory, n, shape[1]), writing(file):  # no run may write meanwhile
+        replace_file(file, chunks())
     return file, len(names)
 
 
@@ -183,13 +180,10 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
     header = npy_header((n, pack.dim))
     there = _npy_files(directory)
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
-    with FeatureDirectory(directory, n, pack.dim):
-        try:
-            for row, name in missing:
-                replace_file(directory / f"{name}.npy", (header, pack.row(row).tobytes()))
-            os.utime(file)  # as new as what was made of it
-        except OSError as error:
-            raise WriteError(f"{directory}: cannot be written: {error.strerror}") from error
+    with FeatureDirectory(directory, n, pack.dim), writing(directory):
+        for row, name in missing:
+            replace_file(directory / f"{name}.npy", (header, pack.row(row).tobytes()))
+        os.utime(file)  # as new as what was made of it
     return len(missing), len(pack.names)
 
 
@@ -226,10 +220,9 @@ def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
     path = directory / f"{name}.npy"
     try:
         return read_features(path, n)
-    except ValueError as error:
-        raise ConfigError(f"{error}; gpupeak verify --fix makes it again") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}; gpupeak verify --fix makes it again") from error
+    except (OSError, ValueError) as error:
+        told = f"{path}: {error.strerror or error}" if isinstance(error, OSError) else error
+        raise ConfigError(f"{told}; gpupeak verify --fix makes it again") from error
 
 
 def _npy_files(directory: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpupeak.errors import ConfigError, RunError
+from gpupeak.errors import ConfigError, reading
 from gpupeak.storage.files import open_bounded, read_bounded
 from gpupeak.types import Failed, NoPeak, Outcome, Peak
 
@@ -237,7 +237,7 @@ def read_records(directory: Path, *, strict: bool = True) -> Records:
     main = Record(directory, None, _read_run(directory / "run.json", strict))
     tags: set[str] = set()
     absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
-    with _reading(directory), absent, os.scandir(directory) as entries:
+    with reading(directory), absent, os.scandir(directory) as entries:
         for entry in entries:
             if match := _NAMES.match(entry.name):
                 tags.update(filter(None, match.groups()))
@@ -256,7 +256,7 @@ def read_manifest(directory: Path) -> Iterator[ManifestLine]:
 
 def read_lines(file: Path) -> Iterator[ManifestLine]:
     """One manifest's lines; none if there is no such file. Raises RunError if it cannot be read."""
-    with _reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
+    with reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
         for raw in iter(partial(opened.readline, _LONGEST_LINE), b""):
             if (line := ManifestLine.read(raw)) is not None:
                 yield line
@@ -311,14 +311,6 @@ def _provenance(records: Iterable[Record]) -> list[dict[str, Any]]:
 def _parts(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     parts = (run or {}).get("parts")
     return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _read_run(file: Path, strict: bool) -> dict[str, Any] | None:

@@ -8,11 +8,10 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from gpupeak.peaks.rows import Row, Unusable, strongest
 from gpupeak.peaks.sources import PEAK_SOURCES, SOURCES, Source
-from gpupeak.storage.files import is_directory, open_bounded, read_bounded
+from gpupeak.storage.files import bounded_lines, is_directory, open_bounded, read_bounded
 from gpupeak.types import NoPeak, Peak
 
 NO_DIRECTORY = "no AU directory"
@@ -23,7 +22,6 @@ NO_USABLE_PEAK = "no usable peak in the AU file"
 # Parsed JSON takes up to twenty times its size; 64 MiB is 10,000 frames with 6 KiB of text on each.
 _LARGEST_JSON = 64 << 20
 _LARGEST_CSV = 256 << 20
-_LONGEST_CSV_LINE = 1 << 20
 _LONGEST_CURVE = 1 << 20
 
 
@@ -101,7 +99,7 @@ def _candidates(
 def _rows(source: Source, file: Path, documents: dict[Path, object]) -> Iterator[Row]:
     if file.suffix == ".csv":
         with io.TextIOWrapper(open_bounded(file, _LARGEST_CSV), "utf-8-sig", "replace", newline="") as text:
-            yield from source.read(csv.reader(_lines(text), skipinitialspace=True))
+            yield from source.read(csv.reader(bounded_lines(text), skipinitialspace=True))
     else:
         yield from source.read(_document(file, documents))
 
@@ -117,10 +115,3 @@ def _document(file: Path, documents: dict[Path, object]) -> object:
     if isinstance(document, Exception):
         raise document
     return document
-
-
-def _lines(text: TextIO) -> Iterator[str]:
-    while line := text.readline(_LONGEST_CSV_LINE):
-        if len(line) == _LONGEST_CSV_LINE:
-            raise csv.Error(f"a line of more than {_LONGEST_CSV_LINE:,} characters")
-        yield line

@@ -24,11 +24,11 @@ from gpupeak.corpora.samples import list_samples
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features.layout import feature_directory
-from gpupeak.features.npy import read_features
+from gpupeak.features.npy import read_checked
 from gpupeak.features.records import ManifestLine, read_manifest, read_records
 from gpupeak.features.remote import copied, copies_below
 from gpupeak.report.sheets import Sheet, SheetTask, read_sheets
-from gpupeak.storage.places import is_directory, place
+from gpupeak.storage.places import is_directory, local, place
 from gpupeak.types import Failed, Place, Sample
 
 SAVED, FAILED, MISSING, BROKEN = "saved", "failed", "missing", "broken"
@@ -44,15 +44,11 @@ _SIDE = 240  # pixels of a picture in the page
 
 @dataclass(slots=True)
 class Row:
-    """One listed sample.
+    """One listed sample; a text is "" where there is nothing to tell.
 
-    Args:
-        why: the reason of a failure, a broken file or a fallback; else "".
-        source: where its peak is from, one of `PEAK_SOURCES`; "" if it has none.
-        clamp: what was clamped into the video, "" if nothing.
-        indices, frames: the frames chosen, of how many; () and 0 where no manifest tells.
-        unusual: why its features stand out of the dataset's, "" if they do not.
-        oddness: how far they stand out, in robust standard deviations.
+    `why` is the reason of a failure, a broken file or a fallback; `source` one of `PEAK_SOURCES`; `indices` of `frames`
+    were chosen, () and 0 where no manifest tells; `unusual` is why its features stand out of the dataset's, `oddness`
+    how far, in robust standard deviations.
     """
 
     sample: Sample
@@ -157,16 +153,9 @@ def overview(
 ) -> tuple[Overview, ...]:
     """Read what lies in the output root for the datasets of `config`; where none is named, for those that are there.
 
-    Args:
-        config: as for `extract`.
-        show: contact sheets a dataset of samples drawn at random, by `config.seed`.
-        show_unusual: as many more, of those that stand out most.
-        show_samples: names of samples (`NAME` or `DATASET/NAME`) whose contact sheets are made besides.
-        tell: is told, a line each, of videos that cannot be shown.
-
-    Raises:
-        UsageError: unknown datasets or samples, or nothing to report on.
-        RunError: the processes that decode cannot be started.
+    Contact sheets are made of `show` samples a dataset, drawn by `config.seed`, of `show_unusual` that stand out most,
+    and of those named (`NAME` or `DATASET/NAME`); `tell` is told of videos that cannot be shown. Raises UsageError for
+    unknown datasets or samples, or nothing to report on; RunError if the processes that decode cannot be started.
     """
     spec, root = encoder_spec(config.encoder), place(config.output_root)
     corpora = resolve(config, absent=True)
@@ -260,7 +249,7 @@ def _measure(rows: Sequence[Row], n: int, dim: int) -> None:
     """
     measured, means, spreads = [], [], []
     for row in rows:
-        features = _features(row.sample, n, dim)
+        features = read_checked(local(row.sample.target), n, dim)
         if isinstance(features, str):
             row.outcome, row.why, row.fallback = BROKEN, features, False
             continue
@@ -279,19 +268,6 @@ def _measure(rows: Sequence[Row], n: int, dim: int) -> None:
             row.unusual = "far from the rest of the dataset"
         elif abs(apart) > _UNUSUAL:
             row.unusual = f"its frames differ far {'more' if apart > 0 else 'less'} than in the rest of the dataset"
-
-
-def _features(sample: Sample, n: int, dim: int) -> npt.NDArray[np.float32] | str:
-    """The features of a sample, or what is wrong with them."""
-    try:
-        features = read_features(sample.target, n)
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    except ValueError as error:
-        return str(error).removeprefix(f"{sample.target}: ")
-    if features.shape[1] != dim:
-        return f"is {list(features.shape)}, expected {[n, dim]}"
-    return features if np.isfinite(features).all() else "holds numbers that are not finite"
 
 
 def _deviations(values: npt.NDArray[np.float64]) -> list[float]:

@@ -7,7 +7,6 @@ one program and that one style sheet by their hashes, pictures as data: URIs, an
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import hashlib
 import io
@@ -15,7 +14,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak._version import __version__
-from gpupeak.errors import WriteError
+from gpupeak.errors import writing
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.report.contents import OUTCOMES, Overview
-from gpupeak.report.sheets import Sheet, heights, require
+from gpupeak.report.sheets import Sheet, heights
 from gpupeak.storage.atomic import replace_file
-
-REQUIRED = ("jinja2", "PIL")
-"""The packages of the extra `report`."""
 
 _HERE = Path(__file__).parent
 
 
 def refuse_unwritable(file: Path) -> None:
     """Raise WriteError if a page cannot be written, before the work that goes into it."""
-    with _writing(file):
+    with writing(file):
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with tempfile.TemporaryFile(dir=file.parent):
@@ -46,33 +42,15 @@ def refuse_unwritable(file: Path) -> None:
 
 
 def write_page(found: Sequence[Overview], file: Path) -> int:
-    """Render and write the page, whole or not at all; return its size in bytes.
-
-    Raises:
-        ConfigError: Jinja or Pillow is not installed.
-        WriteError: the file cannot be written.
-    """
+    """Render and write the page, whole or not at all; return its size in bytes. Raises WriteError, and as `render`."""
     page = render(found).encode(errors="backslashreplace")  # a name may hold what is no character
-    with _writing(file):
+    with writing(file):
         replace_file(file, [page])
     return len(page)
 
 
-@contextlib.contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{file}: cannot be written: {error.strerror or error}") from error
-
-
 def render(found: Sequence[Overview]) -> str:
-    """The page as text.
-
-    Raises:
-        ConfigError: Jinja or Pillow is not installed.
-    """
-    require(*REQUIRED)
+    """The page as text. Raises ImportError if Jinja or Pillow is not installed."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gpupeak.decode.faces import open_faces
 from gpupeak.decode.libav import decode_clip
-from gpupeak.decode.planning import plan_frames
+from gpupeak.decode.planning import plan_frames, video_of
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve, read_curve
@@ -30,7 +30,6 @@ from gpupeak.types import Failed, Sample
 from gpupeak.video.container import open_clip
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
 _Picture: TypeAlias = "npt.NDArray[np.uint8]"
@@ -46,15 +45,9 @@ _BARS = " ▁▂▃▄▅▆▇█"
 class Sheet:
     """The contact sheet of one sample.
 
-    Args:
-        frames: how many frames its video has.
-        indices: the chosen ones, ascending, repeats allowed.
-        times: when each of them is presented, in seconds; empty for faces, which have no clock.
-        pictures: each of them, uint8 RGB `[height, width, 3]`, all of one size; none where they could not be read.
-        peak: the frame of its peak, within the video.
-        curve: how strong its action units are; None if no file tells.
-        remarks: what else is to be known, a line each.
-        fault: why there are no pictures; "" where there are.
+    `indices` of its `frames` were chosen, ascending, repeats allowed; `times` are theirs in seconds, empty for faces;
+    `pictures` are uint8 RGB `[height, width, 3]` of one size, none where there is a `fault`. `peak` is a frame within
+    the video, `curve` how strong its action units are.
     """
 
     title: str
@@ -85,10 +78,8 @@ def require(*packages: str) -> None:
 class SheetTask:
     """A sheet to be read: of frames `indices`, around `peak`; without any, of what would be chosen now.
 
-    Its pictures are at most `side` pixels wide or high. Called, it reads the sheet.
-
-    Raises:
-        SampleError: the video is not there, has no such frame or cannot be decoded.
+    Its pictures are at most `side` pixels wide or high. Called, it reads the sheet, or raises SampleError if the video
+    is not there, has no such frame or cannot be decoded.
     """
 
     sample: Sample
@@ -98,10 +89,8 @@ class SheetTask:
     remarks: tuple[str, ...] = ()
 
     def __call__(self) -> Sheet:
-        if self.sample.video is None:
-            raise SampleError("find", "no video file of this name")
         with at_hand(self.sample) as found:
-            return self._read(found.here, local(found.here.video or Path()))
+            return self._read(found.here, local(video_of(found.here)))
 
     def _read(self, sample: Sample, video: Path) -> Sheet:
         if sample.stream != "frame":
@@ -145,11 +134,8 @@ class SheetTask:
 def read_sheets(
     tasks: Sequence[SheetTask], workers: int = 1, time_limit: float = 120.0
 ) -> Iterator[tuple[Sample, Sheet | Failed]]:
-    """Read sheets in at most `workers` processes, each within `time_limit` seconds; yielded as they are done.
-
-    Raises:
-        RunError: the processes cannot be started.
-    """
+    """Read sheets in at most `workers` processes, each within `time_limit` seconds; yielded as they are done. Raises
+    RunError if the processes cannot be started."""
     pool = WorkerPool(min(workers, len(tasks)), n=1, size=1, time_limit=time_limit, held=0)
     with contextlib.closing(pool):
         for done in pool.perform(tasks):
@@ -174,12 +160,6 @@ def heights(curve: Curve, frames: int, most: int = _MOST_POINTS) -> list[list[tu
 
 def to_png(sheet: Sheet) -> bytes:
     """The sheet as one picture, PNG: title, curve, frames with their numbers and times."""
-    file = io.BytesIO()
-    _painted(sheet).save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def _painted(sheet: Sheet) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     title, small = ImageFont.load_default(22), ImageFont.load_default(14)
@@ -206,7 +186,9 @@ def _painted(sheet: Sheet) -> Image:
         if index == sheet.peak:
             draw.rectangle((x - 3, y - 3, x + wide + 2, y + high + 2), outline=_PEAK, width=3)
         draw.text((x, y + high + 5), caption, colour, small)
-    return image
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def _paint_curve(draw: ImageDraw, sheet: Sheet, corner: tuple[int, int], width: int) -> None:

@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
+_LONGEST_LINE = 1 << 20
 _LONGEST_NAME = 255  # bytes, on every common file system
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -39,6 +41,14 @@ def read_bounded(file: Path, limit: int) -> bytes:
     """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does."""
     with open_bounded(file, limit) as stream:
         return stream.read(limit)
+
+
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """The lines of a text. Raises ValueError for one of more than a million characters."""
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a line of more than {_LONGEST_LINE:,} characters")
+        yield line
 
 
 def name_fault(name: str) -> str | None:

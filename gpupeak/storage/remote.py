@@ -43,9 +43,6 @@ class StoreError(Exception):
         self.reason, self.missing = reason, missing
 
 
-# Looking
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What a listing tells of one name: `size` in bytes, None of a directory."""
@@ -112,9 +109,6 @@ def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
     if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
         return None
     return Entry(name, None if info["type"] == "directory" else int(info["size"] or 0))
-
-
-# Reading and writing
 
 
 def fetch(url: Url, size: int, target: Path) -> None:
@@ -220,9 +214,6 @@ def _told(error: Exception) -> str:
         return "is not there"
     text = " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-# Stores
 
 
 def _reach(url: Url) -> tuple[Any, str]:

@@ -240,7 +240,7 @@ class TestListing:
         (tmp_path / "videos").mkdir()
         listing = list_samples(one(videos=tmp_path / "videos", name="own", samples=tmp_path / "list.txt"), TARGET)
         assert names(listing) == ["b", "a"]
-        assert listing.warnings == ["own: 2 names listed again in list.txt and taken once: 'b', 'b'"]
+        assert listing.warnings == ["own: 2 names listed again in list.txt and taken once: b, b"]
 
     def test_another_count_than_expected_is_a_warning(self, tmp_path: Path) -> None:
         mer2023(tmp_path, ["a", "b"])
@@ -254,7 +254,7 @@ class TestListing:
         few = write(tmp_path / "few.txt", "a.mp4\nt\nu\nv\nw\nc\n")
         listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, samples=few), TARGET)
         assert names(listing) == ["c", "a"]
-        assert listing.warnings == [f"mer2023: 4 names of {few} are not in label-6way.npz: 't', 'u', 'v', ..."]
+        assert listing.warnings == [f"mer2023: 4 names of {few} are not in label-6way.npz: t, u, v, ..."]
 
     def test_a_list_of_nothing(self, tmp_path: Path) -> None:
         mer2023(tmp_path, []).mkdir()
@@ -292,7 +292,7 @@ class TestOwnCorpus:
         touch(*(tmp_path / name for name in ["a.mkv", "a.mp4", "a.AVI", "b.mp4"]))
         listing = list_samples(one(videos=tmp_path, name="own"), TARGET)
         assert videos(listing) == {"a": "a.mp4", "b": "b.mp4"}
-        assert listing.warnings == ["own: 2 files left out, another has the same name: 'a.AVI', 'a.mkv'"]
+        assert listing.warnings == ["own: 2 files left out, another has the same name: a.AVI, a.mkv"]
 
     def test_one_video(self, tmp_path: Path) -> None:
         touch(tmp_path / "my clip.MP4", tmp_path / "other.mp4")

@@ -39,7 +39,7 @@ from gpupeak.features.npy import is_whole
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts
 from gpupeak.run import extract
-from gpupeak.tally import Silent
+from gpupeak.tally import Observer
 from gpupeak.types import Failed, Outcome, Sample, SamplingRule
 
 MUTANTS = {"small": 150, "full": 6000}
@@ -291,7 +291,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
     def extracted(watch: Watch) -> list[Outcome]:
         outcomes: list[Outcome] = []
 
-        class Keeping(Silent):
+        class Keeping(Observer):
             def advanced(self, tally: Any, outcome: Outcome) -> None:
                 watch.answered()
                 outcomes.append(outcome)

@@ -110,8 +110,8 @@ def test_a_run_file_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
     ("rows", "why"),
     [
         (np.full((8, 768), np.nan, np.float32), "not finite"),
-        (np.zeros((4, 768), np.float32), r"expected a float32 array \[8, D\]"),
-        (np.zeros((8, 512), np.float32), r"is \[8, 512\], expected \[8, 768\]"),
+        (np.zeros((4, 768), np.float32), r"expected float32 \[8, 768\]"),
+        (np.zeros((8, 512), np.float32), r"float32 \[8, 512\], expected float32 \[8, 768\]"),
     ],
 )
 def test_a_file_that_cannot_be_features_is_broken(rows: npt.NDArray[np.float32], why: str, tmp_path: Path) -> None:
