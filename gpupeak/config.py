@@ -106,9 +106,9 @@ class ExtractConfig:
     config_file: Path | None = _option(None, SOURCE, "doctor", "FILE",
         "Datasets and settings of your own, as TOML.", name="config")
     cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
-        "Where what is fetched from URLs is kept.", "~/.cache/gpupeak")
+        "Where what is fetched from URLs lies while it is needed.", "~/.cache/gpupeak")
     cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
-        "The most that is kept there.", "20GB", least=1)
+        "The most that lies there at once.", "20GB", least=1)
 
     stream: str = _option("frame", SAMPLING, "pack", "STREAM",
         "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "

@@ -172,7 +172,7 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
     Raises as `pack`."""
     file = packed_file(directory)
     if not file.is_file():
-        raise ConfigError(f"{file}: there is no such file to unpack")
+        raise ConfigError(f"{file}: there is no packed file to unpack")
     try:
         pack = _read_pack(file, n)
     except (OSError, ValueError) as error:

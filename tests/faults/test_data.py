@@ -102,7 +102,7 @@ def test_a_file_is_never_written_through_a_link(tmp_path: Path, monkeypatch: pyt
 
 def test_a_packed_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "frame_X_uniform_8frms.safetensors")
-    with data.alarm(), pytest.raises(ConfigError, match=r"no such file to unpack|not a regular file"):
+    with data.alarm(), pytest.raises(ConfigError, match=r"no packed file to unpack"):
         unpack(tmp_path / "frame_X_uniform_8frms", 8)
 
 

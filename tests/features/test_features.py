@@ -162,7 +162,7 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
     directory = FeatureStore(tmp_path).directory("mer2023")
     with pytest.raises(ConfigError, match=r"no \.npy files"):
         pack(tmp_path / "nowhere", N)
-    with pytest.raises(ConfigError, match=r"there is no such file to unpack"):
+    with pytest.raises(ConfigError, match=r"there is no packed file to unpack"):
         unpack(directory, N)
     np.save(directory / "c d.npy", np.zeros((N, DIM + 1), np.float32))
     with pytest.raises(ConfigError, match=r"c d\.npy: is \[8, 7\], the others \[8, 6\]"):
