@@ -25,6 +25,7 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(temporary_name())
     try:
+        temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             file.writelines(chunks)
         temporary.replace(path)
