@@ -23,7 +23,6 @@ else:
 
 _KINDS = 12
 """Distinct clips. Each sample's peak is its own, too: two samples that are mixed up differ in most cases."""
-_MOST_LINKS = 20_000  # a file system allows some 65,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +66,7 @@ def make_corpus(directory: Path, count: int) -> Corpus:
 
 def make_benchmark(directory: Path, divisor: int) -> dict[str, int]:
     """The nine datasets of MER-UniBench in their own layout below `data` and `aus`; their numbers of samples."""
-    table = tomllib.loads(
-        Path(gpupeak.__file__).with_name("corpora").joinpath("datasets.toml").read_text(encoding="utf-8")
-    )
+    table = tomllib.loads((Path(gpupeak.__file__).parent / "corpora/datasets.toml").read_text(encoding="utf-8"))
     pools = {suffix: _Pool(directory / f"pool{suffix}", suffix) for suffix in (".mp4", ".avi")}
     counts = {}
     for dataset in table["benchmark"]:
@@ -93,7 +90,8 @@ def _write_list(path: Path, entry: Mapping[str, Any], names: list[str]) -> None:
         return
     others = ["Ses01F_impro01_F000"] if "test_prefix" in entry else []
     listed = np.array({name: {"emo": "happy", "val": -10} for name in [*others, *names]}, dtype=object)
-    np.savez(path, **{entry["key"]: listed})
+    arrays: dict[str, Any] = {entry["key"]: listed}
+    np.savez(path, **arrays)
 
 
 class _Pool:
@@ -102,26 +100,17 @@ class _Pool:
     def __init__(self, directory: Path, suffix: str) -> None:
         self._directory, self._suffix = directory, suffix
         directory.mkdir(parents=True)
-        self._made: dict[str, int] = {}
 
     def put(self, number: int, videos: Path, aus: Path, name: str) -> None:
         kind = number % _KINDS
         frames = 12 + kind
         peak = number // _KINDS % frames
-        os.link(self._file(f"clip {kind}{self._suffix}"), videos / f"{name}{self._suffix}")
+        clip, units = self._directory / f"{kind}{self._suffix}", self._directory / f"{frames} {peak}.json"
+        if not clip.exists():
+            codec = "mpeg4" if self._suffix == ".avi" or kind % 3 == 2 else "libx264"
+            write_clip(clip, frames=frames, codec=codec, options={"g": "6"}, seed=kind)
+        if not units.exists():
+            units.write_text(json.dumps(au_info(frames, peak)))
+        os.link(clip, videos / f"{name}{self._suffix}")
         (aus / name).mkdir()
-        os.link(self._file(f"peak {frames} {peak}.json"), aus / name / f"{name}_au_analysis.json")
-
-    def _file(self, name: str) -> Path:
-        """The file of this content, another copy after so many links."""
-        links = self._made[name] = self._made.get(name, -1) + 1
-        path = self._directory / f"{links // _MOST_LINKS} {name}"
-        if links % _MOST_LINKS == 0:
-            words = path.stem.split()
-            if path.suffix == ".json":
-                path.write_text(json.dumps(au_info(int(words[2]), int(words[3]))))
-            else:
-                kind = int(words[2])
-                codec = "mpeg4" if path.suffix == ".avi" or kind % 3 == 2 else "libx264"
-                write_clip(path, frames=12 + kind, codec=codec, options={"g": "6"}, seed=kind)
-        return path
+        os.link(units, aus / name / f"{name}_au_analysis.json")

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from faults.corpus import Scale
 from safetensors.torch import save_file
 from tiny import SHAPE, SPEC, state
 
@@ -30,6 +31,7 @@ from gpupeak.check.affectgpt_yaml import read_document
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import resolve
 from gpupeak.corpora.labels import read_names
+from gpupeak.demo.corpus import au_info
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
@@ -75,10 +77,8 @@ class Guard:
             return
         if event == "import":
             name = str(arguments[0])
-            strange = (
-                name not in sys.modules and not name.startswith(self._IMPORTED) and name not in sys.stdlib_module_names
-            )
-            if strange or name.startswith(("payload", "antigravity", "this")):
+            known = name in sys.modules or name in sys.stdlib_module_names or name.startswith(self._IMPORTED)
+            if not known or name.startswith(("payload", "antigravity", "this")):
                 self.heard.append(f"import {name}")
         elif event == "pickle.find_class" and not str(arguments[0]).startswith(self._FOUND):
             self.heard.append(f"pickle asks for {arguments}")
@@ -168,10 +168,7 @@ class Kind:
 
 
 AU_DOCUMENT = {
-    "au_info": {
-        "peak_frames": [{"peak_index": 34, "frames_before_peak": 34, "frames_after_peak": 65}],
-        "total_frames": 100,
-    },
+    **au_info(100, 34),
     "per_frame_au_descriptions": [
         {"frame": i + 1, "active_aus": {"AU12_r": i / 10, "AU06_r": 1.5}, "is_peak_frame": i == 7} for i in range(12)
     ],
@@ -187,13 +184,12 @@ def _au_json(draw: Draw, directory: Path) -> Path:
 
 
 def _au_csv(draw: Draw, directory: Path) -> Path:
-    columns = ["frame", " face_id", " timestamp", " confidence", " success"]
-    columns += [f" AU{n:02}_r" for n in (1, 2, 4, 12, 45)]
+    columns = "frame, face_id, timestamp, confidence, success, AU01_r, AU02_r, AU04_r, AU12_r, AU45_r"
     rows = [[str(i + 1), "0", "0.1", "0.9", "1", *(f"{draw.random() * 5:.2f}" for _ in range(5))] for i in range(20)]
     for row in rows:
         if draw.random() < 0.2:
             row[draw.randrange(len(row))] = str(anything(draw, 0))
-    text = "\n".join([",".join(columns), *(", ".join(row) for row in rows)])
+    text = "\n".join([columns, *map(", ".join, rows)])
     return _put(directory / "s.csv", mutated(text.encode("utf-8", "replace"), draw))
 
 
@@ -246,8 +242,7 @@ def attacks() -> list[bytes]:
         given = pickle.dumps(arguments, 2)[2:-1]
         made.append(b"\x80\x02c" + f"{module}\n{name}\n".encode() + given + b"R.")  # GLOBAL, REDUCE
         names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))
-        made.append(b"\x80\x04" + names + b"\x93" + given + b"R.")  # STACK_GLOBAL
-        made.append(b"\x80\x04" + names + b"\x93" + given + b"\x81.")  # NEWOBJ
+        made += [b"\x80\x04" + names + b"\x93" + given + end for end in (b"R.", b"\x81.")]  # STACK_GLOBAL, NEWOBJ
         made.append(b"(i" + f"{module}\n{name}\n".encode() + b".")  # INST
         made.append(b"(c" + f"{module}\n{name}\n".encode() + b"o.")  # OBJ
     made += [b"\x80\x02\x82\x01.", b"Ppayload\n.", b"\x80\x02X\x01\0\0\0aQ."]  # extension registry, persistent ids
@@ -313,9 +308,8 @@ def _weights(draw: Draw, directory: Path) -> Path:
         header = json.dumps(disturbed(tensors, draw)).encode()
         header = mutated(header, draw) if draw.random() < 0.3 else header
         length = draw.choice((len(header), len(header), 0, 1, 2**31, 2**63, 2**64 - 1, len(header) + 8))
-        return _put(
-            directory / "clip.safetensors", struct.pack("<Q", length) + header + bytes(draw.choice((24, 0, 23, 10**6)))
-        )
+        rest = bytes(draw.choice((24, 0, 23, 10**6)))
+        return _put(directory / "clip.safetensors", struct.pack("<Q", length) + header + rest)
     if kind == 1:
         save_file(state(), directory / "clip.safetensors")
         return _put(directory / "clip.safetensors", mutated_head((directory / "clip.safetensors").read_bytes(), draw))
@@ -356,16 +350,16 @@ KINDS = {
 }
 
 
-def fuzz(kind: Kind, count: int, seed: str, work: Path, guard: Guard) -> dict[str, Any]:
-    """So many files of a kind: how many were read, refused, and what should not have been."""
-    work.mkdir(parents=True)
+def fuzz(name: str, scale: Scale, seed: int, work: Path, guard: Guard) -> dict[str, Any]:
+    """Files of a kind: how many were read, refused, and what should not have been."""
+    kind, count = KINDS[name], max(5, COUNT[scale.name] // SLOW.get(name, 1))
     inside = work / "inside"
-    inside.mkdir()
+    inside.mkdir(parents=True)
     told: Counter[str] = Counter()
     faults: list[str] = []
     longest = 0.0
     for number in range(count):
-        file = kind.make(random.Random(f"{seed}/{number}"), inside)
+        file = kind.make(random.Random(f"{seed}/{name}/{number}"), inside)
         began = time.monotonic()
         guard.heard.clear()
         try:
@@ -403,14 +397,12 @@ def alarm() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def run(scale: Any, seed: int, work: Path) -> dict[str, Any]:
+def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """Every kind; `ok` if there is no fault among them."""
-    size = getattr(scale, "name", scale)
     guard = Guard()
     found: dict[str, Any] = {}
-    for name, kind in KINDS.items():
-        count = max(5, COUNT[size] // SLOW.get(name, 1))
-        found[name] = fuzz(kind, count, f"{seed}/{name}", work / name.replace(" ", "_"), guard)
+    for name in KINDS:
+        found[name] = fuzz(name, scale, seed, work / name.replace(" ", "_"), guard)
     return {
         "seed": seed,
         "kinds": found,

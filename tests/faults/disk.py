@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpus import Corpus, Scale, make_corpus
-from harness import (
+from faults.corpus import Corpus, Scale, make_corpus
+from faults.harness import (
     Extraction,
     Tree,
     Watcher,

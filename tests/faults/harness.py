@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-from corpus import Corpus
+import psutil  # type: ignore[import-untyped]
+from faults.corpus import Corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("synthetic_cli.py")
@@ -84,19 +84,21 @@ class Extraction:
 
     def end(self) -> None:
         """Kill it and its workers."""
-        for process in self.workers():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        self.process.kill()
+        self.kill()
         self.process.wait()
+
+    def kill(self) -> None:
+        workers = self.workers()
+        self.process.kill()
+        for worker in workers:
+            with contextlib.suppress(psutil.Error):
+                worker.kill()
 
     def orphans(self) -> int:
         """Workers that are still there some time after the run has ended."""
         deadline = time.monotonic() + GONE_SECONDS
         # One that has ended and that nobody has asked for yet is a zombie: gone, too.
-        while (left := [process for process in self._workers.values() if _alive(process)]) and (
-            time.monotonic() < deadline
-        ):
+        while (left := list(filter(_alive, self._workers.values()))) and time.monotonic() < deadline:
             time.sleep(0.05)
         for process in left:
             process.kill()
@@ -112,7 +114,8 @@ class Extraction:
         """The JSON that it printed; empty if it did not come to that."""
         self._out.seek(0)
         lines = self._out.read().splitlines()
-        return json.loads(lines[-1]) if lines else {}
+        told: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        return told
 
     @property
     def told_badly(self) -> bool:
@@ -123,10 +126,9 @@ class Extraction:
 
 
 def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def after(count: int, watcher: Watcher, run: Extraction, seconds: float = 300) -> bool:
@@ -225,15 +227,11 @@ class Tree:
 
 
 def look(directory: Path) -> Tree:
-    features, lines, doubled, unreadable, hidden = {}, {}, 0, 0, []
-    for entry in os.scandir(directory) if directory.is_dir() else ():
-        if entry.name.endswith(".npy"):
-            features[entry.name] = Path(entry.path).read_bytes()
-        elif entry.name.startswith("."):
-            hidden.append(entry.name)
+    lines: dict[str, dict[str, Any]] = {}
+    doubled = unreadable = 0
+    features = {path.name: path.read_bytes() for path in directory.glob("*.npy")}
     manifest = directory / "manifest.jsonl"
-    written = manifest.read_bytes() if manifest.exists() else b""
-    for line in written.splitlines():
+    for line in manifest.read_bytes().splitlines() if manifest.exists() else ():
         try:
             entry = json.loads(line)
         except ValueError:
@@ -242,7 +240,7 @@ def look(directory: Path) -> Tree:
         entry.pop("seconds", None)
         doubled += entry["sample"] in lines
         lines[entry["sample"]] = entry
-    return Tree(features, lines, doubled, unreadable, hidden)
+    return Tree(features, lines, doubled, unreadable, [path.name for path in directory.glob(".*")])
 
 
 def differences(found: Tree, expected: Tree) -> list[str]:
@@ -298,22 +296,18 @@ def without_privileges() -> list[str] | None:
 
 
 @contextlib.contextmanager
-def small_disk(place: Path, size: int) -> Iterator[Callable[[int], None] | None]:
+def small_disk(place: Path, size: int) -> Iterator[Callable[[int], object] | None]:
     """A disk of `size` bytes at `place`, and what gives it another size; None where nobody may mount one."""
     place.mkdir(parents=True)
 
-    def mount(options: str) -> bool:
+    def mount(options: str, check: bool = False) -> bool:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        return subprocess.run(command, capture_output=True, check=check).returncode == 0
 
     if os.geteuid() != 0 or not mount(f"size={size}"):
         yield None
         return
     try:
-        yield lambda larger: None if mount(f"remount,size={larger}") else _refuse()
+        yield lambda larger: mount(f"remount,size={larger}", check=True)
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def _refuse() -> None:
-    raise OSError("the small disk cannot be made larger")

@@ -5,17 +5,15 @@ Killed are the run with its workers, the run alone, or one worker, by SIGKILL; t
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-from corpus import Scale, make_corpus
-from harness import Extraction, Watcher, after, undisturbed
-from soak import Disturbed, Scene, kill_run, kill_worker
+from faults.corpus import Scale, make_corpus
+from faults.harness import Extraction, Watcher, after, undisturbed
+from faults.soak import Disturbed, Fault, kill_run, kill_worker
 
 STARTING = 0.25
 """The share of kills that come some time after a start, and not after a number of files: some before the first."""
@@ -47,12 +45,4 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     return {"seed": seed, "kills": runs.faults.total(), **figures, "ok": ok}
 
 
-def kill_all(scene: Scene) -> None:
-    workers = scene.process.workers()
-    scene.process.process.kill()
-    for worker in workers:
-        with contextlib.suppress(psutil.Error):
-            worker.kill()
-
-
-KINDS = {"all": kill_all, "run": kill_run, "worker": kill_worker}
+KINDS: dict[str, Fault] = {"all": lambda scene: scene.process.kill(), "run": kill_run, "worker": kill_worker}

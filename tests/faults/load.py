@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-from corpus import Scale, make_benchmark
-from harness import REPOSITORY, Extraction, look
+import psutil  # type: ignore[import-untyped]
+from faults.corpus import Scale, make_benchmark
+from faults.harness import REPOSITORY, Extraction, look
 
 MEMORY_GROWTH, CPU_GROWTH = 1.1, 1.3
 """What the second half of a run may take in times of the first."""
@@ -42,10 +42,9 @@ def benchmark(divisor: int, work: Path) -> dict[str, Any]:
         code = process.wait(3600)
     seconds = time.monotonic() - began
     trees = [look(out / dataset / "frame_CLIP_VIT_LARGE_emotion_peak_8frms") for dataset in counts]
-    saved = sum(len(tree.features) for tree in trees)
-    doubled = sum(tree.doubled_lines for tree in trees)
-    lines = sum(len(tree.lines) for tree in trees)
-    fell_back = sum(bool(line.get("fallback")) for tree in trees for line in tree.lines.values())
+    lines = [line for tree in trees for line in tree.lines.values()]
+    saved, doubled = sum(len(tree.features) for tree in trees), sum(tree.doubled_lines for tree in trees)
+    fell_back = sum(bool(line.get("fallback")) for line in lines)
     found = sampler.figures()
     level = (
         found["memory_second_over_first"] <= MEMORY_GROWTH
@@ -64,7 +63,7 @@ def benchmark(divisor: int, work: Path) -> dict[str, Any]:
         "samples_per_s": listed / seconds,
         **found,
         "exit_code": code,
-        "ok": code == 0 and saved == lines == listed and not doubled and not fell_back and (level or divisor > 1),
+        "ok": code == 0 and saved == len(lines) == listed and not doubled and not fell_back and (level or divisor > 1),
     }
 
 
@@ -121,10 +120,8 @@ class Sampler:
         return {
             "peak_mib": max(look.memory_mib for look in self._seen),
             "memory_second_over_first": most["memory_mib"][1] / most["memory_mib"][0],
-            "files_first": most["files"][0],
-            "files_second": most["files"][1],
-            "threads_first": most["threads"][0],
-            "threads_second": most["threads"][1],
+            **dict(zip(("files_first", "files_second"), most["files"], strict=True)),
+            **dict(zip(("threads_first", "threads_second"), most["threads"], strict=True)),
             "cpu_second_over_first": cpu[1] / max(1e-9, cpu[0]),
         }
 
@@ -142,22 +139,16 @@ def plan(count: int, work: Path) -> dict[str, Any]:
     names = [f"sample_{number:08d}" for number in range(count)]
     for name in names:
         (videos / f"{name}.mp4").touch()
-    points = []
+    peaks, seconds = [], 0.0
     for some in (count // 10, count):
         listing = work / f"{some}.txt"
         listing.write_text("\n".join(names[:some]) + "\n")
         began = time.monotonic()
-        peak = _peak_mib(["--videos", str(videos), "--samples", str(listing), "--output-root", str(work / "none")])
-        points.append({"listed": some, "peak_mib": peak, "seconds": time.monotonic() - began})
-    fewer, all_of_them = points
-    each = 2**20 * (all_of_them["peak_mib"] - fewer["peak_mib"]) / (count - count // 10)
-    return {
-        "listed": count,
-        "peak_mib": all_of_them["peak_mib"],
-        "seconds": all_of_them["seconds"],
-        "bytes_a_sample": each,
-        "ok": each <= BYTES_A_NAME,
-    }
+        peaks.append(_peak_mib(["--videos", str(videos), "--samples", str(listing), "--output-root", str(work / "no")]))
+        seconds = time.monotonic() - began
+    each = 2**20 * (peaks[1] - peaks[0]) / (count - count // 10)
+    found = {"listed": count, "peak_mib": peaks[1], "seconds": seconds, "bytes_a_sample": each}
+    return {**found, "ok": each <= BYTES_A_NAME}
 
 
 # The kernel counts the memory of whoever starts a process as that process's own: it is asked from inside.

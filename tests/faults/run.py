@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests"), str(ROOT), str(ROOT / "bench")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(ROOT / "bench")]
 
-from corpus import FULL, SMALL, Scale  # noqa: E402
+from faults.corpus import FULL, SMALL, Scale  # noqa: E402
 from record import RESULTS, conditions, rounded  # noqa: E402
 
 PARTS = ("kills", "disk", "signals", "load", "soak", "media", "data")
@@ -37,7 +37,7 @@ def measure(part: str, scale: Scale, seed: int) -> dict[str, Any]:
     work = Path(tempfile.mkdtemp(prefix=f"gpupeak-faults-{part}-"))
     work.chmod(0o755)
     try:
-        figures = importlib.import_module(part).run(scale, seed, work)
+        figures = importlib.import_module(f"faults.{part}").run(scale, seed, work)
     except Exception as error:
         traceback.print_exc()
         figures = {"seed": seed, "ok": False, "faults": [f"{type(error).__name__}: {error}"[:300]]}
@@ -47,7 +47,7 @@ def measure(part: str, scale: Scale, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", choices=("small", "full"), default="full")

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-from corpus import Scale
-from disk import Trials, trial
-from harness import Extraction, Watcher, after, extracted, home, look, words
+import psutil  # type: ignore[import-untyped]
+from faults.corpus import Scale
+from faults.disk import Trials, trial
+from faults.harness import Extraction, Watcher, after, extracted, home, look, words
 
 LIMIT = 3.0
 """Seconds a sample may take where processes are stopped for longer than that."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import psutil
-from corpus import Corpus, Scale, make_corpus
-from harness import Extraction, Tree, Watcher, differences, home, kept, look, undisturbed, words
+import psutil  # type: ignore[import-untyped]
+from faults.corpus import Corpus, Scale, make_corpus
+from faults.harness import Extraction, Tree, Watcher, differences, home, kept, look, undisturbed, words
 
 LIMIT = 4.0
 """Seconds that a sample may take."""
@@ -26,6 +26,10 @@ BETWEEN = 3.0
 STARTING = {-signal.SIGINT, -signal.SIGTERM}
 """How a signal ends any Python that is still starting."""
 CODES = {0, 1, 130, -signal.SIGKILL} | STARTING
+COUNTED = (
+    *("directories", "runs", "files_checked", "torn_files", "lost_samples", "doubled_samples", "orphans"),
+    *("kept_lines", "failed_and_made_again"),
+)
 
 
 @dataclass(slots=True)
@@ -96,13 +100,11 @@ class Disturbed:
         self.found["kept_lines"] += kept(tree)
 
     def figures(self) -> dict[str, Any]:
-        counted = ("directories", "runs", "files_checked", "torn_files", "lost_samples", "doubled_samples", "orphans")
-        harmless = ("kept_lines", "failed_and_made_again")
         return {
             "clips": len(self.corpus.names),
             "of": dict(self.faults),
             "exit_codes": dict(self.codes),
-            **{name: self.found[name] for name in (*counted, *harmless)},
+            **{name: self.found[name] for name in COUNTED},
             "faults": self.wrong[:20],
             "ok": not self.wrong and not any(self.found[name] for name in ("doubled_samples", "orphans")),
         }
@@ -140,10 +142,8 @@ def kill_run(scene: Scene) -> None:
 
 
 def kill_worker(scene: Scene) -> None:
-    workers = scene.process.workers()
-    if workers:
-        with contextlib.suppress(psutil.Error):
-            scene.draw.choice(workers).kill()
+    with contextlib.suppress(psutil.Error, IndexError):  # there may be none
+        scene.draw.choice(scene.process.workers()).kill()
 
 
 def stop(scene: Scene) -> None:

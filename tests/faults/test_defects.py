@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import signal
@@ -57,11 +56,6 @@ def test_where_no_more_files_can_be_opened_a_process_says_so() -> None:
         Child(worker.main)
 
 
-def test_where_no_memory_can_be_shared_the_pool_says_so() -> None:
-    with limited(resource.RLIMIT_FSIZE, 1000), pytest.raises(RunError, match="bytes of shared memory cannot be had"):
-        WorkerPool(1)
-
-
 def test_a_worker_that_is_killed_while_it_starts_is_started_again(
     clip_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -70,13 +64,6 @@ def test_a_worker_that_is_killed_while_it_starts_is_started_again(
     (outcome,) = pool.decode([sample(tmp_path, video=clip_of("h264"))])
     pool.close()
     assert isinstance(outcome, FrameBatch)
-
-
-def test_a_directory_that_is_no_utf8_is_written_down(tmp_path: Path) -> None:
-    with FeatureDirectory(tmp_path / "out", 8, 4) as directory:
-        directory.begin({"settings": {}, "videos": "w\udcff"}, done=set(), overwrite=False)
-    written = (tmp_path / "out" / "run.json").read_bytes()
-    assert json.loads(written)["videos"] == "w\udcff"
 
 
 def test_an_archive_that_claims_a_long_directory_is_not_read(tmp_path: Path) -> None:

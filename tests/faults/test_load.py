@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import kills
-import load
 import pytest
-import soak
-from corpus import SMALL
+from faults import kills, load, soak
+from faults.corpus import SMALL
 
 
 def test_killed_runs_lose_nothing_and_leave_nothing_torn(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from importlib import import_module
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import media
 import pytest
 from clips import write_clip
+from faults import media
+from faults.corpus import SMALL
 from samples import sample
 
 from gpupeak.check.inspect import inspect_video
@@ -17,37 +19,34 @@ from gpupeak.config import ExtractConfig
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import MEMORY
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
-from gpupeak.types import Failed, FrameBatch
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from gpupeak.types import Failed, FrameBatch, Sample
 
 
 @pytest.fixture
 def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module that workers run when they start."""
     (tmp_path / "hook").mkdir()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path / "hook", REPOSITORY))))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{Path(__file__).parents[2]}")
     return tmp_path / "hook/sitecustomize.py"
 
 
 DEADLY = """
-import os, signal
-import gpupeak.video.container as container
+import av, os, signal
 
-real = container._open
+real = av.open
 
-def _open(path, quick):
-    if path.stem.startswith("deadly"):
+def deadly(path, *arguments, **options):
+    if "deadly" in str(path):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return real(path, quick)
+    return real(path, *arguments, **options)
 
-container._open = _open
+av.open = deadly
 """
 
 
 @pytest.mark.slow
 def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
-    found = media.run("small", 1, tmp_path)
+    found = media.run(SMALL, 1, tmp_path)
     assert found["mutants"] >= 150
     for name in ("plan", "inspect", "extract"):
         each = found["passes"][name]
@@ -73,33 +72,28 @@ def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: 
         assert sum(passes[name]["outcomes"].values()) == 3
 
 
-GREEDY = """
-from dataclasses import dataclass
-from typing import Any
-
 @dataclass
 class Greedy:
-    sample: Any
+    """A task that takes so many bytes."""
+
+    sample: Sample
     size: int
 
-    def __call__(self):
+    def __call__(self) -> int:
         return len(bytearray(self.size))
-"""
 
 
 def test_a_worker_has_bounded_memory_and_is_replaced_when_that_was_not_enough(
-    tmp_path: Path, hook: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hook.with_name("greedy.py").write_text(GREEDY)
-    monkeypatch.syspath_prepend(hook.parent)
-    task = import_module("greedy").Greedy
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers unpickle the task
     clip = write_clip(tmp_path / "fine.mp4", frames=12)
+    header = media.patched(clip.read_bytes(), b"stts", 4, 0x0FFFFFFF)  # entries, 8 bytes each
+    (tmp_path / "many.mp4").write_bytes(header)
     greedy, many, fine = (sample(tmp_path, name, video=tmp_path / f"{name}.mp4") for name in ("greedy", "many", "fine"))
-    assert many.video is not None
-    many.video.write_bytes(media.patched(clip.read_bytes(), b"stts", 4, 0x0FFFFFFF))  # entries, 8 bytes each
     pool = WorkerPool(1, 8, 32)
     pids = [pool.pids]
-    for answers in (pool.perform([task(greedy, 2 * MEMORY)]), pool.plan([many])):
+    for answers in (pool.perform([Greedy(greedy, 2 * MEMORY)]), pool.plan([many])):
         (failed,) = answers
         assert isinstance(failed, Failed)
         assert failed.reason == OUT_OF_MEMORY

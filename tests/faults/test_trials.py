@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import disk
 import pytest
-import signals
-from corpus import SMALL
-from disk import Trials, prepared
-from harness import look
+from faults import disk, signals
+from faults.corpus import SMALL
+from faults.disk import Trials, prepared
 
 FAULTS = {**disk.FAULTS, **signals.FAULTS}
 QUICK = ("disk_full", "not_permitted", "SIGINT once", "SIGTERM once", "SIGINT twice", "clock")
@@ -30,10 +28,3 @@ def test_a_run_ends_as_promised_and_the_next_one_makes_it_good(
     FAULTS[name](trials)
     assert trials.sound(), trials.wrong
     assert trials.happened.total() or trials.left_out
-
-
-def test_a_torn_line_is_seen(tmp_path: Path) -> None:
-    line = b'{"sample":"a","outcome":"saved"}\n'
-    (tmp_path / "manifest.jsonl").write_bytes(line + line + b'{"sam')
-    tree = look(tmp_path)
-    assert (tree.doubled_lines, tree.unreadable_lines) == (1, 1)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -141,12 +142,12 @@ def test_readers_are_safe_while_it_is_packed_again(tmp_path: Path) -> None:
         lambda data: data.replace(b"[4, 8, 6]", b"[-4, 8,6]"),
     ],
 )
-def test_a_packed_file_of_a_stranger_is_checked(tmp_path: Path, damage: object) -> None:
+def test_a_packed_file_of_a_stranger_is_checked(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     fill(tmp_path)
     directory = FeatureStore(tmp_path).directory("mer2023")
     file, _ = pack(directory, N)
     whole = file.read_bytes()
-    file.write_bytes(damage(whole))  # type: ignore[operator]
+    file.write_bytes(damage(whole))
     assert file.read_bytes() != whole
     with pytest.raises(ValueError, match="not a packed file"):
         FeatureStore(tmp_path)["mer2023"]["b"]
@@ -164,6 +165,10 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
         pack(tmp_path / "nowhere", N)
     with pytest.raises(ConfigError, match=r"there is no packed file to unpack"):
         unpack(directory, N)
+    os.mkfifo(packed_file(directory))
+    with pytest.raises(ConfigError, match=r"no such file to unpack|not a regular file"):
+        unpack(directory, N)
+    packed_file(directory).unlink()
     np.save(directory / "c d.npy", np.zeros((N, DIM + 1), np.float32))
     with pytest.raises(ConfigError, match=r"c d\.npy: is \[8, 7\], the others \[8, 6\]"):
         pack(directory, N)

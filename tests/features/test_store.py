@@ -171,12 +171,6 @@ def test_a_manifest_of_a_stranger_is_read_for_what_it_holds(tmp_path: Path) -> N
             FeatureDirectory(tmp_path, 8, 4)
 
 
-def test_a_manifest_that_cannot_be_read_ends_the_run_that_would_replace_it(tmp_path: Path) -> None:
-    (tmp_path / "manifest.jsonl").mkdir()
-    with opened(tmp_path) as directory, pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: not a reg"):
-        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-
-
 def test_nothing_waits_for_a_pipe_and_nothing_huge_is_read(tmp_path: Path) -> None:
     for name in ("a.npy", "manifest.jsonl", "run.json"):
         os.mkfifo(tmp_path / name)
@@ -256,8 +250,9 @@ def test_an_output_root_that_is_a_file_is_told_in_one_line(tmp_path: Path) -> No
 
 def test_a_saved_outcome_keeps_its_peak_and_its_reasons(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
-        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        directory.record(Saved(plan(tmp_path, "\udce9"), {"decode": 0.5}))  # a file name that is no UTF-8
+        directory.begin({"settings": {}, "videos": "w\udcff"}, done=set(), overwrite=False)  # names that are no UTF-8
+        directory.record(Saved(plan(tmp_path, "\udce9"), {"decode": 0.5}))
+    assert json.loads((tmp_path / "run.json").read_bytes())["videos"] == "w\udcff"
     (entry,) = read_manifest(tmp_path)
     assert entry["sample"] == "\udce9"
     assert entry["seconds"] == {"decode": 0.5}
