@@ -11,17 +11,18 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
-import fsspec
+import boto3  # type: ignore[import-untyped]
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from s3_server import Answer, Server
 from samples import ENCODER, features, of_demo
 
@@ -65,10 +66,9 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def calm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Short pauses between tries, in this process; and nothing left behind for the next test."""
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    """No pauses between tries, and nothing left behind for the next test."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     yield
-    remote._filesystem.cache_clear()
     remote.forget()
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
@@ -93,12 +93,11 @@ def bucket(s3: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[
     s3.create_bucket(Bucket=name)
     server.requests.clear()
     yield name
-    server.fault = lambda method, path, query: None
+    server.fault = healthy
 
 
 def settings(corpus: DemoCorpus, **changes: object) -> ExtractConfig:
-    given: dict[str, Any] = {"encoder": ENCODER, "workers": 1, "output_root": Path("preextracted_features")}
-    given |= changes
+    given: dict[str, Any] = {"encoder": ENCODER, "workers": 1, **changes}
     return of_demo(corpus, given.pop("output_root"), **given)
 
 
@@ -122,13 +121,26 @@ def plain(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def objects(s3: Any, bucket: str) -> dict[str, bytes]:
     """What lies in the bucket below `features/`."""
-    listed = s3.list_objects_v2(Bucket=bucket).get("Contents", [])
-    read = {each["Key"]: s3.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in listed}
-    return {key.removeprefix("features/"): data for key, data in read.items()}
+    keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    return {key.removeprefix("features/"): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
 
 def npy(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name.endswith(".npy")}
+
+
+def manifest(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """The lines of all manifests."""
+    return [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
+
+
+def records(corpus: DemoCorpus) -> set[str]:
+    """What a run leaves besides features."""
+    return {f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")}
+
+
+def healthy(method: str, path: str, query: str) -> None:
+    """No fault."""
 
 
 def counts(report: RunReport) -> tuple[int, int, int]:
@@ -150,19 +162,16 @@ def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
     ]
     files = objects(s3, bucket)
     assert npy(files) == plain
-    assert files.keys() - plain.keys() == {
-        f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")
-    }
+    assert files.keys() - plain.keys() == records(corpus)
     assert not any(request.startswith("HEAD") for request in server.requests), "what is not listed is not asked for"
     asked = Counter(request for request in server.requests if request.startswith("GET /data/mer"))
     assert {count for request, count in asked.items() if request.endswith((".mp4", ".avi"))} == {1}
     assert max(asked.values()) <= 2, "an action-unit file is looked into before the run begins"
 
-    records = b"".join(data for name, data in files.items() if not name.endswith(".npy")).decode()
-    assert str(tmp_path) not in records + json.dumps(report.to_json())
-    lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
-    assert len(lines) == len(CLIPS)
-    for line in lines:
+    written = b"".join(files[name] for name in records(corpus)).decode()
+    assert str(tmp_path) not in written + json.dumps(report.to_json())
+    assert len(manifest(files)) == len(CLIPS)
+    for line in manifest(files):
         if line["peak"] is not None:
             assert line["peak"]["file"].startswith("s3://data/mer/mer-factory-output/")
         else:
@@ -217,11 +226,8 @@ def test_shards_in_a_store_are_merged_there(
     whole = in_s3(corpus, bucket, tmp_path)
     assert counts(gpupeak.extract(whole)) == (0, 5, 0)
     files = objects(s3, bucket)
-    assert files.keys() - plain.keys() == {
-        f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")
-    }
-    lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
-    assert sorted(line["sample"] for line in lines) == sorted(clip.name for clip in CLIPS)
+    assert files.keys() - plain.keys() == records(corpus)
+    assert sorted(line["sample"] for line in manifest(files)) == sorted(clip.name for clip in CLIPS)
 
 
 @pytest.mark.slow
@@ -271,7 +277,7 @@ def test_faults_that_pass_change_nothing(
     assert counts(gpupeak.extract(in_s3(corpus, bucket, tmp_path))) == (5, 0, 0)
     # Of a directory that is not there, s3fs lists the parent, too, and does not mind if that fails.
     assert min(number for key, number in seen.items() if "list-type" not in key) >= 2, "every request failed once"
-    server.fault = lambda method, path, query: None
+    server.fault = healthy
     assert npy(objects(s3, bucket)) == plain
 
 
@@ -288,7 +294,7 @@ def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
     assert failed.reason.startswith("s3://data/mer/") and failed.reason.endswith(
         f"{suffix}: Please reduce your request rate., 6 times"
     )
-    server.fault = lambda method, path, query: None
+    server.fault = healthy
     assert npy(objects(s3, bucket)) == {
         name: data for name, data in plain.items() if "mer2023" in name and "00000001" not in name
     }
@@ -341,7 +347,7 @@ def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
     process.kill()
     process.communicate()
     killed.set()
-    server.fault = lambda method, path, query: None
+    server.fault = healthy
     left = npy(objects(s3, bucket))
     assert 0 < len(left) < len(plain) and left.items() <= plain.items()
 
@@ -349,8 +355,7 @@ def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
     assert counts(report) == (len(plain) - len(left), len(left), 0)
     files = objects(s3, bucket)
     assert npy(files) == plain
-    lines = [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
-    assert sorted(line["sample"] for line in lines) == sorted(clip.name for clip in CLIPS)
+    assert sorted(line["sample"] for line in manifest(files)) == sorted(clip.name for clip in CLIPS)
 
 
 @pytest.mark.slow
@@ -372,11 +377,10 @@ def test_features_that_cannot_be_put_are_not_saved(
     )
     with pytest.raises(WriteError, match=r"sample_00000001\.npy: cannot be written: Please reduce .* 6 times"):
         gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))
-    server.fault = lambda method, path, query: None
+    server.fault = healthy
     files = objects(s3, bucket)
     assert f"mer2023/{HOME}/sample_00000001.npy" not in files
-    lines = [json.loads(line) for line in files[f"mer2023/{HOME}/manifest.jsonl"].splitlines()]
-    assert all(f"mer2023/{HOME}/{line['sample']}.npy" in files for line in lines)
+    assert all(f"mer2023/{HOME}/{line['sample']}.npy" in files for line in manifest(files))
 
 
 @pytest.mark.slow
@@ -423,9 +427,8 @@ def test_wrong_credentials_are_one_line(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    remote._filesystem.cache_clear()
-    with pytest.raises(RunError, match=r"^s3://data/mer/dataset: cannot be listed: Unable to locate credentials$"):
-        gpupeak.extract(config)
+    with pytest.raises(RunError, match=r"^s3://locked/mer: cannot be listed: Unable to locate credentials$"):
+        gpupeak.extract(dataclasses.replace(config, dataset_root="s3://locked/mer"))
 
 
 def test_a_store_that_cannot_be_reached_is_one_line(
@@ -434,8 +437,8 @@ def test_a_store_that_cannot_be_reached_is_one_line(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with pytest.raises(RunError, match=r"^s3://data/mer/dataset: cannot be listed: Could not connect .*, 6 times$"):
-        gpupeak.extract(in_s3(corpus, "out", tmp_path))
+    with pytest.raises(RunError, match=r"^s3://far/mer: cannot be listed: Could not connect .*, 6 times$"):
+        gpupeak.extract(in_s3(corpus, "out", tmp_path, dataset_root="s3://far/mer"))
 
 
 def test_without_a_url_fsspec_is_not_imported(corpus: DemoCorpus, tmp_path: Path) -> None:
@@ -538,7 +541,7 @@ def test_the_writer_puts_several_at_once_and_releases_early(tmp_path: Path, monk
 
     monkeypatch.setattr(remote, "put", slow)
     target = Url("memory", "features")
-    batches = [features(target, f"a{n}", f"b{n}") for n in range(4)]
+    batches = [features(target, f"a{n}", f"b{n}") for n in range(4)]  # type: ignore[arg-type]
     for batch in batches:
         object.__setattr__(batch, "release", lambda: released.append(1))
     local = features(tmp_path, "local")
@@ -555,8 +558,7 @@ def test_the_writer_puts_several_at_once_and_releases_early(tmp_path: Path, monk
 
 def test_records_of_a_store_are_put_when_they_have_changed(tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
-    fs.pipe_file("/out/mine/run.json", b'{"settings": {}}')
-    fs.pipe_file("/out/mine/a.npy", b"x")
+    fs.pipe({"/out/mine/run.json": b'{"settings": {}}', "/out/mine/a.npy": b"x"})
     url = Url("memory", "out/mine")
     with FeatureDirectory(url, 8, 4, copies=tmp_path) as directory:
         assert os.listdir(directory.path) == ["run.json"], "features are not copied"

@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from gpupeak.errors import UsageError
 from gpupeak.storage import remote
@@ -23,7 +23,7 @@ def at(name: str) -> Url:
     return Url("memory", f"store/{name}")
 
 
-class Plain(MemoryFileSystem):
+class Plain(MemoryFileSystem):  # type: ignore[misc]
     """A store without whole puts: what is cut off leaves a part."""
 
     protocol = "plain"
@@ -33,7 +33,7 @@ class Plain(MemoryFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return MemoryFileSystem._strip_protocol(path.replace("plain://", "memory://"))
+        return str(MemoryFileSystem._strip_protocol(path.replace("plain://", "memory://")))
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         if Plain.cuts:
@@ -103,7 +103,7 @@ def test_a_large_file_comes_in_pieces_and_only_the_lost_one_again(
     starts: Counter[int] = Counter()
     read = MemoryFileSystem.cat_file
 
-    def cut(self: Any, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+    def cut(self: Any, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> Any:
         starts[start or 0] += 1
         if start and starts[start] == 1 and len(starts) == 2:
             raise ConnectionResetError("cut off")
@@ -141,10 +141,10 @@ def test_a_store_is_listed_once_and_its_names_lead_nowhere_else(monkeypatch: pyt
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UsageError, match=r"URLs need fsspec: pip install 'gpupeak\[remote\]'"):
-        remote.listing(Url("s3", "data/x"))
+        remote.listing(Url("s3", "never/x"))
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
     monkeypatch.setattr(sys.modules["fsspec.registry"], "registry", {})
     with pytest.raises(UsageError, match=r"Install s3fs to access S3; .* pip install 'gpupeak\[remote\]'"):
-        remote.listing(Url("s3", "data/x"))
+        remote.listing(Url("s3", "never/x"))
