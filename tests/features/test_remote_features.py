@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from gpupeak.types import Sample, Saved, Url
 
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
 PARTS = "00001-of-00002"
+RECORDS = ("run.json", "manifest.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +87,71 @@ def s3(server: Server, corpus: DemoCorpus) -> Any:
     return client
 
 
+@dataclass
+class Store:
+    """A bucket of one test's own for features, on a server that also holds the corpus."""
+
+    client: Any
+    server: Server
+    bucket: str
+    corpus: DemoCorpus
+    cache: Path
+
+    def config(self, **changes: object) -> ExtractConfig:
+        """From this server into the bucket."""
+        given: dict[str, object] = {
+            "dataset_root": "s3://data/mer/dataset",
+            "mer_factory_output": "s3://data/mer/mer-factory-output",
+            "output_root": f"s3://{self.bucket}/features",
+            "cache": self.cache,
+        }
+        return settings(self.corpus, **given | changes)
+
+    def put(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=f"features/{name}", Body=data)
+
+    def objects(self) -> dict[str, bytes]:
+        """What lies in the bucket below `features/`."""
+        keys = [each["Key"] for each in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+        return {
+            key.removeprefix("features/"): self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            for key in keys
+        }
+
+    def npy(self) -> dict[str, bytes]:
+        return {name: data for name, data in self.objects().items() if name.endswith(".npy")}
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """The lines of all manifests."""
+        files = self.objects().items()
+        return [json.loads(line) for name, data in files if "manifest" in name for line in data.splitlines()]
+
+    def whole(self, plain: dict[str, bytes]) -> bool:
+        """Whether the bucket holds these features, a line of each sample, and nothing else."""
+        records = {f"{dataset}/{HOME}/{name}" for dataset in self.corpus.datasets for name in RECORDS}
+        lines = sorted(line["sample"] for line in self.manifest())
+        names = sorted(clip.name for clip in CLIPS)
+        return (self.npy(), self.objects().keys() - plain.keys(), lines) == (plain, records, names)
+
+
 @pytest.fixture
-def bucket(s3: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of an empty bucket for one test's features, at whose end the server is itself again."""
+def store(
+    s3: Any, server: Server, corpus: DemoCorpus, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Store]:
     name = f"out-{abs(hash(request.node.name)):x}"
     s3.create_bucket(Bucket=name)
     server.requests.clear()
-    yield name
+    yield Store(s3, server, name, corpus, tmp_path)
     server.fault = healthy
+
+
+def healthy(method: str, path: str, query: str) -> None:
+    """No fault."""
 
 
 def settings(corpus: DemoCorpus, **changes: object) -> ExtractConfig:
     given: dict[str, Any] = {"encoder": ENCODER, "workers": 1, **changes}
     return of_demo(corpus, given.pop("output_root"), **given)
-
-
-def in_s3(corpus: DemoCorpus, bucket: str, cache: Path, **changes: object) -> ExtractConfig:
-    given: dict[str, Any] = {
-        "dataset_root": "s3://data/mer/dataset",
-        "mer_factory_output": "s3://data/mer/mer-factory-output",
-        "output_root": f"s3://{bucket}/features",
-        "cache": cache,
-    }
-    return settings(corpus, **given | changes)
 
 
 @pytest.fixture(scope="module")
@@ -119,30 +162,6 @@ def plain(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.npy")}
 
 
-def objects(s3: Any, bucket: str) -> dict[str, bytes]:
-    """What lies in the bucket below `features/`."""
-    keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
-    return {key.removeprefix("features/"): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
-
-
-def npy(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: data for name, data in files.items() if name.endswith(".npy")}
-
-
-def manifest(files: dict[str, bytes]) -> list[dict[str, Any]]:
-    """The lines of all manifests."""
-    return [json.loads(line) for name, data in files.items() if "manifest" in name for line in data.splitlines()]
-
-
-def records(corpus: DemoCorpus) -> set[str]:
-    """What a run leaves besides features."""
-    return {f"{dataset}/{HOME}/{name}" for dataset in corpus.datasets for name in ("run.json", "manifest.jsonl")}
-
-
-def healthy(method: str, path: str, query: str) -> None:
-    """No fault."""
-
-
 def counts(report: RunReport) -> tuple[int, int, int]:
     told = report.to_json()
     return told["saved"], told["skipped"], told["failed"]
@@ -151,27 +170,22 @@ def counts(report: RunReport) -> tuple[int, int, int]:
 # From a store to a store
 
 
-def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
-) -> None:
-    config = in_s3(corpus, bucket, tmp_path)
+def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(store: Store, plain: dict[str, bytes]) -> None:
+    config, server = store.config(), store.server
     report = gpupeak.extract(config)
     assert counts(report) == (5, 0, 0)
     assert [str(tally.directory) for tally in report.datasets] == [
-        f"s3://{bucket}/features/{dataset}/{HOME}" for dataset in corpus.datasets
+        f"s3://{store.bucket}/features/{dataset}/{HOME}" for dataset in config.datasets
     ]
-    files = objects(s3, bucket)
-    assert npy(files) == plain
-    assert files.keys() - plain.keys() == records(corpus)
+    assert store.whole(plain)
     assert not any(request.startswith("HEAD") for request in server.requests), "what is not listed is not asked for"
     asked = Counter(request for request in server.requests if request.startswith("GET /data/mer"))
     assert {count for request, count in asked.items() if request.endswith((".mp4", ".avi"))} == {1}
     assert max(asked.values()) <= 2, "an action-unit file is looked into before the run begins"
 
-    written = b"".join(files[name] for name in records(corpus)).decode()
-    assert str(tmp_path) not in written + json.dumps(report.to_json())
-    assert len(manifest(files)) == len(CLIPS)
-    for line in manifest(files):
+    written = b"".join(data for name, data in store.objects().items() if not name.endswith(".npy")).decode()
+    assert str(store.cache) not in written + json.dumps(report.to_json())
+    for line in store.manifest():
         if line["peak"] is not None:
             assert line["peak"]["file"].startswith("s3://data/mer/mer-factory-output/")
         else:
@@ -186,77 +200,58 @@ def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(
 
 
 @pytest.mark.slow
-def test_what_a_store_lacks_is_made_and_what_it_has_is_kept(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_what_a_store_lacks_is_made_and_what_it_has_is_kept(store: Store, plain: dict[str, bytes]) -> None:
     _, second, *rest = sorted(plain)
     for name in rest:
-        s3.put_object(Bucket=bucket, Key=f"features/{name}", Body=plain[name])
-    s3.put_object(Bucket=bucket, Key=f"features/{second}", Body=plain[second][:-1])  # torn by another tool
-    server.requests.clear()
-    config = in_s3(corpus, bucket, tmp_path)
+        store.put(name, plain[name])
+    store.put(second, plain[second][:-1])  # torn by another tool
+    store.server.requests.clear()
+    config = store.config()
     report = gpupeak.extract(config)
     assert counts(report) == (2, 3, 0)
-    assert any(f"files in s3://{bucket}/features" in notice for notice in report.notices)
-    assert npy(objects(s3, bucket)) == plain
-    assert {f"PUT /{bucket}/features/{name}" for name in rest}.isdisjoint(server.requests)
+    assert any(f"files in s3://{store.bucket}/features" in notice for notice in report.notices)
+    assert store.npy() == plain
+    assert {f"PUT /{store.bucket}/features/{name}" for name in rest}.isdisjoint(store.server.requests)
 
-    with pytest.raises(ConfigError, match=f"^s3://{bucket}/features/iemocap/.*holds features made with weights"):
-        gpupeak.extract(dataclasses.replace(config, weights="random:1"))
-    other = dataclasses.replace(config, weights="random:1", overwrite=True)
-    assert counts(gpupeak.extract(other)) == (5, 0, 0)
-    files = objects(s3, bucket)
-    assert not any(npy(files)[name] == data for name, data in plain.items())
-    run = json.loads(files[f"mer2023/{HOME}/run.json"])
+    with pytest.raises(ConfigError, match=f"^s3://{store.bucket}/features/iemocap/.*holds features made with weights"):
+        gpupeak.extract(replace(config, weights="random:1"))
+    assert counts(gpupeak.extract(replace(config, weights="random:1", overwrite=True))) == (5, 0, 0)
+    assert not store.npy().items() & plain.items()
+    run = json.loads(store.objects()[f"mer2023/{HOME}/run.json"])
     assert (run["settings"]["weights"], run["overwriting"]) == ("random:1", False)
 
 
 @pytest.mark.slow
-def test_shards_in_a_store_are_merged_there(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
-) -> None:
-    configs = [in_s3(corpus, bucket, tmp_path, num_shards=2, shard_index=index) for index in range(2)]
+def test_shards_in_a_store_are_merged_there(store: Store, plain: dict[str, bytes]) -> None:
+    configs = [store.config(num_shards=2, shard_index=index) for index in range(2)]
     with ThreadPoolExecutor(2) as threads:
         reports = list(threads.map(gpupeak.extract, configs))
     assert sum(counts(report)[0] for report in reports) == 5 and all(counts(report)[2] == 0 for report in reports)
-    files = objects(s3, bucket)
-    assert npy(files) == plain
-    assert not any(name.endswith(("/run.json", "/manifest.jsonl")) for name in files), "each has records of its own"
-
-    whole = in_s3(corpus, bucket, tmp_path)
-    assert counts(gpupeak.extract(whole)) == (0, 5, 0)
-    files = objects(s3, bucket)
-    assert files.keys() - plain.keys() == records(corpus)
-    assert sorted(line["sample"] for line in manifest(files)) == sorted(clip.name for clip in CLIPS)
+    assert store.npy() == plain
+    assert not any(name.endswith(RECORDS) for name in store.objects()), "each has records of its own"
+    assert counts(gpupeak.extract(store.config())) == (0, 5, 0)
+    assert store.whole(plain)
 
 
 @pytest.mark.slow
-def test_two_runs_at_one_url_do_not_both_go_on(
-    corpus: DemoCorpus, s3: Any, bucket: str, plain: dict[str, bytes], tmp_path: Path
-) -> None:
-    config = in_s3(corpus, bucket, tmp_path)
-
-    def run(config: ExtractConfig) -> RunReport | RunError:
+def test_two_runs_at_one_url_do_not_both_go_on(store: Store, plain: dict[str, bytes]) -> None:
+    def run(overwrite: bool) -> RunReport | RunError:
         try:
-            return gpupeak.extract(config)
+            return gpupeak.extract(store.config(overwrite=overwrite))
         except RunError as error:
             return error
 
     with ThreadPoolExecutor(2) as threads:
-        ended = list(threads.map(run, [config, dataclasses.replace(config, overwrite=True)]))
+        ended = list(threads.map(run, [False, True]))
     (refused,) = (str(end) for end in ended if isinstance(end, RunError))
     (report,) = (end for end in ended if isinstance(end, RunReport))
     assert counts(report) == (5, 0, 0)
-    assert re.match(rf"s3://{bucket}/\S+: another gpupeak run is writing here since ", refused)
-    files = objects(s3, bucket)
-    assert npy(files) == plain
-    assert not [name for name in files if name.endswith(".lock")]
+    assert re.match(rf"s3://{store.bucket}/\S+: another gpupeak run is writing here since ", refused)
+    assert store.whole(plain), "no lock is left"
 
 
 @pytest.mark.slow
-def test_faults_that_pass_change_nothing(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_faults_that_pass_change_nothing(store: Store, plain: dict[str, bytes]) -> None:
     seen: Counter[str] = Counter()
     locked = threading.Lock()
 
@@ -266,51 +261,43 @@ def test_faults_that_pass_change_nothing(
             number = seen[key]
             seen[key] += 1
         if number == 0:
-            return server.unavailable
+            return store.server.unavailable
         if method == "GET" and number == 1 and path.endswith((".mp4", ".avi", ".json", ".csv", ".npz")):
-            return server.cut_off
+            return store.server.cut_off
         if method == "GET" and number == 2 and path.endswith(".mp4"):
-            return server.slow
+            return store.server.slow
         return None
 
-    server.fault = fault
-    assert counts(gpupeak.extract(in_s3(corpus, bucket, tmp_path))) == (5, 0, 0)
+    store.server.fault = fault
+    assert counts(gpupeak.extract(store.config())) == (5, 0, 0)
     # Of a directory that is not there, s3fs lists the parent, too, and does not mind if that fails.
     assert min(number for key, number in seen.items() if "list-type" not in key) >= 2, "every request failed once"
-    server.fault = healthy
-    assert npy(objects(s3, bucket)) == plain
+    store.server.fault = healthy
+    assert store.npy() == plain
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["video/sample_00000001.mp4", "sample_00000001_merr_data.json"])
 def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
-    suffix: str, corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    suffix: str, store: Store, plain: dict[str, bytes]
 ) -> None:
-    server.fault = lambda method, path, query: server.unavailable if path.endswith(suffix) else None
-    report = gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))
+    store.server.fault = lambda method, path, query: store.server.unavailable if path.endswith(suffix) else None
+    report = gpupeak.extract(store.config(datasets=("mer2023",)))
     assert counts(report) == (2, 0, 1) and report.exit_code == 1
     (failed,) = report.datasets[0].failed_first
-    assert failed.sample.name == "sample_00000001" and failed.stage == "find"
-    assert failed.reason.startswith("s3://data/mer/") and failed.reason.endswith(
-        f"{suffix}: Please reduce your request rate., 6 times"
-    )
-    server.fault = healthy
-    assert npy(objects(s3, bucket)) == {
-        name: data for name, data in plain.items() if "mer2023" in name and "00000001" not in name
-    }
+    assert (failed.sample.name, failed.stage) == ("sample_00000001", "find")
+    assert re.match(rf"s3://data/mer/.*{suffix}: Please reduce your request rate., 6 times$", failed.reason)
+    store.server.fault = healthy
+    assert store.npy() == {name: data for name, data in plain.items() if "mer2023" in name and "00000001" not in name}
 
 
 @pytest.mark.slow
-def test_a_bucket_itself_is_a_directory(
-    s3: Any, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert is_there(place(f"s3://{bucket}")) and not is_there(place("s3://there-is-none"))
-    s3.put_object(Bucket=bucket, Key="a.mp4", Body=b"no video")
+def test_a_bucket_itself_is_a_directory(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_there(place(f"s3://{store.bucket}")) and not is_there(place("s3://there-is-none"))
+    store.client.put_object(Bucket=store.bucket, Key="a.mp4", Body=b"no video")
     words = ["plan", "--name", "mine", "--sampling", "uniform", "--cache", str(tmp_path / "cache"), "--videos"]
-    assert main([*words, f"s3://{bucket}", "--output-root", str(tmp_path / "out")]) in (0, 1)
+    assert main([*words, f"s3://{store.bucket}", "--output-root", str(tmp_path / "out")]) in (0, 1)
     assert "please report" not in capsys.readouterr().err
-    assert main([*words, "foo://x"]) == 2
-    assert "foo://" in capsys.readouterr().err
 
 
 def command(config: ExtractConfig, *more: str) -> list[str]:
@@ -324,7 +311,7 @@ def command(config: ExtractConfig, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
+    store: Store, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
     uploading, killed = threading.Event(), threading.Event()
     puts: list[str] = []
@@ -335,52 +322,43 @@ def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
             if len(puts) == 2:
                 uploading.set()
                 killed.wait(60)
-                return server.unavailable
+                return store.server.unavailable
         return None
 
-    server.fault = fault
-    config = in_s3(corpus, bucket, tmp_path)
-    arguments = [sys.executable, "-m", "gpupeak", *command(config)]
+    store.server.fault = fault
+    arguments = [sys.executable, "-m", "gpupeak", *command(store.config())]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}  # where what it cannot remove will lie
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
     assert uploading.wait(120), process.communicate()
     process.kill()
     process.communicate()
     killed.set()
-    server.fault = healthy
-    left = npy(objects(s3, bucket))
+    store.server.fault = healthy
+    left = store.npy()
     assert 0 < len(left) < len(plain) and left.items() <= plain.items()
-
-    report = gpupeak.extract(config)
-    assert counts(report) == (len(plain) - len(left), len(left), 0)
-    files = objects(s3, bucket)
-    assert npy(files) == plain
-    assert sorted(line["sample"] for line in manifest(files)) == sorted(clip.name for clip in CLIPS)
+    assert counts(gpupeak.extract(store.config())) == (len(plain) - len(left), len(left), 0)
+    assert store.whole(plain)
 
 
 @pytest.mark.slow
-def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
-) -> None:
-    server.fault = lambda method, path, query: server.refused if method == "PUT" else None
-    with pytest.raises(WriteError, match=rf"^s3://{bucket}/features/mer2023/{HOME}: cannot be written"):
-        gpupeak.extract(in_s3(corpus, bucket, tmp_path))
-    assert not any(request.endswith((".mp4", ".avi")) for request in server.requests)
+def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(store: Store) -> None:
+    store.server.fault = lambda method, path, query: store.server.refused if method == "PUT" else None
+    with pytest.raises(WriteError, match=rf"^s3://{store.bucket}/features/mer2023/{HOME}: cannot be written"):
+        gpupeak.extract(store.config())
+    assert not any(request.endswith((".mp4", ".avi")) for request in store.server.requests)
 
 
 @pytest.mark.slow
-def test_features_that_cannot_be_put_are_not_saved(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path
-) -> None:
-    server.fault = lambda method, path, query: (
-        server.unavailable if method == "PUT" and path.endswith("00000001.npy") else None
-    )
+def test_features_that_cannot_be_put_are_not_saved(store: Store) -> None:
+    def fault(method: str, path: str, query: str) -> Answer | None:
+        return store.server.unavailable if method == "PUT" and path.endswith("00000001.npy") else None
+
+    store.server.fault = fault
     with pytest.raises(WriteError, match=r"sample_00000001\.npy: cannot be written: Please reduce .* 6 times"):
-        gpupeak.extract(in_s3(corpus, bucket, tmp_path, datasets=("mer2023",)))
-    server.fault = healthy
-    files = objects(s3, bucket)
-    assert f"mer2023/{HOME}/sample_00000001.npy" not in files
-    assert all(f"mer2023/{HOME}/{line['sample']}.npy" in files for line in manifest(files))
+        gpupeak.extract(store.config(datasets=("mer2023",)))
+    store.server.fault = healthy
+    assert f"mer2023/{HOME}/sample_00000001.npy" not in store.npy()
+    assert {f"mer2023/{HOME}/{line['sample']}.npy" for line in store.manifest()} <= store.npy().keys()
 
 
 @pytest.mark.slow
@@ -396,18 +374,11 @@ def test_features_that_cannot_be_put_are_not_saved(
     ],
 )
 def test_wrong_use_is_one_line(
-    changes: dict[str, object],
-    code: int,
-    message: str,
-    corpus: DemoCorpus,
-    s3: Any,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str], code: int, message: str, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = in_s3(corpus, "unused", tmp_path / "cache", datasets=("mer2023",))
-    words = command(config, "--quiet")
+    words = command(store.config(datasets=("mer2023",)), "--quiet")
     for option, value in changes.items():
-        words[words.index(f"--{option.replace('_', '-')}") + 1] = str(value)
+        words[words.index(f"--{option.replace('_', '-')}") + 1] = value
     assert main(words) == code
     printed = capsys.readouterr()
     (line,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
@@ -415,30 +386,23 @@ def test_wrong_use_is_one_line(
 
 
 @pytest.mark.slow
-def test_wrong_credentials_are_one_line(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = in_s3(corpus, bucket, tmp_path)
-    server.fault = lambda method, path, query: server.refused
+def test_wrong_credentials_are_one_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.server.fault = lambda method, path, query: store.server.refused
     with pytest.raises(RunError, match=r"^s3://data/mer/dataset: cannot be listed: There is no such access key\.$"):
-        gpupeak.extract(config)
-    assert len(server.requests) == 1, "it is not tried again"
+        gpupeak.extract(store.config())
+    assert len(store.server.requests) == 1, "it is not tried again"
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     with pytest.raises(RunError, match=r"^s3://locked/mer: cannot be listed: Unable to locate credentials$"):
-        gpupeak.extract(dataclasses.replace(config, dataset_root="s3://locked/mer"))
+        gpupeak.extract(store.config(dataset_root="s3://locked/mer"))
 
 
-def test_a_store_that_cannot_be_reached_is_one_line(
-    corpus: DemoCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_reached_is_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     with pytest.raises(RunError, match=r"^s3://far/mer: cannot be listed: Could not connect .*, 6 times$"):
-        gpupeak.extract(in_s3(corpus, "out", tmp_path, dataset_root="s3://far/mer"))
+        gpupeak.extract(store.config(dataset_root="s3://far/mer"))
 
 
 def test_without_a_url_fsspec_is_not_imported(corpus: DemoCorpus, tmp_path: Path) -> None:
@@ -483,52 +447,42 @@ def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_looking_goes_by_url_too(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = in_s3(corpus, bucket, tmp_path)
-    here = plan(settings(corpus, output_root=tmp_path / "none"))
-    there = plan(config)
-    assert [dataclasses.replace(each, directory=tmp_path) for each in here] == [
-        dataclasses.replace(each, directory=tmp_path) for each in there
-    ]
-    assert str(there[0].directory) == f"s3://{bucket}/features/mer2023/{HOME}"
+def test_looking_goes_by_url_too(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = plan(settings(store.corpus, output_root=tmp_path / "none")), plan(store.config())
+    assert [replace(each, directory=tmp_path) for each in here] == [replace(each, directory=tmp_path) for each in there]
+    assert str(there[0].directory) == f"s3://{store.bucket}/features/mer2023/{HOME}"
     video = "s3://data/mer/dataset/mer2023-dataset-process/video/sample_00000000.mp4"
-    words = ["inspect", video, "--mer-factory-output", "s3://data/mer/mer-factory-output/MER2023", "--json"]
+    words = ["inspect", video, "--mer-factory-output", "s3://data/mer/mer-factory-output/MER2023"]
     assert main([*words, "--cache", str(tmp_path)]) == 0
+    assert video in capsys.readouterr().out
+    assert main([*words, "--cache", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["video"], told["peak"]["index"]) == (video, CLIPS[0].peak)
     assert told["peak"]["file"].startswith("s3://data/mer/mer-factory-output/MER2023/")
-    assert main([*words[:-1], "--cache", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert video in printed
-    assert inspect_video(config, "mer2023/sample_00000000").plan.indices == tuple(told["indices"])
+    assert inspect_video(store.config(), "mer2023/sample_00000000").plan.indices == tuple(told["indices"])
 
 
 @pytest.mark.slow
-def test_verify_finds_and_mends_what_is_broken_in_a_store(
-    corpus: DemoCorpus, s3: Any, server: Server, bucket: str, plain: dict[str, bytes], tmp_path: Path
-) -> None:
-    config = in_s3(corpus, bucket, tmp_path)
-    for name, data in plain.items():
-        s3.put_object(Bucket=bucket, Key=f"features/{name}", Body=data)
+def test_verify_finds_and_mends_what_is_broken_in_a_store(store: Store, plain: dict[str, bytes]) -> None:
+    config, root = store.config(), f"s3://{store.bucket}/features"
     broken = f"mer2023/{HOME}/sample_00000001.npy"
-    s3.put_object(Bucket=bucket, Key=f"features/{broken}", Body=plain[broken][:128] + bytes(len(plain[broken]) - 128))
+    for name, data in {**plain, broken: plain[broken][:128] + bytes(len(plain[broken]) - 128)}.items():
+        store.put(name, data)
     found = verify(config, deep=1)
     assert [(fault.sample, fault.kind) for each in found for fault in each.faults] == [("sample_00000001", "broken")]
     assert all(each.deep is not None and each.deep.compared == 1 for each in found)
-    server.requests.clear()
+    store.server.requests.clear()
     assert counts(repair(config, found)) == (1, 4, 0)
-    assert sum(request.startswith("PUT") and request.endswith(".npy") for request in server.requests) == 1
-    assert all(each.ok for each in verify(config)) and npy(objects(s3, bucket)) == plain
-    loaded = gpupeak.load_features(f"s3://{bucket}/features", "mer2023", "sample_00000001", encoder=ENCODER)
+    assert sum(request.startswith("PUT") and request.endswith(".npy") for request in store.server.requests) == 1
+    assert all(each.ok for each in verify(config)) and store.npy() == plain
+    loaded = gpupeak.load_features(root, "mer2023", "sample_00000001", encoder=ENCODER)
     np.testing.assert_array_equal(loaded, np.frombuffer(plain[broken], np.float32, offset=128).reshape(8, -1))
-    with pytest.raises(FileNotFoundError, match=rf"^s3://{bucket}/features/mer2023/.*/nobody\.npy"):
-        gpupeak.load_features(f"s3://{bucket}/features", "mer2023", "nobody", encoder=ENCODER)
+    with pytest.raises(FileNotFoundError, match=rf"^{root}/mer2023/.*/nobody\.npy"):
+        gpupeak.load_features(root, "mer2023", "nobody", encoder=ENCODER)
     with pytest.raises(ConfigError, match="features are mapped from a local directory"):
-        gpupeak.FeatureStore(f"s3://{bucket}/features")
+        gpupeak.FeatureStore(root)
     with pytest.raises(ConfigError, match="a local directory is expected"):
-        verify(config, against=f"s3://{bucket}/features")
+        verify(config, against=root)
 
 
 def test_the_writer_puts_several_at_once_and_releases_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
