@@ -28,7 +28,10 @@ def extraction(argv: Sequence[str], shift: int = 0) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / f"{clip.name}.npy").write_bytes(npy_header((8, 768)) + np.zeros((8, 768), "<f4").tobytes())
         at = clip.peak + shift
-        line = {"sample": clip.name, "indices": [0, 5, at - 2, at - 1, at, at + 1, at + 2, clip.frames - 1]}
+        line: dict[str, object] = {
+            "sample": clip.name,
+            "indices": [0, 5, at - 2, at - 1, at, at + 1, at + 2, clip.frames - 1],
+        }
         if clip.source is None:
             line["fallback"] = {"reason": "no AU file", "detail": ""}
         else:
@@ -45,9 +48,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(out: Path, command: Callable[[Sequence[str]], int] = extraction) -> tuple[int, str]:
-    console = Console(file=io.StringIO(), width=120, markup=False, highlight=False)
-    code = run_demo(out, console, command, "auto", "random:0")
-    return code, console.file.getvalue()
+    screen = io.StringIO()
+    console = Console(file=screen, width=120, markup=False, highlight=False)
+    return run_demo(out, console, command, "auto", "random:0"), screen.getvalue()
 
 
 def test_it_shows_the_files_an_array_and_the_frames(tmp_path: Path) -> None:
@@ -63,7 +66,12 @@ def test_it_shows_the_files_an_array_and_the_frames(tmp_path: Path) -> None:
 
 def test_the_command_it_shows_is_the_one_it_runs_and_whose_exit_code_counts(tmp_path: Path) -> None:
     ran: list[Sequence[str]] = []
-    code, screen = run(tmp_path / "demo", lambda words: ran.append(words) or 3)
+
+    def command(words: Sequence[str]) -> int:
+        ran.append(words)
+        return 3
+
+    code, screen = run(tmp_path / "demo", command)
     assert code == 3
     assert [shlex.split(screen.partition("The run\n")[2].partition("The weights")[0].replace("\\\n", ""))[1:]] == ran
     assert ran[0][:3] == ["extract", "mer2023", "iemocap"]

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +109,7 @@ def test_a_training_loop_reads_it_in_processes_of_its_own(tmp_path: Path) -> Non
     pack(store.directory("mer2023"), N)
     dataset = store.as_torch_dataset("mer2023")
     assert len(dataset) == len(NAMES)
-    loader = DataLoader(dataset, batch_size=3, num_workers=1, multiprocessing_context="fork")  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(dataset, 3, num_workers=1, multiprocessing_context="fork")
     found = {name: row for names, rows in loader for name, row in zip(names, rows, strict=True)}
     assert found.keys() == wanted.keys()
     assert all(row.dtype == torch.float32 and np.array_equal(row, wanted[name]) for name, row in found.items())

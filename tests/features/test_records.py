@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from features.test_store import SETTINGS, save
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from samples import read_manifest, sample
-from test_store import SETTINGS, save
 
 from gpupeak.errors import ConfigError, RunError
 from gpupeak.features.directory import FeatureDirectory
@@ -49,12 +48,6 @@ def run(
         directory.finish(NAMES)
 
 
-def left_by_kill(path: Path, part: str) -> None:
-    """What a killed shard leaves besides."""
-    (path / f".gpupeak-{part}.lock").touch()
-    (path / temporary_name()).touch()
-
-
 def outcomes(path: Path) -> dict[str, str]:
     return {entry["sample"]: entry["outcome"] for entry in read_manifest(path)}
 
@@ -72,6 +65,8 @@ def test_parts_count_before_they_are_merged_and_after(tmp_path: Path) -> None:
     run(tmp_path, "c", part=ZERO)
     assert done(tmp_path) == set(NAMES)
     assert outcomes(tmp_path) == dict.fromkeys(NAMES, "saved")
+    text = (tmp_path / f"manifest.{ZERO}.jsonl").read_text()
+    assert [json.loads(line)["sample"] for line in text.splitlines()] == ["c"], "of others' files it says nothing"
     record = opened(tmp_path).run
     assert record is not None
     assert (record["devices"], record["overwriting"]) == (["00000-of-00002", "00001-of-00002", "cpu"], False)
@@ -83,14 +78,6 @@ def test_parts_count_before_they_are_merged_and_after(tmp_path: Path) -> None:
     merged = json.loads((tmp_path / "run.json").read_text())
     assert merged["devices"] == record["devices"]
     assert [part.get("shard") for part in merged["parts"]] == [None, ZERO, ONE]
-
-
-def test_a_shard_notes_only_files_that_nobody_else_tells_of(tmp_path: Path) -> None:
-    run(tmp_path, "a")
-    np.save(tmp_path / "b.npy", np.zeros((8, 4), np.float32))
-    run(tmp_path, "c", part=ZERO)
-    text = (tmp_path / f"manifest.{ZERO}.jsonl").read_text()
-    assert [json.loads(line)["sample"] for line in text.splitlines()] == ["b", "c"]
 
 
 def test_a_saved_line_wins_over_a_failed_one_while_its_file_is_whole(tmp_path: Path) -> None:
@@ -297,7 +284,8 @@ def test_a_merge_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
     for step in itertools.count():
         path = tmp_path / f"{step}"
         made(path)
-        left_by_kill(path, ZERO)
+        (path / f".gpupeak-{ZERO}.lock").touch()  # what a killed shard leaves besides
+        (path / temporary_name()).touch()
         if not killed(path, step, when):
             break
         assert done(path) == finished_then, f"step {step}"

@@ -27,12 +27,6 @@ def test_each_sample_becomes_the_file_that_numpy_saves(tmp_path: Path, dtype: ty
     assert all("write" in outcome.seconds for outcome in outcomes if isinstance(outcome, Saved))
 
 
-def test_an_earlier_file_is_replaced_in_one_step(tmp_path: Path) -> None:
-    (tmp_path / "a.npy").write_bytes(b"torn")
-    list(NpyWriter(fsync=True).write([features(tmp_path, "a")]))
-    assert np.load(tmp_path / "a.npy").shape == (8, 4)
-
-
 @pytest.mark.parametrize("fsync", [False, True])
 def test_with_fsync_a_file_is_on_the_disk_before_it_has_its_name(
     fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,21 +45,14 @@ def test_the_batch_is_released_once_after_its_last_file(tmp_path: Path) -> None:
     assert released == [["a.npy", "b.npy"]]
 
 
-def test_a_name_the_file_system_refuses_fails_its_sample_only(tmp_path: Path) -> None:
-    outcomes = list(NpyWriter().write([features(tmp_path, "x" * 300, "good")]))
-    assert isinstance(outcomes[0], Failed)
-    assert outcomes[0].stage == "write"
-    assert isinstance(outcomes[1], Saved)
-    assert os.listdir(tmp_path) == ["good.npy"]
-
-
-def test_a_directory_in_the_place_of_a_file_fails_its_sample_only(tmp_path: Path) -> None:
-    (tmp_path / "a.npy").mkdir()
-    failed, saved = NpyWriter().write([features(tmp_path, "a", "b")])
+@pytest.mark.parametrize(("name", "why"), [("x" * 300, "File name too long"), ("taken", "Is a directory")])
+def test_a_name_that_the_file_system_refuses_fails_its_sample_only(name: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "taken.npy").mkdir()
+    failed, saved = NpyWriter().write([features(tmp_path, name, "good")])
     assert isinstance(failed, Failed)
     assert isinstance(saved, Saved)
-    assert (failed.stage, failed.reason) == ("write", "file name refused: Is a directory")
-    assert sorted(os.listdir(tmp_path)) == ["a.npy", "b.npy"]
+    assert (failed.stage, failed.reason) == ("write", f"file name refused: {why}")
+    assert sorted(os.listdir(tmp_path)) == ["good.npy", "taken.npy"]
 
 
 def test_a_full_disk_ends_the_run_and_leaves_nothing_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,8 +186,12 @@ def test_the_program_shows_text_as_text_only() -> None:
 def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a\nb\n")
     config = ExtractConfig(videos=tmp_path, name="mine", samples=tmp_path / "list.txt", output_root=tmp_path / "none")
-    empty = Document(render(overview(config)))
-    assert [e.text for e in empty.all("h1")] == ["0 of 2 samples have their features"]
+    (empty,) = overview(config)
+    empty.remarks.append("file \udc80")  # a name that is no Unicode
+    write_page([empty], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "file \\udc80" in text
+    assert [e.text for e in Document(text).all("h1")] == ["0 of 2 samples have their features"]
 
 
 def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
@@ -199,18 +203,11 @@ def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
         assert capsys.readouterr().err == f"error: {file}: cannot be written: {why}\n"
 
 
-def test_a_name_that_is_no_unicode_is_written_as_an_escape(corpus: ExtractConfig, tmp_path: Path) -> None:
-    (found,) = overview(corpus, show=0, show_unusual=0)
-    found.remarks.append("file \udc80")
-    write_page([found], tmp_path / "report.html")
-    assert "file \\udc80" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
 # The command
 
 
 def words(config: ExtractConfig, out: Path) -> list[str]:
-    own = ["--videos", str(config.videos), "--name", config.name, "--samples", str(config.samples)]
+    own = ["--videos", str(config.videos), "--name", str(config.name), "--samples", str(config.samples)]
     return ["report", *own, "--output-root", str(config.output_root), "--out", str(out)]
 
 
@@ -229,17 +226,13 @@ def test_the_command_writes_the_file_and_tells_the_counts(
     assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 7 samples of 1 dataset, 0 contact sheets\n")
 
 
-def test_an_unknown_sample_is_wrong_use(
-    corpus: ExtractConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*words(corpus, tmp_path / "x.html"), "--show-samples", "nobody"]) == 2
-    assert re.fullmatch(r"error: there is no sample 'nobody' in mi<b>ne\n", capsys.readouterr().err)
-    assert not (tmp_path / "x.html").exists()
-
-
-def test_without_jinja_one_line_says_what_to_install(
+def test_the_command_that_cannot_report_says_why_in_one_line(
     corpus: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    out = tmp_path / "x.html"
+    assert main([*words(corpus, out), "--show-samples", "nobody"]) == 2
+    assert capsys.readouterr().err == "error: there is no sample 'nobody' in mi<b>ne\n"
     monkeypatch.setattr(sheets, "find_spec", lambda name: None if name == "jinja2" else name)
-    assert main(words(corpus, tmp_path / "x.html")) == 2
+    assert main(words(corpus, out)) == 2
     assert capsys.readouterr().err == "error: this needs jinja2: pip install 'gpupeak[report]'\n"
+    assert not out.exists()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from clips import rotate, write_clip
 from PIL import Image
@@ -39,7 +40,7 @@ def drawn(video: Path) -> Sheet:
     return dataclasses.replace(made, curve=curve)
 
 
-def number(picture: np.ndarray) -> int:
+def number(picture: npt.NDArray[np.uint8]) -> int:
     """The number that is drawn in binary along the top of a frame of 96x64."""
     return sum(int(picture[4:12, bit * 8 + 2 : bit * 8 + 6].mean() > 128) << bit for bit in range(6))
 
@@ -49,12 +50,9 @@ def test_a_sheet_holds_the_frames_asked_for_in_order(drawn: Sheet, video: Path) 
     assert drawn.times == tuple(pytest.approx(index / 25) for index in INDICES)
     assert {picture.shape for picture in drawn.pictures} == {(64, 96, 3)}
     assert drawn.frames == 48
+    assert SheetTask(sample(video.parent, video=video), INDICES, 900)().peak == 47, "a peak past the end is the last"
     full = decode_frames(video, [24], size=None)[0].astype(int)
     assert np.abs(full - drawn.pictures[3].astype(int)).mean() < 12  # squashed and stretched again
-
-
-def test_a_peak_past_the_end_is_the_last_frame(video: Path) -> None:
-    assert SheetTask(sample(video.parent, video=video), INDICES, 900)().peak == 47
 
 
 def test_a_turned_video_is_shown_upright(video: Path, tmp_path: Path) -> None:
@@ -105,7 +103,7 @@ def test_heights_of_a_long_clip_keep_every_peak() -> None:
     values[7_777] = 5.0
     ((*line,),) = heights(Curve(tuple(range(10_000)), tuple(values), "openface", Path("x")), 10_000)
     assert len(line) == 400
-    assert max(line, key=lambda point: point[1]) == (pytest.approx(0.7777, abs=0.003), 1.0)
+    assert max(line, key=lambda point: point[1]) == pytest.approx((0.7777, 1.0), abs=0.003)
 
 
 def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
@@ -150,32 +148,29 @@ def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.Ca
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
-@pytest.mark.parametrize("words", [["--show"], ["--show", "-"]])
-def test_inspect_shows_on_a_terminal_only(words: list[str], video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(video), "--fallback", "uniform", *words]) == 2
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--show"], 2, "error: --show without a file .* name a FILE.png"),
+        (["--show", "-"], 2, "error: --show without a file .* name a FILE.png"),
+        (["--show", "none/a.png"], 3, "error: none/a.png: cannot be written: No such file or directory"),
+    ],
+)
+def test_a_sheet_that_cannot_be_shown_is_one_line(
+    words: list[str], code: int, told: str, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(video), "--fallback", "uniform", *words]) == code
     out, error = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"error: --show without a file .* name a FILE.png\n", error)
+    assert re.fullmatch(f"{told}\n", error)
 
 
-def test_inspect_shows_on_a_terminal(
+def test_inspect_shows_on_a_terminal_and_says_what_to_install(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["inspect", "--show", str(video), "--fallback", "uniform"]) == 0
     assert "▀" in capsys.readouterr().out
-
-
-def test_a_sheet_that_cannot_be_written_is_one_line(
-    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["inspect", str(video), "--sampling", "uniform", "--show", str(tmp_path / "none" / "a.png")]) == 3
-    assert capsys.readouterr().err.endswith("a.png: cannot be written: No such file or directory\n")
-
-
-def test_without_pillow_one_line_says_what_to_install(
-    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
     monkeypatch.setattr(sheets, "find_spec", lambda name: None)
     assert main(["inspect", str(video), "--sampling", "uniform", "--show", "x.png"]) == 2
     assert capsys.readouterr().err == "error: this needs PIL: pip install 'gpupeak[report]'\n"
