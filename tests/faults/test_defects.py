@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import signal
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from samples import ENCODER, plan, read_manifest, sample
 
 from gpupeak.child import Child
 from gpupeak.cli.app import main
-from gpupeak.corpora.labels import read_names
 from gpupeak.decode import worker
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.errors import LabelError, RunError, WriteError
+from gpupeak.errors import RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.records import read_records
@@ -64,16 +62,6 @@ def test_a_worker_that_is_killed_while_it_starts_is_started_again(
     (outcome,) = pool.decode([sample(tmp_path, video=clip_of("h264"))])
     pool.close()
     assert isinstance(outcome, FrameBatch)
-
-
-def test_an_archive_that_claims_a_long_directory_is_not_read(tmp_path: Path) -> None:
-    size = 1 << 30
-    file = tmp_path / "names.npz"
-    with file.open("wb") as stream:
-        stream.seek(size - 22)
-        stream.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size - 22, 0, 0))
-    with pytest.raises(LabelError, match=r"1,073,741,824 bytes, expected at most 268,435,456"):
-        read_names(file)
 
 
 def test_records_whose_values_are_lists_are_read(tmp_path: Path) -> None:

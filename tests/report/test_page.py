@@ -12,20 +12,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from clips import write_clip
 from PIL import Image
+from report.hostile import DATASET, INDICES, NAMES, QUOTED, REFUSED, SCRIPT, make_hostile
 
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
-from gpupeak.features.npy import npy_header
 from gpupeak.report import page, sheets
 from gpupeak.report.contents import overview
 from gpupeak.report.page import render, write_page
-
-HOSTILE = ("<img src=x onerror=alert(1)>", "a&amp;b", "'\"><svg onload=alert(2)>", "样本 1", "{{ 7 * 7 }}")
-SCRIPT = "</script><script>alert(3)</script><!--\u2028"
 
 
 @dataclass
@@ -67,35 +62,12 @@ class Document(HTMLParser):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> ExtractConfig:
-    """Five samples with hostile names, a manifest and a run.json that are no friendlier, one failure, one missing."""
-    root = tmp_path_factory.mktemp("hostile")
-    (root / "videos").mkdir()
-    features = root / "out/mi<b>ne/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-    features.mkdir(parents=True)
-    lines: list[dict[str, Any]] = [{"sample": "failed", "outcome": "failed", "stage": "decode", "reason": SCRIPT}]
-    for number, name in enumerate(HOSTILE):
-        write_clip(root / "videos" / f"{name}.mp4", frames=40, seed=number)
-        rows = np.random.default_rng(number).normal(1, 1, (8, 768)).astype(np.float32)
-        (features / f"{name}.npy").write_bytes(npy_header((8, 768)) + rows.tobytes())
-        peak = {"index": 20, "source": SCRIPT}
-        entry = {"sample": name, "outcome": "saved", "indices": [0, 5, 18, 19, 20, 21, 22, 39], "frames": 40}
-        entry |= {"codec": SCRIPT, "peak": peak if number else None, "clamp": SCRIPT}
-        entry |= {"fallback": None if number else {"reason": SCRIPT}, "seconds": {"plan": 0.1, "decode": 0.2}}
-        lines.append(entry)
-    (features / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
-    (features / "run.json").write_text(json.dumps({"settings": {SCRIPT: SCRIPT}, SCRIPT: [SCRIPT], "device": SCRIPT}))
-    csv = "frame, success, AU12_r\n" + "".join(f"{i + 1}, 1, {i % 21 / 4}\n" for i in range(40))
-    (root / "aus").mkdir()
-    (root / "aus" / "样本 1.csv").write_text(csv)
-    (root / "list.json").write_text(json.dumps([*HOSTILE, "failed", "missing"]))
-    return ExtractConfig(
-        videos=root / "videos", name="mi<b>ne", aus=root / "aus", samples=root / "list.json", output_root=root / "out"
-    )
+    return make_hostile(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")
 def text(corpus: ExtractConfig) -> str:
-    return render(overview(corpus, show_samples=["failed"]))
+    return render(overview(corpus, show=len(NAMES), show_samples=[REFUSED]))
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +77,11 @@ def document(text: str) -> Document:
 
 def test_names_and_reasons_stay_text(document: Document, text: str) -> None:
     assert len(document.all("script")) == 2
-    assert [image.attributes["src"][:5] for image in document.all("img")] == ["data:"] * 8 * len(HOSTILE)
+    assert [image.attributes["src"][:5] for image in document.all("img")] == ["data:"] * 8 * len(NAMES)
     assert not [name for element in document.elements for name in element.attributes if name.startswith("on")]
     titles = [element.text for element in document.all("h3")]
-    assert titles[0] == "mi<b>ne"
-    assert {*HOSTILE, "failed"} == set(titles[1:])
+    assert titles[0] == DATASET
+    assert {*NAMES, REFUSED} == set(titles[1:])
     assert "not shown: find: no video file of this name" in [element.text for element in document.all("p")]
     assert "49" not in titles
     assert "alert(3)</script>" not in text
@@ -120,22 +92,22 @@ def test_names_and_reasons_stay_text(document: Document, text: str) -> None:
 
 def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
     rows, words, outcomes = (document.data[key] for key in ("rows", "words", "outcomes"))
-    assert rows["name"] == [*HOSTILE, "failed", "missing"]
-    assert [outcomes[place] for place in rows["outcome"]] == ["saved"] * 5 + ["failed", "missing"]
-    assert [words[place] for place in rows["remarks"][5]] == [f"decode: {SCRIPT}"]
-    assert [words[place] for place in rows["remarks"][0]] == [f"fell back: {SCRIPT}", f"clamped: {SCRIPT}"]
-    assert [words[place] for place in rows["source"]] == ["", *[SCRIPT] * 4, "", ""]
-    assert rows["indices"][0] == [0, 5, 18, 19, 20, 21, 22, 39]
-    assert {len(column) for column in rows.values()} == {7}
-    assert rows["sheet"] == [*range(6), -1]
+    assert rows["name"] == [*NAMES, REFUSED, "missing"]
+    assert [outcomes[place] for place in rows["outcome"]] == ["saved"] * 11 + ["failed", "missing"]
+    assert [words[place] for place in rows["remarks"][11]] == [f"{SCRIPT}: {QUOTED}"]
+    assert [words[place] for place in rows["remarks"][0]] == [f"fell back: {SCRIPT}", f"clamped: {QUOTED}"]
+    assert [words[place] for place in rows["source"]] == ["", *[SCRIPT] * 10, "", ""]
+    assert rows["indices"][0] == INDICES
+    assert {len(column) for column in rows.values()} == {13}
+    assert rows["sheet"] == [*range(12), -1]
 
 
 def test_the_figures_are_those_of_the_run(document: Document) -> None:
     figures = {e.attributes["data-count"]: int(e.text) for e in document.all("dd") if "data-count" in e.attributes}
     ones, none = dict.fromkeys(("fell back", "failed", "missing"), 1), dict.fromkeys(("unusual", "broken"), 0)
-    assert figures == {"saved": 5, "from a peak": 4, "clamped": 5, **ones, **none}
+    assert figures == {"saved": 11, "from a peak": 10, "clamped": 11, **ones, **none}
     texts = {element.text for element in document.elements}
-    assert {"5 of 7 samples have their features", "5 of 7 saved", "100.0 ms a sample"} <= texts
+    assert {"11 of 13 samples have their features", "11 of 13 saved", "100.0 ms a sample"} <= texts
 
 
 def test_pictures_are_the_frames(document: Document) -> None:
@@ -146,7 +118,7 @@ def test_pictures_are_the_frames(document: Document) -> None:
             assert picture.size == (240, 160)
         assert image.attributes["alt"].startswith("frame ")
     peaks = [element for element in document.all("li") if element.attributes.get("class") == "at-peak"]
-    assert len(peaks) == 4
+    assert len(peaks) == 10
 
 
 def test_the_curve_has_the_peak_and_the_chosen_frames_on_it(document: Document) -> None:
@@ -157,7 +129,7 @@ def test_the_curve_has_the_peak_and_the_chosen_frames_on_it(document: Document) 
     curve = document.elements.index(line)
     marks = [element for element in document.elements[curve - 9 : curve] if element.tag == "line"]
     at = [float(mark.attributes["x1"]) for mark in marks]
-    assert at[:8] == [pytest.approx(1000 * index / 39, abs=0.1) for index in (0, 5, 18, 19, 20, 21, 22, 39)]
+    assert at[:8] == [pytest.approx(1000 * index / 39, abs=0.1) for index in INDICES]
     assert (marks[8].attributes["class"], at[8]) == ("peak", at[4])
 
 
@@ -216,14 +188,14 @@ def test_the_command_writes_the_file_and_tells_the_counts(
 ) -> None:
     out = tmp_path / "report.html"
     more = ["--show", "1", "--show-unusual", "0"]
-    assert main([*words(corpus, out), *more, "--show-samples", HOSTILE[1], HOSTILE[3], "--json"]) == 0
+    assert main([*words(corpus, out), *more, "--show-samples", NAMES[1], NAMES[3], "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["exit_code"], told["error"], told["file"]) == (0, None, str(out))
     assert told["bytes"] == out.stat().st_size
     (dataset,) = told["datasets"]
-    assert (dataset["saved"], dataset["failed"], dataset["missing"], dataset["sheets"]) == (5, 1, 1, 3)
+    assert (dataset["saved"], dataset["failed"], dataset["missing"], dataset["sheets"]) == (11, 1, 1, 3)
     assert main([*words(corpus, out), "--show", "0", "--show-unusual", "0"]) == 0
-    assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 7 samples of 1 dataset, 0 contact sheets\n")
+    assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 13 samples of 1 dataset, 0 contact sheets\n")
 
 
 def test_the_command_that_cannot_report_says_why_in_one_line(
@@ -231,7 +203,7 @@ def test_the_command_that_cannot_report_says_why_in_one_line(
 ) -> None:
     out = tmp_path / "x.html"
     assert main([*words(corpus, out), "--show-samples", "nobody"]) == 2
-    assert capsys.readouterr().err == "error: there is no sample 'nobody' in mi<b>ne\n"
+    assert capsys.readouterr().err == f"error: there is no sample 'nobody' in {DATASET}\n"
     monkeypatch.setattr(sheets, "find_spec", lambda name: None if name == "jinja2" else name)
     assert main(words(corpus, out)) == 2
     assert capsys.readouterr().err == "error: this needs jinja2: pip install 'gpupeak[report]'\n"
