@@ -97,7 +97,6 @@ class Browser:
         ]
 
     def open(self, file: Path, options: Sequence[str] = (), **fragment: str) -> tuple[Page, list[str]]:
-        """The page, and what was said on the console."""
         url = file.as_uri() + (f"#{urlencode(fragment)}" if fragment else "")
         done = subprocess.run([*self._command, *options, url], capture_output=True, text=True, timeout=120, check=True)
         return Page(done.stdout), re.findall(r"CONSOLE.*", done.stderr)
@@ -110,7 +109,6 @@ def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Browser:
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on samples with hostile names."""
     root = tmp_path_factory.mktemp("hostile")
     write_page(overview(make_hostile(root), show=len(NAMES)), root / "report.html")
     return root / "report.html"
@@ -176,7 +174,6 @@ def test_a_phone_is_no_error(browser: Browser, hostile: Path) -> None:
         ({"q": "0456", "dataset": "sims"}, 1, "sample_00000456"),
         ({"outcome": "failed"}, 9, "sample_00000007"),
         ({"source": "openface"}, 0, None),
-        ({"fallback": "1"}, 0, None),
         ({"page": "3"}, 12_799, "sample_00000100"),
         ({"page": "999999", "dataset": "meld"}, 2_610, "sample_00002600"),
         ({"dataset": "no such", "page": "-1"}, 12_799, "sample_00000000"),

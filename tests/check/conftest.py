@@ -15,7 +15,6 @@ from gpupeak.demo.corpus import DemoCorpus, make_corpus
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
-    """The corpus of `gpupeak demo`. Read it only."""
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 

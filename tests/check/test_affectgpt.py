@@ -32,9 +32,6 @@ WHOLE: dict[str, Any] = {
 }
 
 
-# A small AffectGPT: what its inference and its training do, in its own words
-
-
 def affectgpt_directory(root: str | None, name: str, encoder: Any, sampling: Any, n: Any) -> str | None:
     lower = {"IEMOCAPFour": "iemocap"}.get(name, name.lower())
     if not root:
@@ -70,9 +67,6 @@ def affectgpt_training(config: Mapping[str, Any], name: str, run_dir: Path) -> b
     file = affectgpt_file(config, section, name, None)
     needed = section.get("use_preextracted_frame", False) and "frame" in section["face_or_frame"]
     return bool(needed) and file is not None and (run_dir / file).exists()
-
-
-# Features, files and commands
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +113,6 @@ def told(found: Check) -> str:
     parts = [text for judgement in found.judgements for text in (*judgement.problems, *judgement.warnings)]
     instead = [judgement.instead for judgement in found.judgements if not judgement.loads]
     return "\n".join([*parts, *instead, *found.no_effect, *found.warnings])
-
-
-# Inference
 
 
 @pytest.mark.parametrize(
@@ -171,7 +162,6 @@ VALUES: dict[str, list[Any]] = {
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of several kinds, under two roots."""
     home = tmp_path_factory.mktemp("run")
     for dataset, sampling, n in (
         *(("mer2023", "emotion_peak", 8), ("mer2023", "uniform", 8), ("meld", "emotion_peak", 16)),
@@ -216,9 +206,6 @@ def test_without_names_it_is_what_is_there_or_told(tree: Path, changes: dict[str
     write_features(tree / HERE.replace("mer2023", "meld"))
     found = judge(tree, merged(changes), ())
     assert [f"{judgement.use} {judgement.dataset}" for judgement in found.judgements] == names
-
-
-# The files
 
 
 def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,37 +259,6 @@ def test_every_dataset_asked_for_has_to_be_loaded(tree: Path) -> None:
     assert found.exit_code == 1
 
 
-# Training, and the guide's older form
-
-
-@pytest.mark.parametrize(
-    ("changes", "loads", "says"),
-    [
-        ({"use_preextracted_frame": True}, True, ""),
-        ({"use_preextracted_frame": True, "frame_sampling": ...}, False, "no frame_CLIP_VIT_LARGE_uniform_8frms"),
-        ({"use_preextracted_frame": True, "preextracted_root": ...}, False, "not set and None by default"),
-        ({"use_preextracted_frame": True, "face_or_frame": "face"}, False, "without frame in it"),
-        ({"use_preextracted_frame": False}, False, "use_preextracted_frame is false"),
-        ({"use_preextracted_features": True}, False, "datasets.mercaptionplus.use_preextracted_frame is not set"),
-        ({"use_preextracted_features": True}, False, "datasets.mercaptionplus.use_preextracted_features: AffectGPT"),
-    ],
-)
-def test_training_loads_what_it_would(tmp_path: Path, changes: dict[str, Any], loads: bool, says: str) -> None:
-    write_features(tmp_path / HERE.replace("mer2023", "mercaptionplus"))
-    section = {"face_or_frame": "frame", "frame_sampling": "emotion_peak", "preextracted_root": ROOT, **changes}
-    section = {key: value for key, value in section.items() if value is not ...}
-    config = merged({"datasets.mercaptionplus": section, "inference": ...})
-    found = judge(tmp_path, config, ())
-    (judgement,) = found.judgements
-    assert (judgement.use, judgement.loads) == ("training", loads), told(found)
-    assert loads is affectgpt_training(config, "mercaptionplus", tmp_path)
-    assert says in told(found)
-    assert found.exit_code == 1, "inference is not switched on by a section for training"
-    assert "no section inference" in told(found)
-    if section.get("frame_sampling"):
-        assert "right under mer_factory_output, without the dataset's directory" in judgement.instead
-
-
 GUIDE = """
 datasets:
   mer2023:
@@ -325,13 +281,11 @@ def test_the_guides_older_form_switches_nothing_on(tree: Path) -> None:
         assert os.path.normpath(str(judgement.directory)) == HERE
         assert "use_preextracted_features: AffectGPT consults it nowhere" in told(found)
         assert "no section inference" in told(found)
+        assert ("without the dataset's directory" in told(found)) is (judgement.use == "training")
     file.write_text(GUIDE + "inference: {frame_sampling: emotion_peak, frame_n_frms: 8}\n")
     found = check(file, ["mer2023"], run_dir=tree)
     assert found.exit_code == 0, "root and encoder are inference's own defaults"
     assert "not read at inference" in told(found)
-
-
-# OmegaConf
 
 
 def test_interpolation_and_options(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,9 +358,6 @@ def test_a_file_of_no_use_is_refused_in_one_line(
     assert not Path("ran").exists()
 
 
-# What to paste
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("n", "encoder", "directory", "dim"),
@@ -449,9 +400,6 @@ def test_what_cannot_be_emitted_is_refused(words: str, capsys: pytest.CaptureFix
     assert (out, error.count("\n")) == ("", 1)
 
 
-# The command
-
-
 def test_the_command_says_what_is_read_and_what_happens_instead(
     tree: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,6 +421,15 @@ def test_the_command_says_what_is_read_and_what_happens_instead(
     assert lines[-1] == "inference with this configuration does not load these features"
     assert main([*words[:-2], "mer2023", "--options", "inference.frame_n_frms=8", "run.a=b"]) == 0
     assert capfd.readouterr().out.splitlines()[-1] == "inference with this configuration loads these features"
+    for path, code in ((file, 0), (tree / "none.yaml", 2)):
+        options = ["--dataset", "mer2023", "--options", "inference.frame_n_frms=8", "--run-dir", str(tree), "--json"]
+        assert main(["config", "check", str(path), *options]) == code
+        found = json.loads(capfd.readouterr().out)
+        assert found["exit_code"] == code
+        assert ("No such file" in str(found["error"])) is (code == 2)
+        assert [(each["dataset"], each["loads"], each["files"]) for each in found.get("datasets", ())] == [
+            ("mer2023", True, 2)
+        ] * (code == 0)
     assert main([*words[:-2], "mer2023", "--options", "inference.frame_n_frms=8", "--face-or-frame", "face"]) == 1
     assert "--outside_face_or_frame is 'face', without frame in it" in capfd.readouterr().out
     (tree / HERE / "sample_1.npy").unlink()
@@ -480,20 +437,3 @@ def test_the_command_says_what_is_read_and_what_happens_instead(
     lines = capfd.readouterr().out.splitlines()
     assert lines[5].startswith("  mer2023: loaded in part, 1/2 files in ./preextracted_features/mer2023/frame_")
     assert lines[-1] == "inference with this configuration loads only a part of these features"
-
-
-def test_json_is_one_object_whatever_happens(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def answer(*words: str) -> dict[str, Any]:
-        code = main(["config", "check", *words, "--run-dir", str(tree), "--json"])
-        found: dict[str, Any] = json.loads(capfd.readouterr().out)
-        assert found["exit_code"] == code
-        return found
-
-    file = tree / "affectgpt.yaml"
-    file.write_text(yaml.safe_dump(WHOLE))
-    found = answer(str(file))
-    (dataset,) = found["datasets"]
-    assert (found["error"], dataset["dataset"], dataset["loads"], dataset["files"]) == (None, "mer2023", True, 2)
-    n_frms = {"key": "frame_n_frms", "value": 8, "origin": "model.vis_processor.train.n_frms"}
-    assert dataset["settings"][1] == n_frms
-    assert "No such file" in answer(str(tree / "none.yaml"))["error"]

@@ -27,8 +27,6 @@ _KINDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything."""
-
     name: str
     clips: int  # of the part `kills`
     kills: int
@@ -95,8 +93,6 @@ def _write_list(path: Path, entry: Mapping[str, Any], names: list[str]) -> None:
 
 
 class _Pool:
-    """The clips and action-unit files that there are, linked under the names of samples."""
-
     def __init__(self, directory: Path, suffix: str) -> None:
         self._directory, self._suffix = directory, suffix
         directory.mkdir(parents=True)

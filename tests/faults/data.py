@@ -121,7 +121,6 @@ _TOKENS = (
 
 
 def anything(draw: Draw, depth: int = 3) -> Any:
-    """A JSON value that nobody expects."""
     kind = draw.randrange(9 if depth else 7)
     if kind == 7:
         return [anything(draw, depth - 1) for _ in range(draw.choice((0, 1, 3)))]
@@ -149,7 +148,6 @@ def disturbed(document: Any, draw: Draw) -> Any:
 
 
 def as_json(document: Any, draw: Draw) -> bytes:
-    """The document disturbed, as text, and the text mutated as well, sometimes."""
     data = json.dumps(disturbed(document, draw)).encode()
     return mutated(data, draw) if draw.random() < 0.4 else data
 
@@ -214,7 +212,6 @@ def _labels(draw: Draw, directory: Path) -> Path:
 
 
 def label_file(file: Path, pickled: bytes) -> Path:
-    """An .npz of labels whose object array is this pickle."""
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
     npy = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + pickled
@@ -398,7 +395,6 @@ def alarm() -> Iterator[None]:
 
 
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
-    """Every kind; `ok` if there is no fault among them."""
     guard = Guard()
     found: dict[str, Any] = {}
     for name in KINDS:

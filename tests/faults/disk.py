@@ -41,8 +41,6 @@ HUNG_LIMIT = 4.0
 
 @dataclass(slots=True)
 class Trials:
-    """What the trials have in common, and what they found."""
-
     corpus: Corpus
     expected: Tree
     draw: random.Random
@@ -103,13 +101,11 @@ class Trials:
 
 
 def prepared(work: Path, clips: int, seed: int) -> Trials:
-    """A corpus, and what a run over it makes that nothing happens to."""
     corpus = make_corpus(work / "corpus", clips)
     return Trials(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
 
 
 def trial(faults: Iterable[Callable[[Trials], None]], scale: Scale, seed: int, work: Path) -> Trials:
-    """Every fault as often as the scale says."""
     trials = prepared(work, scale.few, seed)
     for _ in range(scale.rounds):
         for fault in faults:
@@ -143,7 +139,6 @@ def disk_full(trials: Trials) -> None:
 
 
 def removed(trials: Trials) -> None:
-    """The output directory is removed, or moved away, in the middle."""
     out = trials.place()
     process = _in_the_middle(trials, out)
     if trials.draw.random() < 0.5:
@@ -157,7 +152,6 @@ def removed(trials: Trials) -> None:
 
 
 def read_only(trials: Trials) -> None:
-    """The output directory may not be written any more, in the middle."""
     prefix = without_privileges()
     if prefix is None:
         trials.left_out.add("directory read-only")
@@ -179,7 +173,6 @@ def read_only(trials: Trials) -> None:
 
 
 def not_permitted(trials: Trials) -> None:
-    """Some videos and action-unit files may not be read."""
     prefix = without_privileges()
     if prefix is None:
         trials.left_out.add("files not permitted")
@@ -202,7 +195,6 @@ def not_permitted(trials: Trials) -> None:
 
 
 def few_descriptors(trials: Trials) -> None:
-    """The processes may open only so many files."""
     for limit in trials.draw.sample(range(5, 40), 3):
         out = trials.place()
         few = Extraction(words(trials.corpus, out), nofile=limit)
@@ -242,7 +234,6 @@ def hung(trials: Trials) -> None:
 
 
 def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> Extraction:
-    """A run of which some samples are done."""
     with Watcher(home(out), trials.expected.features) as watcher:
         process = Extraction(words(trials.corpus, out), prefix or [], pause=3 / len(trials.corpus.names))
         after(1 + trials.draw.randrange(len(trials.corpus.names) // 2), watcher, process)
@@ -251,7 +242,6 @@ def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -
 
 
 def _copied(trials: Trials) -> Corpus:
-    """The corpus once more, in files of its own."""
     place = trials.place()
     given = trials.corpus
     copied = Corpus(place / "videos", place / "aus", given.names[:20])

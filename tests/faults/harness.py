@@ -30,13 +30,11 @@ GONE_SECONDS = 60.0
 
 
 def words(corpus: Corpus, out: Path) -> list[str]:
-    """`gpupeak extract` of a corpus."""
     given = ["extract", "--videos", str(corpus.videos), "--name", "mine", "--aus", str(corpus.aus)]
     return [*given, "--output-root", str(out), "--weights", "random:0", "--device", "cpu", "--workers", "2", "--json"]
 
 
 def home(out: Path) -> Path:
-    """Where the features of that corpus go."""
     return out / "mine" / "frame_CLIP_VIT_LARGE_emotion_peak_8frms"
 
 
@@ -65,7 +63,6 @@ class Extraction:
         return self.process.poll() is None
 
     def workers(self) -> list[psutil.Process]:
-        """The decoding processes there are now."""
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 self._workers.setdefault(process.pid, process)
@@ -83,7 +80,6 @@ class Extraction:
         return self.process.returncode
 
     def end(self) -> None:
-        """Kill it and its workers."""
         self.kill()
         self.process.wait()
 
@@ -263,18 +259,15 @@ def differences(found: Tree, expected: Tree) -> list[str]:
 
 
 def kept(tree: Tree) -> int:
-    """Samples whose file was kept without a record of its own."""
     return sum(line["outcome"] == "kept" for line in tree.lines.values())
 
 
 def extracted(corpus: Corpus, out: Path, more: Sequence[str] = (), **options: Any) -> tuple[int, Extraction]:
-    """A run to its end, and its exit code."""
     run = Extraction([*words(corpus, out), *more], **options)
     return run.wait(), run
 
 
 def undisturbed(corpus: Corpus, out: Path) -> Tree:
-    """What a run makes that nothing happens to."""
     code, run = extracted(corpus, out)
     tree = look(home(out))
     if code or len(tree.features) != len(corpus.names):

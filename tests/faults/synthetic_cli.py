@@ -69,7 +69,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("FAULTS_CLOCK"):
         real, draw = time.time, random.Random(0)
-        time.time = lambda: real() + draw.uniform(-1e6, 1e6)  # type: ignore[assignment]
+        time.time = lambda: real() + draw.uniform(-1e6, 1e6)
     module: Any = ModuleType("gpupeak.lines.build")
     module.build = build
     sys.modules["gpupeak.lines.build"] = module

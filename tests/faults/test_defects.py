@@ -26,7 +26,6 @@ from gpupeak.types import FrameBatch, Saved
 
 @contextlib.contextmanager
 def limited(which: int, value: int) -> Iterator[None]:
-    """Lower a limit of this process for a moment."""
     soft, hard = resource.getrlimit(which)
     resource.setrlimit(which, (value, hard))
     try:

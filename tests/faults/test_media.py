@@ -74,8 +74,6 @@ def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: 
 
 @dataclass
 class Greedy:
-    """A task that takes so many bytes."""
-
     sample: Sample
     size: int
 

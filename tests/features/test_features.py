@@ -29,7 +29,6 @@ NAMES = ["b", "-a", "名前", "c d"]
 
 
 def fill(root: Path, dataset: str = "mer2023", names: list[str] = NAMES) -> dict[str, npt.NDArray[np.float32]]:
-    """Features of their own for each name, as `np.save` writes them."""
     directory = FeatureStore(root).directory(dataset)
     directory.mkdir(parents=True)
     random = np.random.default_rng(len(dataset))
@@ -109,7 +108,7 @@ def test_a_training_loop_reads_it_in_processes_of_its_own(tmp_path: Path) -> Non
     pack(store.directory("mer2023"), N)
     dataset = store.as_torch_dataset("mer2023")
     assert len(dataset) == len(NAMES)
-    loader: DataLoader[Any] = DataLoader(dataset, 3, num_workers=1, multiprocessing_context="fork")
+    loader: DataLoader[Any] = DataLoader(dataset, 3, num_workers=1, multiprocessing_context="fork")  # type: ignore[arg-type]
     found = {name: row for names, rows in loader for name, row in zip(names, rows, strict=True)}
     assert found.keys() == wanted.keys()
     assert all(row.dtype == torch.float32 and np.array_equal(row, wanted[name]) for name, row in found.items())

@@ -36,7 +36,6 @@ def opened(path: Path, part: str | None = None) -> FeatureDirectory:
 def run(
     path: Path, *names: str, part: str | None = None, settings: dict[str, Any] = SETTINGS, overwrite: bool = False
 ) -> None:
-    """One run, or shard, that saves `names`."""
     directory = opened(path, part)
     directory.refuse_mixing(settings, overwrite=overwrite)
     with directory:
@@ -90,9 +89,6 @@ def test_a_saved_line_wins_over_a_failed_one_while_its_file_is_whole(tmp_path: P
     with opened(tmp_path) as directory:
         directory.absorb(NAMES)
     assert outcomes(tmp_path) == {"a": "saved", "b": "failed"}
-
-
-# Overwriting
 
 
 def test_overwriting_by_shards_counts_for_the_whole_directory(tmp_path: Path) -> None:
@@ -149,9 +145,6 @@ def test_a_plain_overwrite_ends_whatever_shards_have_begun(tmp_path: Path) -> No
     run(tmp_path, "a", settings=THIRD, overwrite=True)
     assert done(tmp_path) == {"a"}
     assert {name for name in os.listdir(tmp_path) if not name.endswith(".npy")} == {"run.json", "manifest.jsonl"}
-
-
-# At the same time
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -211,9 +204,6 @@ def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp
         assert sorted(os.listdir(tmp_path)) == ["a.npy", "x.tmp"]
 
 
-# Without locks
-
-
 @pytest.mark.parametrize("part", [None, ZERO])
 def test_where_there_are_no_locks_a_run_goes_on_and_can_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str | None
@@ -232,9 +222,6 @@ def test_where_there_are_no_locks_a_run_goes_on_and_can_say_so(
     assert outcomes(tmp_path) == {"a": "saved"}
 
 
-# Killed while merging
-
-
 class Killed(BaseException):
     """The process is gone."""
 
@@ -251,26 +238,13 @@ def overwriting(path: Path) -> None:
     run(path, "b", part=ONE, settings=OTHER)
 
 
-def overwritten(path: Path) -> None:
-    run(path, *NAMES)
-    run(path, "a", "b", part=ZERO, settings=OTHER, overwrite=True)
-    run(path, "c", "d", part=ONE, settings=OTHER, overwrite=True)
-
-
 def over_parts(path: Path) -> None:
     run(path, "a", "b", part=ZERO)
     run(path, "c", "d", part=ONE)
     run(path, "c", "d", part=OF_THREE, settings=OTHER, overwrite=True)
 
 
-def going_on(path: Path) -> None:
-    run(path, *NAMES)
-    run(path, "a", settings=OTHER, overwrite=True)
-    run(path, "b", part=ZERO, settings=OTHER)
-    run(path, "c", part=ONE, settings=OTHER)
-
-
-@pytest.mark.parametrize("made", [plain_parts, overwriting, overwritten, over_parts, going_on])
+@pytest.mark.parametrize("made", [plain_parts, overwriting, over_parts])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_merge_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
     made: Callable[[Path], None], when: str, tmp_path: Path

@@ -98,7 +98,6 @@ class Store:
     cache: Path
 
     def config(self, **changes: object) -> ExtractConfig:
-        """From this server into the bucket."""
         given: dict[str, object] = {
             "dataset_root": "s3://data/mer/dataset",
             "mer_factory_output": "s3://data/mer/mer-factory-output",
@@ -122,7 +121,6 @@ class Store:
         return {name: data for name, data in self.objects().items() if name.endswith(".npy")}
 
     def manifest(self) -> list[dict[str, Any]]:
-        """The lines of all manifests."""
         files = self.objects().items()
         return [json.loads(line) for name, data in files if "manifest" in name for line in data.splitlines()]
 
@@ -156,7 +154,6 @@ def settings(corpus: DemoCorpus, **changes: object) -> ExtractConfig:
 
 @pytest.fixture(scope="module")
 def plain(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a run without any store makes."""
     out = tmp_path_factory.mktemp("plain")
     assert gpupeak.extract(settings(corpus, output_root=out)).exit_code == 0
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.npy")}
@@ -165,9 +162,6 @@ def plain(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def counts(report: RunReport) -> tuple[int, int, int]:
     told = report.to_json()
     return told["saved"], told["skipped"], told["failed"]
-
-
-# From a store to a store
 
 
 def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(store: Store, plain: dict[str, bytes]) -> None:
@@ -291,15 +285,6 @@ def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
     assert store.npy() == {name: data for name, data in plain.items() if "mer2023" in name and "00000001" not in name}
 
 
-@pytest.mark.slow
-def test_a_bucket_itself_is_a_directory(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert is_there(place(f"s3://{store.bucket}")) and not is_there(place("s3://there-is-none"))
-    store.client.put_object(Bucket=store.bucket, Key="a.mp4", Body=b"no video")
-    words = ["plan", "--name", "mine", "--sampling", "uniform", "--cache", str(tmp_path / "cache"), "--videos"]
-    assert main([*words, f"s3://{store.bucket}", "--output-root", str(tmp_path / "out")]) in (0, 1)
-    assert "please report" not in capsys.readouterr().err
-
-
 def command(config: ExtractConfig, *more: str) -> list[str]:
     return [
         *("extract", *config.datasets, "--dataset-root", str(config.dataset_root)),
@@ -341,15 +326,12 @@ def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
 
 
 @pytest.mark.slow
-def test_a_store_that_takes_nothing_ends_the_run_before_anything_is_decoded(store: Store) -> None:
+def test_features_that_cannot_be_put_are_not_saved(store: Store) -> None:
     store.server.fault = lambda method, path, query: store.server.refused if method == "PUT" else None
     with pytest.raises(WriteError, match=rf"^s3://{store.bucket}/features/mer2023/{HOME}: cannot be written"):
         gpupeak.extract(store.config())
-    assert not any(request.endswith((".mp4", ".avi")) for request in store.server.requests)
+    assert not any(request.endswith((".mp4", ".avi")) for request in store.server.requests), "nothing is fetched"
 
-
-@pytest.mark.slow
-def test_features_that_cannot_be_put_are_not_saved(store: Store) -> None:
     def fault(method: str, path: str, query: str) -> Answer | None:
         return store.server.unavailable if method == "PUT" and path.endswith("00000001.npy") else None
 
@@ -450,6 +432,7 @@ def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path)
 def test_looking_goes_by_url_too(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, there = plan(settings(store.corpus, output_root=tmp_path / "none")), plan(store.config())
     assert [replace(each, directory=tmp_path) for each in here] == [replace(each, directory=tmp_path) for each in there]
+    assert is_there(place(f"s3://{store.bucket}")) and not is_there(place("s3://there-is-none"))
     assert str(there[0].directory) == f"s3://{store.bucket}/features/mer2023/{HOME}"
     video = "s3://data/mer/dataset/mer2023-dataset-process/video/sample_00000000.mp4"
     words = ["inspect", video, "--mer-factory-output", "s3://data/mer/mer-factory-output/MER2023"]

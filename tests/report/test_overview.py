@@ -44,7 +44,6 @@ def manifest(root: Path, *lines: object) -> None:
 
 
 def listed(root: Path, *names: str) -> ExtractConfig:
-    """A corpus of those samples, without videos."""
     (root / "videos").mkdir(parents=True, exist_ok=True)
     (root / "list.txt").write_text("\n".join(names))
     return ExtractConfig(videos=root / "videos", name="mine", samples=root / "list.txt", output_root=root)
@@ -141,9 +140,6 @@ def test_samples_that_stand_out_are_named_by_what_is_wrong_with_them(tmp_path: P
     assert not [row for row in few.rows if row.unusual], "of 18 samples none is unusual"
 
 
-# What is not at hand
-
-
 def test_without_lists_and_videos_a_dataset_is_told_from_what_was_extracted(tmp_path: Path) -> None:
     root = tmp_path / "out"
     directory = root / "sims/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
@@ -165,9 +161,6 @@ def test_without_lists_and_videos_a_dataset_is_told_from_what_was_extracted(tmp_
 def test_nothing_to_report_on_is_an_error(datasets: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to report on: no dataset has features in"):
         overview(ExtractConfig(datasets=datasets, dataset_root=tmp_path, output_root=tmp_path))
-
-
-# Sheets
 
 
 @pytest.fixture(scope="module")

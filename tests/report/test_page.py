@@ -175,9 +175,6 @@ def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
         assert capsys.readouterr().err == f"error: {file}: cannot be written: {why}\n"
 
 
-# The command
-
-
 def words(config: ExtractConfig, out: Path) -> list[str]:
     own = ["--videos", str(config.videos), "--name", str(config.name), "--samples", str(config.samples)]
     return ["report", *own, "--output-root", str(config.output_root), "--out", str(out)]

@@ -116,9 +116,6 @@ def test_the_picture_shows_every_frame_and_marks_the_peak(drawn: Sheet) -> None:
     assert [place for place, colour in enumerate(rims) if colour == [0xC2, 0x41, 0x0C]] == [INDICES.index(24)]
 
 
-# Terminals
-
-
 def test_blocks_keep_within_the_terminal_and_mark_the_peak(drawn: Sheet) -> None:
     text = to_terminal(drawn, 80)
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
@@ -134,9 +131,6 @@ def test_blocks_keep_within_the_terminal_and_mark_the_peak(drawn: Sheet) -> None
 def test_blocks_fit_any_width(drawn: Sheet, columns: int) -> None:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in to_terminal(drawn, columns).splitlines()]
     assert max(map(len, lines)) <= min(max(columns, 16), 160)
-
-
-# The command
 
 
 def test_inspect_writes_the_sheet(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
