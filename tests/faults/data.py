@@ -47,9 +47,6 @@ SECONDS = 10.0
 Draw = random.Random
 
 
-# What the interpreter is heard doing
-
-
 class Guard:
     """Hears what the interpreter is asked to do while it is on: `heard` is what no reader of data has a use for."""
 
@@ -84,9 +81,6 @@ class Guard:
             self.heard.append(f"pickle asks for {arguments}")
         elif event.startswith(self._RUN) or (event == "subprocess.Popen" and not self.children):
             self.heard.append(f"{event} {arguments}"[:200])
-
-
-# Bytes, numbers and documents
 
 
 def mutated(data: bytes, draw: Draw) -> bytes:
@@ -150,9 +144,6 @@ def disturbed(document: Any, draw: Draw) -> Any:
 def as_json(document: Any, draw: Draw) -> bytes:
     data = json.dumps(disturbed(document, draw)).encode()
     return mutated(data, draw) if draw.random() < 0.4 else data
-
-
-# The kinds: each writes one file, and gives what reads it
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,6 @@ def after(count: int, watcher: Watcher, run: Extraction, seconds: float = 300) -
     return run.running
 
 
-# Looking at every file as its name appears
-
 _MOVED_TO, _CREATE, _OVERFLOW = 0x80, 0x100, 0x4000  # Linux's inotify.h
 _EVENT = struct.Struct("iIII")
 
@@ -208,9 +206,6 @@ class Watcher:
         self.appeared += 1
 
 
-# What lies in a directory of features
-
-
 @dataclass(frozen=True, slots=True)
 class Tree:
     """A directory of features: its files, its manifest by sample, less the seconds, and what should not be there."""
@@ -275,9 +270,6 @@ def undisturbed(corpus: Corpus, out: Path) -> Tree:
     if len(set(tree.features.values())) < len(corpus.names) // 20 + 2:
         raise RuntimeError("the samples have features too much alike to be told apart")
     return tree
-
-
-# Disks, and who may do what
 
 
 def without_privileges() -> list[str] | None:

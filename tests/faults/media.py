@@ -134,9 +134,6 @@ _MUTATIONS: dict[str, Callable[[bytes, random.Random, Sequence[bytes]], bytes]] 
 }
 
 
-# Files made to be expensive
-
-
 def crafted(directory: Path, large: bool) -> Iterator[Path]:
     """Write files that lie about their size, or cost far more than they weigh; `large` adds the slowest to make."""
     small = write_clip(directory / "crafted_base.mp4", frames=12)
@@ -223,9 +220,6 @@ def repeated(source: Path, path: Path, times: int) -> Path:
         return packets + copies
 
     return remux(source, path, over)
-
-
-# Through the line
 
 
 class Watch:

@@ -9,17 +9,14 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from samples import ENCODER, plan, read_manifest, sample
+from samples import plan, read_manifest, sample
 
 from gpupeak.child import Child
-from gpupeak.cli.app import main
 from gpupeak.decode import worker
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
-from gpupeak.features.layout import feature_directory
 from gpupeak.features.records import read_records
 from gpupeak.types import FrameBatch, Saved
 
@@ -69,36 +66,3 @@ def test_records_whose_values_are_lists_are_read(tmp_path: Path) -> None:
     (tmp_path / "manifest.00000-of-00002.jsonl").write_text('{"sample": "a", "outcome": ["saved"]}\n')
     records = read_records(tmp_path)
     assert [part.part for part in records.parts] == ["00000-of-00002"] and records.saved() == set()
-
-
-@pytest.mark.parametrize(
-    ("words", "file", "make", "fault"),
-    [
-        ("extract", "manifest.jsonl", os.mkdir, "read: not a regular file"),
-        ("extract --overwrite --num-shards 2 --shard-index 0", "manifest.00000-of-00002.jsonl", os.mkfifo, "written"),
-        ("verify", "manifest.jsonl", os.mkfifo, "read: not a regular file"),
-        ("inspect a", "manifest.jsonl", os.mkdir, "read: not a regular file"),
-    ],
-)
-def test_a_manifest_that_is_no_file_is_one_line(
-    words: str,
-    file: str,
-    make: Callable[[Path], None],
-    fault: str,
-    clip_of: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "videos").mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        (tmp_path / "videos" / name).symlink_to(clip_of("h264"))
-    home = feature_directory(tmp_path / "out", "mine", f"open_clip_{ENCODER.partition(':')[2]}", "uniform", 8)
-    home.mkdir(parents=True)
-    np.save(home / "a.npy", np.ones((8, 256), np.float32))
-    make(home / file)
-    given = ["--videos", str(tmp_path / "videos"), "--name", "mine", "--output-root", str(tmp_path / "out")]
-    given += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--weights", "random:0"]
-    assert main([*words.split(), *given]) == 3
-    line = capsys.readouterr().err.splitlines()[-1]
-    where, reason = (home, "written: not a regular file") if fault == "written" else (home / file, fault)
-    assert line.endswith(f"{where}: cannot be {reason}")

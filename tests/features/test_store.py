@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,18 @@ def test_a_manifest_of_a_stranger_is_read_for_what_it_holds(tmp_path: Path) -> N
         (tmp_path / "run.json").write_bytes(content)
         with pytest.raises(ConfigError, match=rf"run\.json: {fault}"):
             FeatureDirectory(tmp_path, 8, 4)
+
+
+@pytest.mark.parametrize(("part", "make"), [(None, os.mkdir), ("00000-of-00002", os.mkfifo)])
+def test_a_manifest_that_is_no_file_ends_the_run(
+    part: str | None, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / (f"manifest.{part}.jsonl" if part else "manifest.jsonl"))
+    with (
+        FeatureDirectory(tmp_path, 8, 4, part) as directory,
+        pytest.raises((RunError, WriteError), match=r"cannot be (read|written): not a regular file"),
+    ):
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=part is not None)
 
 
 def test_nothing_waits_for_a_pipe_and_nothing_huge_is_read(tmp_path: Path) -> None:
