@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,13 @@ class Trials:
         if not holds:
             self.wrong.append(what + (f": {run.errors.strip()[-300:]}" if run is not None else ""))
 
-    def stopped(self, name: str, run: Extraction, out: Path, codes: tuple[int, ...] = (3,)) -> None:
+    def stopped(self, name: str, run: Extraction, out: Path, codes: Collection[int] = (3,)) -> None:
         """After a fault: the run has ended as it should, and what it left is whole."""
-        code = run.wait()
         self.happened[name] += 1
+        self.ended(name, run, out, codes)
+
+    def ended(self, name: str, run: Extraction, out: Path, codes: Collection[int]) -> int:
+        code = run.wait()
         self.demand(f"{name}: ended with {code}", code in codes, run)
         self.demand(f"{name}: told badly", not run.told_badly, run)
         self.found["orphans"] += run.orphans()
@@ -79,6 +82,7 @@ class Trials:
         torn = [each for each, data in tree.features.items() if data != self.expected.features.get(each)]
         self.found["torn_files"] += len(torn)
         self.demand(f"{name}: torn {torn[:3]}", not torn)
+        return code
 
     def partly(self, name: str, run: Extraction, out: Path, failed: dict[str, str], fell_back: set[str]) -> None:
         """Some samples fail, with these words in their reasons, some fall back, and the others are made."""
@@ -93,10 +97,13 @@ class Trials:
     def goes_on(self, name: str, out: Path, prefix: list[str] | None = None) -> None:
         """Without the fault: the next run makes what an undisturbed one makes."""
         code, run = extracted(self.corpus, out, prefix=prefix or [])
+        self.demand(f"{name}: went on to {code}", code == 0, run)
+        self.made_good(name, out)
+
+    def made_good(self, name: str, out: Path) -> None:
         tree = look(home(out))
         self.found["kept_lines"] += kept(tree)
         self.found["lost_samples"] += len(self.expected.features.keys() - tree.features.keys())
-        self.demand(f"{name}: went on to {code}", code == 0, run)
         self.wrong += [f"{name}: {each}" for each in differences(tree, self.expected)]
 
 

@@ -22,10 +22,10 @@ STARTING = 0.25
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """As many kills as the scale has, over as many directories as it takes; `ok` if nothing was lost."""
     corpus = make_corpus(work / "corpus", scale.clips)
-    runs = Disturbed(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed))
+    runs = Disturbed(corpus, undisturbed(corpus, work / "undisturbed"), random.Random(seed), work)
 
     def moment(process: Extraction, watcher: Watcher) -> bool:
-        if runs.faults.total() >= scale.kills:
+        if runs.happened.total() >= scale.kills:
             return False
         if runs.draw.random() < STARTING:
             deadline = time.monotonic() + runs.draw.uniform(0, 3)
@@ -37,12 +37,11 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
         time.sleep(runs.draw.uniform(0, 0.02))
         return going and process.running
 
-    while runs.faults.total() < scale.kills:
-        place = work / f"out{runs.found['directories']}"
-        runs.until_done(place, KINDS, moment, (0, 1, -signal.SIGKILL))
+    while runs.happened.total() < scale.kills:
+        runs.until_done(KINDS, moment, (0, 1, -signal.SIGKILL))
     figures = runs.figures()
     ok = figures["ok"] and not runs.found["events_missed"]
-    return {"seed": seed, "kills": runs.faults.total(), **figures, "ok": ok}
+    return {"seed": seed, "kills": runs.happened.total(), **figures, "ok": ok}
 
 
-KINDS: dict[str, Fault] = {"all": lambda scene: scene.process.kill(), "run": kill_run, "worker": kill_worker}
+KINDS: dict[str, Fault] = {"all": lambda run, draw: run.kill(), "run": kill_run, "worker": kill_worker}
