@@ -100,8 +100,8 @@ class Sampler:
     def _watch(self) -> None:
         run = psutil.Process(self._process.process.pid)
         while not self._ended.wait(EVERY_SECONDS if self._samples > 1000 else 0.1):
-            done = sum(_lines(path) for path in self._out.glob("*/*/manifest.jsonl"))
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error, OSError):
+                done = sum(path.read_bytes().count(b"\n") for path in self._out.glob("*/*/manifest.jsonl"))
                 each = [
                     (p.memory_info().rss / 2**20, p.num_fds(), p.num_threads(), sum(p.cpu_times()[:2]))
                     for p in (run, *run.children(recursive=True))
@@ -124,12 +124,6 @@ class Sampler:
             **dict(zip(("threads_first", "threads_second"), most["threads"], strict=True)),
             "cpu_second_over_first": cpu[1] / max(1e-9, cpu[0]),
         }
-
-
-def _lines(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return path.read_bytes().count(b"\n")
-    return 0
 
 
 def plan(count: int, work: Path) -> dict[str, Any]:

@@ -51,9 +51,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", choices=("small", "full"), default="full")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS / f"faults-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
-    )
+    name = time.strftime("faults-%Y%m%d-%H%M%S.json", time.gmtime())
+    parser.add_argument("--out", type=Path, default=RESULTS / name)
     given = parser.parse_args()
     scale = {"small": SMALL, "full": FULL}[given.scale]
     # A shell has what it runs in the background ignore SIGINT, and so would every run that is started here.
@@ -64,11 +63,8 @@ def main() -> int:
         print(f"{part} ...", flush=True)
         figures = {**rounded(measure(part, scale, given.seed)), "commit": machine["commit"]}
         ok = ok and figures["ok"]
-        print(
-            f"{part}: {'ok' if figures['ok'] else 'FAILED'}, {figures['took_s']:.0f} s",
-            *figures.get("faults", ()),
-            sep="\n  ",
-        )
+        state = f"{part}: {'ok' if figures['ok'] else 'FAILED'}, {figures['took_s']:.0f} s"
+        print(state, *figures.get("faults", ()), sep="\n  ")
         # Read again each time: another process may have added its part meanwhile.
         record = json.loads(given.out.read_text()) if given.out.exists() else {"conditions": machine, "parts": {}}
         record["parts"][part] = figures

@@ -387,14 +387,6 @@ def test_a_store_that_cannot_be_reached_is_one_line(store: Store, monkeypatch: p
         gpupeak.extract(store.config(dataset_root="s3://far/mer"))
 
 
-def test_without_a_url_fsspec_is_not_imported(corpus: DemoCorpus, tmp_path: Path) -> None:
-    words = ["plan", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(tmp_path)]
-    words += ["--mer-factory-output", str(corpus.mer_factory_output), "--weights", "random:0", "--json"]
-    code = "import sys; from gpupeak.cli.app import main; "
-    code += f"code = main({words!r}); sys.exit(code or 'fsspec' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-
-
 def upload(fs: Any, root: Path, place: str) -> None:
     for path in root.rglob("*"):
         if path.is_file():
