@@ -166,7 +166,7 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no packed file to unpack"):
         unpack(directory, N)
     os.mkfifo(packed_file(directory))
-    with pytest.raises(ConfigError, match=r"no such file to unpack|not a regular file"):
+    with pytest.raises(ConfigError, match="there is no packed file to unpack"):
         unpack(directory, N)
     packed_file(directory).unlink()
     np.save(directory / "c d.npy", np.zeros((N, DIM + 1), np.float32))
