@@ -19,42 +19,26 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def compare(directory: Path, row: int, figures: dict[str, Any], *options: str) -> tuple[int, str]:
-    """`ROWS` beside themselves, one row of the new record changed."""
-    changed = [{**each, **figures} if number == row else each for number, each in enumerate(ROWS)]
-    for name, rows in (("old", ROWS), ("new", changed)):
-        lines = [{"conditions": {"cpu": "x", "commit": name}}, *rows]
-        (directory / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    command = [sys.executable, str(COMPARE), "old.jsonl", "new.jsonl", *options]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
-    ("row", "slower"),
+    ("row", "changed", "code", "told"),
     [
-        (0, {"ratios": {"decord": {"median": 1.2}}}),
-        (1, {"samples_per_s": 170.0}),
-        (2, {"points": [{"sample_ms": 4.0}, {"sample_ms": 9.0}]}),
+        (0, {"ratios": {"decord": {"median": 1.2}}}, 1, "SLOWER"),
+        (1, {"samples_per_s": 170.0}, 1, "SLOWER"),
+        (2, {"points": [{"sample_ms": 4.0}, {"sample_ms": 9.0}]}, 1, "SLOWER"),
+        (1, {"samples_per_s": 300.0, "mbit_per_s": 1.0, "took_s": 99}, 0, "faster"),
+        (1, {"samples_per_s": None, "ok": False, "says": "no"}, 0, "FAILED in the new record: planning: all: no"),
+        (1, {"samples_per_s": None}, 0, "only in the old record: planning: all: samples_per_s"),
     ],
 )
-def test_what_got_slower_fails(tmp_path: Path, row: int, slower: dict[str, Any]) -> None:
-    code, told = compare(tmp_path, row, slower)
-    assert (code, told.count("SLOWER")) == (1, 1)
-    assert compare(tmp_path, row, slower, "--past", "1.5")[0] == 0
-
-
-def test_what_got_faster_or_says_nothing_about_speed_does_not(tmp_path: Path) -> None:
-    code, told = compare(tmp_path, 1, {"samples_per_s": 300.0, "mbit_per_s": 1.0, "took_s": 99})
-    assert (code, told.count("faster"), told.count("SLOWER")) == (0, 1, 0)
-    assert "commit: old -> new" in told
-
-
-def test_a_row_that_failed_is_named(tmp_path: Path) -> None:
-    code, told = compare(tmp_path, 1, {"samples_per_s": None, "ok": False, "says": "RuntimeError: no"})
-    assert code == 0
-    assert "FAILED in the new record: planning: all: RuntimeError: no" in told
-    assert "only in the old record: planning: all: samples_per_s" in told
+def test_what_changed_is_told(tmp_path: Path, row: int, changed: dict[str, Any], code: int, told: str) -> None:
+    new = [{**each, **changed} if number == row else each for number, each in enumerate(ROWS)]
+    for name, rows in (("old", ROWS), ("new", new)):
+        lines = [{"conditions": {"cpu": "x", "commit": name}}, *rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    command = [sys.executable, str(COMPARE), "old.jsonl", "new.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count(told), done.stdout.count("SLOWER")) == (code, 1, code)
+    assert "commit: old -> new" in done.stdout
 
 
 @pytest.mark.parametrize("text", ["", "no json", '{"conditions": {}}\n{"part": "x"}\n'])
