@@ -1,11 +1,11 @@
 """With which versions of what it needs does gpupeak work? Its tests in fresh environments, one row each.
 
-    python tests/compat.py [--only ROW ...] [--quick] [--keep DIR] [--out RECORD.json] [--list] [--table RECORD.json]
+    python tests/compat.py [--only ROW ...] [--out RECORD.json]
 
 A row is a Python and versions to pin: the lowest that pyproject.toml allows of all packages together, the lowest of
 each of torch, open_clip, DALI and av alone among the newest of the rest, the newest of everything, for each Python from
 3.10 to 3.12 that is found. What is not found is a row that says so. Prints a table, writes a record in JSON; the exit
-code is 1 if a row's tests fail. Takes gigabytes and minutes a row: --quick tries one row's line only, not its tests.
+code is 1 if a row's tests fail. Takes gigabytes and minutes a row.
 """
 
 from __future__ import annotations
@@ -90,11 +90,10 @@ def rows(project: dict[str, Any]) -> Iterator[Row]:
 
 def find_python(version: str) -> Path | None:
     """An interpreter of that version: on the PATH, or one of pyenv's."""
-    candidates = [
-        shutil.which(f"python{version}"),
-        *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")),
-    ]
-    for candidate in filter(None, candidates):
+    of_pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    for candidate in (shutil.which(f"python{version}"), *of_pyenv):
+        if candidate is None:
+            continue
         ask = [str(candidate), "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
         told = subprocess.run(ask, capture_output=True, text=True, check=False)
         if told.returncode == 0 and told.stdout.strip() == version:
@@ -102,7 +101,7 @@ def find_python(version: str) -> Path | None:
     return None
 
 
-def attempt(row: Row, work: Path, quick: bool) -> Result:
+def attempt(row: Row, work: Path) -> Result:
     """Make the row's environment, and run its tests there."""
     began = time.monotonic()
     python = find_python(row.python)
@@ -113,25 +112,16 @@ def attempt(row: Row, work: Path, quick: bool) -> Result:
     inside = home / "bin/python"
     extras = "report" + (",gpu" if row.gpu else "")
     needed = ["pytest", "pytest-timeout", "psutil", "scikit-video"]
-    command = (
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        *row.pins,
-        *needed,
-        f"{ROOT}[{extras}]",
-    )
+    command = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += [*row.pins, *needed, f"{ROOT}[{extras}]"]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False)
     if done.returncode:
         return Result(row, "not installed", _conflict(done.stdout) or _last(done), seconds=time.monotonic() - began)
     checked = subprocess.run([str(inside), "-m", "pip", "check"], capture_output=True, text=True, check=False)
     if checked.returncode:
         return Result(row, "failed", f"pip check: {_last(checked)}", _versions(inside), time.monotonic() - began)
-    names = TESTS[:1] if quick else TESTS + (GPU_TESTS if row.gpu else ())
-    tests = [str(ROOT / "tests" / name) for name in names]
-    command = ("-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests)
+    tests = [str(ROOT / "tests" / name) for name in TESTS + (GPU_TESTS if row.gpu else ())]
+    command = ["-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False, cwd=home)
     outcome = "failed" if done.returncode else "passed"
     return Result(row, outcome, _last(done), _versions(inside), time.monotonic() - began)
@@ -160,16 +150,7 @@ def _versions(inside: Path) -> dict[str, str]:
     )
     told = subprocess.run([str(inside), "-c", ask], capture_output=True, text=True, check=True)
     there = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in json.loads(told.stdout).items()}
-    names = (
-        "torch",
-        "open_clip_torch",
-        "nvidia-dali-cuda130",
-        "av",
-        "numpy",
-        "safetensors",
-        "huggingface_hub",
-        "pillow",
-    )
+    names = (*IN_TURN, "numpy", "safetensors", "huggingface_hub", "pillow")
     return {name: there[key] for name in names if (key := name.replace("_", "-")) in there}
 
 
@@ -204,26 +185,16 @@ def recorded(record: dict[str, Any]) -> list[Result]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="ROW", help="rows whose name holds one of these words")
-    parser.add_argument("--quick", action="store_true", help="one test file a row")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="make the environments there, and leave them")
     parser.add_argument("--out", type=Path, metavar="FILE")
-    parser.add_argument("--list", action="store_true", help="show the rows and end")
-    parser.add_argument("--table", type=Path, metavar="RECORD", help="print what a record holds, and end")
     given = parser.parse_args()
-    if given.table is not None:
-        print(table(recorded(json.loads(given.table.read_text()))))
-        return 0
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [row for row in rows(project) if not given.only or any(word in row.name for word in given.only)]
-    if given.list:
-        print("\n".join(f"{row.name}, Python {row.python}: {' '.join(row.pins) or 'nothing pinned'}" for row in wanted))
-        return 0
     results = []
     for row in wanted:
         print(f"{row.name}, Python {row.python} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="gpupeak-compat-") as temporary:
             try:
-                results.append(attempt(row, given.keep or Path(temporary), given.quick))
+                results.append(attempt(row, Path(temporary)))
             except (OSError, subprocess.CalledProcessError) as error:
                 results.append(Result(row, "failed", str(error)[:300]))
         print(f"  {results[-1].outcome}: {results[-1].detail}", file=sys.stderr, flush=True)
