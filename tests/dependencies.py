@@ -88,15 +88,13 @@ def key(name: str) -> str:
 def licence(distribution: Distribution) -> str:
     """The licence that a package states: as an expression, else by its classifiers, else the first line of its text."""
     about = distribution.metadata
-    if expression := about.get("License-Expression"):
+    for expression in about.get_all("License-Expression") or ():
         return _CLASSIFIED.get(expression, expression)
-    classified = [
-        value.rpartition(" :: ")[2] for value in about.get_all("Classifier", []) if value.startswith("License ::")
-    ]
-    named = sorted({_CLASSIFIED.get(value, value) for value in classified if value not in _NO_LICENCES})
-    if named:
-        return " and ".join(named)
-    text = (about.get("License") or "").strip().splitlines()
+    told = (value.split(" :: ") for value in about.get_all("Classifier") or ())
+    classified = {kind[-1] for kind in told if kind[0] == "License"}.difference(_NO_LICENCES)
+    if classified:
+        return " and ".join(sorted({_CLASSIFIED.get(value, value) for value in classified}))
+    text = (about.get_all("License") or [""])[0].strip().splitlines()
     if text:
         return "NVIDIA's own terms" if "NVIDIA" in text[0] else _CLASSIFIED.get(text[0], text[0][:60])
     return "NVIDIA's own terms" if key(about["Name"]).startswith(("nvidia-", "cuda-")) else "not stated"

@@ -30,10 +30,11 @@ def small(videos: Path, out: Path) -> ExtractConfig:
     )
 
 
-def sample(directory: Path, name: str = "clip", n: int = 8, video: Path | None = None, **rule: object) -> Sample:
+def sample(directory: Path, name: str = "clip", n: int = 8, video: Path | None = None, **rule: Any) -> Sample:
     """A sample whose features go to `directory`, sampled uniformly unless told otherwise."""
-    method = str(rule.pop("method", "uniform"))
-    return Sample("mine", name, video, (), SamplingRule(method, n, **rule), directory / f"{name}.npy")  # type: ignore[arg-type]
+    return Sample(
+        "mine", name, video, (), SamplingRule(**{"method": "uniform", "n": n, **rule}), directory / f"{name}.npy"
+    )
 
 
 def plan(directory: Path, name: str = "clip", n: int = 8) -> FramePlan:
@@ -55,7 +56,9 @@ def of_demo(corpus: DemoCorpus, out: Path, **changes: Any) -> ExtractConfig:
     return ExtractConfig(**given | changes)
 
 
-def features(directory: Path, *names: str, n: int = 8, dim: int = 4, dtype: type = np.float32) -> FeatureBatch:
+def features(
+    directory: Path, *names: str, n: int = 8, dim: int = 4, dtype: type[np.generic] = np.float32
+) -> FeatureBatch:
     """A batch of distinct features, one sample a name."""
     rows = np.arange(len(names) * n * dim, dtype=dtype).reshape(-1, dim)
     spans = tuple((i * n, (i + 1) * n) for i in range(len(names)))

@@ -14,6 +14,7 @@ from synthetic import SyntheticDecoder, SyntheticEncoder
 from gpupeak import pipeline
 from gpupeak.errors import WriteError
 from gpupeak.features.writer import NpyWriter
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, Outcome, Sample, Saved
 
 SIZE = 4
@@ -54,9 +55,8 @@ class Encoder(SyntheticEncoder):
             yield from super().encode([batch])
 
 
-def line(samples: Iterable[Sample], **parts: object) -> list[Outcome]:
-    run = {"decoder": Decoder(), "encoder": Encoder(), "writer": NpyWriter(), **parts}
-    return list(pipeline.run(samples, **run))  # type: ignore[arg-type]
+def line(samples: Iterable[Sample], decoder: Decoder | None = None, encoder: Encoder | None = None) -> list[Outcome]:
+    return list(pipeline.run(samples, decoder or Decoder(), encoder or Encoder(), NpyWriter()))
 
 
 def test_every_sample_has_exactly_one_outcome_and_its_own_features(tmp_path: Path) -> None:
@@ -67,11 +67,12 @@ def test_every_sample_has_exactly_one_outcome_and_its_own_features(tmp_path: Pat
     assert failed == {f"clip {i}" for i in range(7, 300, 10)}
     for one in samples:
         if one.name in failed:
-            assert not one.target.exists()
+            assert not local(one.target).exists()
         else:
             (batch,) = SyntheticDecoder(SIZE).decode([one])
             (wanted,) = SyntheticEncoder(dim=6, size=SIZE).encode([batch])
-            np.testing.assert_array_equal(np.load(one.target), wanted.features)  # type: ignore[union-attr]
+            assert isinstance(wanted, FeatureBatch)
+            np.testing.assert_array_equal(np.load(local(one.target)), wanted.features)
 
 
 def test_no_samples_no_outcomes() -> None:
