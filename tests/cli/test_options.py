@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
 from gpupeak.config import OPTIONS
@@ -117,11 +116,6 @@ def test_gpupeak_alone_prints_help(words: list[str], capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     for command in ("extract", "plan", "inspect", "demo"):
         assert re.search(rf"^│ {command} ", text, re.MULTILINE)
-
-
-def test_the_package_can_be_run() -> None:
-    done = subprocess.run([sys.executable, "-m", "gpupeak", "--version"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"gpupeak {gpupeak.__version__}\n")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from samples import sample
@@ -17,7 +17,7 @@ from gpupeak.cli.output import Output, clean
 from gpupeak.cli.progress import Display
 from gpupeak.errors import WriteError
 from gpupeak.tally import RunReport, Tally
-from gpupeak.types import Failed, FramePlan, NoPeak, Saved
+from gpupeak.types import Failed, FramePlan, NoPeak, Outcome, Saved
 
 HOSTILE = "[bold]x[/bold]\x1b[31m\r\n\x07:smile:"
 
@@ -56,20 +56,17 @@ def failed(directory: Path, name: str = "clip", reason: str = "no moov atom") ->
     return Failed(sample(directory, name), "decode", reason)
 
 
-def tell(display: Display, count: Tally, outcome: Saved | Failed) -> None:
+def tell(display: Display, count: Tally, outcome: Outcome) -> None:
     count.add(outcome)
     display.advanced(count, outcome)
 
 
 @given(st.text())
+@example("样本 [bold]\x1b[2J\nb\u202e\udc80")
 def test_cleaned_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
     assert clean(text).isprintable()
     if text.isprintable():
         assert clean(text) == text
-
-
-def test_clean_spells_out_what_cannot_be_read() -> None:
-    assert clean("样本 [bold]\x1b[2J\nb\u202e\udc80") == r"样本 [bold]\x1b[2J\nb\u202e\udc80"
 
 
 def test_standard_output_that_takes_nothing_is_an_error_and_standard_error_is_not() -> None:
@@ -118,17 +115,6 @@ def test_the_first_failures_of_a_dataset_are_named(
         assert named == [f"clip{index}" for index in range(5)]
 
 
-def test_quiet_leaves_the_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, count = Terminal(), tally(listed=1)
-    with Display(output(monkeypatch, file), quiet=True) as display:
-        display.notice("on the CPU: there is no GPU")
-        display.started((count,))
-        tell(display, count, failed(tmp_path))
-    assert file.shown == "on the CPU: there is no GPU\n"
-    assert display.so_far().notices == ("on the CPU: there is no GPU",)
-    assert display.so_far().datasets == (count,)
-
-
 @pytest.mark.parametrize("file", [Terminal(), io.StringIO()], ids=["terminal", "file"])
 def test_names_and_reasons_do_not_drive_the_terminal(
     file: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +142,8 @@ def test_a_terminal_shows_a_bar_for_each_dataset(width: int, tmp_path: Path, mon
         assert "reading the lists of samples" in file.shown
         display.started(counts)
         counts[0].start()
-        for outcome in (*[saved(tmp_path, NoPeak("no AU file", "x"))] * 10, failed(tmp_path)):
+        outcomes: list[Outcome] = [saved(tmp_path, NoPeak("no AU file", "x"))] * 10
+        for outcome in (*outcomes, failed(tmp_path)):
             now += 1
             tell(display, counts[0], outcome)
         file.seek(0)
@@ -168,15 +155,6 @@ def test_a_terminal_shows_a_bar_for_each_dataset(width: int, tmp_path: Path, mon
     assert re.search(r"19011/20000 10 saved, 1 failed, 10 fell back, 0.91 samples/s", lines[0])
     assert "19000/20000" in lines[8]
     assert "\x1b[?25h" in file.getvalue(), "the cursor is back"
-
-
-def test_the_bars_say_how_to_stop_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    file = Terminal()
-    with Display(output(monkeypatch, file)) as display:
-        display.started((tally(),))
-        display.stopping()
-    assert "stopping after what is in hand; press Ctrl-C again to stop at once" in file.shown
-    assert capfd.readouterr().err == "", "nothing is written past the bars"
 
 
 @pytest.mark.parametrize("colour", [False, True])
