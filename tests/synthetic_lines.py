@@ -16,6 +16,7 @@ from gpupeak import pipeline
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines import Tell
+from gpupeak.storage.places import local
 from gpupeak.types import FrameBatch, Outcome, Sample, Saved
 
 
@@ -87,5 +88,5 @@ class Liar(SyntheticLine):
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
         for outcome in super().run(samples, stop):
             if isinstance(outcome, Saved):
-                outcome.sample.target.unlink()
+                local(outcome.sample.target).unlink()
             yield outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -10,36 +9,30 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from test_docs import COMMANDS, REPOSITORY, raw_blocks, text
 
 from gpupeak.cli.options import spread
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-test_docs: Any = importlib.import_module("test_docs")
-
-PAGE = test_docs.text("docs/clusters.md")
-BLOCKS = test_docs.raw_blocks(PAGE)
+BLOCKS = raw_blocks(text("docs/clusters.md"))
 
 
 def named(name: str) -> str:
     """The block whose first lines say that it is the file `name`."""
-    (block,) = (text for _, text in BLOCKS if re.search(rf"\A(#!.*\n)?# {re.escape(name)}\b", text))
+    (block,) = (block for _, block in BLOCKS if re.search(rf"\A(#!.*\n)?# {re.escape(name)}\b", block))
     return block
 
 
-SCRIPTS = [name for _, text in BLOCKS for name in re.findall(r"\A#!.*\n# ([\w.]+)", text)]
-CLUSTERS = [name for kind, text in BLOCKS if kind == "yaml" for name in re.findall(r"\A# ([\w.]+)", text)]
+SCRIPTS = [name for _, block in BLOCKS for name in re.findall(r"\A#!.*\n# ([\w.]+)", block)]
+CLUSTERS = [name for kind, block in BLOCKS if kind == "yaml" for name in re.findall(r"\A# ([\w.]+)", block)]
 
 
-def test_there_are_scripts_and_clusters() -> None:
-    assert SCRIPTS == ["extract.sh", "ray.sh"]
-    assert CLUSTERS == ["aws.yaml", "own.yaml"]
+assert (SCRIPTS, CLUSTERS) == (["extract.sh", "ray.sh"], ["aws.yaml", "own.yaml"])
 
 
-@pytest.mark.parametrize("block", [text for kind, text in BLOCKS if kind == "bash"])
+@pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "bash"])
 def test_every_shell_block_is_one(block: str) -> None:
     done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -57,10 +50,10 @@ def gpupeaks(text: str) -> list[list[str]]:
 
 
 def test_every_gpupeak_command_is_one() -> None:
-    shown = [words for kind, text in BLOCKS if kind == "bash" for words in gpupeaks(text)]
+    shown = [words for kind, block in BLOCKS if kind == "bash" for words in gpupeaks(block)]
     assert len(shown) >= 9
     for words in shown:
-        test_docs.COMMANDS[words[0]].make_context(words[0], spread(words)[1:])
+        COMMANDS[words[0]].make_context(words[0], spread(words)[1:])
 
 
 @pytest.fixture
@@ -155,7 +148,7 @@ def test_ray_up_would_take_the_file(name: str) -> None:
 def test_the_machines_of_the_cloud_suffice_for_the_actors() -> None:
     config = yaml.safe_load(named("aws.yaml"))
     gpu = config["available_node_types"]["gpu"]
-    (actors,) = (re.findall(r"--actors (\d+):(\d+)", text)[0] for _, text in BLOCKS if "ray exec" in text)
+    (actors,) = (re.findall(r"--actors (\d+):(\d+)", block)[0] for _, block in BLOCKS if "ray exec" in block)
     assert tuple(map(int, actors)) == tuple(
         gpu[bound] * gpu["resources"]["GPU"] for bound in ("min_workers", "max_workers")
     )

@@ -36,15 +36,8 @@ EVERY_README = pytest.mark.parametrize("name", READMES)
 DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
 EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
 AFFECTGPTS_OPTIONS = {"--cfg-path", "--outside_face_or_frame"}
-BENCHMARKS_OPTIONS = {
-    "--format",
-    "--gil",
-    "--only",
-    "--profile",
-    "--output",
-    "--subprocesses",
-    "--trace",
-}  # and profilers'
+BENCHMARKS_OPTIONS = {"--only", "--profile"}
+PROFILERS_OPTIONS = {"--format", "--gil", "--output", "--subprocesses", "--trace"}
 SLURMS_OPTIONS = {
     *("--array", "--cpus-per-task", "--dependency", "--exclude", "--exclusive", "--gpus-per-node", "--gres"),
     *("--job-name", "--mem", "--nodelist", "--nodes", "--ntasks", "--ntasks-per-node", "--parsable", "--requeue"),
@@ -113,7 +106,7 @@ def test_every_command_parses(name: str) -> None:
 @EVERY_DOCUMENT
 def test_every_option_exists(name: str) -> None:
     there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
-    elsewhere = AFFECTGPTS_OPTIONS | BENCHMARKS_OPTIONS
+    elsewhere = AFFECTGPTS_OPTIONS | BENCHMARKS_OPTIONS | PROFILERS_OPTIONS
     if "clusters" in name:
         elsewhere |= SLURMS_OPTIONS | RAYS_OPTIONS | PIPS_OPTIONS
     assert options(text(name)) - there - elsewhere == set()
@@ -178,12 +171,8 @@ def test_the_table_of_datasets_is_the_one_in_use(name: str) -> None:
     for dataset, expected, labels, keys, videos, consumer in rows:
         entry = table["datasets"][dataset]
         shown = [key.strip("*") for key in re.findall("`([^`]+)`", keys)]
-        assert (int(expected.replace(",", "")), labels, videos, consumer) == (
-            entry["expected"],
-            entry["labels"],
-            entry["videos"],
-            entry["consumer"],
-        )
+        told = (int(expected.replace(",", "")), labels, videos, consumer)
+        assert told == tuple(entry[key] for key in ("expected", "labels", "videos", "consumer"))
         assert shown == [entry[key] for key in ("key", "test_prefix") if key in entry]
     named = set(spans(text(name)))
     assert set(table["datasets"]) <= named
