@@ -63,10 +63,10 @@ def make_line(device: str, seconds: float, pids: Path | None, tell: Tell) -> Syn
 
 
 def make_line_once(device: str, mark: Path, tell: Tell) -> SyntheticLine:
-    """The second time, the device is gone."""
+    """The second time, the device is gone. The process id is left in `mark`."""
     if mark.exists():
         raise DeviceError(f"{device} has fallen off the bus")
-    mark.touch()
+    mark.write_text(str(os.getpid()))
     return SyntheticLine(device)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,18 +14,19 @@ from gpupeak.errors import DeviceError
 from gpupeak.lines import build as building
 from gpupeak.lines.build import build, choose_decoder, choose_device
 
-NO_GPU = "torch finds no GPU"
+NO_GPU = f"torch {torch.__version__} is built without CUDA"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_why_no_cuda", lambda: NO_GPU)
+    monkeypatch.setattr(torch.version, "cuda", None)
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_why_no_cuda", lambda: None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
 
@@ -31,7 +35,7 @@ def test_without_a_gpu_auto_says_why_and_a_gpu_asked_for_is_an_error(no_gpu: Non
     assert choose_device("auto") == (CPU, f"on the CPU: {NO_GPU}")
     assert choose_device("cpu") == (CPU, "on the CPU, as asked")
     for asked in ("cuda", "cuda:0", "cuda:5"):
-        with pytest.raises(DeviceError, match=f"--device {asked}: {NO_GPU}; use --device auto"):
+        with pytest.raises(DeviceError, match=re.escape(f"--device {asked}: {NO_GPU}; use --device auto")):
             choose_device(asked)
 
 
@@ -73,13 +77,13 @@ def test_a_line_that_cannot_be_had_leaves_no_process_behind(no_gpu: None) -> Non
 
 def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "nvdec_missing", lambda: None)
-    made: list[tuple[object, ...]] = []
-    monkeypatch.setattr(building, "SupervisedLine", lambda *given, **options: made.append((*given, options)))
+    made: list[tuple[Any, Any, Any]] = []
+    monkeypatch.setattr(
+        building, "SupervisedLine", lambda recipe, tell, **options: made.append((recipe, tell, options))
+    )
     told: list[str] = []
     config, spec = ExtractConfig(device="cuda:1", decoder="hybrid", time_limit=7), encoder_spec("CLIP_VIT_LARGE")
     build(config, spec, 8, told.append)
-    (((function, arguments), tell, options),) = made
-    assert function is building.cuda_line
-    assert arguments == (config, spec, 8, torch.device("cuda", 1), "hybrid")
-    assert (tell, options) == (told.append, {"time_limit": 7})
+    recipe = (building.cuda_line, (config, spec, 8, torch.device("cuda", 1), "hybrid"))
+    assert made == [(recipe, told.append, {"time_limit": 7})]
     assert told == ["on GPU 1; decoding on NVDEC and the CPU, as asked"]

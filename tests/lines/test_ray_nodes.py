@@ -17,6 +17,8 @@ import pytest
 from samples import sample
 from synthetic_lines import SyntheticLine
 
+from gpupeak.storage.places import local
+
 SAMPLES, CUT_AFTER = 160, 40
 HEAD, OTHER = "10.231.7.1", "10.231.7.2"  # nobody else's: nothing but the other namespace is reached from there
 
@@ -134,4 +136,5 @@ def test_a_node_that_is_cut_off_takes_no_sample_with_it(nodes: Nodes, tmp_path: 
     assert sorted(outcomes) == sorted([str(number), "Saved"] for number in range(SAMPLES))
     assert len(list((tmp_path / "pids").iterdir())) >= 2
     for one in SyntheticLine().run([sample(tmp_path / "plain", str(number)) for number in range(SAMPLES)]):
-        assert one.sample.target.read_bytes() == (tmp_path / "ray" / one.sample.target.name).read_bytes()
+        target = local(one.sample.target)
+        assert target.read_bytes() == (tmp_path / "ray" / target.name).read_bytes()

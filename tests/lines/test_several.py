@@ -19,7 +19,7 @@ from gpupeak.lines import Recipe
 from gpupeak.lines import supervised as supervise
 from gpupeak.lines.several import ManyLines
 from gpupeak.lines.supervised import SupervisedLine
-from gpupeak.pipeline import Line
+from gpupeak.storage.places import local
 from gpupeak.types import Outcome, Sample, Saved
 
 
@@ -33,12 +33,8 @@ def children(*recipes: Recipe, tell: Callable[[str], None] = print, window: int 
     return ManyLines([partial(SupervisedLine, recipe, tell, window=window) for recipe in recipes], tell)
 
 
-def two(seconds: float = 0.0) -> tuple[Recipe, Recipe]:
-    return (make_line, ("cuda:0", seconds, None)), (make_line, ("cuda:1", seconds, None))
-
-
-def pids(many: ManyLines) -> list[int]:
-    return [line.pid for line in many._lines if isinstance(line, SupervisedLine)]
+def two(pids: Path | None = None) -> tuple[Recipe, Recipe]:
+    return (make_line, ("cuda:0", 0.0, pids)), (make_line, ("cuda:1", 0.0, pids))
 
 
 def names(outcomes: Iterable[Outcome]) -> list[str]:
@@ -46,20 +42,21 @@ def names(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def test_two_children_make_the_files_of_one_line(tmp_path: Path) -> None:
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "many").mkdir()
+    for name in ("plain", "many", "pids"):
+        (tmp_path / name).mkdir()
     plain = [sample(tmp_path / "plain", f"clip {i}") for i in range(100)]
     assert all(isinstance(outcome, Saved) for outcome in SyntheticLine().run(plain))
-    many = children(*two())
+    many = children(*two(tmp_path / "pids"))
     assert many.device == "cuda:0,cuda:1"
-    running = pids(many)
     for part in (slice(0, 60), slice(60, 100)):  # a line serves more than one run
         mine = [sample(tmp_path / "many", one.name) for one in plain[part]]
         assert names(many.run(mine)) == sorted(one.name for one in mine)
     for one in plain:
-        assert (tmp_path / "many" / one.target.name).read_bytes() == one.target.read_bytes()
+        assert (tmp_path / "many" / one.target.name).read_bytes() == local(one.target).read_bytes()
     assert list(many.run([])) == []
     many.close()
+    running = [path.name for path in (tmp_path / "pids").iterdir()]
+    assert len(running) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in running)
 
 
@@ -73,12 +70,13 @@ def test_a_slow_line_is_given_less(tmp_path: Path) -> None:
 
 def test_what_a_lost_line_held_goes_to_the_others_and_that_is_said(tmp_path: Path) -> None:
     told: list[str] = []
-    once: Recipe = (make_line_once, ("cuda:1", tmp_path / "mark"))
+    mark = tmp_path / "mark"
+    once: Recipe = (make_line_once, ("cuda:1", mark))
     many = children(two()[0], once, tell=told.append)
     samples = [sample(tmp_path, str(i)) for i in range(200)]
     outcomes = many.run(iter(samples))
     seen = [next(outcomes)]
-    os.kill(pids(many)[1], signal.SIGKILL)
+    os.kill(int(mark.read_text()), signal.SIGKILL)
     seen += outcomes
     assert names(seen) == sorted(one.name for one in samples)
     assert all(isinstance(outcome, Saved) for outcome in seen)
@@ -126,15 +124,10 @@ def test_a_caller_that_leaves_early_ends_every_thread(tmp_path: Path) -> None:
 
 
 def test_a_line_that_cannot_be_made_closes_the_others() -> None:
-    made = []
-
-    def make() -> Line:
-        made.append(Counting("good", 0.0))
-        return made[0]
-
+    good = Counting("good", 0.0)
     with pytest.raises(DeviceError, match="there is no such GPU"):
-        ManyLines([make, partial(make_no_line, print)], print)
-    assert made[0].closed
+        ManyLines([lambda: good, partial(make_no_line, print)], print)
+    assert good.closed
 
 
 class Counting(SyntheticLine):
