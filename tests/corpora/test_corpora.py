@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,9 +35,10 @@ def write(path: Path, text: str) -> Path:
 
 def npz(path: Path, **names: list[str]) -> Path:
     touch(path)
-    np.savez(
-        path, **{key: np.array({name: {"emo": 0} for name in listed}, dtype=object) for key, listed in names.items()}
-    )
+    arrays: dict[str, Any] = {
+        key: np.array({name: {"emo": 0} for name in listed}, dtype=object) for key, listed in names.items()
+    }
+    np.savez(path, **arrays)
     return path
 
 
@@ -48,7 +50,7 @@ def mer2023(root: Path, names: list[str], train: list[str] | None = None) -> Pat
     return videos
 
 
-def one(**settings: object) -> Corpus:
+def one(**settings: Any) -> Corpus:
     (corpus,) = resolve(ExtractConfig(**settings))
     return corpus
 
@@ -61,7 +63,7 @@ def videos(listing: Listing) -> dict[str, str | None]:
     return {s.name: s.video.name if s.video else None for s in listing.samples if isinstance(s, Sample)}
 
 
-def refused(error: type[UsageError], **settings: object) -> str:
+def refused(error: type[UsageError], **settings: Any) -> str:
     with pytest.raises(error) as caught:
         resolve(ExtractConfig(**settings))
     assert "\n" not in str(caught.value)
@@ -86,10 +88,20 @@ TABLE = [
 
 class TestTable:
     @pytest.mark.parametrize(("name", "consumer", "expected", "home", "labels", "key", "directory"), TABLE)
-    def test_where_everything_lies(self, tmp_path, name, consumer, expected, home, labels, key, directory) -> None:
+    def test_where_everything_lies(
+        self,
+        tmp_path: Path,
+        name: str,
+        consumer: str,
+        expected: int | None,
+        home: str,
+        labels: str,
+        key: str,
+        directory: str,
+    ) -> None:
         touch(tmp_path / home / labels)
         (tmp_path / home / directory).mkdir()
-        settings = {"dataset_root": tmp_path, "mer_factory_output": Path("/aus")}
+        settings: dict[str, Any] = {"dataset_root": tmp_path, "mer_factory_output": Path("/aus")}
         corpus = one(datasets=(name,), **settings)
         assert corpus == one(datasets=(consumer,), **settings) == one(datasets=(name.upper(), consumer), **settings)
         assert (corpus.name, corpus.expected, corpus.keys) == (name, expected, (key,))
@@ -111,10 +123,8 @@ class TestTable:
         line = refused(LabelError, dataset_root=tmp_path)
         assert line.startswith("cmumosei, cmumosi, iemocap, mer2024, ovmerdplus, sims, simsv2: not there")
         assert line.endswith("gpupeak extract meld mer2023")
-
-    def test_none_of_the_nine_is_there(self, tmp_path: Path) -> None:
-        line = refused(LabelError, dataset_root=tmp_path)
-        assert str(tmp_path / "cmumosei-process/label.npz") in line
+        line = refused(LabelError, dataset_root=tmp_path / "meld-process")
+        assert str(tmp_path / "meld-process/cmumosei-process/label.npz") in line
         assert "--dataset-root" in line
 
     def test_a_named_dataset_that_is_not_there(self, tmp_path: Path) -> None:
@@ -125,15 +135,6 @@ class TestTable:
         (videos / "a.mp4").unlink()
         videos.rmdir()
         assert f"mer2023: {videos} is not there" in refused(LabelError, dataset_root=tmp_path, datasets=("mer2023",))
-
-    def test_no_dataset_root(self, tmp_path: Path) -> None:
-        line = refused(ConfigError, dataset_root=tmp_path / "typo", datasets=("meld",))
-        assert line == f"dataset root {tmp_path}/typo is not a directory"
-
-    def test_an_unknown_dataset(self, tmp_path: Path) -> None:
-        line = refused(ConfigError, dataset_root=tmp_path, datasets=("mer203",))
-        assert line.startswith("unknown dataset 'mer203', did you mean mer2023")
-        assert "ovmerdplus" in line
 
     def test_relative_roots_and_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mer2023(tmp_path / "data", ["a"])
@@ -171,10 +172,14 @@ class TestSplits:
         assert self.names(tmp_path, "iemocap", "all") == everything
 
     def test_a_list_without_splits_is_all_of_them(self, tmp_path: Path) -> None:
-        write(tmp_path / "mer2025-dataset/track2_train_mercaptionplus.csv", "name,reason\na,x\nb,y\n")
+        write(tmp_path / "mer2025-dataset/track2_train_mercaptionplus.csv", "name,reason\na,x\nb,y\na,z\na,z\n")
         (tmp_path / "mer2025-dataset/video").mkdir()
         for split in ("test", "train", "all"):
             assert self.names(tmp_path, "mercaptionplus", split) == ["a", "b"]
+        listing = list_samples(one(datasets=("mercaptionplus",), dataset_root=tmp_path), TARGET)
+        assert len(listing.warnings) == 1
+        assert listing.warnings[0].startswith("mercaptionplus: 2 names listed again in track2")
+        assert listing.warnings[0].endswith(" and taken once: a, a")
 
     def test_no_training_split(self, tmp_path: Path) -> None:
         write(tmp_path / "ovmerdplus-process/subtitle_eng.csv", "name\na\n")
@@ -199,12 +204,8 @@ class TestListing:
         directory = mer2023(tmp_path, ["a", "b", "c", "d", "e", "f", "g"])
         for file in directory.iterdir():
             file.unlink()
-        touch(
-            *(
-                directory / name
-                for name in ["a.mkv", "a.avi", "b.mov", "b.MP4", "c.AVI", "d.txt", "e.mp4.part", "f", "other.mp4"]
-            )
-        )
+        files = ["a.mkv", "a.avi", "b.mov", "b.MP4", "c.AVI", "d.txt", "e.mp4.part", "f", "other.mp4"]
+        touch(*(directory / name for name in files))
         (directory / "g.mp4").mkdir()
         (directory / "d.mp4").symlink_to(directory / "d.mp4")
         listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, limit=7), TARGET)
@@ -235,13 +236,6 @@ class TestListing:
         assert bad == Failed(Sample("own", name, None, (), SamplingRule(), TARGET), "find", reason)
         assert isinstance(good, Sample)
 
-    def test_duplicates_are_taken_once(self, tmp_path: Path) -> None:
-        write(tmp_path / "list.txt", "b\na\nb\nb\n")
-        (tmp_path / "videos").mkdir()
-        listing = list_samples(one(videos=tmp_path / "videos", name="own", samples=tmp_path / "list.txt"), TARGET)
-        assert names(listing) == ["b", "a"]
-        assert listing.warnings == ["own: 2 names listed again in list.txt and taken once: b, b"]
-
     def test_another_count_than_expected_is_a_warning(self, tmp_path: Path) -> None:
         mer2023(tmp_path, ["a", "b"])
         settings = {"datasets": ("mer2023",), "dataset_root": tmp_path}
@@ -261,31 +255,16 @@ class TestListing:
         with pytest.raises(LabelError, match=r"label-6way\.npz: names no sample"):
             list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
 
-    def test_a_list_that_cannot_be_read(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, ["a"])
-        (tmp_path / "mer2023-dataset-process/label-6way.npz").write_bytes(b"PK")
-        with pytest.raises(LabelError, match=r"label-6way\.npz: damaged \.npz"):
-            list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
-        with pytest.raises(LabelError, match=r"typo\.txt: No such file"):
-            mer2023(tmp_path, ["a"])
-            list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, samples=tmp_path / "typo.txt"), TARGET)
-
 
 class TestOwnCorpus:
     def test_names_from_the_files(self, tmp_path: Path) -> None:
-        touch(
-            *(
-                tmp_path / name
-                for name in ["b.webm", "a.mp4", "片段.MKV", "a b.avi", "-c.ts", ".hidden.mp4", "notes.txt", "d.npy"]
-            )
-        )
+        videos_ = ["b.webm", "a.mp4", "片段.MKV", "a b.avi", "-c.ts"]
+        touch(*(tmp_path / name for name in [*videos_, ".hidden.mp4", "notes.txt", "d.npy"]))
         (tmp_path / "e.mp4").mkdir()
         corpus = one(videos=tmp_path, name="own", aus=Path("/aus"))
         assert (corpus.au_dirs, corpus.expected, corpus.labels) == ((Path("/aus"),), None, None)
         listing = list_samples(corpus, TARGET)
-        assert videos(listing) == {
-            "-c": "-c.ts", "a": "a.mp4", "a b": "a b.avi", "b": "b.webm", "片段": "片段.MKV"
-        }  # fmt: skip
+        assert videos(listing) == {Path(name).stem: name for name in videos_}
         assert names(listing) == sorted(names(listing))
 
     def test_two_files_of_one_name(self, tmp_path: Path) -> None:
@@ -298,7 +277,8 @@ class TestOwnCorpus:
         touch(tmp_path / "my clip.MP4", tmp_path / "other.mp4")
         listing = list_samples(one(videos=tmp_path / "my clip.MP4", name="own"), TARGET)
         assert videos(listing) == {"my clip": "my clip.MP4"}
-        assert listing.samples[0].video == tmp_path / "my clip.MP4"
+        (sample,) = listing.samples
+        assert isinstance(sample, Sample) and sample.video == tmp_path / "my clip.MP4"
 
     def test_a_list_with_and_without_extensions(self, tmp_path: Path) -> None:
         touch(*(tmp_path / "videos" / name for name in ["a.mp4", "a.avi", "b.mov", "c.webm", "d.MP4"]))
@@ -439,11 +419,11 @@ class TestRequirePeaks:
         mer2023(tmp_path, ["a", "b", "c"])
         return tmp_path
 
-    def check(self, root: Path, aus: Path | None = None, **settings: object) -> None:
+    def check(self, root: Path, aus: Path | None = None, **settings: Any) -> None:
         corpus = one(datasets=("mer2023",), dataset_root=root, mer_factory_output=aus, **settings)
         require_peaks(corpus, list_samples(corpus, TARGET).samples, ExtractConfig())
 
-    def refused(self, root: Path, aus: Path | None = None, **settings: object) -> str:
+    def refused(self, root: Path, aus: Path | None = None, **settings: Any) -> str:
         with pytest.raises(AuError) as caught:
             self.check(root, aus, **settings)
         line = str(caught.value)
@@ -451,9 +431,6 @@ class TestRequirePeaks:
         assert line.startswith("mer2023: ")
         assert "--fallback uniform" in line
         return line
-
-    def test_no_directory_given(self, root: Path) -> None:
-        assert "--mer-factory-output" in self.refused(root)
 
     def test_a_mistyped_directory(self, root: Path) -> None:
         line = self.refused(root, root / "typo")

@@ -147,7 +147,7 @@ def config(videos: Path, tmp_path: Path) -> ExtractConfig:
     return small(videos, tmp_path / "out")
 
 
-def shard(config: ExtractConfig, index: int, count: int = 2, **changes: object) -> ExtractConfig:
+def shard(config: ExtractConfig, index: int, count: int = 2, **changes: Any) -> ExtractConfig:
     return replace(config, num_shards=count, shard_index=index, **changes)
 
 

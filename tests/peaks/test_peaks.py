@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpupeak.peaks import reading
 from gpupeak.peaks.reading import (
     NO_DIRECTORY,
     NO_FILE,
@@ -24,12 +23,12 @@ from gpupeak.peaks.reading import (
     read_peak,
 )
 from gpupeak.peaks.rows import Row
-from gpupeak.peaks.sources import PEAK_SOURCES, Source
+from gpupeak.peaks.sources import PEAK_SOURCES, SOURCES, Source
 from gpupeak.types import NoPeak, Peak
 
 NAME = "sample_00001998"
 UNITS = [f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)]
-AU_INFO = {
+AU_INFO: dict[str, Any] = {
     "au_info": {
         "total_frames": 120,
         "peak_frames": [
@@ -216,10 +215,6 @@ class TestOrder:
         analysis(tmp_path, AU_INFO, name)
         assert isinstance(read_peak(name, [tmp_path]), Peak)
 
-    def test_an_unknown_source_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="expected auto or one of au_info"):
-            read_peak(NAME, [tmp_path], "guess")
-
 
 class TestNothing:
     def test_no_directory_and_no_file(self, tmp_path: Path) -> None:
@@ -394,16 +389,12 @@ def test_the_curve_is_the_sum_of_every_frame_that_has_a_face(tmp_path: Path) -> 
 
 
 def test_a_curve_is_read_whichever_file_names_the_peak(tmp_path: Path) -> None:
-    curve = read_curve(NAME, [tmp_path / "none", _nested(tmp_path)])
+    analysis(tmp_path, AU_INFO)
+    write(tmp_path / f"{NAME}.csv", CSV)
+    curve = read_curve(NAME, [tmp_path / "none", tmp_path])
     assert found(tmp_path).source == "au_info"
     assert curve is not None
     assert (curve.frames, curve.values, curve.source) == ((0, 40, 51), (0.4, 3.5, 3.0), "per_frame")
-
-
-def _nested(directory: Path) -> Path:
-    analysis(directory, AU_INFO)
-    write(directory / f"{NAME}.csv", CSV)
-    return directory
 
 
 @pytest.mark.parametrize("content", ["", "frame\n1\n", "{", b"\xff\xfe\x00", openface([{"frame": 1, "AU12_r": "nan"}])])
@@ -420,7 +411,7 @@ def test_a_new_source_is_a_row_of_the_table(tmp_path: Path, monkeypatch: pytest.
             yield Row(int(frame), float(intensity))
 
     row = Source("libreface", ("{0}_libreface.csv",), 0, libreface)
-    monkeypatch.setattr(reading, "SOURCES", (*reading.SOURCES, row))
+    monkeypatch.setattr("gpupeak.peaks.reading.SOURCES", (*SOURCES, row))
     file = write(tmp_path / f"{NAME}_libreface.csv", "frame_idx,au_12_intensity\n0,1\n1,3\n2,2\n")
     assert places(NAME)[-1] == file.name
     assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "libreface", file)
