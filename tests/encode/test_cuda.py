@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,7 +18,13 @@ def test_what_is_put_on_a_stream_is_an_nvtx_range_on_whatever_thread(monkeypatch
     monkeypatch.setattr(torch.cuda.nvtx, "range_push", seen.append)
     monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: seen.append("end"))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext(seen.append(stream)))
+
+    @contextlib.contextmanager
+    def on(stream: object) -> Iterator[None]:
+        seen.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", on)
     stream = TorchCuda(torch.device("cuda:1")).stream()
     thread = threading.Thread(target=stream.run, args=("patch rows", lambda: seen.append("work")))
     thread.start()

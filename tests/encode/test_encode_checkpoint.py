@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peers.baseline import vision_config
 from safetensors.torch import save_file
 from tiny import SHAPE, SPEC, difference, empty_cache, images, normalised, reference, state
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -23,16 +24,7 @@ from gpupeak.errors import WeightsError
 pytestmark = pytest.mark.usefixtures("empty_cache")
 __all__ = ["empty_cache"]
 
-VISION: dict[str, Any] = {
-    "hidden_size": SHAPE.width,
-    "intermediate_size": 4 * SHAPE.width,
-    "num_hidden_layers": SHAPE.layers,
-    "num_attention_heads": SHAPE.heads,
-    "image_size": SHAPE.size,
-    "patch_size": SHAPE.patch,
-    "projection_dim": SHAPE.dim,
-    "hidden_act": "quick_gelu",
-}
+VISION = vision_config(SHAPE)
 TEXT = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -86,12 +78,6 @@ def save_shards(home: Path) -> None:
     assert (home / "model.safetensors.index.json").is_file() and not (home / "model.safetensors").exists()
 
 
-def save_bin(home: Path) -> None:
-    model = clip_model()
-    model.config.save_pretrained(home)
-    torch.save(model.state_dict(), home / "pytorch_model.bin")
-
-
 def save_old_bin(home: Path) -> None:
     """As transformers saved them once: position numbers among the weights, the old file format, no configuration."""
     model = clip_model()
@@ -107,7 +93,7 @@ def save_vision_only(home: Path) -> None:
     model.save_pretrained(home)
 
 
-@pytest.mark.parametrize("save", [save_safetensors, save_shards, save_bin, save_old_bin, save_vision_only])
+@pytest.mark.parametrize("save", [save_safetensors, save_shards, save_old_bin, save_vision_only])
 def test_a_directory_of_transformers(
     save: Callable[[Path], None], tmp_path: Path, transformers_features: torch.Tensor
 ) -> None:
@@ -127,8 +113,6 @@ def test_half_precision_is_widened(tmp_path: Path, transformers_features: torch.
     [
         ({"hidden_act": "gelu"}, "hidden_act gelu, expected quick_gelu"),
         ({"hidden_size": 64}, "is [64], expected [32]"),
-        ({"num_hidden_layers": 4}, "16 parameters more than expected"),
-        ({"num_hidden_layers": 2}, "16 of 56 parameters are missing"),
         ({"patch_size": 7, "image_size": 14}, "is [32, 3, 7, 7], expected [32, 3, 14, 14]"),
     ],
 )
@@ -138,10 +122,7 @@ def test_another_model(change: dict[str, Any], expected: str, tmp_path: Path) ->
     assert expected in line and str(tmp_path) in line and "TINY" in line
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "[" * 100_000, '{"vision_config": 3}', "\udcff"],
-)
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"vision_config": 3}', "\udcff"])
 def test_a_configuration_that_is_none(content: str, tmp_path: Path) -> None:
     save_safetensors(tmp_path)
     (tmp_path / "config.json").write_text(content, errors="surrogateescape")
@@ -260,19 +241,20 @@ def test_tensors_that_are_no_floating_point_numbers(value: object, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "weights",
-    [{}, {"state_dict": {}}, {3: torch.ones(3)}, {"x" * 5000: torch.ones(1)}],
-    ids=["empty", "nested", "numbered", "long"],
+    ("value", "told"),
+    [
+        (torch.ones(3), "expected a state dict"),
+        (None, "expected a state dict"),
+        ({}, "no image tower found"),
+        ({"state_dict": {}}, "no image tower found"),
+        ({3: torch.ones(3)}, "no image tower found"),
+        ({"x" * 5000: torch.ones(1)}, "no image tower found"),
+    ],
+    ids=["tensor", "none", "empty", "nested", "numbered", "long"],
 )
-def test_no_image_tower_at_all(weights: dict[Any, Any], tmp_path: Path) -> None:
-    torch.save(weights, tmp_path / "clip.pt")
-    assert "no image tower found" in fault(tmp_path / "clip.pt")
-
-
-@pytest.mark.parametrize("value", [torch.ones(3), None], ids=["tensor", "none"])
-def test_a_file_of_something_else(value: object, tmp_path: Path) -> None:
+def test_a_file_of_something_else(value: object, told: str, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "clip.pt")
-    assert "expected a state dict" in fault(tmp_path / "clip.pt")
+    assert told in fault(tmp_path / "clip.pt")
 
 
 # Files that lie
@@ -310,13 +292,10 @@ def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) ->
     assert f"{name} cannot be read" in fault(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
+@pytest.mark.parametrize(("name", "save"), [("clip.pt", torch.save), ("clip.safetensors", save_file)])
 @pytest.mark.parametrize("part", [0.1, 0.99])
-def test_a_file_cut_short(name: str, part: float, tmp_path: Path) -> None:
+def test_a_file_cut_short(name: str, save: Callable[..., None], part: float, tmp_path: Path) -> None:
     file = tmp_path / name
-    if file.suffix == ".pt":
-        torch.save(open_clip_state(), file)
-    else:
-        save_file(open_clip_state(), file)
+    save(open_clip_state(), file)
     os.truncate(file, int(part * file.stat().st_size))
     assert f"{name} cannot be read" in fault(file)

@@ -26,9 +26,6 @@ def test_an_open_clip_model_and_its_tag_however_it_is_spelt() -> None:
     assert spec.directory == "open_clip_ViT-B-32_laion2b_s34b_b79k"
     assert (spec.model, spec.tag, spec.dim, spec.size) == ("ViT-B-32", "laion2b_s34b_b79k", 512, 224)
     assert spec.tower is None
-
-
-def test_without_a_tag() -> None:
     spec = encoder_spec("open_clip:ViT-L-14-336")
     assert (spec.directory, spec.tag, spec.dim, spec.size) == ("open_clip_ViT-L-14-336", None, 768, 336)
 

@@ -95,26 +95,6 @@ def test_random_weights_depend_on_seed_and_name_only() -> None:
     assert not torch.equal(first["ln_pre.bias"], first["ln_post.bias"])
 
 
-def test_random_weights_have_the_scale_of_their_kind() -> None:
-    shape = TowerShape(size=224, patch=16, width=512, layers=1, heads=8, dim=256)
-    drawn = random_state(0, expected_state(shape))
-    block = "transformer.resblocks.0"
-    for name, fan_in in (
-        ("conv1.weight", 3 * 16 * 16),
-        ("proj", 512),
-        (f"{block}.attn.in_proj_weight", 512),
-        (f"{block}.mlp.c_proj.weight", 2048),
-    ):
-        assert float(drawn[name].std()) == pytest.approx(fan_in**-0.5, rel=0.02), name
-    for name in (f"{block}.attn.in_proj_bias", f"{block}.mlp.c_fc.bias", f"{block}.ln_1.bias", "ln_post.bias"):
-        assert float(drawn[name].std()) == pytest.approx(0.1, rel=0.15), name
-    for name in ("ln_pre.weight", f"{block}.ln_2.weight"):
-        assert 0.8 <= float(drawn[name].min()) < 0.83 and 1.17 < float(drawn[name].max()) <= 1.2, name
-    for name in ("class_embedding", "positional_embedding"):
-        assert float(drawn[name].std()) == pytest.approx(0.5, rel=0.1), name
-    assert {value.dtype for value in drawn.values()} == {torch.float32}
-
-
 def test_whole_numbers_are_not_drawn() -> None:
     counter = torch.tensor(3)
     drawn = random_state(
