@@ -103,8 +103,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def config(root: Path, **changes: object) -> ExtractConfig:
-    settings: dict[str, object] = {
+def config(root: Path, **changes: Any) -> ExtractConfig:
+    settings: dict[str, Any] = {
         "datasets": ("mer2023",),
         "dataset_root": root,
         "output_root": root / "out",
@@ -115,7 +115,7 @@ def config(root: Path, **changes: object) -> ExtractConfig:
         "workers": 1,
         **changes,
     }
-    return ExtractConfig(**settings)  # type: ignore[arg-type]
+    return ExtractConfig(**settings)
 
 
 def samples(config: ExtractConfig) -> list[Sample]:

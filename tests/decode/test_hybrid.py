@@ -14,6 +14,7 @@ from samples import plan, sample
 from gpupeak.decode.hybrid import HybridDecoder, choose
 from gpupeak.decode.nvdec import Refused
 from gpupeak.errors import DeviceError, RunError
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, Sample
 
 SIZE = 2
@@ -35,7 +36,7 @@ class Side:
             else:
                 self.decoded.append(each.name)
                 pixels = np.zeros((8, SIZE, SIZE, 3), np.uint8)
-                yield FrameBatch((plan(each.target.parent, each.name),), pixels, ((0, 8),), ({},))
+                yield FrameBatch((plan(local(each.target).parent, each.name),), pixels, ((0, 8),), ({},))
             if taken == self.most:
                 return
 

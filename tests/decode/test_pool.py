@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,13 +30,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_clip(directory / f"clip{i}.mp4", frames=12 + i) for i in range(6)]
 
 
-def decoded(samples: list[Sample], workers: int, **options: float) -> dict[str, FrameBatch | Failed]:
-    pool = WorkerPool(workers, 8, SIZE, **options)  # type: ignore[arg-type]
-    results = {}
+def decoded(samples: list[Sample], workers: int, **options: Any) -> dict[str, FrameBatch | Failed]:
+    pool = WorkerPool(workers, 8, SIZE, **options)
+    results: dict[str, FrameBatch | Failed] = {}
     for item in pool.decode(samples):
         if isinstance(item, FrameBatch):
             name = item.plans[0].sample.name
-            item = FrameBatch(item.plans, item.pixels.copy(), item.spans, item.seconds, item.release)  # type: ignore[union-attr]
+            item = FrameBatch(item.plans, np.array(item.pixels), item.spans, item.seconds, item.release)
             item.release()
         else:
             name = item.sample.name
@@ -109,28 +110,18 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{root}")
 
 
-def test_a_worker_that_hangs_is_replaced_and_its_sample_set_aside(
-    tmp_path: Path, clips: list[Path], faults: None
+@pytest.mark.parametrize(
+    ("name", "how"), [("hang", "gave no answer within the time limit"), ("deadly", "was ended by SIGSEGV")]
+)
+def test_a_worker_that_hangs_or_crashes_is_replaced_and_its_sample_set_aside(
+    tmp_path: Path, clips: list[Path], faults: None, name: str, how: str
 ) -> None:
-    samples = [sample(tmp_path, "hang", video=tmp_path / "hang.mp4")]
-    samples += [sample(tmp_path, clip.stem, video=clip) for clip in clips]
+    samples = [sample(tmp_path, f"{name}{i}", video=tmp_path / f"{name}{i}.mp4") for i in range(2)]
+    samples[1:1] = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
     results = decoded(samples, 2, time_limit=1.0)
-    hung = results.pop("hang")
-    assert isinstance(hung, Failed)
-    assert hung.reason == "the decoding process gave no answer within the time limit, twice"
-    assert all(isinstance(result, FrameBatch) for result in results.values())
-
-
-def test_a_worker_that_crashes_is_replaced_and_its_sample_set_aside(
-    tmp_path: Path, clips: list[Path], faults: None
-) -> None:
-    samples = [sample(tmp_path, f"deadly{i}", video=tmp_path / f"deadly{i}.mp4") for i in range(3)]
-    samples.insert(1, sample(tmp_path, "good", video=clips[0]))
-    results = decoded(samples, 1)
-    assert isinstance(results.pop("good"), FrameBatch)
-    for failed in results.values():
-        assert isinstance(failed, Failed)
-        assert failed.reason == "the decoding process was ended by SIGSEGV, twice"
+    failed = {name: result.reason for name, result in results.items() if isinstance(result, Failed)}
+    assert failed == {f"{name}{i}": f"the decoding process {how}, twice" for i in range(2)}
+    assert results.keys() == {each.name for each in samples}
 
 
 def test_a_sample_whose_worker_died_once_is_tried_again(tmp_path: Path, clips: list[Path], faults: None) -> None:
@@ -213,9 +204,8 @@ class Fault:
 def test_tasks_are_performed_in_the_workers_and_fail_as_samples_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
-    )  # the workers import this file
+    here = Path(__file__).parent  # the workers import this file
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}")
     pool = WorkerPool(2, 1, 1, held=0)
     names = ("fine", "fails", "odd", "dies", "also fine")
     answers = {answer.sample.name: answer for answer in pool.perform([Fault(sample(tmp_path, n)) for n in names])}
