@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,20 @@ class Row:
     python: str
     pins: tuple[str, ...] = ()
     gpu: bool = False
-    newest: bool = True
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
-    """What came of a row: "passed", "failed", "not installed" or "no such Python"."""
+    """A row and what came of it: "passed", "failed", "not installed" or "no such Python"."""
 
-    row: Row
+    name: str
+    python: str
+    pins: Sequence[str]
     outcome: str
-    detail: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    detail: str
+    versions: dict[str, str]
+    seconds: float
+    commit: str
 
 
 def lowest(requirements: Sequence[str]) -> dict[str, str]:
@@ -80,7 +82,7 @@ def rows(project: dict[str, Any]) -> Iterator[Row]:
     gpu = lowest(project["optional-dependencies"]["gpu"])
     report = lowest(project["optional-dependencies"]["report"])
     pins = tuple(f"{name}=={version}" for name, version in (needed | report).items() if name != "tomli")
-    yield Row("all at their lowest", PYTHONS[0], pins, newest=False)
+    yield Row("all at their lowest", PYTHONS[0], pins)
     for name, called in IN_TURN.items():
         version = {**needed, **gpu}[name]
         yield Row(f"{called} {version}", "3.11", (f"{name}=={version}",), gpu=name in gpu)
@@ -94,19 +96,18 @@ def find_python(version: str) -> Path | None:
     for candidate in (shutil.which(f"python{version}"), *of_pyenv):
         if candidate is None:
             continue
-        ask = [str(candidate), "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
+        ask = [candidate, "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
         told = subprocess.run(ask, capture_output=True, text=True, check=False)
         if told.returncode == 0 and told.stdout.strip() == version:
             return Path(candidate)
     return None
 
 
-def attempt(row: Row, work: Path) -> Result:
-    """Make the row's environment, and run its tests there."""
-    began = time.monotonic()
+def attempt(row: Row, work: Path) -> tuple[str, str, dict[str, str]]:
+    """Make the row's environment, and run its tests there: what came of it, more of that, and the versions."""
     python = find_python(row.python)
     if python is None:
-        return Result(row, "no such Python", f"no python{row.python} on the PATH or among pyenv's")
+        return "no such Python", f"no python{row.python} on the PATH or among pyenv's", {}
     home = work / re.sub(r"\W+", "-", row.name)
     subprocess.run([str(python), "-m", "venv", str(home)], check=True)
     inside = home / "bin/python"
@@ -116,15 +117,14 @@ def attempt(row: Row, work: Path) -> Result:
     command += [*row.pins, *needed, f"{ROOT}[{extras}]"]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False)
     if done.returncode:
-        return Result(row, "not installed", _conflict(done.stdout) or _last(done), seconds=time.monotonic() - began)
+        return "not installed", _conflict(done.stdout) or _last(done), {}
     checked = subprocess.run([str(inside), "-m", "pip", "check"], capture_output=True, text=True, check=False)
     if checked.returncode:
-        return Result(row, "failed", f"pip check: {_last(checked)}", _versions(inside), time.monotonic() - began)
+        return "failed", f"pip check: {_last(checked)}", _versions(inside)
     tests = [str(ROOT / "tests" / name) for name in TESTS + (GPU_TESTS if row.gpu else ())]
     command = ["-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False, cwd=home)
-    outcome = "failed" if done.returncode else "passed"
-    return Result(row, outcome, _last(done), _versions(inside), time.monotonic() - began)
+    return "failed" if done.returncode else "passed", _last(done), _versions(inside)
 
 
 def _conflict(told: str) -> str:
@@ -162,24 +162,11 @@ def table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         there = [result.versions.get(name, "") for name in ("torch", "open_clip_torch", "av", "nvidia-dali-cuda130")]
-        told = result.detail if result.outcome == "passed" else f"{result.outcome}: {result.detail}"
-        cells = (result.row.name, result.row.python, *there, told.replace("|", "/"))
+        passed = result.detail.partition(" in ")[0]
+        told = passed if result.outcome == "passed" else f"{result.outcome}: {result.detail}"
+        cells = (result.name, result.python, *there, told.replace("|", "/"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def recorded(record: dict[str, Any]) -> list[Result]:
-    """The results that a record holds."""
-    return [
-        Result(
-            Row(each["name"], each["python"], tuple(each["pins"])),
-            each["outcome"],
-            each["detail"].partition(" in ")[0],
-            each["versions"],
-            each["seconds"],
-        )
-        for each in record["rows"]
-    ]
 
 
 def main() -> int:
@@ -192,30 +179,21 @@ def main() -> int:
     results = []
     for row in wanted:
         print(f"{row.name}, Python {row.python} ...", file=sys.stderr, flush=True)
+        began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="gpupeak-compat-") as temporary:
             try:
-                results.append(attempt(row, Path(temporary)))
+                found = attempt(row, Path(temporary))
             except (OSError, subprocess.CalledProcessError) as error:
-                results.append(Result(row, "failed", str(error)[:300]))
+                found = "failed", str(error)[:300], {}
+        seconds = round(time.monotonic() - began, 1)
+        results.append(Result(row.name, row.python, row.pins, *found, seconds, _commit()))
         print(f"  {results[-1].outcome}: {results[-1].detail}", file=sys.stderr, flush=True)
     print(table(results))
     if given.out is not None:
         record = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": platform.platform(),
-            "rows": [
-                {
-                    "name": each.row.name,
-                    "python": each.row.python,
-                    "pins": each.row.pins,
-                    "outcome": each.outcome,
-                    "detail": each.detail,
-                    "versions": each.versions,
-                    "seconds": round(each.seconds, 1),
-                    "commit": _commit(),
-                }
-                for each in results
-            ],
+            "rows": [asdict(each) for each in results],
         }
         given.out.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(result.outcome in ("failed", "not installed") for result in results))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import compat
 import pytest
-from compat import PYTHONS, Result, Row, attempt, lowest, recorded, rows, table
+from compat import PYTHONS, Result, Row, attempt, lowest, rows, table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,13 +33,14 @@ def test_rows_hold_every_bound_and_every_python() -> None:
 
 
 def test_a_row_without_its_python_says_so(tmp_path: Path) -> None:
-    result = attempt(Row("gone", "2.99"), tmp_path)
-    assert (result.outcome, result.detail) == ("no such Python", "no python2.99 on the PATH or among pyenv's")
-    assert "| gone | 2.99 |  |  |  |  | no such Python: no python2.99 on the PATH or among pyenv's |" in table([result])
+    found = attempt(Row("gone", "2.99"), tmp_path)
+    assert found == ("no such Python", "no python2.99 on the PATH or among pyenv's", {})
+    told = "| gone | 2.99 |  |  |  |  | no such Python: no python2.99 on the PATH or among pyenv's |"
+    assert told in table([Result("gone", "2.99", (), *found, 0.0, "abc")])
 
 
 def test_the_record_tells_of_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "attempt", lambda row, work: Result(row, "passed", "3 passed", {"torch": "2.6.0"}))
+    monkeypatch.setattr(compat, "attempt", lambda row, work: ("passed", "3 passed in 1 s", {"torch": "2.6.0"}))
     monkeypatch.setattr(sys, "argv", ["compat.py", "--only", "lowest", "torch", "--out", str(tmp_path / "r.json")])
     assert compat.main() == 0
     record = json.loads((tmp_path / "r.json").read_text())
@@ -51,7 +52,7 @@ def test_the_record_tells_of_every_row(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_page_shows_the_last_record(page: str) -> None:
     record = json.loads((compat.ROOT / "bench/results/compat.json").read_text())
     text = (compat.ROOT / "docs" / page).read_text(encoding="utf-8")
-    found = recorded(record)
-    assert [result.row.name for result in found] == [row.name for row in rows(PROJECT)]
+    found = [Result(**each) for each in record["rows"]]
+    assert [result.name for result in found] == [row.name for row in rows(PROJECT)]
     assert {result.outcome for result in found} == {"passed"}
     assert table(found) in text
