@@ -141,19 +141,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_plan_of_a_corpus_of_ones_own(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--videos", str(videos), "--name", "mine", "--weights", "random:0"]
-    assert main([*words, "--fallback", "uniform"]) == 0
-    table = capsys.readouterr().out
-    assert re.search(r"^mine +3 +0 +0 +3 +74\.1 kB$", table, re.MULTILINE)
-    assert "mine without a peak: no AU directory (3)" in table
-    assert main([*words, "--sampling", "uniform", "--json"]) == 0
-    out, error = capsys.readouterr()
-    assert error == ""
-    (survey,) = json.loads(out)["datasets"]
-    assert (survey["listed"], survey["done"], survey["bytes_to_write"]) == (3, 0, 3 * 24704)
-
-
 def test_inspect_a_video_and_a_sample(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(videos / "样本 1.mp4")]) == 0
     text = capsys.readouterr().out

@@ -151,14 +151,12 @@ def shard(config: ExtractConfig, index: int, count: int = 2, **changes: Any) -> 
     return replace(config, num_shards=count, shard_index=index, **changes)
 
 
-def start(config: ExtractConfig, *more: str) -> subprocess.Popen[str]:
+def start(config: ExtractConfig) -> subprocess.Popen[str]:
     """Another process that runs these settings' command."""
     words = ["--videos", str(config.videos), "--name", "mine", "--output-root", str(config.output_root)]
     words += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--weights", "random:0", "--device", "cpu"]
-    words += ["--workers", "1"]
-    if config.shard is not None:
-        words += ["--num-shards", str(config.shard.count), "--shard-index", str(config.shard.index)]
-    command = [sys.executable, "-m", "gpupeak", "extract", *words, *more]
+    words += ["--workers", "1", "--num-shards", str(config.num_shards), "--shard-index", str(config.shard_index)]
+    command = [sys.executable, "-m", "gpupeak", "extract", *words]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -186,24 +184,10 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None
         time.sleep(0.002)
 
 
-def extracted(*configs: ExtractConfig) -> None:
-    for each in configs:
-        gpupeak.extract(each)
-
-
-def at_the_same_time(*configs: ExtractConfig) -> None:
-    processes = [start(each) for each in configs]
-    printed = [process.communicate()[1] for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 1, 1], printed
-    assert sum("shard 0 of 2" in text for text in printed) == 1
-
-
-@pytest.mark.parametrize("extract", [extracted, pytest.param(at_the_same_time, marks=pytest.mark.slow)])
-def test_shards_merged_are_one_run_to_the_byte(
-    config: ExtractConfig, tmp_path: Path, extract: Callable[..., None]
-) -> None:
+def test_shards_merged_are_one_run_to_the_byte(config: ExtractConfig, tmp_path: Path) -> None:
     plain = replace(config, output_root=tmp_path / "plain")
-    extract(shard(config, 0), shard(config, 1), plain)
+    for each in (shard(config, 0), shard(config, 1), plain):
+        gpupeak.extract(each)
     assert features(config) == features(plain)
     parts = {f"{kind}.0000{i}-of-00002.{end}" for kind, end in (("run", "json"), ("manifest", "jsonl")) for i in (0, 1)}
     assert records(config) == parts
