@@ -8,7 +8,6 @@ that are normalised already: what processors take is no part of this.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -49,10 +48,10 @@ def encoding(record: Record, scale: Scale, work: Path) -> None:
     images = 256 if gpu else 8
     ceiling = record.row("ceiling: product of matrices", product, scale.rounds).get("flop_per_s", float("nan"))
     rates = partial(rate, images=images, ceiling=ceiling)
-    record.row("ViT-B/32", rates, VIT_B_32, rounds=scale.rounds, compiling=not scale.quick)
+    record.row("ViT-B/32", rates, VIT_B_32, rounds=scale.rounds)
     if not scale.quick:
         # On a CPU a round takes half a minute.
-        record.row("ViT-L/14", rates, VIT_L_14, rounds=scale.rounds if gpu else 3, compiling=gpu)
+        record.row("ViT-L/14", rates, VIT_L_14, rounds=scale.rounds if gpu else 3)
 
 
 def device_and_dtype() -> tuple[torch.device, torch.dtype]:
@@ -73,22 +72,11 @@ def product(rounds: int, side: int = 2048) -> Row:
 
 
 @torch.inference_mode()
-def rate(shape: TowerShape, *, images: int, ceiling: float, rounds: int, compiling: bool) -> Row:
+def rate(shape: TowerShape, *, images: int, ceiling: float, rounds: int) -> Row:
     """Images/s of every side; what it encodes is held against gpupeak's, and `ok` says that it is the same."""
     device, dtype = device_and_dtype()
     pixels = torch.from_numpy(drawn(4 * images)[::4].copy()).to(device)
     sides = dict(encoders(shape, random_state(0, expected_state(shape)), device, dtype))
-    compiled: Row = {}
-    if compiling:
-        began = time.perf_counter()
-        try:
-            sides["torch.compile"] = with_compiler = torch.compile(sides[OURS], dynamic=False)
-            with_compiler(pixels)
-        except Exception as error:  # whatever a machine without a compiler raises
-            del sides["torch.compile"]
-            compiled = {"compile_failed": f"{type(error).__name__}: {error}".splitlines()[0][:160]}
-        else:
-            compiled = {"compile_s": time.perf_counter() - began}
     differences = unlike({side: finished(encode(pixels)).float().cpu().numpy() for side, encode in sides.items()})
     works = {side: partial(_encoded, encode, pixels) for side, encode in sides.items()}
     compared = beside(OURS, alternated(works, rounds, warm=0))  # they have all been called
@@ -103,7 +91,6 @@ def rate(shape: TowerShape, *, images: int, ceiling: float, rounds: int, compili
         "images": images,
         "rounds": rounds,
         "torch_threads": torch.get_num_threads(),
-        **compiled,
         **compared,
         "images_per_s": rates,
         "of_ceiling": shares,

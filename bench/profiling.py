@@ -63,11 +63,7 @@ def line(tell: Callable[[str], None]) -> Line:
 
 
 def saved(built: Line, samples: Sequence[Sample]) -> list[Seconds]:
-    """Take samples through the line: what each stage took of each.
-
-    Raises:
-        RuntimeError: one failed.
-    """
+    """Take samples through the line: what each stage took of each. Raises RuntimeError if one fails."""
     seconds = []
     for outcome in built.run(samples):
         if not isinstance(outcome, Saved):

@@ -31,31 +31,22 @@ class Record:
     Args:
         directory: where the record goes, as `<name>-<time>.jsonl`.
         conditions: its first line.
-        part_seconds: a part that takes longer hangs: the process is ended, with a traceback.
-        start_seconds: past these no further row of a part is begun.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        conditions: Row,
-        name: str = "gpu",
-        *,
-        part_seconds: float = 470,
-        start_seconds: float = 380,
-    ) -> None:
+    start_seconds = 380
+    """Past these no further row of a part is begun."""
+
+    def __init__(self, directory: Path, conditions: Row, name: str = "gpu") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jsonl"
         self.rows: dict[str, Row] = {}
-        self.start_seconds = start_seconds
-        self._part_seconds = part_seconds
         self._part, self._began = "", 0.0
         self._write({"conditions": conditions})
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         self._part, self._began = name, time.monotonic()
-        faulthandler.dump_traceback_later(self._part_seconds, exit=True)
+        faulthandler.dump_traceback_later(470, exit=True)  # a part that takes longer hangs
         try:
             yield
         except Exception as error:  # nor may one part's

@@ -58,21 +58,19 @@ def reached(rows: Mapping[str, Row]) -> dict[str, Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="gpupeak beside what its users would run instead.")
     parser.add_argument("--quick", action="store_true", help="in small, under three minutes")
-    parser.add_argument("--only", nargs="+", metavar="PART", choices=PARTS, default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--profile", action="store_true", help="also write a trace for Perfetto, beside the record")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the directory of the record")
-    parser.add_argument("--commit", help="what is measured, where there is no git to ask")
     options = parser.parse_args()
     scale = QUICK if options.quick else FULL
     machine = {
         "quick": options.quick,
-        **conditions((*PACKAGES, *PEERS), options.commit),
+        **conditions((*PACKAGES, *PEERS)),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "torch_threads": cores(),
         "weights": "random:0, drawn: features mean nothing, and take as long as real ones",
     }
     record = Record(options.out, machine, "bench-quick" if options.quick else "bench")
-    parts = {name: PARTS[name] for name in options.only}
+    parts = dict(PARTS)
     if options.profile:
         parts["profile"] = partial(profile, out=record.path.with_suffix(".trace.json"))
     with tempfile.TemporaryDirectory(prefix="gpupeak-bench-") as work:

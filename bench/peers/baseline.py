@@ -24,8 +24,6 @@ from gpupeak.sampling import emotion_peak
 
 from .decoders import SIDE, Decode, Pixels, pyav_sequential
 
-__all__ = ["Baseline", "decoder", "loaded", "vision_config"]
-
 _NO_TEXT = {
     "hidden_size": 8,
     "intermediate_size": 8,

@@ -16,8 +16,6 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-__all__ = ["SIDE", "Decode", "Pixels", "Squash", "peers", "pyav_seeking", "pyav_sequential"]
-
 SIDE = 224
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 Decode: TypeAlias = Callable[[Path, Sequence[int]], Pixels]
@@ -108,13 +106,8 @@ def _torchcodec() -> dict[str, Decode]:
         raise RuntimeError("torchcodec finds no shared libraries of FFmpeg")
 
     def decode(path: Path, indices: Sequence[int], mode: str) -> Pixels:
-        decoder = VideoDecoder(
-            path,
-            dimension_order="NHWC",
-            num_ffmpeg_threads=1,
-            seek_mode=mode,
-            transforms=[Resize((SIDE, SIDE))],
-        )
+        set_up = {"dimension_order": "NHWC", "num_ffmpeg_threads": 1, "transforms": [Resize((SIDE, SIDE))]}
+        decoder = VideoDecoder(path, seek_mode=mode, **set_up)
         return decoder.get_frames_at(list(indices)).data.numpy()  # type: ignore[no-any-return]
 
     return {

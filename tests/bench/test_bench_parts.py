@@ -141,7 +141,7 @@ def test_a_side_with_another_weight_fails_the_row(monkeypatch: pytest.MonkeyPatc
         return {**dict(honest(shape, state, *of)), "open_clip": dict(honest(shape, changed, *of))["open_clip"]}.items()
 
     monkeypatch.setattr(encoders, "encoders", encoders_)
-    assert encoders.rate(SHAPE, images=2, ceiling=1e12, rounds=1, compiling=False)["ok"] is False
+    assert encoders.rate(SHAPE, images=2, ceiling=1e12, rounds=1)["ok"] is False
 
 
 def test_from_files_to_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
