@@ -13,13 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from gpu_check import described, drawn, fidelity, flop_per_image, worst
 from open_clip.transformer import QuickGELU, VisionTransformer
 from peers.baseline import loaded, vision_config
-from record import Record, Row, alternated, beside, timed
+from record import NOISE, Record, Row, alternated, beside, timed
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from workload import Scale
@@ -36,8 +34,6 @@ assert CLIP_VIT_LARGE.tower is not None
 VIT_L_14 = CLIP_VIT_LARGE.tower
 
 OURS, THEIRS = "gpupeak", "transformers"
-NOISE = 0.97
-"""A side that is less than 3 % ahead is not: medians of one and the same thing lie so far apart here."""
 FAR = {torch.float32: 1e-4, torch.float16: 2e-2}
 """Relative L2 of features less their mean that is more than another order of sums, by dtype."""
 
@@ -77,8 +73,10 @@ def rate(shape: TowerShape, *, images: int, ceiling: float, rounds: int) -> Row:
     device, dtype = device_and_dtype()
     pixels = torch.from_numpy(drawn(4 * images)[::4].copy()).to(device)
     sides = dict(encoders(shape, random_state(0, expected_state(shape)), device, dtype))
-    differences = unlike({side: finished(encode(pixels)).float().cpu().numpy() for side, encode in sides.items()})
-    works = {side: partial(_encoded, encode, pixels) for side, encode in sides.items()}
+    features = {side: finished(encode(pixels)).float().cpu().double().numpy() for side, encode in sides.items()}
+    wanted = features.pop(OURS)
+    differences = {side: worst(fidelity(each, wanted, wanted.mean(0))) for side, each in features.items()}
+    works = {side: partial(lambda run: finished(run(pixels)), encode) for side, encode in sides.items()}
     compared = beside(OURS, alternated(works, rounds, warm=0))  # they have all been called
     rates = {side: images / seconds["median_s"] for side, seconds in compared["seconds"].items()}
     shares = {side: per_s * flop_per_image(shape) / ceiling for side, per_s in rates.items()}
@@ -143,18 +141,7 @@ class Normalised:
         return self._tower(self._images)
 
 
-def unlike(features: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, dict[str, float]]:
-    """How far every side's features are from gpupeak's, at worst: as they are, and less the mean."""
-    wanted = features[OURS].astype(np.float64)
-    others = (side for side in features if side != OURS)
-    return {side: worst(fidelity(features[side], wanted, wanted.mean(0))) for side in others}
-
-
 def finished(features: torch.Tensor) -> torch.Tensor:
     if features.is_cuda:
         torch.cuda.synchronize()
     return features
-
-
-def _encoded(encode: Encode, pixels: torch.Tensor) -> None:
-    finished(encode(pixels))

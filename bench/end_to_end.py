@@ -12,17 +12,18 @@ import contextlib
 import dataclasses
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from encoders import NOISE, VIT_B_32, VIT_L_14
+from encoders import VIT_B_32, VIT_L_14
 from gpu_check import described, fidelity, worst
 from peers.baseline import Baseline, decoder
 from peers.decoders import Decode
-from record import Record, Row, alternated, beside
+from record import NOISE, Record, Row, alternated, beside
 from workload import Scale, decode_clips, facts, make, sample_of
 
 from gpupeak.config import ExtractConfig
@@ -61,12 +62,7 @@ def end_to_end(record: Record, scale: Scale, work: Path) -> None:
 
 
 class Sides:
-    """gpupeak's line and the baseline with the same weights.
-
-    Args:
-        shape: the sizes of the encoder's image tower.
-        name: what `decode` is, which is how the baseline reads frames.
-    """
+    """gpupeak's line and the baseline with the same weights; `name` is what `decode` is, by which the latter reads."""
 
     def __init__(self, spec: EncoderSpec, shape: TowerShape, name: str, decode: Decode) -> None:
         workers = None if torch.cuda.is_available() else 1
@@ -96,7 +92,7 @@ class Sides:
             for outcome in self._line.run(samples[OURS]):
                 if not isinstance(outcome, Saved):
                     raise RuntimeError(f"{outcome.sample}: {outcome.reason}")
-                _note(steps[OURS], dict(outcome.seconds))
+                _note(steps[OURS], outcome.seconds)
 
         def theirs() -> None:
             for each in samples[THEIRS]:
@@ -118,7 +114,7 @@ class Sides:
             **compared,
             "s_a_sample": a_sample,
             "steps_s": {
-                side: {step: statistics.median(taken) for step, taken in of.items()} for side, of in steps.items()
+                side: {step: statistics.median(took) for step, took in of.items()} for side, of in steps.items()
             },
             "differences": differences,
             "ok": differences["relative_l2"] < FAR,
@@ -140,7 +136,7 @@ def _to(sample: Sample, side: str, number: int) -> Sample:
     return dataclasses.replace(sample, target=target)
 
 
-def _note(steps: dict[str, list[float]], seconds: dict[str, float]) -> None:
+def _note(steps: dict[str, list[float]], seconds: Mapping[str, float]) -> None:
     for step, taken in seconds.items():
         steps[step].append(taken)
 

@@ -141,9 +141,8 @@ def answer(*arguments: str) -> Row:
 def measure(work: str, count: int, video: str | None, workers: int) -> Row:
     """Take `count` samples of eight frames of one video through the line, to files.
 
-    `sample_ms` is what planning and decoding took of a sample, the least: they are all the same, and what disturbs
-    them only adds to it. `peak_mib` is the most memory that this process and the workers held, each at its own time
-    and with what they share: no less than all of them at any one time.
+    `sample_ms` is the least that planning and decoding took of one: they are all the same. `peak_mib` is the most that
+    this process and the workers held, each at its own time: no less than all of them at any one time.
     """
     rule = SamplingRule("uniform")
     with tempfile.TemporaryDirectory(dir=work) as name:
@@ -152,7 +151,7 @@ def measure(work: str, count: int, video: str | None, workers: int) -> Row:
             directory.mkdir()
         if video is not None:
             for number in range(WARM + count):
-                os.link(video, videos / f"{_name(number)}.mp4")
+                os.link(video, videos / f"sample_{number:08d}.mp4")
         decoder = WorkerPool(workers, rule.n, SIZE) if video is not None else SyntheticDecoder(SIZE)
         with closing(decoder):
             source = samples(features, rule, WARM + count, videos if video is not None else None)
@@ -187,12 +186,8 @@ def measure(work: str, count: int, video: str | None, workers: int) -> Row:
 def samples(features: Path, rule: SamplingRule, count: int, videos: Path | None = None) -> Iterator[Sample]:
     """Samples one by one: a list of them would be memory that grows."""
     for number in range(count):
-        name = _name(number)
+        name = f"sample_{number:08d}"
         yield Sample("growth", name, videos and videos / f"{name}.mp4", (), rule, features / f"{name}.npy")
-
-
-def _name(number: int) -> str:
-    return f"sample_{number:08d}"
 
 
 def highest_mib(*processes: int) -> float:

@@ -23,15 +23,12 @@ Row: TypeAlias = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+NOISE = 0.97
+"""A side that is less than 3 % ahead is not: medians of one and the same thing lie so far apart here."""
 
 
 class Record:
-    """Rows, each on disk when its measurement ends, however it ends.
-
-    Args:
-        directory: where the record goes, as `<name>-<time>.jsonl`.
-        conditions: its first line.
-    """
+    """Rows, each on disk when its measurement ends, however it ends: `<name>-<time>.jsonl`, after its conditions."""
 
     start_seconds = 380
     """Past these no further row of a part is begun."""
@@ -102,18 +99,12 @@ def beside(ours: str, seconds: Mapping[str, Sequence[float]]) -> Row:
     A ratio is taken round by round, because a shared machine is as slow to both sides of one round; below
     1 the other side was faster.
     """
-    ratios = {
-        side: [theirs / own for theirs, own in zip(taken, seconds[ours], strict=True)]
-        for side, taken in seconds.items()
-        if side != ours
-    }
-    return {
-        "seconds": {side: timed(list(taken)) for side, taken in seconds.items()},
-        "ratios": {
-            side: {"median": statistics.median(each), "least": min(each), "most": max(each)}
-            for side, each in ratios.items()
-        },
-    }
+    ratios: Row = {}
+    for side, taken in seconds.items():
+        if side != ours:
+            times = [theirs / own for theirs, own in zip(taken, seconds[ours], strict=True)]
+            ratios[side] = {"median": statistics.median(times), "least": min(times), "most": max(times)}
+    return {"seconds": {side: timed(list(taken)) for side, taken in seconds.items()}, "ratios": ratios}
 
 
 def alternated(sides: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, list[float]]:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from peers.decoders import Decode, Pixels, Squash, peers
-from record import Record, Row, alternated, beside
+from record import NOISE, Record, Row, alternated, beside
 from workload import Scale, decode_clips, facts, make, real_clips, sample_of
 
 import gpupeak
@@ -105,9 +105,8 @@ def peaks_read(directory: Path, rounds: int, frames: int = 150) -> Row:
     for kind, read in sides.items():
         if not isinstance(found := read(), Peak) or found.index != clip.peak:
             raise ValueError(f"{kind}: {found}")
-    sizes = {
-        kind: next(path for path in (directory / kind).rglob("*.*") if path.is_file()).stat().st_size for kind in kinds
-    }
+    files = ((kind, next(path for path in (directory / kind).rglob("*.*") if path.is_file())) for kind in kinds)
+    sizes = {kind: file.stat().st_size for kind, file in files}
     seconds = {kind: statistics.median(each) for kind, each in alternated(sides, rounds).items()}
     says = ", ".join(f"{kind} {1000 * each:.2f} ms of {sizes[kind] / 1000:.0f} kB" for kind, each in seconds.items())
     return {"frames": frames, "bytes": sizes, "seconds": seconds, "says": says}
@@ -121,8 +120,6 @@ def _plan(sample: Sample) -> FramePlan:
 
 # Decoding
 
-NOISE = 0.97
-"""A side that is less than 3 % ahead is not: medians of one and the same thing lie so far apart here."""
 CLOSE = 1.5
 """A peer that takes so many times as long as the fastest one when it is judged is not measured again."""
 AIMED_AT = ("decord", "torchcodec")
@@ -235,11 +232,8 @@ def told(row: Row) -> str:
 def over_clips(rows: Mapping[str, Row]) -> Row:
     """The clip on which each figure is worst, beside what was to be reached."""
     medians = {clip: {name: ratio["median"] for name, ratio in row["ratios"].items()} for clip, row in rows.items()}
-    fastest = {
-        clip: min(others)
-        for clip, ratios in medians.items()
-        if (others := [ratio for name, ratio in ratios.items() if name != BOUND])
-    }
+    peers_ = {clip: [ratio for name, ratio in of.items() if name != BOUND] for clip, of in medians.items()}
+    fastest = {clip: min(others) for clip, others in peers_.items() if others}
     found = [("the fastest peer / gpupeak", ">=", NOISE, fastest)]
     for library in AIMED_AT:
         of_library = {
@@ -299,15 +293,10 @@ def written(directory: Path, files: int, rounds: int) -> Row:
         return lambda: _write(next(made), threads)
 
     directory.mkdir(parents=True)
-    sides: dict[str, Callable[[], object]] = {
-        OURS: ours(1),
-        f"{OURS}, 2 threads": ours(2),
-        f"{OURS}, 4 threads": ours(4),
-    }
-    sides |= {
-        "np.save": partial(_save, directory, features, whole=False),
-        "np.save and rename": partial(_save, directory, features, whole=True),
-    }
+    sides: dict[str, Callable[[], object]] = {OURS: ours(1)}
+    sides |= {f"{OURS}, {threads} threads": ours(threads) for threads in (2, 4)}
+    sides["np.save"] = partial(_save, directory, features, whole=False)
+    sides["np.save and rename"] = partial(_save, directory, features, whole=True)
     seconds = alternated(sides, rounds)
     shutil.rmtree(directory)
     per_s = {side: files / statistics.median(each) for side, each in seconds.items()}
@@ -359,12 +348,10 @@ def _save(directory: Path, features: Features, whole: bool) -> None:
     home = Path(tempfile.mkdtemp(dir=directory))
     for start in range(0, len(features), N):
         target = home / f"{start}.npy"
+        written = home / f"{start}.tmp.npy" if whole else target
+        np.save(written, features[start : start + N])
         if whole:
-            temporary = home / f"{start}.tmp.npy"
-            np.save(temporary, features[start : start + N])
-            temporary.replace(target)
-        else:
-            np.save(target, features[start : start + N])
+            written.replace(target)
 
 
 # Loading

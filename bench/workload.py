@@ -164,12 +164,8 @@ def encode(
     matrix: int | None = None,
     keys: Collection[int] = (),
 ) -> None:
-    """Encode RGB pictures `[height, width, 3]`, on one thread.
-
-    Args:
-        matrix: that of the colours as in ITU-T H.273.
-        keys: pictures that are to be key frames, whatever the encoder finds.
-    """
+    """Encode RGB pictures `[height, width, 3]`, on one thread: `matrix` is that of the colours as in ITU-T H.273;
+    `keys` are to be key frames, whatever the encoder finds."""
     # bitexact: Matroska's identifiers are drawn by lot otherwise.
     muxing = {"fflags": "+bitexact", **({"movflags": "faststart"} if path.suffix == ".mp4" else {})}
     with av.open(str(path), "w", options=muxing) as container:

@@ -37,13 +37,7 @@ _NO_TEXT = {
 
 
 class Baseline:
-    """Extracts one sample after another, on the GPU if there is one.
-
-    Args:
-        shape: the image tower's sizes.
-        state: its parameters, named as in open_clip.
-        decode: how frames are read from a video.
-    """
+    """Extracts one sample after another, on the GPU if there is one; `state` is named as in open_clip."""
 
     def __init__(self, shape: TowerShape, state: Mapping[str, torch.Tensor], decode: Decode) -> None:
         config = CLIPConfig(text_config=_NO_TEXT, vision_config=vision_config(shape), projection_dim=shape.dim)
