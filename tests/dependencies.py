@@ -88,7 +88,7 @@ def key(name: str) -> str:
 def licence(distribution: Distribution) -> str:
     """The licence that a package states: as an expression, else by its classifiers, else the first line of its text."""
     about = distribution.metadata
-    for expression in about.get_all("License-Expression") or ():
+    for expression in map(str, about.get_all("License-Expression") or ()):
         return _CLASSIFIED.get(expression, expression)
     told = (value.split(" :: ") for value in about.get_all("Classifier") or ())
     classified = {kind[-1] for kind in told if kind[0] == "License"}.difference(_NO_LICENCES)

@@ -36,7 +36,7 @@ NOT_ONE_BY_ONE |= {"h264_cut", "h264_cut_open_gop", "h264_cut_ts", "vp8_cut", "m
 
 def every_frame(data: bytes) -> list[npt.NDArray[np.uint8]]:
     """What a decoder delivers that is given the packets one after another."""
-    with av.open(io.BytesIO(data)) as video:
+    with av.open(io.BytesIO(data), "r") as video:
         video.streams.video[0].codec_context.thread_count = 1
         frames = list(video.decode(video=0))
     return [np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns(frame)) for frame in frames]

@@ -29,6 +29,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.window import Window, native_bytes
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import DeviceError
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, VideoFacts
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def smooth(
     scene = av.VideoFrame.from_ndarray(coarse, format="rgb24").reformat(
         width=40 * coarse.shape[1], height=40 * coarse.shape[0], interpolation="BICUBIC"
     )
-    texture = scene.to_ndarray()
+    texture = np.asarray(scene.to_ndarray(), np.uint8)
     drawn = [np.ascontiguousarray(texture[2 * n : 2 * n + height, 4 * n : 4 * n + width]) for n in range(frames)]
     options = {"g": "8", "deadline": "realtime", "cpu-used": "8", "b": "3M"}
     return write_clip(path, frames, size, "libvpx-vp9", options=options, colorspace=colorspace, drawn=drawn)
@@ -69,6 +70,7 @@ class Here:
     def plan(self, samples: Iterable[Sample]) -> Generator[Planned | Failed]:
         for each in samples:
             answer = prepare(each, None)
+            assert isinstance(answer, Planned | Failed)
             yield self.change(answer) if isinstance(answer, Planned) else answer
 
     def close(self) -> None:
@@ -93,9 +95,10 @@ def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def decoder(planner: Any = None, n: int = 8, **options: int) -> Iterator[DaliDecoder]:
-    options = {"pipelines": 1, "threads": 1, **options}
-    with contextlib.closing(DaliDecoder(n, SIZE, planner or Here(), CPU, **options)) as made:
+def decoder(planner: Any = None, device: torch.device = CPU, **options: int) -> Iterator[DaliDecoder]:
+    """`planner` stands in for a pool of processes."""
+    planner, options = planner or Here(), {"pipelines": 1, "threads": 1, **options}
+    with contextlib.closing(DaliDecoder(8, SIZE, planner, device, **options)) as made:
         yield made
 
 
@@ -129,11 +132,11 @@ def assert_libavs(found: object, each: Sample) -> None:
     """The frames are those of libav, and clearly not their neighbours."""
     plan = planned(each)
     assert each.video is not None
-    wanted = decode_frames(each.video, plan.indices)
+    wanted = decode_frames(local(each.video), plan.indices)
     assert difference(found, wanted) < CLOSE
     if plan.frames > 1:
         others = [index + 1 if index + 1 < plan.frames else index - 1 for index in plan.indices]
-        assert difference(found, decode_frames(each.video, others)) > 3.0
+        assert difference(found, decode_frames(local(each.video), others)) > 3.0
 
 
 def test_the_frames_of_libav_from_videos_of_several_sizes_in_one_batch(
@@ -214,7 +217,7 @@ def test_several_pipelines_decode_every_sample_once_and_again(tmp_path: Path, cl
                 assert_libavs(found[each.name], each)
 
 
-def instead(name: str, video: Path) -> Here:
+def instead(name: str, video: Path) -> Any:
     """Plans sample `name` as usual, then puts `video` in the place of its file."""
 
     def change(each: Planned) -> Planned:
@@ -315,8 +318,9 @@ def test_a_device_on_which_dali_cannot_be_set_up(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("Critical error\nencountered:\n\nCUDA driver is missing\nC++ context: [..]")
 
     monkeypatch.setattr(dali, "frames_pipeline", fail)
-    with pytest.raises(DeviceError, match=r"DALI cannot be set up on cuda:0: CUDA driver is missing$"):
-        DaliDecoder(8, SIZE, Here(), torch.device("cuda:0"))
+    told = r"DALI cannot be set up on cuda:0: CUDA driver is missing$"
+    with pytest.raises(DeviceError, match=told), decoder(device=torch.device("cuda:0")):
+        pass
 
 
 def made(

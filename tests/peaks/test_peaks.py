@@ -256,8 +256,9 @@ class TestBadFiles:
         "content",
         [
             *([AU_INFO], None, 7, '"text"', {}),
-            *({"au_info": info} for info in (None, [], {"peak_frames": {}}, {"peak_frames": [34]})),
-            *({"per_frame_au_descriptions": frames} for frames in ([], [None, 1, "x", []], {"frame": 1})),
+            *({"au_info": None}, {"au_info": []}, {"au_info": {"peak_frames": {}}}, {"au_info": {"peak_frames": [34]}}),
+            *({"per_frame_au_descriptions": []}, {"per_frame_au_descriptions": [None, 1, "x", []]}),
+            {"per_frame_au_descriptions": {"frame": 1}},
         ],
     )
     def test_json_of_another_shape(self, tmp_path: Path, content: object) -> None:
@@ -372,7 +373,7 @@ class TestAnything:
 
 
 def test_the_curve_is_the_sum_of_every_frame_that_has_a_face(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"frame": 1, "AU12_r": "0.5", "AU06_r": "0.25"},
         {"frame": 2, "AU12_r": "9", "success": 0},
         {"frame": 3, "AU12_r": "3.0"},
