@@ -26,11 +26,7 @@ from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec, TowerShape
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts
-from gpupeak.peaks.reading import read_peak
-from gpupeak.types import Peak
-from gpupeak.video.container import open_clip
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 decoders: Any = importlib.import_module("peers.decoders")
 encoders: Any = importlib.import_module("encoders")
 end_to_end: Any = importlib.import_module("end_to_end")
@@ -56,38 +52,6 @@ def measured(directory: Path, *parts: Callable[..., None]) -> dict[str, dict[str
     rows: dict[str, dict[str, Any]] = found.rows
     assert [name for name, row in rows.items() if row.get("ok") is False] == []
     return rows
-
-
-# What is measured
-
-
-def test_clips_are_what_their_names_say_each_time(tmp_path: Path) -> None:
-    clips = {
-        workload.Clip("h264", (160, 120), 2, cuts=1, seed=1): "au_info",
-        workload.Clip("vp9", (160, 120), 1): "per_frame",
-        workload.Clip("mpeg4", (160, 120), 1, gop=12, b_frames=0): "openface",
-    }
-    made, again = (workload.make(clips, tmp_path / place / "clips") for place in "ab")
-    for clip, path in made.items():
-        facts = workload.facts(path)
-        assert path.stem == clip.name
-        assert (facts["codec"], facts["width"], facts["frames"]) == (clip.codec, 160, clip.frames)
-        assert path.read_bytes() == again[clip].read_bytes(), clip.name
-        sample = workload.sample_of(path, tmp_path, tmp_path / "a/aus")
-        peak = read_peak(sample.name, sample.au_dirs, "auto")
-        assert isinstance(peak, Peak)
-        assert (peak.index, peak.source) == (clip.frames // 3, clips[clip])
-    with open_clip(next(iter(made.values()))) as cut:
-        assert cut.key_frames == [0, 25], "a key frame at the cut"
-
-
-def test_what_is_measured_beside_is_pinned_and_no_part_of_the_product() -> None:
-    lines = (REPOSITORY / "bench/peers/requirements.txt").read_text().splitlines()
-    wanted = [line.partition("#")[0].strip() for line in lines if not line.startswith("#")]
-    assert all("==" in line.partition(";")[0] for line in wanted)
-    product = (REPOSITORY / "pyproject.toml").read_text() + (REPOSITORY / "constraints.txt").read_text()
-    names = {line.partition("==")[0] for line in wanted}
-    assert [name for name in names if f'"{name}>' in product or f"\n{name}==" in product] == []
 
 
 # Stages

@@ -387,22 +387,6 @@ class TestConfigurationFile:
         assert message in line
         assert line.startswith(str(file))
 
-    @pytest.mark.parametrize(
-        ("name", "content", "told"),
-        [
-            ("latin.toml", b"# \xe9", "'utf-8' codec"),
-            ("large.toml", b"#" * ((1 << 20) + 1), "expected at most 1,048,576"),
-            ("deep.toml", b"a = " + b"[" * 5000, "maximum recursion depth"),
-            ("digits.toml", b"n_frms = 0x" + b"f" * 5000, "Exceeds the limit"),
-        ],
-    )
-    def test_files_of_another_kind(self, tmp_path: Path, name: str, content: bytes, told: str) -> None:
-        (tmp_path / name).write_bytes(content)
-        line = refused(ConfigError, config_file=tmp_path / name)
-        assert line.startswith(f"{tmp_path / name}: ")
-        assert told in line
-        assert "No such file" in refused(ConfigError, config_file=tmp_path / "typo.toml")
-
 
 class TestRequirePeaks:
     @pytest.fixture

@@ -237,17 +237,6 @@ class TestText:
         path.write_bytes("片段".encode("gb18030"))
         assert "not UTF-8 at byte" in refused(path)
 
-    @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json", ".npz"])
-    def test_what_is_no_file_of_a_size_that_can_be_read(self, tmp_path: Path, suffix: str) -> None:
-        path = tmp_path / f"a{suffix}"
-        assert refused(path).endswith("No such file or directory")
-        os.mkfifo(path)
-        assert refused(path).endswith("not a regular file")
-        path.unlink()
-        with path.open("wb") as stream:
-            stream.truncate(4 << 30)
-        assert "4,294,967,296 bytes, expected at most 268,435,456" in refused(path)
-
     @pytest.mark.parametrize("name", ["list", "list.pkl"])
     def test_other_extensions(self, tmp_path: Path, name: str) -> None:
         assert "expected a list that ends in .npz, .csv, .json, .txt" in refused(tmp_path / name)

@@ -78,13 +78,6 @@ def test_indices_may_repeat_and_come_in_any_order(clip_of: ClipOf) -> None:
     assert decode_frames(clip_of("h264"), [], None).shape[0] == 0
 
 
-def test_pixels_go_where_they_are_wanted(clip_of: ClipOf) -> None:
-    out = np.zeros((4, 2, 96, 96, 3), np.uint8)[1:3, 0]
-    with open_clip(clip_of("h264")) as clip:
-        assert decode_clip(clip, [7, 9], 96, out) is out
-        assert np.array_equal(out, decode_clip(clip, [7, 9], 96))
-
-
 def test_large_files_are_read_twice(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = decode_frames(clip_of("h264_short_gop"), [3, 20, 21, 47])
     raw = decode_frames(clip_of("h264_raw"), [3, 20])

@@ -1,4 +1,4 @@
-"""The two encoders that are no towers: the one that runs towers, and the one that stands in for them."""
+"""The encoder that runs any tower, one batch after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from samples import plan
-from synthetic import SyntheticEncoder
 
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.errors import DeviceError
@@ -155,17 +154,3 @@ def test_frames_on_a_device_are_waited_for(frames: Frames) -> None:
     features = by_name(list(TowerEncoder(mean).encode([device])))
     np.testing.assert_allclose(features["b"], Frames.pixels("b").mean(axis=(1, 2)), rtol=1e-5)
     assert event.waits == 1
-
-
-# The synthetic encoder
-
-
-@pytest.mark.parametrize("dim", [2, 48, 100])
-def test_synthetic_features_are_pixels(dim: int, frames: Frames) -> None:
-    batch = frames.batch("a", "b", hole=1)
-    (result,) = SyntheticEncoder(dim, SIZE).encode([batch])
-    rows = by_name([result])["b"]
-    assert rows.shape == (N, dim) and rows.dtype == np.float32
-    flat = Frames.pixels("b").reshape(N, -1)
-    np.testing.assert_array_equal(rows, np.resize(flat.T, (dim, N)).T)
-    assert frames.released == ["a+b"] and all(set(each) == {"decode", "encode"} for each in result.seconds)
