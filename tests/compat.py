@@ -117,7 +117,7 @@ def attempt(row: Row, work: Path) -> tuple[str, str, dict[str, str]]:
     command += [*row.pins, *needed, f"{ROOT}[{extras}]"]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False)
     if done.returncode:
-        return "not installed", _conflict(done.stdout) or _last(done), {}
+        return "not installed", _last(done), {}
     checked = subprocess.run([str(inside), "-m", "pip", "check"], capture_output=True, text=True, check=False)
     if checked.returncode:
         return "failed", f"pip check: {_last(checked)}", _versions(inside)
@@ -125,12 +125,6 @@ def attempt(row: Row, work: Path) -> tuple[str, str, dict[str, str]]:
     command = ["-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False, cwd=home)
     return "failed" if done.returncode else "passed", _last(done), _versions(inside)
-
-
-def _conflict(told: str) -> str:
-    """Which requirements pip says do not go together."""
-    _, caused, rest = told.partition("The conflict is caused by:")
-    return "; ".join(map(str.strip, rest.strip().partition("\n\n")[0].splitlines())) if caused else ""
 
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:

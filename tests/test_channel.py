@@ -48,19 +48,6 @@ def test_a_full_channel_holds_its_writer_back() -> None:
     writer.join(10)
 
 
-def test_reading_goes_on_until_the_last_of_several_writers_has_finished() -> None:
-    channel: Channel[int] = Channel(1, writers=3)
-
-    def write() -> None:
-        channel.put(7)
-        channel.finish()
-
-    writers = [in_thread(write) for _ in range(3)]
-    assert list(channel) == [7, 7, 7]
-    for writer in writers:
-        writer.join(10)
-
-
 def test_cancel_wakes_a_waiting_writer_and_a_waiting_reader() -> None:
     full: Channel[int] = Channel(1)
     full.put(0)

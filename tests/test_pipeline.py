@@ -75,10 +75,6 @@ def test_every_sample_has_exactly_one_outcome_and_its_own_features(tmp_path: Pat
             np.testing.assert_array_equal(np.load(local(one.target)), wanted.features)
 
 
-def test_no_samples_no_outcomes() -> None:
-    assert line([]) == []
-
-
 def test_a_stage_that_breaks_ends_the_run_with_its_error_and_every_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     decoder = Decoder()

@@ -115,17 +115,6 @@ def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
         gpupeak.extract(config)
 
 
-def test_an_overwrite_that_was_cut_short_goes_on_without_the_option(
-    config: ExtractConfig, extracted: gpupeak.RunReport
-) -> None:
-    other = replace(config, weights="random:1")
-    (tally,) = gpupeak.extract(replace(other, overwrite=True, limit=2)).datasets
-    assert any("from before --overwrite" in warning for warning in tally.warnings)
-    (tally,) = gpupeak.extract(other).datasets
-    assert (tally.saved, tally.skipped) == (2, 1)
-    assert not tally.warnings
-
-
 def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: ExtractConfig, tmp_path: Path) -> None:
     wrong = replace(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
     with pytest.raises(AuError, match="nowhere"):

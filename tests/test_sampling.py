@@ -67,13 +67,6 @@ class TestEmotionPeak:
         assert min(max(peak, 0), total - 1) in indices
         assert len(set(indices)) == min(n, total)
 
-    @pytest.mark.parametrize(
-        ("n", "indices"),
-        [(1, [50]), (2, [49, 50]), (3, [49, 50, 51]), (4, [48, 49, 50, 51]), (5, [48, 49, 50, 51, 52])],
-    )
-    def test_few_frames_are_the_peak_and_its_neighbours(self, n: int, indices: list[int]) -> None:
-        assert emotion_peak(50, 50, 49, 100, n) == indices
-
     def test_numbers_below_zero_give_no_neighbours(self) -> None:
         assert emotion_peak(50, -1, 5, 101, 5) == emotion_peak(50, 5, -1, 101, 5) == [0, 25, 50, 51, 76]
 

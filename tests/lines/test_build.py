@@ -67,14 +67,6 @@ def test_auto_decodes_on_the_cpu_where_nvdec_is_missing_and_says_so(monkeypatch:
     assert choose_decoder("auto", CUDA)[0] == "auto", "measured in the run"
 
 
-def test_a_line_that_cannot_be_had_leaves_no_process_behind(no_gpu: None) -> None:
-    told: list[str] = []
-    for config in (ExtractConfig(device="cuda:0"), ExtractConfig(decoder="nvdec"), ExtractConfig(decoder="hybrid")):
-        with pytest.raises(DeviceError):
-            build(config, encoder_spec("CLIP_VIT_LARGE"), 8, told.append)
-    assert told == []
-
-
 def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "nvdec_missing", lambda: None)
     made: list[tuple[Any, Any, Any]] = []

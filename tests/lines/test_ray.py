@@ -83,16 +83,6 @@ def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path:
 
 
 @pytest.mark.slow
-def test_an_actor_keeps_its_line_for_the_next_run(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "pids").mkdir()
-    line = RayLine((make_line, ("cpu", 0.0, tmp_path / "pids")), print, actors="1")
-    for run in "ab":
-        assert len(list(line.run([sample(tmp_path, f"{run}{i}") for i in range(20)]))) == 20
-    line.close()
-    assert len(list((tmp_path / "pids").iterdir())) == 1
-
-
-@pytest.mark.slow
 def test_a_sample_that_kills_its_actor_fails_and_nothing_else_does(cluster: Cluster, tmp_path: Path) -> None:
     samples = [sample(tmp_path, "deadly" if i == 17 else f"clip {i}") for i in range(40)]
     outcomes = run((make_line, ("cpu", 0.0, None)), samples, actors="1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -55,18 +54,6 @@ def test_a_sample_that_ends_the_child_twice_is_set_aside_alone(tmp_path: Path, n
     failed = {o.sample.name: o.reason for o in outcomes if isinstance(o, Failed)}
     assert failed.keys() == {f"{name}0", f"{name}1"}
     assert all(how in reason and "twice" in reason for reason in failed.values())
-
-
-def test_a_child_killed_from_outside_costs_nothing(tmp_path: Path) -> None:
-    line = supervised(window=8)
-    samples = [sample(tmp_path, str(i)) for i in range(60)]
-    outcomes = line.run(iter(samples))
-    seen = [next(outcomes)]
-    os.kill(line.pid, signal.SIGKILL)
-    seen += outcomes
-    line.close()
-    assert all(isinstance(outcome, Saved) for outcome in seen)
-    assert sorted(o.sample.name for o in seen) == sorted(s.name for s in samples)
 
 
 def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
