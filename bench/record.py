@@ -30,8 +30,7 @@ NOISE = 0.97
 class Record:
     """Rows, each on disk when its measurement ends, however it ends: `<name>-<time>.jsonl`, after its conditions."""
 
-    start_seconds = 380
-    """Past these no further row of a part is begun."""
+    start_seconds = 380  # past these no further row of a part is begun
 
     def __init__(self, directory: Path, conditions: Row, name: str = "gpu") -> None:
         directory.mkdir(parents=True, exist_ok=True)

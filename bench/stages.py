@@ -48,8 +48,7 @@ N, DIM = 8, 768
 
 # Planning
 
-OPENFACE_COLUMNS = 714
-"""What OpenFace writes a frame unless it is asked for less: landmarks, most of them."""
+OPENFACE_COLUMNS = 714  # what OpenFace writes a frame unless it is asked for less: landmarks, most of them
 
 
 def planning(record: Record, scale: Scale, work: Path) -> None:
@@ -125,8 +124,7 @@ CLOSE = 1.5
 AIMED_AT = ("decord", "torchcodec")
 SHORT_GOP = 60
 """Frames from one key frame to the next, on average, up to which whole GOPs hold no wanted frame."""
-QUICK_CLIP = 0.05
-"""Seconds; what takes less is measured three times as often, because it is disturbed more easily."""
+QUICK_CLIP = 0.05  # seconds; what takes less is measured three times as often: it is disturbed more easily
 ANOTHER_PICTURE = 12.0
 """A mean difference, of 255, that no way of squashing or converting the same picture makes."""
 
