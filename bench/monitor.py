@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import threading
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from record import Row
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 Row: TypeAlias = dict[str, Any]
 """Figures; `says` is what the table shows of them, `ok` whether a check holds."""

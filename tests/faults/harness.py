@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from faults.corpus import Corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from faults.corpus import Scale, make_benchmark
 from faults.harness import REPOSITORY, Extraction, look
 

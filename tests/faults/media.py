@@ -22,7 +22,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import av
-import psutil  # type: ignore[import-untyped]
+import psutil
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream

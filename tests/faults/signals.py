@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from faults.corpus import Scale
 from faults.disk import Trials, trial
 from faults.harness import Extraction, Watcher, after, extracted, home, look, words

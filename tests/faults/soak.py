@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from faults.corpus import Scale, make_corpus
 from faults.disk import Trials
 from faults.harness import Extraction, Watcher, home, undisturbed, words

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from features.test_store import SETTINGS, save
-from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.memory import MemoryFileSystem
 from samples import read_manifest, sample
 
 from gpupeak.errors import ConfigError, RunError

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
-import fsspec  # type: ignore[import-untyped]
+import boto3
+import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import Answer, Server
 from samples import ENCODER, features, of_demo
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.memory import MemoryFileSystem
 
 from gpupeak.storage import remote
 

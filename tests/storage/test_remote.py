@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
+from fsspec.implementations.memory import MemoryFileSystem
 
 from gpupeak.errors import UsageError
 from gpupeak.storage import remote
