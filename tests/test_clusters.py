@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from test_docs import COMMANDS, REPOSITORY, raw_blocks, text
 
 from gpupeak.cli.options import spread
@@ -133,22 +132,3 @@ def test_the_ray_script_starts_a_head_and_the_others_then_the_job(machine: Path,
     assert job[job.index("--address") + 1] == "auto"
     waited = [i for i, call in enumerate(calls) if call[0] == "python"]
     assert max(waited) < calls.index(job)
-
-
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_ray_up_would_take_the_file(name: str) -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(yaml.safe_load(named(name)))
-    config.setdefault("cluster_synced_files", [])
-    validate_config(config)
-    assert config["head_node_type"] in config["available_node_types"]
-
-
-def test_the_machines_of_the_cloud_suffice_for_the_actors() -> None:
-    config = yaml.safe_load(named("aws.yaml"))
-    gpu = config["available_node_types"]["gpu"]
-    (actors,) = (re.findall(r"--actors (\d+):(\d+)", block)[0] for _, block in BLOCKS if "ray exec" in block)
-    assert tuple(map(int, actors)) == tuple(
-        gpu[bound] * gpu["resources"]["GPU"] for bound in ("min_workers", "max_workers")
-    )

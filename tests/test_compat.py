@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import compat
 import pytest
-from compat import PYTHONS, Result, Row, attempt, lowest, rows, table
+from compat import PYTHONS, Result, lowest, rows, table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,22 +29,6 @@ def test_rows_hold_every_bound_and_every_python() -> None:
     assert len({row.name for row in found}) == len(found)
     assert all((compat.ROOT / "tests" / name).is_file() for name in compat.TESTS + compat.GPU_TESTS)
     assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
-
-
-def test_a_row_without_its_python_says_so(tmp_path: Path) -> None:
-    found = attempt(Row("gone", "2.99"), tmp_path)
-    assert found == ("no such Python", "no python2.99 on the PATH or among pyenv's", {})
-    told = "| gone | 2.99 |  |  |  |  | no such Python: no python2.99 on the PATH or among pyenv's |"
-    assert told in table([Result("gone", "2.99", (), *found, 0.0, "abc")])
-
-
-def test_the_record_tells_of_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "attempt", lambda row, work: ("passed", "3 passed in 1 s", {"torch": "2.6.0"}))
-    monkeypatch.setattr(sys, "argv", ["compat.py", "--only", "lowest", "torch", "--out", str(tmp_path / "r.json")])
-    assert compat.main() == 0
-    record = json.loads((tmp_path / "r.json").read_text())
-    assert record["rows"][0]["name"] == "all at their lowest"
-    assert {row["outcome"] for row in record["rows"]} == {"passed"}
 
 
 @pytest.mark.parametrize("page", ["reliability.md", "reliability.zh-CN.md"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
-import os
 import re
 import shlex
 import subprocess
@@ -257,19 +256,6 @@ def test_what_is_shown_of_a_configuration_is_what_is_printed(
             assert capfd.readouterr().out.replace(str(tmp_path), "/data/AffectGPT/AffectGPT") == output, command
             printed += 1
     assert printed >= 10
-
-
-def test_the_changelog_tells_of_this_version() -> None:
-    from gpupeak import __version__
-
-    assert "## [Unreleased]" in text("CHANGELOG.md")
-    assert f"## [{__version__}]" in text("CHANGELOG.md")
-
-
-def test_ci_runs_the_checks_and_the_tests() -> None:
-    script = REPOSITORY / ".ci/run"
-    assert os.access(script, os.X_OK)
-    assert [line for line in script.read_text().splitlines() if line.startswith("make")] == ["make check", "make test"]
 
 
 if __name__ == "__main__":

@@ -83,20 +83,22 @@ def test_a_second_run_skips_what_is_whole_and_tries_again_what_failed(
     assert len(list(read_manifest(home))) == 4
 
 
-def test_a_rerun_over_finished_work_imports_no_torch(
+def test_a_plan_and_a_rerun_over_finished_work_import_no_torch(
     config: ExtractConfig, extracted: gpupeak.RunReport, tmp_path: Path
 ) -> None:
     (tmp_path / "good.txt").write_text("clip0\nclip1\nclip2\n")
     code = (
-        "import sys, gpupeak; from pathlib import Path;"
-        f"report = gpupeak.extract(gpupeak.ExtractConfig(videos=Path({str(config.videos)!r}), name='mine',"
+        "import sys, gpupeak; from pathlib import Path; from gpupeak.check.plan import plan;"
+        f"config = gpupeak.ExtractConfig(videos=Path({str(config.videos)!r}), name='mine',"
         f"output_root=Path({str(config.output_root)!r}), sampling='uniform', encoder={ENCODER!r},"
-        f"samples=Path({str(tmp_path / 'good.txt')!r}), weights='random:0'));"
+        f"samples=Path({str(tmp_path / 'good.txt')!r}), weights='random:0');"
+        "plans, report = plan(config), gpupeak.extract(config);"
+        "assert plans[0].done == 3;"
         "assert report.datasets[0].skipped == 3 and report.exit_code == 0, report;"
-        "print('torch' in sys.modules, 'av' in sys.modules)"
+        "print([name for name in ('torch', 'av', 'fsspec', 'ray') if name in sys.modules])"
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert printed.split() == ["False", "False"]
+    assert printed == "[]\n"
 
 
 def test_other_weights_are_refused_and_overwrite_makes_them_all_again(

@@ -267,9 +267,3 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     assert (merged.skipped, merged.saved, merged.failed) == (7, 0, 1)
     assert json.loads((home(config) / "run.json").read_text())["overwriting"] is False
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing"}
-
-
-def test_sizes_are_not_asked_of_very_many(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpupeak.run, "MOST_SIZES", 7)
-    monkeypatch.setattr(gpupeak.run, "video_bytes", lambda sample: pytest.fail(f"asked of {sample}"))
-    assert gpupeak.extract(shard(config, 0, 4)).datasets[0].listed == 2

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from gpupeak.peaks.reading import (
     NO_DIRECTORY,
@@ -328,45 +326,6 @@ class TestBadFiles:
         write(tmp_path / place, "").unlink()
         os.mkfifo(tmp_path / place)
         assert missing(tmp_path).reason == UNREADABLE
-
-
-SCALARS = st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats() | st.text(max_size=5)
-KEYS = st.sampled_from(
-    [
-        *("au_info", "peak_frames", "peak_index", "frames_before_peak", "frames_after_peak", "total_frames"),
-        *("per_frame_au_descriptions", "frame", "active_aus", "is_peak_frame"),
-        *("overall_peak_frame_info", "frame_number"),
-    ]
-)
-DOCUMENTS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6))
-
-
-class TestAnything:
-    """Whatever a file holds, the answer is a peak that can be one or a reason in one line."""
-
-    @staticmethod
-    def check(directory: Path) -> None:
-        for source in ("auto", *PEAK_SOURCES):
-            peak = read_peak(NAME, [directory], source)
-            if isinstance(peak, Peak):
-                for number, least in ((peak.index, 0), (peak.before, 0), (peak.after, 0), (peak.total, 1)):
-                    assert number is None or (type(number) is int and least <= number < 2**31)
-            else:
-                assert peak.reason in (NO_FILE, UNREADABLE, NO_USABLE_PEAK)
-                assert "\n" not in peak.detail
-
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(document=DOCUMENTS)
-    def test_any_json(self, tmp_path: Path, document: object) -> None:
-        analysis(tmp_path, document)
-        merr_data(tmp_path, document)
-        self.check(tmp_path)
-
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(cells=st.lists(st.lists(st.text(max_size=4) | st.floats().map(str) | st.integers().map(str), max_size=6)))
-    def test_any_csv(self, tmp_path: Path, cells: list[list[str]]) -> None:
-        write(tmp_path / f"{NAME}.csv", "frame,success,AU12_r,AU06_r\n" + "\n".join(map(",".join, cells)))
-        self.check(tmp_path)
 
 
 # Curves
