@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from gpupeak.video.bits import Bits, Cropping, unescaped
+
 _WITH_CHROMA_FORMAT = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
 _LONGEST = 1024  # bytes of a parameter set; it is shorter even with all scaling lists
 
@@ -21,21 +23,27 @@ class Sequence(NamedTuple):
     color_range: int
     before_field_flag: int | None
     reordering: bool
+    cropping: Cropping
 
 
 def read_sequence(unit: bytes) -> Sequence | None:
     """Read the NAL unit of a sequence parameter set; None if it is damaged."""
     try:
-        return _read_sequence(_unescaped(unit[1:_LONGEST]))
+        return _read_sequence(unescaped(unit[1:_LONGEST]))
     except ValueError:
         return None
+
+
+def read_cropping(unit: bytes) -> Cropping:
+    """Read the NAL unit of a sequence parameter set; ValueError if it is damaged."""
+    return _read_sequence(unescaped(unit[1:_LONGEST])).cropping
 
 
 def is_field(sequence: Sequence, slice_header: bytes) -> bool:
     """Whether a picture is one field of a frame; `slice_header` is the first 16 bytes of a slice's NAL unit."""
     if sequence.before_field_flag is None:
         return False
-    bits = _unescaped(slice_header[1:])
+    bits = unescaped(slice_header[1:])
     try:
         bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
         bits.u(sequence.before_field_flag)
@@ -52,7 +60,7 @@ def slice_type(byte: int) -> int:
     return ((bits >> (6 - 2 * zeros)) - 1) % 5 if byte & 0x80 and zeros <= 3 else -1
 
 
-def _read_sequence(bits: _Bits) -> Sequence:
+def _read_sequence(bits: Bits) -> Sequence:
     profile = bits.u(8)
     bits.u(16)
     bits.ue()
@@ -77,10 +85,12 @@ def _read_sequence(bits: _Bits) -> Sequence:
         bits.skip(bits.ue())
     bits.ue()
     bits.u(1)
-    bits.skip(2)
+    width, height = 16 * (bits.ue() + 1), 16 * (bits.ue() + 1)
     frames_only = bits.u(1)
     bits.u(1 if frames_only else 2)
-    bits.skip(4 * bits.u(1))  # frame_cropping_flag
+    fields = 2 - frames_only  # in a frame, of each of which `height` is told
+    across, down = {1: (2, 2), 2: (2, 1)}.get(chroma, (1, 1))
+    cropping = bits.cropping(width, height * fields, (across, down * fields))
     colorspace, color_range, reordering = None, 0, False
     if bits.u(1):  # vui_parameters_present_flag
         if bits.u(1) and bits.u(8) == 255:  # an aspect ratio of its own
@@ -97,14 +107,11 @@ def _read_sequence(bits: _Bits) -> Sequence:
     if depth == 8 and color_range == 2:
         name = name.replace("yuv", "yuvj")
     pix_fmt = name if depth == 8 else f"{name}{depth}le"
-    return Sequence(pix_fmt, colorspace, color_range, None if frames_only else frame_num + 2 * planes, reordering)
+    before_field_flag = None if frames_only else frame_num + 2 * planes
+    return Sequence(pix_fmt, colorspace, color_range, before_field_flag, reordering, cropping)
 
 
-def _unescaped(payload: bytes) -> _Bits:
-    return _Bits(payload.replace(b"\0\0\3", b"\0\0"))
-
-
-def _says_reordering(bits: _Bits) -> bool:
+def _says_reordering(bits: Bits) -> bool:
     """bitstream_restriction_flag, read on from chroma_loc_info_present_flag; False where the rest is cut off."""
     try:
         bits.skip(2 * bits.u(1))  # chroma_loc_info_present_flag
@@ -123,33 +130,3 @@ def _says_reordering(bits: _Bits) -> bool:
         return bits.u(1) == 1
     except ValueError:
         return False
-
-
-class _Bits:
-    def __init__(self, data: bytes) -> None:
-        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
-
-    def u(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise ValueError("read past the end")
-        return self._value >> self._left & ((1 << count) - 1)
-
-    def ue(self) -> int:
-        zeros = 0
-        while not self.u(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.u(zeros)
-
-    def skip(self, count: int) -> None:
-        for _ in range(count):
-            self.ue()
-
-    def skip_scaling_list(self, size: int) -> None:
-        following = last = 8
-        for _ in range(size):
-            if following:
-                code = self.ue()
-                delta = (code + 1) // 2 if code % 2 else -(code // 2)
-                following = (last + delta) % 256
-            last = following or last

@@ -1,0 +1,79 @@
+"""How are a bitstream's headers read, and how is one changed?"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Cropping(NamedTuple):
+    """What a sequence parameter set says of its pictures' size; `start` and `stop` are the bits, counted after the NAL
+    unit's header, that say how much of it is not shown: a flag, and four numbers where it is set."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    start: int
+    stop: int
+
+
+class Bits:
+    """Numbers one after another; ValueError past the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left, self._size = int.from_bytes(data, "big"), 8 * len(data), 8 * len(data)
+
+    @property
+    def at(self) -> int:
+        return self._size - self._left
+
+    def u(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("read past the end")
+        return self._value >> self._left & ((1 << count) - 1)
+
+    def ue(self) -> int:
+        zeros = 0
+        while not self.u(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.u(zeros)
+
+    def skip(self, count: int) -> None:
+        for _ in range(count):
+            self.ue()
+
+    def cropping(self, width: int, height: int, unit: tuple[int, int]) -> Cropping:
+        """Read the flag and the four numbers, in `unit` pixels across and down."""
+        start = self.at
+        left, right, top, bottom = [self.ue() for _ in range(4)] if self.u(1) else [0] * 4
+        x, y = unit
+        return Cropping(width, height, x * left, x * right, y * top, y * bottom, start, self.at)
+
+    def skip_scaling_list(self, size: int) -> None:
+        following = last = 8
+        for _ in range(size):
+            if following:
+                code = self.ue()
+                delta = (code + 1) // 2 if code % 2 else -(code // 2)
+                following = (last + delta) % 256
+            last = following or last
+
+
+def unescaped(payload: bytes) -> Bits:
+    """Of a NAL unit, without its emulation prevention bytes."""
+    return Bits(payload.replace(b"\0\0\3", b"\0\0"))
+
+
+def uncropped(unit: bytes, header: int, cropping: Cropping) -> bytes:
+    """A sequence parameter set, its NAL unit's header so many bytes, that shows all of the pictures' size."""
+    payload = unit[header:].replace(b"\0\0\3", b"\0\0")
+    value, size = int.from_bytes(payload, "big"), 8 * len(payload)
+    tail = size - cropping.stop
+    value = (value >> size - cropping.start) << 1 + tail | value & (1 << tail) - 1
+    padding = -(cropping.start + 1 + tail) % 8  # after the bit that ends it, zeros: there may now be a byte of them
+    shorter = (value << padding).to_bytes((cropping.start + 1 + tail + padding) // 8, "big").rstrip(b"\0")
+    return unit[:header] + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", shorter)
