@@ -35,11 +35,13 @@ _NAL = {"h264": _Nal(0, 31, (1, 2, 5), (7, 8), 6), "hevc": _Nal(1, 63, range(32)
 
 class Picture(NamedTuple):
     """Whether a packet's picture is presented and decoding can start at it. `layer` is its temporal layer if no other
-    picture of that or a lower layer refers to it, else `REFERENCED`."""
+    picture of that or a lower layer refers to it, else `REFERENCED`. `fresh`: no decoder has to be flushed before it
+    to start there, as it makes them forget what they have by themselves."""
 
     shown: bool
     start: bool
     layer: int
+    fresh: bool = False
 
 
 _picture = cache(Picture)  # there are few, and to make one takes longer than to find it
@@ -102,7 +104,8 @@ class Syntax:
         if kind == 1:
             self.bidirectional = True
         # Periodic intra refresh has key frames that are P pictures: decoding from there is not exact.
-        return _picture(True, header & 31 == 5 or (key and kind == 2), REFERENCED if header & 0x60 else 0)
+        idr = header & 31 == 5
+        return _picture(True, idr or (key and kind == 2), REFERENCED if header & 0x60 else 0, idr)
 
     def _hevc(self, data: memoryview, key: bool) -> Picture:
         at = self._first_slice(data)
@@ -111,7 +114,8 @@ class Syntax:
         kind, layer = data[at] >> 1 & 63, (data[at + 1] & 7) - 1
         self._highest = max(self._highest, layer)
         # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
-        return _picture(True, 16 <= kind <= 21, layer if kind < 16 and kind % 2 == 0 else REFERENCED)
+        start = 16 <= kind <= 21
+        return _picture(True, start, layer if kind < 16 and kind % 2 == 0 else REFERENCED, start)
 
     def _mpeg4(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
@@ -120,7 +124,7 @@ class Syntax:
             return self._unknown()  # so short a VOP may be one that is not coded: no frame, or a packed one's
         kind = head[vop + 4] >> 6
         self.bidirectional |= kind == 2
-        return _picture(True, key and kind == 0, 0 if kind == 2 else REFERENCED)
+        return _picture(True, key and kind == 0, 0 if kind == 2 else REFERENCED, key and kind == 0)
 
     def _mpeg2(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
@@ -132,13 +136,13 @@ class Syntax:
         return _picture(True, kind == 1 and b"\0\0\1\xb3" in head[:header], 0 if kind == 3 else REFERENCED)
 
     def _vp8(self, data: memoryview, key: bool) -> Picture:
-        return _picture(data[0] & 0x10 != 0, key, REFERENCED)
+        return _picture(data[0] & 0x10 != 0, key, REFERENCED, key and not data[0] & 1)
 
     def _vp9(self, data: memoryview, key: bool) -> Picture:
         # Outside of a superframe, a hidden frame has neither show_existing_frame nor show_frame set.
         superframe = data[-1] & 0xE0 == 0xC0
         flags = 0b0101 if data[0] & 0x30 == 0x30 else 0b1010
-        return _picture(superframe or data[0] & flags != 0, key, REFERENCED)
+        return _picture(superframe or data[0] & flags != 0, key, REFERENCED, key and not data[0] & 4)
 
     def _other(self, data: memoryview, key: bool) -> Picture:
         return _picture(True, key, REFERENCED)

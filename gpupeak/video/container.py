@@ -62,6 +62,7 @@ class Clip:
         colorspace, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
         packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
+        gops: which packets they are, and what decoding takes of them.
         timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
             MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the frames.
     """
@@ -88,11 +89,11 @@ class Clip:
         # libav declares 0x0 where it was kept from more than `max_pixels`.
         if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
             raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
-        self.frames = len(self._gops.shown) if self.timed else sum(1 for _ in self.decode_all())
+        self.frames = len(self.gops.shown) if self.timed else sum(1 for _ in self.decode_all())
         if not self.frames:
             raise SampleError("plan", f"none of its {self.packets} video packets can be decoded")
-        starts = set(self._gops.starts if self.timed else ())
-        self.key_frames = [index for index, number in enumerate(self._gops.shown) if number in starts]
+        starts = set(self.gops.starts if self.timed else ())
+        self.key_frames = [index for index, number in enumerate(self.gops.shown) if number in starts]
 
     def __enter__(self) -> Clip:
         return self
@@ -120,7 +121,7 @@ class Clip:
 
     def pts(self, index: int) -> int:
         """The timestamp of frame `index` in units of the stream's time base; only where `timed`."""
-        return self._gops.pts[self._gops.shown[index]]
+        return self.gops.pts[self.gops.shown[index]]
 
     def needed(self, indices: Iterable[int]) -> list[int]:
         """The numbers, ascending, of the packets that decoding frames `indices` takes; all where not `timed`."""
@@ -130,7 +131,7 @@ class Clip:
         """`needed` in runs; between two of them the decoder has to be flushed."""
         if not self.timed:
             return [list(range(self.packets))]
-        runs = self._gops.runs(indices)
+        runs = self.gops.runs(indices)
         # libav's MPEG-4 decoder picks its IDCT and workarounds by the encoder's name, in the first packet.
         if self.codec == "mpeg4" and runs and runs[0][0] > 0:
             runs.insert(0, [0])
@@ -184,8 +185,9 @@ class Clip:
             damaged = True
         self.packets = len(pictures)
         starts = [number for number, picture in enumerate(pictures) if picture.start]
+        fresh = [number for number, picture in enumerate(pictures) if picture.fresh]
         droppable = [syntax.unreferenced(picture) for picture in pictures]
-        self._gops = gops = Gops(pts, shown, starts, droppable, syntax.standalone)
+        self.gops = gops = Gops(pts, shown, starts, fresh, droppable, syntax.standalone)
         self._oriented = syntax.oriented
         if self.pix_fmt is None and (sequence := syntax.sequence):
             # The bitstream has the last word, as in libav's decoders.

@@ -13,12 +13,14 @@ class Gops:
     """The groups of pictures of a video. Packets are numbered from 0 in decoding order.
 
     `shown` are the packets of the presented frames, in presentation order once that is known; `starts` those at which
-    decoding can start; `droppable` whether no other picture refers to a packet's.
+    decoding can start, `fresh` those where it can without a flush; `droppable` whether no other picture refers to a
+    packet's.
     """
 
     pts: list[int]
     shown: list[int]
     starts: list[int]
+    fresh: list[int]
     droppable: list[bool]
     standalone: bool
 
@@ -43,6 +45,20 @@ class Gops:
             else:
                 spans.append((start, stop))
         return [self._run(start, stop, wanted) for start, stop in spans]
+
+    def joined(self, indices: Iterable[int]) -> list[int]:
+        """`runs` in one, for a decoder that goes on from packet to packet: where a run cannot be entered so (H.264 that
+        starts without an IDR picture), what lies between it and the last place where it can be is in it, too."""
+        wanted = {self.shown[index] for index in indices}
+        joined: list[int] = []
+        for run in self.runs(indices):
+            before, start = joined[-1] if joined else -1, run[0]
+            if start not in self.fresh:
+                entered = (fresh for fresh in self.fresh if before < fresh < start)
+                span = range(max(entered, default=before + 1 if joined else start), run[-1] + 1)
+                run = [number for number in span if number in wanted or not self.droppable[number]]
+            joined += run
+        return joined
 
     def _start(self, number: int) -> int:
         """The last key frame at or before a packet, or in open GOPs one back: it leads, so it refers to that."""

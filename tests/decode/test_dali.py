@@ -360,12 +360,13 @@ def test_a_batch_is_bounded_by_memory(tmp_path: Path) -> None:
     assert taken(window(*plans, memory=1)) == [["0"], ["1"], ["2"]]  # by itself, any video goes
 
 
-def test_a_full_window_holds_the_planner_back_until_a_batch_is_taken(tmp_path: Path) -> None:
-    full = window(*(made(tmp_path, f"{i}") for i in range(2)), size=2, batch_size=1)
+@pytest.mark.parametrize(("size", "data"), [(2, 1000), (100, 100 << 20)])
+def test_a_full_window_holds_the_planner_back_until_a_batch_is_taken(tmp_path: Path, size: int, data: int) -> None:
+    full = window(*(made(tmp_path, f"{i}", data=data) for i in range(2)), size=size, batch_size=1)
     added = threading.Event()
 
     def add() -> None:
-        full.add(made(tmp_path, "late"))
+        full.add(made(tmp_path, "late", data=data))
         added.set()
 
     thread = threading.Thread(target=add)

@@ -1,0 +1,347 @@
+"""A video made anew of just the packets that some frames need, for a decoder that reads it from start to end.
+
+The packets are copied, not coded anew, into Matroska in memory, whose timestamps are their order of presentation.
+Pictures have their coded size: what of it is not shown is for the reader to cut off. So all videos of one coded size
+look alike to a decoder that is used again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from typing import NamedTuple
+
+from gpupeak.video import h264, hevc
+from gpupeak.video.bits import Bits, uncropped
+from gpupeak.video.container import MAX_SIDE, Clip
+
+MAX_BYTES = 64 << 20  # of packets, which are held in memory and sent between processes
+UNTIMED, NO_FRAMES = "timestamps do not tell the frames", "packets that are no frames"
+CHANGING = "parameter sets that change"
+
+_MAX_HEADER = 4096  # bytes of a parameter set, a codec's configuration or an MPEG-4 header
+_MAX_LATE = 7  # DALI puts 8 pictures at a time in order
+_BLOCK = 16  # pixels: sizes are coded in multiples
+_CLUSTER = 1 << 14  # packets in one of Matroska's, whose times are 16 bits
+
+Size = tuple[int, int]
+
+
+class Unsafe(Exception):
+    """A video cannot be made anew so that a decoder is sure to make the same of it; the text is one of a few."""
+
+
+class Remade(NamedTuple):
+    """Some frames of a video are decoded from it as from the whole, bit for bit.
+
+    Attributes:
+        data: a Matroska file of one stream, each packet of which is one picture of size `coded`.
+        ordinals: for each of the frames, ascending, its number in this file.
+        pictures: how many there are. The last one is the first once more: where it does not look the same, some picture
+            was not delivered, and those after it are not what their numbers say.
+        coded, shown: width and height of the pictures, and of the part at their top left that is shown.
+    """
+
+    data: bytes
+    ordinals: tuple[int, ...]
+    pictures: int
+    coded: Size
+    shown: Size
+
+
+def remake(clip: Clip, indices: Iterable[int]) -> Remade:
+    """Make the video that holds frames `indices` of a clip of H.264, HEVC, MPEG-4 part 2, VP8 or VP9, nothing decoded.
+    Raises Unsafe."""
+    gops, wanted = clip.gops, sorted(set(indices))
+    if not clip.timed:
+        raise Unsafe(UNTIMED)
+    numbers = gops.joined(wanted)
+    if numbers[0] not in gops.fresh:
+        raise Unsafe("no IDR picture or key frame to start at" if numbers[0] in gops.starts else NO_FRAMES)
+    pts = [gops.pts[number] for number in numbers]
+    place = {each: ordinal for ordinal, each in enumerate(sorted(pts))}
+    late = [number - place[each] for number, each in enumerate(pts)]
+    if len(place) < len(pts) or max(late) > _MAX_LATE or min(late) <= -_CLUSTER:
+        raise Unsafe(UNTIMED)
+    try:
+        name, header, payloads, coded, shown = _written(clip, numbers)
+    except ValueError:
+        raise Unsafe("parameter sets that cannot be read") from None
+    data = _matroska(name, header, coded, payloads, [*(place[each] for each in pts), len(pts)])
+    return Remade(data, tuple(place[clip.pts(index)] for index in wanted), len(payloads), coded, shown)
+
+
+def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[bytes], Size, Size]:
+    syntax = _SYNTAX[clip.codec](clip)
+    for packet in clip.read([0]):
+        syntax.take_in(bytes(packet))
+    payloads, again, size = list[bytes](), b"", 0
+    for packet in clip.read(numbers):
+        size += packet.size
+        if size > MAX_BYTES:
+            raise Unsafe(f"larger than {MAX_BYTES >> 20} MiB")
+        if packet.has_sidedata("new_extradata"):
+            raise Unsafe(CHANGING)
+        again = again if payloads else syntax.again(bytes(packet))
+        payloads.append(syntax.rewritten(bytes(packet)))
+    if len(payloads) < len(numbers):
+        raise Unsafe(NO_FRAMES)  # the file was read once more, and has changed
+    header, coded, shown = syntax.header()
+    return syntax.name, header, [header + payloads[0], *payloads[1:], again], coded, shown
+
+
+class _Syntax:
+    """How the packets of a codec are written; `name` is Matroska's for it. A ValueError is that of a parameter set."""
+
+    name = b""
+
+    def __init__(self, clip: Clip) -> None:
+        self._shown = clip.width, clip.height
+
+    def take_in(self, data: bytes) -> None:
+        """Read the parameters in the clip's first packet, which may not be one of the video's."""
+
+    def rewritten(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def again(self, data: bytes) -> bytes:
+        """The first packet of the video, as its last."""
+        return self.rewritten(data)
+
+    def header(self) -> tuple[bytes, Size, Size]:
+        """What goes before the first packet, and the sizes, coded and shown, once all packets are rewritten."""
+        return b"", _blocks(self._shown), self._shown
+
+
+class _Nals(_Syntax):
+    """H.264 and HEVC, by start codes (Annex B); their parameter sets, which may not change, go before the first."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__(clip)
+        self._hevc = clip.codec == "hevc"
+        self.name = b"V_MPEGH/ISO/HEVC" if self._hevc else b"V_MPEG4/ISO/AVC"
+        self._sets: dict[tuple[int, int], bytes] = {}
+        self._length = 0  # bytes of the length before a unit (ISO/IEC 14496-15); 0 for start codes
+        record = clip.decoder.extradata or b""
+        if len(record) < 7 or record.startswith((b"\0\0\1", b"\0\0\0\1")):
+            self._pictures(self._units(record))
+        else:
+            at = 21 if self._hevc else 4
+            self._length = (int.from_bytes(record[at : at + 1], "big") & 3) + 1
+            self._pictures(_configured(record, self._hevc))
+
+    def take_in(self, data: bytes) -> None:
+        self._pictures(self._units(data))
+
+    def rewritten(self, data: bytes) -> bytes:
+        return _by_start_codes(self._pictures(self._units(data)))
+
+    def again(self, data: bytes) -> bytes:
+        units = self._pictures(self._units(data))
+        if not self._hevc:  # an access unit delimiter: else it might be more of the same IDR picture
+            return _by_start_codes([b"\x09\xf0", *units])
+        # After an end of sequence: else a CRA picture (21) would have its place in the order of the others. There, it
+        # has a decoder drop those that it has not put out; a BLA picture (18) does not.
+        return _by_start_codes([b"\x48\1", *(b"\x24" + unit[1:] if unit[0] == 21 << 1 else unit for unit in units)])
+
+    def header(self) -> tuple[bytes, Size, Size]:
+        kind, size = (33, 2) if self._hevc else (7, 1)
+        unit = self._sets.get((kind, 0), b"")
+        cropping = (hevc if self._hevc else h264).read_cropping(unit)
+        coded = cropping.width, cropping.height
+        shown = coded[0] - cropping.right, coded[1] - cropping.bottom
+        if min(shown) <= 0 or max(coded) > MAX_SIDE:
+            raise ValueError(f"{shown} of {coded}")
+        if cropping.left or cropping.top:
+            raise Unsafe("pictures cropped at the left or top")
+        # libav's H.264 decoder crops to the container's size instead, if it is in the same blocks.
+        width, height = self._shown
+        if not self._hevc and _blocks(self._shown) == _blocks(shown) and width <= shown[0] and height <= shown[1]:
+            shown = width, height
+        sets = {**self._sets, (kind, 0): uncropped(unit, size, cropping)}
+        return _by_start_codes(sets[key] for key in sorted(sets)), coded, shown
+
+    def _units(self, data: bytes) -> list[bytes]:
+        if not self._length:
+            return [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:]]
+        units, at = list[bytes](), 0
+        while at < len(data):
+            start = at + self._length
+            at = start + int.from_bytes(data[at:start], "big")
+            if at > len(data):
+                raise Unsafe(NO_FRAMES)
+            units.append(data[start:at])
+        return units
+
+    def _pictures(self, units: Iterable[bytes]) -> Iterable[bytes]:
+        """Those that hold or describe pictures; parameter sets are kept aside, layers and padding left out."""
+        pictures: list[bytes] = []
+        for unit in filter(None, units):
+            kind = unit[0] >> 1 & 63 if self._hevc else unit[0] & 31
+            if self._hevc and (unit[0] & 1 or unit[1:2] > b"\7"):
+                continue  # nuh_layer_id
+            if kind in ((32, 33, 34) if self._hevc else (7, 8)):
+                self._parameter_set(kind, unit)
+            elif kind < 32 or kind in (36, 39, 40) if self._hevc else 1 <= kind <= 6:
+                pictures.append(unit)
+        return pictures
+
+    def _parameter_set(self, kind: int, unit: bytes) -> None:
+        if len(unit) > _MAX_HEADER:
+            raise ValueError(f"{len(unit)} bytes")
+        # Of picture parameter sets there may be several.
+        number = Bits(unit[2 if self._hevc else 1 :][:8]).ue() if kind in (8, 34) else 0
+        if self._sets.setdefault((kind, number), unit.rstrip(b"\0")) != unit.rstrip(b"\0"):
+            raise Unsafe(CHANGING)
+
+
+def _by_start_codes(units: Iterable[bytes]) -> bytes:
+    return b"".join(b"\0\0\0\1" + unit for unit in units)
+
+
+def _configured(record: bytes, hevc: bool) -> list[bytes]:
+    """The parameter sets of a decoder configuration record (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1)."""
+    units, reader = list[bytes](), BytesIO(record)
+
+    def number(size: int) -> int:
+        return int.from_bytes(reader.read(size), "big")
+
+    reader.seek(22 if hevc else 5)
+    for array in range(min(number(1), 16) if hevc else 2):
+        count = number(1 + 2 * hevc) & (0xFFFF if hevc else 0xFF if array else 31)
+        units += [reader.read(number(2)) for _ in range(min(count, 256))]
+    return units
+
+
+class _Mpeg4(_Syntax):
+    """MPEG-4 part 2: the size is in the header of the video object layer, which may come with every key frame."""
+
+    name = b"V_MPEG4/ISO/ASP"
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__(clip)
+        self._header, self._layer = (clip.decoder.extradata or b"")[:_MAX_HEADER], b""
+
+    def take_in(self, data: bytes) -> None:
+        # libav picks its IDCT and workarounds by the encoder's name, which only the first packet may tell.
+        head = data[:_MAX_HEADER].partition(_VOP)[0]
+        self._header = _LAYER.sub(self._coded, head if _LAYER.search(head) else self._header + head)
+
+    def rewritten(self, data: bytes) -> bytes:
+        head, start, picture = data.partition(_VOP)
+        return _LAYER.sub(self._coded, head) + start + picture
+
+    def header(self) -> tuple[bytes, Size, Size]:
+        if not self._layer:
+            raise ValueError("there is none")
+        return self._header, _blocks(self._shown), self._shown
+
+    def _coded(self, found: re.Match[bytes]) -> bytes:
+        layer = found[1]
+        if self._layer not in (b"", layer):
+            raise Unsafe(CHANGING)
+        self._layer = layer
+        bits = Bits(layer[:64])
+        _skip_to_size(bits)
+        left = 8 * len(layer) - bits.at - 27  # bits after the size: 13, a marker, 13
+        self._shown = bits.u(13), bits.u(14) & 0x1FFF
+        width, height = _blocks(self._shown)
+        if min(self._shown) == 0 or max(width, height) > 0x1FFF or len(layer) > _MAX_HEADER:
+            raise ValueError(f"{self._shown}")
+        value = int.from_bytes(layer, "big") & ~(0x7FFDFFF << left) | (width << 14 | height) << left
+        return found[0][:4] + value.to_bytes(len(layer), "big")
+
+
+_VOP = b"\0\0\1\xb6"
+_LAYER = re.compile(b"(?s)\0\0\1[ -/](.*?)(?=\0\0\1|\\Z)")  # start codes 0x20 to 0x2F
+
+
+def _skip_to_size(bits: Bits) -> None:
+    """By ISO/IEC 14496-2, 6.2.3; ValueError where the layer is not rectangular."""
+    bits.u(1 + 8)
+    bits.u(7 * bits.u(1))  # is_object_layer_identifier
+    if bits.u(4) == 15:  # an aspect ratio of its own
+        bits.u(16)
+    if bits.u(1):  # vol_control_parameters
+        bits.u(3)
+        bits.u(79 * bits.u(1))  # vbv_parameters
+    if bits.u(2):  # video_object_layer_shape
+        raise ValueError("not rectangular")
+    bits.u(1)
+    resolution = bits.u(16)
+    bits.u(1)
+    if bits.u(1):  # fixed_vop_rate
+        bits.u(max(1, (resolution - 1).bit_length()))
+    bits.u(1)
+
+
+class _Vp8(_Syntax):
+    """VP8: every key frame tells its size (RFC 6386, 9.1). A picture that is not shown would be taken for one."""
+
+    name = b"V_VP8"
+
+    def rewritten(self, data: bytes) -> bytes:
+        if not data[0] & 0x10:
+            raise Unsafe(NO_FRAMES)
+        if data[0] & 1:
+            return data
+        told = [int.from_bytes(data[at : at + 2], "little") for at in (6, 8)]
+        if (told[0] & 0x3FFF, told[1] & 0x3FFF) != self._shown:
+            raise Unsafe(CHANGING)
+        sides = zip(told, _blocks(self._shown), strict=True)  # the two bits above are how it is to be scaled
+        return data[:6] + b"".join((old & 0xC000 | new).to_bytes(2, "little") for old, new in sides) + data[10:]
+
+
+class _Vp9(_Syntax):
+    """VP9 of profile 0, left as it is: what lies beyond its edges depends on its size."""
+
+    name = b"V_VP9"
+
+    def rewritten(self, data: bytes) -> bytes:
+        # No superframe, show_existing_frame 0 and show_frame 1.
+        if data[-1] & 0xE0 == 0xC0 or data[0] & 0b11111010 != 0b10000010:
+            raise Unsafe(NO_FRAMES)
+        if not data[0] & 0b100:
+            width, height = (int.from_bytes(data[4:9], "big") >> shift & 0xFFFF for shift in (20, 4))
+            if (width + 1, height + 1) != self._shown:
+                raise Unsafe(CHANGING)
+        return data
+
+    def header(self) -> tuple[bytes, Size, Size]:
+        return b"", self._shown, self._shown
+
+
+_SYNTAX = {"h264": _Nals, "hevc": _Nals, "mpeg4": _Mpeg4, "vp8": _Vp8, "vp9": _Vp9}
+
+
+def _blocks(size: Size) -> Size:
+    return -(-size[0] // _BLOCK) * _BLOCK, -(-size[1] // _BLOCK) * _BLOCK
+
+
+def _matroska(name: bytes, header: bytes, size: Size, payloads: Sequence[bytes], places: Sequence[int]) -> bytes:
+    """A file of one video stream (RFC 9559), whose time base is a picture."""
+    video = _number("b0", size[0]) + _number("ba", size[1])  # PixelWidth, PixelHeight
+    track = _number("d7", 1) + _number("73c5", 1) + _number("83", 1) + _number("9c", 0)  # number, UID, video, no lacing
+    track += _element("86", name) + (_element("63a2", header) if header else b"") + _element("e0", video)
+    parts = [_element("1549a966", _number("2ad7b1", 40_000_000)), _element("1654ae6b", _element("ae", track))]
+    for at in range(0, len(payloads), _CLUSTER):
+        blocks = [_number("e7", at)]
+        for number, payload in enumerate(payloads[at : at + _CLUSTER], at):
+            head = b"\x81" + (places[number] - at).to_bytes(2, "big", signed=True) + (b"\0" if number else b"\x80")
+            blocks += [_start("a3", len(head) + len(payload)), head, payload]
+        parts += [_start("1f43b675", sum(map(len, blocks))), *blocks]
+    start = _element("1a45dfa3", _element("4282", b"matroska")) + _start("18538067", sum(map(len, parts)))
+    return b"".join([start, *parts])
+
+
+def _start(code: str, size: int) -> bytes:
+    return bytes.fromhex(code) + (size | 1 << 56).to_bytes(8, "big")
+
+
+def _element(code: str, content: bytes) -> bytes:
+    return _start(code, len(content)) + content
+
+
+def _number(code: str, value: int) -> bytes:
+    return _element(code, value.to_bytes(8, "big"))
