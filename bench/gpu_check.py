@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,13 +45,14 @@ import torch
 from gpu_corpus import RULE, TOTAL, Corpus
 from monitor import Monitor
 from record import RESULTS, ROOT, Record, Row, alternated, cores, rounded, timed
+from record import beside as times_beside
 from record import conditions as of_machine
-from trim import trimming, verdict
 
 import gpupeak
 from gpupeak.config import ExtractConfig
-from gpupeak.decode.nvdec import nvdec_missing
+from gpupeak.decode.nvdec import examine, nvdec_missing
 from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.worker import Planned
 from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
@@ -65,6 +66,8 @@ from gpupeak.lines.build import Parts, build, choose_device, cuda_line
 from gpupeak.pipeline import Decoder, Encoder, Line
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, FramePlan, Sample, SamplingRule
+from gpupeak.video.container import open_clip
+from gpupeak.video.remake import Remade, Unsafe, remake
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 Of: TypeAlias = "dict[str, npt.NDArray[np.float64]]"
@@ -131,11 +134,11 @@ class Setup:
     def norm_kernel(self) -> AddLayerNorm:
         return add_layer_norm if self.small else cuda_add_layer_norm(self.device, self.shape.width)
 
-    def nvdec(self, **options: int) -> Any:
+    def nvdec(self, planner: Any = None, **options: int) -> Any:
         from gpupeak.decode.dali import DaliDecoder
 
         options = {"pipelines": 1, "threads": 1} if self.small else options
-        return DaliDecoder(N, SIZE, self.pool(held=0), self.device, **options)
+        return DaliDecoder(N, SIZE, planner or self.pool(held=0), self.device, **options)
 
     def pool(self, held: int = 96) -> WorkerPool:
         return WorkerPool(1 if self.small else cores(), N, SIZE, held=held)
@@ -434,6 +437,7 @@ def make_corpus(corpus: Corpus) -> Row:
 
 def decode(record: Record, setup: Setup, corpus: Corpus) -> None:
     record.row("CPU alone", cpu_alone, setup, corpus)
+    record.row("decoders to be made", count_decoders, corpus)
     if setup.no_nvdec:
         record.row("NVDEC", lambda: {"says": f"missing: {setup.no_nvdec}"})
         return
@@ -515,14 +519,14 @@ def check_features(setup: Setup, corpus: Corpus, found: dict[str, dict[str, Fram
 
 def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     """What DALI is given of one file is no video: libav decodes that one, and not one other frame changes."""
-    from gpupeak.decode import dali
-
     samples = [sample for sample in corpus.samples() if sample.video and local(sample.video).suffix == ".mp4"][:64]
-    bad, whole, batches = samples[len(samples) // 2], dali.encoded, []
-    no_video = np.frombuffer(b"no video" * 100, np.uint8)
+    bad, plan, batches = samples[len(samples) // 2], WorkerPool.plan, []
 
-    def poisoned(planned: Any) -> Any:
-        return whole(planned)._replace(file=no_video) if planned.plan.sample == bad else whole(planned)
+    def poisoned(pool: WorkerPool, given: Iterable[Sample]) -> Iterator[Any]:
+        for answer in plan(pool, given):
+            if isinstance(answer, Planned) and answer.plan.sample == bad and isinstance(answer.given, Remade):
+                answer = replace(answer, given=answer.given._replace(data=b"no video" * 100))
+            yield answer
 
     def counted(items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -532,7 +536,7 @@ def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     with contextlib.closing(setup.parts("nvdec").decoder) as decoder:
         _, clean, _ = decoded(decoder.decode(samples))
         before = Counter(getattr(decoder, "refused", {}))
-        with mock.patch.object(dali, "encoded", poisoned):
+        with mock.patch.object(WorkerPool, "plan", poisoned):
             _, found, failed = decoded(counted(decoder.decode(samples)))
         refused = Counter(getattr(decoder, "refused", {})) - before
     same = {name for name in found if np.array_equal(found[name].pixels, clean[name].pixels)}
@@ -541,38 +545,81 @@ def check_poisoned(setup: Setup, corpus: Corpus) -> Row:
     return {"ok": ok, "batches": batches, "refused": refused, "failed": failed, "says": says}
 
 
+class Whole:
+    """A planner that leaves every packet of a video in what NVDEC is given."""
+
+    def __init__(self, pool: WorkerPool, clips: list[Sample]) -> None:
+        self._pool, self._made = pool, dict[int, Remade]()
+        self.close = pool.close
+        for sample in clips:
+            with contextlib.suppress(Unsafe), open_clip(video_of(sample)) as clip:
+                self._made[file_of(sample)] = remake(clip, range(clip.frames))
+
+    def plan(self, samples: Iterable[Sample]) -> Iterator[Any]:
+        for answer in self._pool.plan(samples):
+            if isinstance(answer, Planned) and isinstance(answer.given, Remade):
+                made = self._made[file_of(answer.plan.sample)]
+                frames = tuple(made.ordinals[index] for index in answer.plan.unique)
+                answer = replace(answer, given=made._replace(ordinals=frames))
+            yield answer
+
+
 def check_trimmed(setup: Setup, corpus: Corpus) -> Row:
     """NVDEC alone, given whole videos and trimmed ones: the same frames bit for bit, and which is decoded faster?"""
-    from gpupeak.decode import dali
-
     clips = corpus.clips() + corpus.clips(is_special=True)
-    made = {file_of(sample): each for sample in clips if (each := trimming(sample))}
-    sides = ("whole", "trimmed")
-    with contextlib.closing(setup.nvdec()) as decoder:
-
-        def decode(side: str, samples: list[Sample], keep: bool = False) -> Any:
-            def given(planned: Any) -> Any:
-                return getattr(made[file_of(planned.plan.sample)], side)
-
-            with mock.patch.object(dali, "encoded", given):
-                return decoded(decoder.decode(samples), keep)
-
-        (_, whole, others), (_, ours, left_out) = (decode(side, clips, keep=True) for side in sides)
-        both = whole.keys() & ours.keys()
-        files = {file_of(sample) for sample in clips if sample.name in both}
+    with contextlib.ExitStack() as stack:
+        planners = {"whole": Whole(setup.pool(held=0), clips), "trimmed": None}
+        sides = {side: stack.enter_context(contextlib.closing(setup.nvdec(each))) for side, each in planners.items()}
+        (_, whole, others), (_, ours, left_out) = (decoded(decoder.decode(clips)) for decoder in sides.values())
+        files = {file_of(sample) for sample in clips if sample.name in whole.keys() & ours.keys()}
         samples = [s for s in corpus.samples(every=1 if setup.small else 3) if file_of(s) in files]
-        seconds = alternated({side: partial(decode, side, samples) for side in sides}, setup.repeats)
-    row = verdict([made[file_of(sample)] for sample in samples], seconds)
-    difference = max(mean_difference(ours[name].pixels, whole[name].pixels) for name in both)
-    row["says"] += f"; difference {difference:.2f}"
-    ok = difference == 0 and left_out == others
-    return {**row, "ok": ok, "difference": difference, "left_out": {"whole": others, "trimmed": left_out}}
+        works = {side: partial(run_through, decoder, samples) for side, decoder in sides.items()}
+        row = times_beside("whole", alternated(works, setup.repeats))
+    difference = max(mean_difference(ours[name].pixels, whole[name].pixels) for name in whole.keys() & ours.keys())
+    ok, ratio = difference == 0 and left_out == others, row["ratios"]["trimmed"]
+    wins = "trimmed" if ratio["most"] < 1 else "whole" if ratio["least"] > 1 else "neither"
+    rates = {side: len(samples) / row["seconds"][side]["median_s"] for side in sides}
+    says = f"{wins} wins: {rates['whole']:.1f} samples/s whole, {rates['trimmed']:.1f} trimmed; "
+    figures = {"samples": len(samples), "samples_per_s": rates, "difference": difference, "wins": wins}
+    return {**row, **figures, "ok": ok, "left_out": left_out, "says": f"{says}difference {difference:.2f}"}
+
+
+def run_through(decoder: Any, samples: list[Sample]) -> None:
+    decoded(decoder.decode(samples), keep=False)
+
+
+def count_decoders(corpus: Corpus) -> Row:
+    """How many of NVDEC's decoders would one session make over the mix: two short clips of each codec and size."""
+    kinds = {(clip.codec, clip.size) for of_set in gpu_corpus.corpus(small=False).values() for clip in of_set}
+    made, sizes, left_out, count = set[Any](), set[Any](), Counter[str](), 0
+    (corpus.root / "clips").mkdir(exist_ok=True)
+    for number, (codec, size) in enumerate(sorted(kinds) * 2):
+        clip = gpu_corpus.Clip(f"size-{number}", 2, size, codec=codec)
+        gpu_corpus.write_clip(corpus.root, clip)
+        with open_clip(gpu_corpus.clip_file(corpus.root, clip)) as opened:
+            _, given = examine(opened, (0, 1))
+        if isinstance(given, str):
+            left_out[given] += 1
+            continue
+        # DALI's cache is looked up by the coded size, and filled by the one that the stream says is shown.
+        coded = (codec, *(-(-side // 16) * 16 for side in given.coded))
+        sizes.add(coded)
+        count += coded not in made
+        made.add((codec, *given.coded))
+    says = (
+        f"{count} for {2 * len(kinds)} clips of {len(kinds)} sizes, {len(sizes)} as coded; left out: {dict(left_out)}"
+    )
+    return {"ok": count <= len(sizes), "decoders": count, "coded_sizes": len(sizes), "left_out": left_out, "says": says}
 
 
 def file_of(sample: Sample) -> int:
     """The file itself, whichever of its names a sample has."""
+    return video_of(sample).stat().st_ino
+
+
+def video_of(sample: Sample) -> Path:
     assert sample.video is not None
-    return local(sample.video).stat().st_ino
+    return local(sample.video)
 
 
 def mean_difference(ours: Any, theirs: Any) -> float:
@@ -580,19 +627,16 @@ def mean_difference(ours: Any, theirs: Any) -> float:
     return float(np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).mean())
 
 
-@cache
-def key_frames(video: Path) -> list[int]:
-    from gpupeak.video.container import open_clip
-
-    with open_clip(video) as clip:
-        return sorted(clip.key_frames)
-
-
 def frames_to_decode(plan: FramePlan) -> int:
-    """Frames that have to be decoded for a plan's: from each one's key frame on."""
-    assert plan.sample.video is not None
-    keys = key_frames(plan.sample.video)
-    return len({frame for i in plan.unique for frame in range(max(key for key in keys if key <= i), i + 1)})
+    """Pictures that are decoded for a plan's frames: DALI never seeks, so all of what it is given."""
+    return _pictures(video_of(plan.sample), plan.unique)
+
+
+@cache
+def _pictures(video: Path, frames: tuple[int, ...]) -> int:
+    with open_clip(video) as clip:
+        _, given = examine(clip, frames)
+        return len(clip.needed(frames)) if isinstance(given, str) else given.pictures
 
 
 def decoding_rate(setup: Setup, corpus: Corpus, decoder: Any, **conditions: Any) -> Row:

@@ -51,7 +51,12 @@ CODING: dict[str, tuple[str, str, dict[str, str]]] = {
     "h264": ("libx264", ".mp4", {"preset": "veryfast", "crf": "23", "g": "250", "bf": "3", "sc_threshold": "0"}),
     # libavcodec's default Simple Profile: no B frames, and a key frame every 12.
     "mpeg4": ("mpeg4", ".avi", {"b": "1200k", "g": "12"}),
-    "vp9": ("libvpx-vp9", ".mp4", {"g": "250", "deadline": "realtime", "cpu-used": "8", "b": "2M"}),
+    # Without hidden pictures, which NVDEC would take for others.
+    "vp9": (
+        "libvpx-vp9",
+        ".mp4",
+        {"g": "250", "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0", "b": "2M"},
+    ),
 }
 
 
@@ -124,7 +129,7 @@ class Corpus:
 
 
 def _linked(root: Path, directory: str, name: str, clip: Clip, features: Path) -> Sample:
-    file = _file(root, clip)
+    file = clip_file(root, clip)
     video, peak = root / directory / f"{name}{file.suffix}", root / "aus" / f"{name}_au_analysis.json"
     for source, link in ((file, video), (file.with_suffix(".json"), peak)):
         if not link.exists():
@@ -133,13 +138,13 @@ def _linked(root: Path, directory: str, name: str, clip: Clip, features: Path) -
     return Sample("bench", name, video, (peak.parent,), RULE, features / f"{name}.npy")
 
 
-def _file(root: Path, clip: Clip) -> Path:
+def clip_file(root: Path, clip: Clip) -> Path:
     return root / "clips" / f"{clip.name}{CODING[clip.codec][1]}"
 
 
 def write_clip(root: Path, clip: Clip) -> int:
     """Draw and encode one clip, put the file that tells its peak beside it, and return its bytes."""
-    path = _file(root, clip)
+    path = clip_file(root, clip)
     encoder, _, options = CODING[clip.codec]
     seed = zlib.crc32(clip.name.encode())
     upright = clip.size if clip.rotation % 180 == 0 else (clip.size[1], clip.size[0])

@@ -173,18 +173,14 @@ class NoPeak:
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What a decoder has to know of a video before it opens it.
+    """What a decoder has to know of a video's pictures beside their size.
 
-    `width` and `height` are before rotation, `rotation` is counter-clockwise in degrees and makes the picture upright.
+    `rotation` is counter-clockwise in degrees and makes a picture upright.
     """
 
-    width: int
-    height: int
     bt709: bool
     rotation: int
     pix_fmt: str | None
-    profile: str | None
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)

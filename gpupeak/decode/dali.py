@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import nvidia.dali
 import torch
 
@@ -19,7 +17,7 @@ from gpupeak.channel import merged
 from gpupeak.decode.colours import as_swscale
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.decode.window import Window, facts
+from gpupeak.decode.window import Window, facts, remade
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FrameBatch, Sample
@@ -27,7 +25,6 @@ from gpupeak.types import Failed, FrameBatch, Sample
 dali: Any = nvidia.dali  # its annotations are not complete
 
 _READY = 2  # batches that wait for whoever reads `decode`
-_READERS = 8
 _FAILURES_IN_A_ROW = 64  # so many, each by itself, are not the samples' fault
 
 
@@ -35,7 +32,8 @@ class DaliDecoder:
     """Plans samples on the CPU, gathers what goes best together, and decodes it in several DALI pipelines at once.
 
     What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a batch
-    that fails are tried again one by one; other batches are not touched.
+    that fails are tried again one by one; other batches are not touched. DALI does not tell that a picture was not
+    delivered, and leaves its place as the memory was: then the last picture, the first one again, is not the same.
 
     Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until `release`.
     DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever reads the frames
@@ -67,10 +65,9 @@ class DaliDecoder:
         self._n, self._size, self._planner, self._device = n, size, planner, device
         self._batch_size, self._window, self._ahead, self._memory = batch_size, window, ahead, memory
         self._failures = 0
-        self._sizes_of_decoders: set[tuple[str, int, int]] = set()
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="gpupeak-read")
+        self._decoders: set[tuple[str, int, int]] = set()
         try:
-            self._pipelines = [frames_pipeline(device, n, size, batch_size, threads) for _ in range(pipelines)]
+            self._pipelines = [frames_pipeline(device, n + 2, size, batch_size, threads) for _ in range(pipelines)]
         except RuntimeError as error:
             self.close()
             raise DeviceError(f"DALI cannot be set up on {device}: {_dali_message(error)}") from error
@@ -83,7 +80,6 @@ class DaliDecoder:
 
     def close(self) -> None:
         self._planner.close()
-        self._readers.shutdown(cancel_futures=True)
         self._pipelines = []
 
     def _plan(self, samples: Iterable[Sample], window: Window) -> Generator[Failed | Refused]:
@@ -92,23 +88,23 @@ class DaliDecoder:
                 for answer in answers:
                     if isinstance(answer, Failed):
                         yield answer
-                    elif reason := answer.unfit or self._shares_a_decoder(answer):
+                    elif isinstance(reason := answer.given, str) or (reason := self._shares_a_decoder(answer)):
                         yield Refused(answer.plan.sample, reason)
                     else:
                         window.add(answer)
         finally:
             window.finish()
 
-    def _shares_a_decoder(self, planned: Planned) -> str | None:
-        """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes: 480x270 gets one of
-        480x272."""
-        codec, video = planned.plan.codec, facts(planned)
-        coded = (codec, -(-video.width // 16) * 16, -(-video.height // 16) * 16)
-        if (codec, video.width, video.height) == coded:
-            self._sizes_of_decoders.add(coded)
-        elif coded in self._sizes_of_decoders:
+    def _shares_a_decoder(self, planned: Planned) -> str:
+        """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes. They are the same but in HEVC
+        and VP9, which code blocks of 8: 480x264 would get a decoder of 480x272."""
+        codec, (width, height) = planned.plan.codec, remade(planned).coded
+        coded = (codec, -(-width // 16) * 16, -(-height // 16) * 16)
+        if (codec, width, height) == coded:
+            self._decoders.add(coded)
+        elif coded in self._decoders:
             return "size that DALI may decode with another's decoder"
-        return None
+        return ""
 
     def _drive(self, pipeline: Any, window: Window) -> Generator[FrameBatch | Failed | Refused]:
         """Keep one pipeline at work. Results and exceptions come in the order in which it was fed."""
@@ -122,11 +118,8 @@ class DaliDecoder:
                 batch = (alone.popleft(),) if alone else window.take(wait=not in_flight)
                 if not batch:
                     break
-                flight, failed = self._read(batch)
-                yield from failed
-                if flight.batch:
-                    flight.start(pipeline)
-                    in_flight.append(flight)
+                in_flight.append(_Flight(batch, time.perf_counter()))
+                in_flight[-1].start(pipeline)
             if not in_flight:
                 return
             flight = in_flight.popleft()
@@ -145,52 +138,56 @@ class DaliDecoder:
                 continue
             self._failures = 0
             began, done = max(flight.began, done), time.perf_counter()
-            yield self._hand_over(flight.batch, outputs, stream, done - began)
+            yield from self._hand_over(flight.batch, outputs, stream, done - began)
 
-    def _read(self, batch: tuple[Planned, ...]) -> tuple[_Flight, list[Failed]]:
-        """Read the files of a batch, several at a time: the planner has read them, so the system has them cached."""
-        flight, failed = _Flight([], [], time.perf_counter()), list[Failed]()
-        reads = [self._readers.submit(encoded, planned) for planned in batch]
-        for planned, read in zip(batch, reads, strict=True):
-            if isinstance(error := read.exception(), OSError):
-                reason = f"cannot be read: {error.strerror or error}"
-                failed.append(Failed(planned.plan.sample, "decode", reason, planned.plan))
-            else:
-                flight.given.append(read.result())
-                flight.batch.append(planned)
-        return flight, failed
-
-    def _hand_over(self, batch: list[Planned], outputs: Any, stream: Any, seconds: float) -> FrameBatch:
-        n, plans = self._n, tuple(planned.plan for planned in batch)
+    def _hand_over(
+        self, batch: tuple[Planned, ...], outputs: Any, stream: Any, seconds: float
+    ) -> Iterator[FrameBatch | Refused]:
+        rows = self._n + 2
         with torch.cuda.stream(stream):
             tensor = outputs[0].as_tensor()
-            # `stream` may read it as soon as DALI has written it: nothing is waited for here.
+            # `stream` may read it as soon as DALI has written it.
             capsule = tensor.__dlpack__(stream=stream.cuda_stream) if stream else tensor.__dlpack__()
-            pixels = torch.utils.dlpack.from_dlpack(capsule).view(-1, self._size, self._size, 3)
+            videos = torch.utils.dlpack.from_dlpack(capsule)
+            same = (videos[:, 0] == videos[:, 1]).flatten(1).all(1).tolist()  # waits for DALI's last kernels
+            pixels = videos.view(-1, self._size, self._size, 3)
             as_swscale(pixels, [facts(planned).bt709 for planned in batch])
-            for frames, planned in zip(torch.split(pixels, n), batch, strict=True):
-                gather = planned.plan.gather
+            starts = [number * rows + _first_row(planned) for number, planned in enumerate(batch)]
+            for start, planned in zip(starts, batch, strict=True):
+                frames, gather = pixels[start : start + self._n], planned.plan.gather
                 if turns := facts(planned).rotation // 90:
                     frames.copy_(torch.rot90(frames, turns, (1, 2)))
                 if gather != tuple(range(len(gather))):
                     frames[: len(gather)] = torch.stack([frames[place] for place in gather])
             ready = stream.record_event() if stream else None
-        lent = [outputs, tensor, pixels]
-        return FrameBatch(
-            plans,
-            pixels if stream else pixels.numpy(),
-            tuple((number * n, number * n + len(plan.indices)) for number, plan in enumerate(plans)),
-            tuple({**planned.seconds, "decode": seconds / len(batch)} for planned in batch),
-            lent.clear,
-            ready,
-        )
+        whole = [(planned, start) for planned, start, each in zip(batch, starts, same, strict=True) if each]
+        for planned, each in zip(batch, same, strict=True):
+            if not each:
+                yield Refused(planned.plan.sample, "DALI failed", "a picture was not delivered")
+        if whole:
+            lent = [outputs, tensor, videos, pixels]
+            yield FrameBatch(
+                tuple(planned.plan for planned, _ in whole),
+                pixels if stream else pixels.numpy(),
+                tuple((start, start + len(planned.plan.indices)) for planned, start in whole),
+                tuple({**planned.seconds, "decode": seconds / len(batch)} for planned, _ in whole),
+                lent.clear,
+                ready,
+            )
+
+
+def _first_row(planned: Planned) -> int:
+    """The first of the wanted frames among the rows of a video, of which the second is the video's first picture. That
+    one is not asked for twice: DALI would begin anew."""
+    return 2 if remade(planned).ordinals[0] else 1
 
 
 def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, threads: int) -> Any:
     """A built DALI pipeline that decodes and squashes; `schedule_run` and `share_outputs` once a batch.
 
-    It is fed for each video "encoded", uint8 `[bytes]`, its file, kept until the outputs are there, and "frames", int32
-    `[u]`, `u <= n` frame numbers. Its output is uint8 RGB `[videos, n, size, size, 3]`, black from `u` on.
+    It is fed for each video "encoded", uint8 `[bytes]`, its file, kept until the outputs are there; "frames", int32
+    `[u]`, `u <= n` frame numbers, each once; "shown", int32 `[2]`, height and width that are not cropped. Its output is
+    uint8 RGB `[videos, n, size, size, 3]`, black from `u` on. A frame that the file does not have is an error.
     """
     mixed = device.type == "cuda"
     fn, types = dali.fn, dali.types
@@ -204,10 +201,14 @@ def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, th
     with pipeline:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
         frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
+        shown = fn.external_source(name="shown", dtype=types.INT32, ndim=1)
         # Not affine: every pipeline would pin its threads to the same first cores.
-        video = fn.decoders.video(encoded, frames=frames, device="mixed" if mixed else "cpu", affine=False)
+        where = "mixed" if mixed else "cpu"
+        video = fn.decoders.video(encoded, frames=frames, device=where, affine=False, pad_mode="none")
+        # Cropped first: given a region of interest, the filter of `resize` reaches over its edges.
+        cropped = fn.slice(video, start=(0, 0), shape=shown, axes=(1, 2))
         # The antialiased triangular filter is swscale's bilinear one.
-        squashed = fn.resize(video, size=(size, size), interp_type=types.INTERP_TRIANGULAR)
+        squashed = fn.resize(cropped, size=(size, size), interp_type=types.INTERP_TRIANGULAR)
         pipeline.set_outputs(fn.pad(squashed, axes=(0,), shape=(n,)))
     pipeline.build()
     return pipeline
@@ -215,26 +216,16 @@ def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, th
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    batch: list[Planned]
-    given: list[Encoded]
+    batch: tuple[Planned, ...]
     began: float
 
     def start(self, pipeline: Any) -> None:
-        pipeline.feed_input("encoded", [given.file for given in self.given])
-        pipeline.feed_input("frames", [np.array(given.frames, np.int32) for given in self.given])
+        made = [remade(planned) for planned in self.batch]
+        pipeline.feed_input("encoded", [np.frombuffer(each.data, np.uint8) for each in made])
+        frames = [(each.pictures - 1, 0, *filter(None, each.ordinals)) for each in made]
+        pipeline.feed_input("frames", [np.array(each, np.int32) for each in frames])
+        pipeline.feed_input("shown", [np.array(each.shown[::-1], np.int32) for each in made])
         pipeline.schedule_run()
-
-
-class Encoded(NamedTuple):
-    """What DALI is given of a sample: a file, uint8 `[bytes]`, and which of its frames are the plan's `unique`."""
-
-    file: npt.NDArray[np.uint8]
-    frames: tuple[int, ...]
-
-
-def encoded(planned: Planned) -> Encoded:
-    """A sample's video as it lies on disk. Raises OSError."""
-    return Encoded(np.fromfile(str(planned.plan.sample.video), np.uint8), planned.plan.unique)
 
 
 def _dali_message(error: RuntimeError) -> str:

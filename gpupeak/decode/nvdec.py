@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
-
-MAX_BYTES = 1 << 28  # DALI wants a whole file in memory; libav reads the packets it needs
+from gpupeak.video.remake import Remade, Unsafe, remake
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,44 +39,33 @@ _TAKEN = {
 # DALI converts with BT.601, which BT.709 is made from afterwards (ITU-T H.273: 1 is BT.709, 2 unspecified).
 _MATRICES = (1, 2, 5, 6)
 _FULL_RANGE = 2
-# DALI seeks by timestamps in memory, which MPEG-TS and program streams have no index for.
-_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
-def examine(clip: Clip) -> tuple[VideoFacts, str | None]:
-    """What DALI's caller has to know of a video, and why NVDEC must not be given it; None if it may."""
-    size, bt709 = clip.path.stat().st_size, clip.colorspace == 1
-    facts = VideoFacts(clip.width, clip.height, bt709, clip.rotation, clip.pix_fmt, clip.profile, bytes=size)
-    return facts, next((reason for reason, holds in _obstacles(clip, size) if holds), None)
+def examine(clip: Clip, indices: Sequence[int]) -> tuple[VideoFacts, Remade | str]:
+    """What DALI's caller has to know of a video, and what NVDEC is given for frames `indices`, or why nothing."""
+    given = next((reason for reason, holds in _obstacles(clip) if holds), None) or _remade(clip, indices)
+    return VideoFacts(clip.colorspace == 1, clip.rotation, clip.pix_fmt), given
 
 
-def _obstacles(clip: Clip, size: int) -> Iterator[tuple[str, bool]]:
+def _remade(clip: Clip, indices: Sequence[int]) -> Remade | str:
+    try:
+        made = remake(clip, indices)
+    except Unsafe as error:
+        return str(error)
+    (width, height), (_, smallest, largest) = made.coded, _TAKEN[clip.codec]
+    if width % 2 + height % 2:
+        return "odd width or height"  # DALI's colour kernel works on 2x2 pixels and writes past the last odd one
+    fits = smallest[0] <= width <= largest and smallest[1] <= height <= largest
+    return made if fits else f"{clip.codec} of {width}x{height}"
+
+
+def _obstacles(clip: Clip) -> Iterator[tuple[str, bool]]:
     """What may speak against NVDEC, and whether it does; each is asked only if none before does."""
-    codec, suffix, width, height = clip.codec, clip.path.suffix.lower(), clip.width, clip.height
-    yield f"codec {codec}", codec not in _TAKEN
-    formats, smallest, largest = _TAKEN[codec]
-    yield f"{codec} in {clip.pix_fmt}", clip.pix_fmt not in formats
-    yield f"{codec} in {suffix}", suffix not in _SUFFIXES
+    yield f"codec {clip.codec}", clip.codec not in _TAKEN
+    yield f"{clip.codec} in {clip.pix_fmt}", clip.pix_fmt not in _TAKEN[clip.codec].formats
     # DALI reads the range from the bitstream only, libav from the container, too.
     colours = f"colours of matrix {clip.colorspace}, range {clip.color_range}"
     yield colours, clip.colorspace not in _MATRICES or clip.color_range == _FULL_RANGE
-    # DALI's colour kernel works on 2x2 pixels and writes past the last odd one.
-    yield "odd width or height", width % 2 + height % 2 > 0
-    fits = smallest[0] <= width <= largest and smallest[1] <= height <= largest
-    yield f"{codec} of {width}x{height}", not fits
-    yield f"larger than {MAX_BYTES >> 20} MiB", size > MAX_BYTES
-    yield "timestamps do not tell the frames", not clip.timed
-    # A picture that is decoded and not shown, or shown and not decoded, would shift the timestamps of all after it.
-    unshown = clip.frames != clip.packets or clip.pts(0) < 0 or clip.key_frames[:1] != [0]
-    yield "packets that are no frames", unshown
-    # AVI has no timestamps of presentation; there are no B pictures in the Simple Profile (ISO/IEC 14496-2, annex N).
-    yield f"{codec} {clip.profile} in .avi", suffix == ".avi" and clip.profile != "Simple Profile"
-    yield "open GOPs of hevc", codec == "hevc" and _has_leading_pictures(clip)
-
-
-def _has_leading_pictures(clip: Clip) -> bool:
-    """DALI takes the picture after a key frame for one that leads it. No picture leads H.264's IDR pictures."""
-    return any(clip.needed([key - 1])[-1] > clip.needed([key])[-1] for key in clip.key_frames if key)
 
 
 def nvdec_missing() -> str | None:

@@ -25,8 +25,9 @@ from gpupeak.decode.nvdec import examine
 from gpupeak.decode.planning import plan_frames, video_of
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.storage.places import local
-from gpupeak.types import Failed, FramePlan, Sample, Seconds, VideoFacts
+from gpupeak.types import Failed, FramePlan, Sample, Seconds
 from gpupeak.video.container import open_clip
+from gpupeak.video.remake import Remade
 
 READY = "ready"  # a worker's first message
 NO_SLOT = -1  # the sample is only to be planned
@@ -40,11 +41,11 @@ MEMORY = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A sample that is planned, not decoded; `unfit` is why NVDEC must not be given it, or None (`nvdec.examine`)."""
+    """A sample that is planned, not decoded, and what NVDEC is given for it, or why nothing (`nvdec.examine`)."""
 
     plan: FramePlan
     seconds: Seconds
-    unfit: str | None
+    given: Remade | str
 
 
 class Task(Protocol):
@@ -75,17 +76,15 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
             faces = open_faces(video)
             plan = plan_frames(sample, len(faces), "faces")
             if out is None:
-                height, width = faces.shape[1:3]
-                facts = VideoFacts(width, height, False, 0, None, None, bytes=faces.nbytes)
-                return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, "faces are no video")
+                return Planned(plan, {"plan": time.perf_counter() - began}, "faces are no video")
             planned = time.perf_counter()
             face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
             return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
         with open_clip(video) as clip:
             plan = plan_frames(sample, clip.frames, clip.codec)
             if out is None:
-                facts, unfit = examine(clip)
-                return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, unfit)
+                facts, given = examine(clip, plan.unique)
+                return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, given)
             planned = time.perf_counter()
             decode_clip(clip, plan.indices, size=out.shape[1], out=out)
         return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}

@@ -57,7 +57,7 @@ class Clip:
     """An open video, and what one demux pass tells of it; made by `open_clip`. It decodes one thing at a time.
 
     Attributes:
-        codec, profile, pix_fmt: libav's names, such as "h264", "High" and "yuv420p"; the last two None if unknown.
+        codec, pix_fmt: libav's names, such as "h264" and "yuv420p"; the last is None if unknown.
         width, height: the declared size in pixels, before rotation.
         colorspace, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
         packets, frames: how many video packets there are, and how many frames are presented.
@@ -72,7 +72,6 @@ class Clip:
         self.path = path
         self.decoder = _decoder(stream)
         self.codec = self.decoder.codec.canonical_name
-        self.profile = self.decoder.profile
         self.width, self.height = self.decoder.width, self.decoder.height
         # Not `pix_fmt`: where the format is not known, PyAV 17, the last for Python 3.10, crashes on that.
         self.pix_fmt = self.decoder.format.name if self.decoder.format else None

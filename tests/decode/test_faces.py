@@ -152,7 +152,7 @@ def test_faces_are_sampled_uniformly_and_nothing_else(root: Path) -> None:
 def test_nvdec_is_not_given_faces(root: Path) -> None:
     planned = prepare(samples(config(root))[0], None)
     assert isinstance(planned, Planned)
-    assert planned.unfit == "faces are no video"
+    assert planned.given == "faces are no video"
     broken = prepare(samples(config(root))[3], None)
     assert isinstance(broken, Failed)
     assert broken.stage == "plan"

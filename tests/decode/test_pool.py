@@ -179,7 +179,7 @@ def test_planning_alone_takes_no_memory_for_frames(tmp_path: Path, clips: list[P
             here, there = prepare(each, None), answers[each.name]
             assert isinstance(here, Planned)
             assert isinstance(there, Planned)
-            assert (there.plan, there.unfit) == (here.plan, here.unfit)
+            assert (there.plan, there.given) == (here.plan, here.given)
             assert there.plan.video is not None
             assert there.seconds.keys() == {"plan"}
     pool.close()
