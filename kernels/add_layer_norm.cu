@@ -26,20 +26,26 @@ extern "C" __global__ void add_layer_norm(Vector *__restrict__ residual, Vector 
     if (row >= rows) return;  // the whole warp
     const size_t first = static_cast<size_t>(row) * (WIDTH / 8) + lane;
 
+    // All loads before the first sum: as many bytes on their way as a warp can have, which is what bounds this.
+    Vector total[kVectors], added[kVectors];
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+        total[v] = residual[first + 32 * v];
+        added[v] = delta[first + 32 * v];
+    }
+
     float values[kVectors][8];
     float sum = 0.0f;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-        Vector vector = residual[first + 32 * v];
-        const Vector added = delta[first + 32 * v];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             // Rounded before it is normed: the reference norms the sum that it stores.
-            vector.number[i] = __float2half_rn(__half2float(vector.number[i]) + __half2float(added.number[i]));
-            values[v][i] = __half2float(vector.number[i]);
+            total[v].number[i] = __float2half_rn(__half2float(total[v].number[i]) + __half2float(added[v].number[i]));
+            values[v][i] = __half2float(total[v].number[i]);
             sum += values[v][i];
         }
-        residual[first + 32 * v] = vector;
+        residual[first + 32 * v] = total[v];
     }
 
     // The squares of what is left of the mean, not the mean of squares: no cancellation in float32.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from gpupeak.kernels import add_layer_norm, compile, patch_rows
 from gpupeak.types import FeatureBatch, FrameBatch
 
 KERNELS = {"patch_rows": {"SIZE": 224, "PATCH": 14}, "add_layer_norm": {"WIDTH": 1024}}
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 POISON = float("nan")
 
 
@@ -84,12 +86,31 @@ def on_host(monkeypatch: pytest.MonkeyPatch, host_kernels: Callable[..., HostKer
     monkeypatch.setattr(add_layer_norm, "load", host_kernels)
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_without_a_warning_and_keeps_everything_in_registers(name: str, architecture: str) -> None:
     log, binary = nvrtc_compile(name, architecture, *compile.options(**KERNELS[name]), "--ptxas-options=-warn-spills")
     assert log == ""
     assert name.encode() in binary
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("width", [256, 1024])
+def test_add_layer_norm_has_all_its_loads_under_way_before_it_sums(
+    width: int, architecture: str, tmp_path: Path
+) -> None:
+    _, binary = nvrtc_compile("add_layer_norm", architecture, *compile.options(WIDTH=width))
+    (file := tmp_path / "add_layer_norm.cubin").write_bytes(binary)
+    code = re.findall(r"^\s+/\*\w{4}\*/ +(?:@\S+ +)?([A-Z]\S*)", triton_tool("cuobjdump", "-sass", str(file)), re.M)
+    first_use = next(i for i, operation in enumerate(code) if operation.startswith(("HADD", "FADD", "HFMA", "STG")))
+    assert code[:first_use].count("LDG.E.128") == 2 * width // 256, code
+
+
+def triton_tool(name: str, *arguments: str) -> str:
+    """What one of the CUDA tools says that Triton brings."""
+    (triton,) = find_spec("triton").submodule_search_locations  # type: ignore[union-attr,misc]
+    tool = Path(triton, "backends", "nvidia", "bin", name)
+    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def test_every_source_is_in_these_tests() -> None:
