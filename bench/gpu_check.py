@@ -147,7 +147,7 @@ class Setup:
         """The parts of the line, in this process."""
         if not self.small:
             config = ExtractConfig(weights="random:0")
-            return cuda_line(config, CLIP_VIT_LARGE, N, self.device, mode, lambda text: None)
+            return cuda_line(config, CLIP_VIT_LARGE, N, "cuda:0", mode, lambda text: None)
         from gpupeak.decode.hybrid import HybridDecoder
 
         eager = EagerRunner(self.tower(self.dtype), self.cuda, max(self.buckets))

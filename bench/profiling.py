@@ -59,7 +59,7 @@ def line(tell: Callable[[str], None]) -> Line:
         config = ExtractConfig(device="cpu", encoder=CPU_ENCODER, weights="random:0")
         return build(config, encoder_spec(CPU_ENCODER), N, tell)
     mode = "cpu" if nvdec_missing() else "nvdec"
-    return cuda_line(ExtractConfig(weights="random:0"), CLIP_VIT_LARGE, N, torch.device("cuda:0"), mode, tell)
+    return cuda_line(ExtractConfig(weights="random:0"), CLIP_VIT_LARGE, N, "cuda:0", mode, tell)
 
 
 def saved(built: Line, samples: Sequence[Sample]) -> list[Seconds]:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,10 +33,17 @@ class Ended(Exception):
 class Child:
     """A process that runs `entry`, a module's function, in a session of its own: Ctrl-C is for the parent to act on.
 
-    It gets `arguments` and the numbers of `descriptors`, which it inherits, by `connect`. RunError if it cannot start.
+    It gets `arguments` and the numbers of `descriptors`, which it inherits, by `connect`; its environment is this one
+    and `environment`. RunError if it cannot start.
     """
 
-    def __init__(self, entry: Callable[[], None], *arguments: int, descriptors: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        entry: Callable[[], None],
+        *arguments: int,
+        descriptors: tuple[int, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         root = str(Path(gpupeak.__file__).parent.parent)
         # The package's own directory instead of the current one, which python -c would search first.
         code = f"import sys; sys.path[0] = {root!r}; from {entry.__module__} import {entry.__name__} as run; run()"
@@ -52,6 +59,7 @@ class Child:
                     stdout=self._log,
                     stderr=self._log,
                     start_new_session=True,
+                    env={**os.environ, **(environment or {})},
                 )
         except OSError as error:
             raise RunError(f"a process cannot be started: {error.strerror or error}") from error

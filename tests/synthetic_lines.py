@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterable
@@ -68,6 +69,12 @@ def make_line_once(device: str, mark: Path, tell: Tell) -> SyntheticLine:
         raise DeviceError(f"{device} has fallen off the bus")
     mark.write_text(str(os.getpid()))
     return SyntheticLine(device)
+
+
+def make_seeing_line(config: object, spec: object, n: int, name: str, decoder: str, tell: Tell) -> SyntheticLine:
+    """Made as `cuda_line` is; its device says which GPUs the process sees, and whether torch was there before."""
+    early = " too late" if "torch" in sys.modules else ""
+    return SyntheticLine(f"{name} sees {os.environ.get('CUDA_VISIBLE_DEVICES')}{early}")
 
 
 def make_no_line(tell: Tell) -> SyntheticLine:

@@ -52,7 +52,7 @@ class TowerEncoder:
         else:
             pixels = torch.from_numpy(np.require(batch.pixels, requirements="W"))  # torch warns of read-only arrays
         if batch.ready is not None:
-            batch.ready.wait()
+            batch.ready.wait(torch.cuda.current_stream(self._device))
         return [
             _Frames(plan, pixels[start:stop], seconds)
             for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True)
@@ -71,7 +71,7 @@ class TowerEncoder:
         try:
             return self._tower(pixels.to(self._device)).cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise DeviceError(f"{self._device} has not memory enough for {len(pixels)} frames at once") from error
+            raise DeviceError(f"{self._device.type} has not memory enough for {len(pixels)} frames at once") from error
 
 
 class _Frames(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,9 +69,26 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipel
     if len(devices) > 1:  # each has its share of the cores
         config = replace(config, workers=max(1, (config.workers or cores()) // len(devices)))
 
-    recipes = [(cuda_line, (config, spec, n, device, decoder)) for device in devices]
-    makers = [partial(SupervisedLine, recipe, tell, time_limit=config.time_limit) for recipe in recipes]
+    makers = [
+        partial(
+            SupervisedLine,
+            (cuda_line, (config, spec, n, str(device), decoder)),
+            tell,
+            time_limit=config.time_limit,
+            environment={"CUDA_VISIBLE_DEVICES": visible(device.index)},
+        )
+        for device in devices
+    ]
     return makers[0]() if len(makers) == 1 else ManyLines(makers, tell)
+
+
+def visible(index: int) -> str:
+    """`CUDA_VISIBLE_DEVICES` for a process that is to see this one's GPU `index`, as its number 0, and no other.
+
+    It may be set here, to numbers or UUIDs: those are the GPUs that there are.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(index) if given is None else given.split(",")[index].strip()
 
 
 def _ray_line(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipeline.Line:
@@ -124,16 +142,18 @@ def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     return _parts(config, decoder, encoder, "cpu")
 
 
-def cuda_line(
-    config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device, decoder: str, tell: Tell
-) -> Parts:
-    """The line of one GPU, in the process that is to run it; `decoder` as `choose_decoder` gives it."""
+def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decoder: str, tell: Tell) -> Parts:
+    """The line of the first GPU that this process sees, and should see alone; others call it `name`.
+
+    `decoder` is as `choose_decoder` gives it.
+    """
+    device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     encoder = _cuda_encoder(config, spec, n, device)  # before DALI: what it allocates must not meet a graph's capture
     # What may be with an encoder and before it: it reads ahead as much as it takes at once.
     pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
     if decoder == "cpu":
-        return _parts(config, pool, encoder, str(device))
+        return _parts(config, pool, encoder, name)
     from gpupeak.decode.dali import DaliDecoder
     from gpupeak.decode.hybrid import HybridDecoder
 
@@ -143,7 +163,7 @@ def cuda_line(
     except BaseException:
         pool.close()
         raise
-    return _parts(config, HybridDecoder(nvdec, pool, decoder, tell), encoder, str(device))
+    return _parts(config, HybridDecoder(nvdec, pool, decoder, tell), encoder, name)
 
 
 def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device) -> pipeline.Encoder:

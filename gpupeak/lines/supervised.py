@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,12 +27,22 @@ class SupervisedLine:
     """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
 
     The samples it had then go one at a time, as `Suspects`. `window` is how many are in the child at once;
-    `time_limit` the seconds without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch.
-    Raises what building the line raised in the child, RunError if that died before it was ready.
+    `time_limit` the seconds without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch;
+    `environment` what is set for it beside this process's own. Raises what building the line raised in the child,
+    RunError if that died before it was ready.
     """
 
-    def __init__(self, recipe: Recipe, tell: Tell, *, window: int = 512, time_limit: float = 120.0) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tell: Tell,
+        *,
+        window: int = 512,
+        time_limit: float = 120.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._recipe, self._tell, self._window, self._time_limit = recipe, tell, window, time_limit
+        self._environment = environment
         self._start()
 
     @property
@@ -90,7 +100,7 @@ class SupervisedLine:
 
     def _start(self) -> None:
         self._held = dict[Place, Sample]()  # with the child and not yet answered for, by target
-        self._child = Child(serve)
+        self._child = Child(serve, environment=self._environment)
         self._child.send(self._recipe)
         try:
             _, self.device = self._receive(START_SECONDS)

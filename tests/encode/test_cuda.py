@@ -37,5 +37,5 @@ def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     monkeypatch.setattr(torch, "zeros", refuse)
-    with pytest.raises(DeviceError, match=r"^cuda:1 has not memory enough .*2.00 GiB\.$"):
+    with pytest.raises(DeviceError, match=r"^the GPU has not memory enough .*2.00 GiB\.$"):
         TorchCuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)

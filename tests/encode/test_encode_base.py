@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -142,15 +143,16 @@ def test_a_broken_tower_ends_the_run_and_releases_once(
     assert sorted(frames.released) == ["a", "b"]
 
 
-def test_frames_on_a_device_are_waited_for(frames: Frames) -> None:
+def test_frames_on_a_device_are_waited_for_on_its_stream(frames: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
     class Event:
-        waits = 0
+        waits: ClassVar[list[str]] = []
 
-        def wait(self) -> None:
-            self.waits += 1
+        def wait(self, stream: str) -> None:
+            self.waits.append(stream)
 
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
     host, event = frames.batch("a", "b", hole=1), Event()
     device = FrameBatch(host.plans, torch.from_numpy(host.pixels), host.spans, host.seconds, host.release, event)
     features = by_name(list(TowerEncoder(mean).encode([device])))
     np.testing.assert_allclose(features["b"], Frames.pixels("b").mean(axis=(1, 2)), rtol=1e-5)
-    assert event.waits == 1
+    assert event.waits == ["the stream of cpu"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from typing import Any
 
 import pytest
 import torch
+from synthetic_lines import make_seeing_line
 
 from gpupeak import ExtractConfig
 from gpupeak.encoders import encoder_spec
@@ -68,6 +71,7 @@ def test_auto_decodes_on_the_cpu_where_nvdec_is_missing_and_says_so(monkeypatch:
 
 
 def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(building, "nvdec_missing", lambda: None)
     made: list[tuple[Any, Any, Any]] = []
     monkeypatch.setattr(
@@ -76,6 +80,30 @@ def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: 
     told: list[str] = []
     config, spec = ExtractConfig(device="cuda:1", decoder="hybrid", time_limit=7), encoder_spec("CLIP_VIT_LARGE")
     build(config, spec, 8, told.append)
-    recipe = (building.cuda_line, (config, spec, 8, torch.device("cuda", 1), "hybrid"))
-    assert made == [(recipe, told.append, {"time_limit": 7})]
+    recipe = (building.cuda_line, (config, spec, 8, "cuda:1", "hybrid"))
+    assert made == [(recipe, told.append, {"time_limit": 7, "environment": {"CUDA_VISIBLE_DEVICES": "1"}})]
     assert told == ["on GPU 1; decoding on NVDEC and the CPU, as asked"]
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (None, ("0", "1")),
+        ("3,5", ("3", "5")),
+        ("GPU-8f2c, MIG-1b,7", ("GPU-8f2c", "MIG-1b")),
+    ],
+)
+def test_each_gpus_process_sees_its_own_alone(
+    given: str | None, seen: tuple[str, str], two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And from before torch is imported there, which may ask the driver at once."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(building, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(building, "cuda_line", make_seeing_line)
+    line = build(ExtractConfig(device="cuda:0,cuda:1"), encoder_spec("CLIP_VIT_LARGE"), 8, print)
+    line.close()
+    assert line.device == f"cuda:0 sees {seen[0]},cuda:1 sees {seen[1]}"
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == given, "this process sees what it saw"

@@ -51,7 +51,7 @@ class TorchCuda:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Memory on the device, zero before any work put on any stream from now on."""
-        with _enough_memory(self._device):
+        with _enough_memory():
             memory = torch.zeros(shape, dtype=dtype, device=self._device)
         torch.cuda.synchronize(self._device)
         return memory
@@ -71,7 +71,7 @@ class TorchCuda:
         graph = torch.cuda.CUDAGraph()
         # Thread-local: another thread may allocate meanwhile, which would break a global capture.
         with (
-            _enough_memory(self._device),
+            _enough_memory(),
             torch.cuda.device(self._device),
             torch.cuda.graph(graph, pool=pool, stream=stream.torch, capture_error_mode="thread_local"),
         ):
@@ -86,7 +86,7 @@ class _TorchStream:
 
     def run(self, label: str, work: Work) -> None:
         # NVTX and not record_function, which torch's profiler sees on the thread that started it only, and takes 8 us.
-        with _enough_memory(self._device), torch.cuda.stream(self.torch), torch.cuda.nvtx.range(label):
+        with _enough_memory(), torch.cuda.stream(self.torch), torch.cuda.nvtx.range(label):
             work()
 
     def wait(self, event: Any) -> None:
@@ -100,9 +100,9 @@ class _TorchStream:
 
 
 @contextlib.contextmanager
-def _enough_memory(device: torch.device) -> Iterator[None]:
+def _enough_memory() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         reason = f"{error}".partition("\n")[0]
-        raise DeviceError(f"{device} has not memory enough for batches of this size: {reason}") from error
+        raise DeviceError(f"the GPU has not memory enough for batches of this size: {reason}") from error
