@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,33 @@ def source(name: str) -> Path:
 def options(**sizes: int) -> tuple[str, ...]:
     """What a source is compiled with; `sizes` are macros, as in `PATCH=14`."""
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
+
+
+def writable_cache(variable: str, default: str) -> None:
+    """Let a compiler keep its binaries where it can: HOME may be `/`, missing or read-only.
+
+    `variable` names its directory, `default` is taken where that is not set. Raises OSError if no directory is found.
+    """
+    if variable in os.environ:
+        return
+    home = Path(os.path.expanduser(default))  # noqa: PTH111 - leaves ~ where pathlib raises
+    try:
+        if home.is_absolute():
+            home.mkdir(parents=True, exist_ok=True)
+            if os.access(home, os.W_OK | os.X_OK):
+                return
+    except OSError:
+        pass
+    mine = Path(tempfile.gettempdir(), f"gpupeak-{os.getuid()}")
+    mine.mkdir(mode=0o700, exist_ok=True)
+    here = mine.lstat()
+    if here.st_uid != os.getuid() or stat.S_IMODE(here.st_mode) != 0o700 or not stat.S_ISDIR(here.st_mode):
+        mine = Path(tempfile.mkdtemp(prefix="gpupeak-"))  # who can write there chooses what runs here
+    os.environ[variable] = str(mine / variable.lower())
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @cache
@@ -42,9 +72,12 @@ class Kernel:
 
     def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:
         try:
+            writable_cache("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
             import cupy
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise DeviceError("CuPy is not installed: pip install 'gpupeak[gpu]'") from error
+        except Exception as error:  # a broken installation may raise anything
+            raise DeviceError(f"CuPy cannot be imported: {first_line(error)}") from error
         self._cupy = cupy
         self._streams: dict[int, Any] = {}
         self._device = torch.device(device.type, device.index or 0)
@@ -54,8 +87,7 @@ class Kernel:
                 # Compiles and loads it: no later call does, as none may under a graph's capture.
                 self._function = module.get_function(name)
         except Exception as error:  # NVRTC, driver and file errors have no base of their own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DeviceError(f"{name}.cu cannot be compiled for {self._device}: {reason}") from error
+            raise DeviceError(f"{name}.cu cannot be compiled: {first_line(error)}") from error
 
     def __call__(self, grid: tuple[int, ...], threads: int, *arguments: torch.Tensor | int | float) -> None:
         """Launch `grid` blocks of `threads`; an int is passed as int32, a float as float32."""

@@ -320,5 +320,5 @@ def test_without_cupy_or_a_driver_the_error_says_what_to_do(monkeypatch: pytest.
     cupy = FakeCupy()
     monkeypatch.setattr(cupy, "RawModule", refuse)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    with pytest.raises(DeviceError, match=r"^patch_rows.cu cannot be compiled for cuda:0: no driver$"):
+    with pytest.raises(DeviceError, match=r"^patch_rows.cu cannot be compiled: no driver$"):
         compile.Kernel("patch_rows", torch.device("cuda"), ())
