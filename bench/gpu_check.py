@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import gc
 import itertools
 import json
@@ -30,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -55,13 +54,15 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
 from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
+from gpupeak.encode.kernels import FASTEST, KERNELS, Kernels, compile_kernels
 from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
-from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm, cuda_add_layer_norm
-from gpupeak.kernels.patch_rows import PatchRows, cuda_patch_rows, patch_rows
+from gpupeak.kernels.add_layer_norm import add_layer_norm
+from gpupeak.kernels.linear_silu import linear_silu
+from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.lines.build import Parts, build, choose_device, cuda_line
 from gpupeak.pipeline import Decoder, Encoder, Line
 from gpupeak.storage.places import local
@@ -76,7 +77,13 @@ SIZE, N = 224, RULE.n
 COSINE, RELATIVE_L2, DIFFERENCE = 0.9999, 5e-3, 2.0  # what fidelity is; the last one of 255
 MODES = ("cpu", "nvdec", "hybrid")
 SIDES = ((1, 1), (1, 8), (2, 8), (4, 4), (4, 8), (7, 4), (8, 8))  # DALI's pipelines, and the threads of each
-DEFAULT, COMPILED = "graphs+patch", "compiled+patch"  # with the patch kernel; the first is what the line runs
+DEFAULT, COMPILED = "+".join(("graphs", *FASTEST)), "compiled+patch_rows"  # the first is what the line runs
+WAYS = {
+    "+".join(("graphs", *names)): names
+    for count in range(len(KERNELS) + 1)
+    for names in itertools.combinations(KERNELS, count)
+} | {COMPILED: ("patch_rows",)}
+"""Graphs with the kernels of these names: all combinations, and what torch.compile makes of the rest."""
 
 
 class HostCuda:
@@ -128,11 +135,23 @@ class Setup:
         state = random_state(0, expected_state(self.shape))
         return VisionTower.from_state(state, self.shape, device=self.device, dtype=dtype)
 
-    def patch_kernel(self) -> PatchRows:
-        return patch_rows if self.small else cuda_patch_rows(self.device, SIZE, self.shape.patch)
+    def kernels(self, *names: str) -> Kernels:
+        """The kernels of these names; the references in a dry run. DeviceError if one is not to be had."""
+        if self.small:
+            return Kernels()
+        lacking: list[str] = []
+        kernels = compile_kernels(names, self.device, self.shape, lacking.append)
+        if lacking:
+            raise DeviceError("; ".join(lacking))
+        return kernels
 
-    def norm_kernel(self) -> AddLayerNorm:
-        return add_layer_norm if self.small else cuda_add_layer_norm(self.device, self.shape.width)
+    def runner(
+        self, tower: VisionTower, names: Sequence[str], buckets: Sequence[int] = (), *, compile: bool = False
+    ) -> GraphRunner:
+        """Graphs of the tower with the kernels of these names."""
+        buckets = buckets or self.buckets
+        eager = EagerRunner(tower, self.cuda, max(buckets), self.kernels(*names), compile=compile)
+        return GraphRunner(eager, buckets)
 
     def nvdec(self, planner: Any = None, **options: int) -> Any:
         from gpupeak.decode.dali import DaliDecoder
@@ -151,7 +170,7 @@ class Setup:
         from gpupeak.decode.hybrid import HybridDecoder
 
         eager = EagerRunner(self.tower(self.dtype), self.cuda, max(self.buckets))
-        encoder = GraphEncoder(GraphRunner(eager, self.buckets), patch_rows, n=N)
+        encoder = GraphEncoder(GraphRunner(eager, self.buckets), n=N)
         decoder: Decoder = self.pool()
         if mode != "cpu":
             decoder = HybridDecoder(self.nvdec(), decoder, mode, lambda text: None, trial=2)
@@ -183,27 +202,17 @@ def encode(record: Record, setup: Setup) -> None:
     tower, most = setup.tower(setup.dtype), max(setup.buckets)
     record.row("kernel: patch_rows", check_patch_rows, setup, tower)
     record.row("kernel: add_layer_norm", check_add_layer_norm, setup)
+    record.row("kernel: linear_silu", check_linear_silu, setup)
     towers = Towers(setup, drawn(2 * most), ceiling)
-    eager = EagerRunner(tower, setup.cuda, most)
-    graphs = GraphRunner(eager, setup.buckets)
-
-    def both_kernels() -> Runner:
-        fused = copy.copy(tower)  # the same weights
-        fused.add_layer_norm = setup.norm_kernel()
-        return GraphRunner(EagerRunner(fused, setup.cuda, most), setup.buckets)
-
     record.row("fidelity: open_clip", towers.add_open_clip)
-    record.row("fidelity: eager", towers.add, "eager", lambda: eager, lambda: patch_rows)
-    record.row("fidelity: graphs", towers.add, "graphs", lambda: graphs, lambda: patch_rows)
-    record.row(f"fidelity: {DEFAULT}", towers.add, DEFAULT, lambda: graphs, setup.patch_kernel)
-    record.row("fidelity: graphs+both", towers.add, "graphs+both", both_kernels, setup.patch_kernel)
+    record.row("fidelity: eager", towers.add, "eager", lambda: EagerRunner(tower, setup.cuda, most))
+    for name in ("graphs", DEFAULT):
+        record.row(f"fidelity: {name}", towers.add, name, partial(setup.runner, tower, WAYS[name]))
     rates = {bucket: record.row(f"images/s at {bucket}", towers.rate, bucket) for bucket in setup.buckets}
     best = max(rates, key=lambda bucket: rates[bucket].get("images_per_s", {}).get(DEFAULT, 0))
-
-    def compiled() -> Runner:
-        return GraphRunner(EagerRunner(tower, setup.cuda, best, compile=True), (best,))
-
-    record.row(f"fidelity: {COMPILED}", towers.add, COMPILED, compiled, setup.patch_kernel, (best,))
+    for name in (name for name in WAYS if name not in towers.ways):
+        make = partial(setup.runner, tower, WAYS[name], (best,), compile=name == COMPILED)
+        record.row(f"fidelity: {name}", towers.add, name, make, (best,))
     record.row("images/s at the best", towers.rate, best)
 
 
@@ -254,7 +263,7 @@ def check_patch_rows(setup: Setup, tower: VisionTower) -> Row:
     images = torch.randperm(count).int().to(setup.device)
     found = torch.full((count * setup.shape.grid**2, tower.row), float("nan"), dtype=setup.dtype, device=setup.device)
     wanted = found.clone()
-    kernel = partial(setup.patch_kernel(), pixels, images, tower.scale_shift, found)
+    kernel = partial(setup.kernels("patch_rows").patch_rows, pixels, images, tower.scale_shift, found)
     reference = partial(patch_rows, pixels, images, tower.scale_shift, wanted)
     kernel()
     reference()
@@ -267,13 +276,29 @@ def check_add_layer_norm(setup: Setup) -> Row:
     width, random = setup.shape.width, partial(torch.randn, device=setup.device, dtype=setup.dtype)
     rows = max(setup.buckets) * (setup.shape.grid**2 + 1)
     residual, delta, weight, bias = random(rows, width), random(rows, width), random(width), random(width)
-    wanted, kernel = residual + delta, setup.norm_kernel()
+    wanted, kernel = residual + delta, setup.kernels("add_layer_norm").add_layer_norm
     exact = torch.nn.functional.layer_norm(wanted.double(), (width,), weight.double(), bias.double(), 1e-5)
     total, normed = kernel(residual.clone(), delta.clone(), weight, bias, 1e-5)
     error = float((normed - exact).norm() / exact.norm())
     # The kernel works in place: from run to run the numbers grow, which takes no longer.
     works: list[Work] = [partial(work, residual, delta, weight, bias, 1e-5) for work in (kernel, add_layer_norm)]
     return beside(setup, works, 4 * total.nbytes, torch.equal(total, wanted) and error < 1e-3, error)
+
+
+def check_linear_silu(setup: Setup) -> Row:
+    """Against float64; one rounding to fp16 is 2e-4 off, the reference's two 3e-4."""
+    width, rows = setup.shape.width, max(setup.buckets) * (setup.shape.grid**2 + 1)
+    random = partial(torch.randn, device=setup.device, dtype=setup.dtype)
+    x, weight, bias = random(rows, width), random(4 * width, width) / width**0.5, random(4 * width)
+    kernel, some = setup.kernels("linear_silu").linear_silu, slice(None, 4096)
+    found = kernel(x, weight, bias)[some].double()
+    exact = torch.nn.functional.silu(x[some].double() @ weight.double().T + bias.double())
+    error = float((found - exact).norm() / exact.norm())
+    works: list[Work] = [partial(work, x, weight, bias) for work in (kernel, linear_silu)]
+    row, slow = (timed(seconds_of(setup, work)) for work in works)
+    rate, slow_rate = (2 * rows * 4 * width**2 / each["median_s"] for each in (row, slow))
+    says = f"{rate / 1e12:.3g} TFLOP/s, reference {slow_rate / 1e12:.3g}; relative L2 {error:.1e}"
+    return {**row, "reference": slow, "flop_per_s": rate, "ok": error < 1e-3, "relative_l2": error, "says": says}
 
 
 def drawn(count: int) -> Pixels:
@@ -317,15 +342,14 @@ class Towers:
         self.ways["open_clip"] = lambda images: partial(encode, images)
         return {**worst(of), "says": described(worst(of))}
 
-    def add(
-        self, name: str, make: Callable[[], Runner], patch_of: Callable[[], PatchRows], buckets: tuple[int, ...] = ()
-    ) -> Row:
+    def add(self, name: str, make: Callable[[], Runner], buckets: tuple[int, ...] = ()) -> Row:
         """Every bucket full and one image short of it, from the host and the device; and what must not pass."""
         began = time.perf_counter()
-        runner, patch, patches = make(), patch_of(), self.setup.shape.grid**2
+        runner, patches = make(), self.setup.shape.grid**2
+        patch = runner.tower.kernels.patch_rows
         built, most = time.perf_counter() - began, runner.largest
         images = torch.from_numpy(np.arange(most, dtype=np.int32)).to(self.setup.device)
-        encoder = GraphEncoder(runner, patch, n=most)
+        encoder = GraphEncoder(runner, n=most)
 
         def of(pixels: Any) -> Of:
             return self.fidelity(features_of(encoder, [alone("drawn", pixels)])["drawn"])

@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
@@ -29,6 +30,9 @@ from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.places import is_directory, local, place
 from gpupeak.types import Sample, Url
+
+if TYPE_CHECKING:
+    import torch
 
 OK, NOTE, MISSING = ("ok", "note", "missing")
 """As it should be; the job runs, but slower or after a download; the job cannot run."""
@@ -113,9 +117,22 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
         instead = "the CPU's cores decode instead" if lacking and on_gpu else None
         yield Finding("NVDEC", NOTE if lacking else OK, lacking or "libnvcuvid.so.1 loads", instead)
     needless = None if on_gpu else "not needed without a GPU"
-    decoding = needless or "videos are decoded on the CPU"
+    decoding, computing = needless or "videos are decoded on the CPU", needless or "torch computes what kernels would"
     yield _package("DALI", "nvidia-dali-cuda130", module="nvidia.dali", without=decoding)
-    yield _package("CuPy", "cupy-cuda13x", module="cupy", without=needless)
+    yield _package("CuPy", "cupy-cuda13x", module="cupy", without=computing)
+    if on_gpu:
+        yield _kernels(device)
+
+
+def _kernels(device: torch.device) -> Finding:
+    from gpupeak.encode.kernels import FASTEST, compile_kernels
+
+    lacking: list[str] = []
+    assert CLIP_VIT_LARGE.tower is not None
+    compile_kernels(FASTEST, device, CLIP_VIT_LARGE.tower, lacking.append)
+    if lacking:
+        return Finding("kernels", NOTE, "; ".join(lacking), "torch computes the same, slower")
+    return Finding("kernels", OK, f"compiled: {', '.join(FASTEST)}")
 
 
 def _driver(needed: bool) -> Finding:

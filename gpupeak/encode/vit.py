@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gpupeak.encode.kernels import Kernels
 from gpupeak.encoders import TowerShape
-from gpupeak.kernels.add_layer_norm import AddLayerNorm, add_layer_norm
-from gpupeak.kernels.patch_rows import patch_rows
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -72,10 +71,10 @@ class VisionTower(nn.Module):
         self.class_row = nn.Parameter(torch.empty(shape.width))
         self.positions = nn.Parameter(torch.empty(shape.grid**2, shape.width))
         self.ln_pre = nn.LayerNorm(shape.width)
-        self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.ln_post = nn.LayerNorm(shape.width)
         self.project = nn.Linear(shape.width, shape.dim, bias=False)
-        self.add_layer_norm: AddLayerNorm = add_layer_norm  # or the kernel that does the same
+        self.kernels = Kernels()
         self.register_buffer("scale_shift", torch.empty(2, 3))
 
     @classmethod
@@ -103,7 +102,7 @@ class VisionTower(nn.Module):
         """uint8 `[N, size, size, 3]` -> the normalised pixels of each patch, `[N * grid * grid, row]`."""
         rows = self.embed.weight.new_empty(len(pixels) * self.shape.grid**2, self.row)
         images = torch.arange(len(pixels), dtype=torch.int32, device=pixels.device)
-        patch_rows(pixels.contiguous(), images, self.scale_shift, rows)
+        self.kernels.patch_rows(pixels.contiguous(), images, self.scale_shift, rows)
         return rows
 
     def encode_rows(self, rows: torch.Tensor) -> torch.Tensor:
@@ -113,23 +112,26 @@ class VisionTower(nn.Module):
         # Concatenated, as torch.compile takes no view for an output.
         tokens = torch.cat([self.class_row.expand(len(patches), 1, width), patches + self.positions], 1)
         tokens = self.ln_pre(tokens)
-        blocks = cast("list[_Block]", list(self.blocks))
+        blocks = cast("list[Block]", list(self.blocks))
         normed = blocks[0].ln_1(tokens)
         for block, following in itertools.pairwise(blocks):
             tokens, normed = self._added(tokens, block.attention(normed), block.ln_2)
-            tokens, normed = self._added(tokens, block.hidden(normed), following.ln_1)
+            tokens, normed = self._added(tokens, block.hidden(normed, self.kernels), following.ln_1)
         last = blocks[-1]
         tokens, normed = self._added(tokens[:, :1].contiguous(), last.attention(normed, 1), last.ln_2)
-        features: torch.Tensor = self.project(self.ln_post((tokens + last.hidden(normed))[:, 0]))
+        tokens = tokens + last.hidden(normed, self.kernels)
+        features: torch.Tensor = self.project(self.ln_post(tokens[:, 0]))
         return features.float()
 
     def _added(
         self, tokens: torch.Tensor, delta: torch.Tensor, norm: nn.LayerNorm
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.add_layer_norm(tokens, delta, norm.weight, norm.bias, norm.eps)
+        return self.kernels.add_layer_norm(tokens, delta, norm.weight, norm.bias, norm.eps)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """One layer of the transformer, without its residual sums."""
+
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         width = shape.width
@@ -153,8 +155,8 @@ class _Block(nn.Module):
         added: torch.Tensor = self.out(attended)
         return added
 
-    def hidden(self, normed: torch.Tensor) -> torch.Tensor:
-        added: torch.Tensor = self.fc2(F.silu(self.fc1(normed), inplace=True))
+    def hidden(self, normed: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        added: torch.Tensor = self.fc2(kernels.linear_silu(normed, self.fc1.weight, self.fc1.bias))
         return added
 
     def _heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -149,7 +149,8 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
     """
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
-    encoder = _cuda_encoder(config, spec, n, device)  # before DALI: what it allocates must not meet a graph's capture
+    # Before DALI: what it allocates must not meet a graph's capture.
+    encoder = _cuda_encoder(config, spec, n, device, lambda text: tell(f"{name}: {text}"))
     # What may be with an encoder and before it: it reads ahead as much as it takes at once.
     pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
     if decoder == "cpu":
@@ -166,18 +167,21 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
     return _parts(config, HybridDecoder(nvdec, pool, decoder, tell), encoder, name)
 
 
-def _cuda_encoder(config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device) -> pipeline.Encoder:
+def _cuda_encoder(
+    config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device, tell: Tell
+) -> pipeline.Encoder:
     tower = load_tower(spec, config.weights, device, torch.float16)
     if not isinstance(tower, VisionTower):
         return TowerEncoder(tower, device, config.batch_size or _samples_at_once(n))
     from gpupeak.encode.gpu.device import TorchCuda
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
-    from gpupeak.kernels.patch_rows import cuda_patch_rows
+    from gpupeak.encode.kernels import FASTEST, compile_kernels
 
     most = config.batch_size * n if config.batch_size else max(BUCKETS)
     buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
-    runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets)), buckets)
-    return GraphEncoder(runner, cuda_patch_rows(device, spec.size, tower.shape.patch), n=n)
+    kernels = compile_kernels(FASTEST, device, tower.shape, tell)
+    runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets), kernels), buckets)
+    return GraphEncoder(runner, n=n)
 
 
 def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.Encoder, device: str) -> Parts:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpupeak.encode.kernels import Kernels
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import FrameBatch
 
@@ -70,12 +72,12 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
 
     by_name = {f"{row['part']}: {row['row']}": row for row in rows}
     assert {
-        *(f"encode: fidelity: {way}" for way in ("open_clip", "eager", "graphs", "graphs+patch", "graphs+both")),
+        *(f"encode: fidelity: {way}" for way in ("open_clip", "eager", *gpu_check.WAYS)),
         *("encode: images/s at the best", "decode: CPU alone", "decode: NVDEC to libav", "decode: a poisoned batch"),
         *(f"e2e: line: {mode}" for mode in ("cpu", "nvdec", "hybrid", "auto")),
         "e2e: of its bounds: hybrid",
     } <= by_name.keys()
-    controls = by_name["encode: fidelity: graphs+patch"]["controls_passing"]
+    controls = by_name["encode: fidelity: graphs+patch_rows"]["controls_passing"]
     assert len(controls) == 4
     assert set(controls.values()) == {0}
     trimmed = by_name["decode: NVDEC: trimmed"]
@@ -128,11 +130,12 @@ def test_an_encoder_that_is_wrong_is_noticed(patch: Any) -> None:
     setup = gpu_check.in_small()
     towers = gpu_check.Towers(setup, gpu_check.drawn(32), ceiling=1.0)
 
-    def runner() -> Any:
-        return gpu_check.EagerRunner(setup.tower(torch.float32), setup.cuda, 16)
+    def runner(patch: Any) -> Any:
+        kernels = Kernels(patch_rows=patch)
+        return gpu_check.EagerRunner(setup.tower(torch.float32), setup.cuda, 16, kernels)
 
-    assert towers.add("right", runner, lambda: patch_rows)["ok"]
-    assert not towers.add("wrong", runner, lambda: patch)["ok"]
+    assert towers.add("right", partial(runner, patch_rows))["ok"]
+    assert not towers.add("wrong", partial(runner, patch))["ok"]
 
 
 def frames(numbers: range) -> FrameBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
@@ -24,6 +25,7 @@ from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli.app import main
 from gpupeak.decode import nvdec
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
+from gpupeak.kernels import compile, patch_rows
 from gpupeak.lines import build
 
 
@@ -150,16 +152,31 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=version))
 
 
+class Cupy:
+    """CuPy that compiles everything."""
+
+    def __init__(self) -> None:
+        self.cuda = SimpleNamespace(Device=contextlib.nullcontext)
+
+    def RawModule(self, code: str, options: tuple[str, ...]) -> Any:
+        return SimpleNamespace(get_function=lambda name: name)
+
+
 def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu(monkeypatch, 13_010)
     monkeypatch.setattr(nvdec, "nvdec_missing", lambda: None)
     monkeypatch.setattr(build, "nvdec_missing", lambda: None)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    monkeypatch.setattr(patch_rows, "load", compile.load.__wrapped__)
     gpu = {"device": "auto"}
     assert found(config, "device", **gpu) == Finding("device", OK, "on NVIDIA H200, 141 GiB, compute capability 9.0")
     assert found(config, "driver", **gpu).found == "takes CUDA up to 13.1; torch is built for CUDA 13.0"
     assert found(config, "NVDEC", **gpu).state == OK
     assert found(config, "CuPy", **gpu).state == OK
+    kernels = found(config, "kernels", **gpu)
+    assert (kernels.state, "patch_rows.cu cannot be compiled" in kernels.found) == (NOTE, True)
+    monkeypatch.setitem(sys.modules, "cupy", Cupy())
+    assert found(config, "kernels", **gpu) == Finding("kernels", OK, "compiled: patch_rows")
 
     lacking = "libnvcuvid.so.1 does not load: NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
     monkeypatch.setattr(nvdec, "nvdec_missing", lambda: lacking)
@@ -167,7 +184,8 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found(config, "NVDEC", **gpu) == Finding("NVDEC", NOTE, lacking, "the CPU's cores decode instead")
     assert found(config, "NVDEC", **gpu, decoder="nvdec").state == MISSING
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert found(config, "CuPy", **gpu).state == MISSING
+    assert found(config, "CuPy", **gpu).state == NOTE
+    assert found(config, "kernels", **gpu).advice == "torch computes the same, slower"
     on_gpu(monkeypatch, 12_080)
     assert found(config, "driver", **gpu).state == MISSING
 

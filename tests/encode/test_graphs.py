@@ -20,6 +20,7 @@ from samples import plan
 from tiny import state
 
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
+from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
@@ -39,8 +40,8 @@ def tower() -> VisionTower:
 def encoder(
     cuda: LazyCuda, *, graphs: bool = True, n: int = 8, slots: int = 4, patch: Callable[..., None] = patch_rows
 ) -> GraphEncoder:
-    eager = EagerRunner(tower(), cuda, max(BUCKETS))
-    return GraphEncoder(GraphRunner(eager, BUCKETS) if graphs else eager, patch, n=n, slots=slots)
+    eager = EagerRunner(tower(), cuda, max(BUCKETS), Kernels(patch_rows=patch))
+    return GraphEncoder(GraphRunner(eager, BUCKETS) if graphs else eager, n=n, slots=slots)
 
 
 def pictures(name: str, count: int) -> np.ndarray:

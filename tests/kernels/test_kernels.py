@@ -24,6 +24,7 @@ from samples import plan
 from tiny import state
 
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
+from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import MEAN, STD, VisionTower
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
@@ -185,7 +186,8 @@ def test_the_encoder_takes_the_kernel_for_the_reference() -> None:
     spans = ((1, 9), (12, 20))
     found = []
     for patch in (patch_rows.patch_rows, patch_rows.cuda_patch_rows(torch.device("cpu"), 28, 14)):
-        encoder = GraphEncoder(GraphRunner(EagerRunner(tower, cuda, 24), (24,)), patch)
+        runner = EagerRunner(tower, cuda, 24, Kernels(patch_rows=patch))
+        encoder = GraphEncoder(GraphRunner(runner, (24,)))
         batch = FrameBatch(tuple(plan(Path(), name) for name in names), frames, spans, ({}, {}))
         (features,) = encoder.encode([batch])
         assert isinstance(features, FeatureBatch)

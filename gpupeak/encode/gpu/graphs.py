@@ -14,6 +14,7 @@ Who owns which memory, and until when (one stream carries all of it except uploa
 
 from __future__ import annotations
 
+import copy
 import itertools
 from bisect import bisect_left
 from collections import deque
@@ -28,8 +29,8 @@ import torch
 from gpupeak.encode.base import outcomes
 from gpupeak.encode.gpu.device import Cuda, Event, Graph
 from gpupeak.encode.gpu.ring import Inbox, Ring
+from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
-from gpupeak.kernels.patch_rows import PatchRows
 from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds
 
 BUCKETS: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256)
@@ -46,8 +47,18 @@ class EagerRunner:
     most.
     """
 
-    def __init__(self, tower: VisionTower, cuda: Cuda, largest: int, *, compile: bool = False) -> None:
-        self.tower, self.cuda, self.largest = tower, cuda, largest
+    def __init__(
+        self,
+        tower: VisionTower,
+        cuda: Cuda,
+        largest: int,
+        kernels: Kernels | None = None,
+        *,
+        compile: bool = False,
+    ) -> None:
+        self.tower = tower = copy.copy(tower)  # the same weights
+        tower.kernels = kernels or Kernels()
+        self.cuda, self.largest = cuda, largest
         self.stream = cuda.stream()
         self._patches = tower.shape.grid**2
         dtype = tower.embed.weight.dtype
@@ -135,9 +146,9 @@ class GraphEncoder:
     least 3: two batches are in flight while one is written.
     """
 
-    def __init__(self, runner: Runner, patch_rows: PatchRows, *, n: int = 8, slots: int = SLOTS) -> None:
+    def __init__(self, runner: Runner, *, n: int = 8, slots: int = SLOTS) -> None:
         tower = runner.tower
-        self._runner, self._patch_rows, self._slots = runner, patch_rows, slots
+        self._runner, self._patch_rows, self._slots = runner, tower.kernels.patch_rows, slots
         self._stream, self._uploads = runner.stream, runner.cuda.stream()
         self._size, self._patches = tower.shape.size, tower.shape.grid**2
         self._most = max(runner.largest, n)  # images a slot
