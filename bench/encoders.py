@@ -41,6 +41,7 @@ FAR = {torch.float32: 1e-4, torch.float16: 2e-2}
 def encoding(record: Record, scale: Scale, work: Path) -> None:
     """Towers of the same drawn weights: ViT-B/32 and, in full, ViT-L/14."""
     gpu = torch.cuda.is_available()
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # as on the line
     images = 256 if gpu else 8
     ceiling = record.row("ceiling: product of matrices", product, scale.rounds).get("flop_per_s", float("nan"))
     rates = partial(rate, images=images, ceiling=ceiling)

@@ -52,6 +52,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.decode.nvdec import examine, nvdec_missing
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
+from gpupeak.encode.gpu.attention import choose_attention
 from gpupeak.encode.gpu.device import Cuda, TorchCuda, Work
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.kernels import FASTEST, KERNELS, Kernels, compile_kernels
@@ -148,9 +149,10 @@ class Setup:
     def runner(
         self, tower: VisionTower, names: Sequence[str], buckets: Sequence[int] = (), *, compile: bool = False
     ) -> GraphRunner:
-        """Graphs of the tower with the kernels of these names."""
+        """Graphs of the tower with the kernels of these names, with the attention that the line takes."""
         buckets = buckets or self.buckets
-        eager = EagerRunner(tower, self.cuda, max(buckets), self.kernels(*names), compile=compile)
+        attention = choose_attention(tower)
+        eager = EagerRunner(tower, self.cuda, max(buckets), self.kernels(*names), attention, compile=compile)
         return GraphRunner(eager, buckets)
 
     def nvdec(self, planner: Any = None, **options: int) -> Any:
@@ -185,6 +187,7 @@ class Setup:
 
 def on_gpu() -> Setup:
     device, shape = torch.device("cuda:0"), CLIP_VIT_LARGE.tower
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # as on the line
     assert shape is not None
     return Setup(False, device, TorchCuda(device), torch.float16, shape, BUCKETS, gpu_corpus.NAMES, 3, nvdec_missing())
 
@@ -200,6 +203,7 @@ def encode(record: Record, setup: Setup) -> None:
     ceiling = record.row("ceiling: product of matrices", product, setup).get("flop_per_s", float("nan"))
     record.row("ceiling: copy on the device", copied, setup)
     tower, most = setup.tower(setup.dtype), max(setup.buckets)
+    record.row("attention", lambda: {"says": choose_attention(tower).name})
     record.row("kernel: patch_rows", check_patch_rows, setup, tower)
     record.row("kernel: add_layer_norm", check_add_layer_norm, setup)
     record.row("kernel: linear_silu", check_linear_silu, setup)

@@ -149,6 +149,8 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
     """
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
+    # Sums of a long product that are cut into fp16 parts are off by more than all the rest.
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     # Before DALI: what it allocates must not meet a graph's capture.
     encoder = _cuda_encoder(config, spec, n, device, lambda text: tell(f"{name}: {text}"))
     # What may be with an encoder and before it: it reads ahead as much as it takes at once.
@@ -173,6 +175,7 @@ def _cuda_encoder(
     tower = load_tower(spec, config.weights, device, torch.float16)
     if not isinstance(tower, VisionTower):
         return TowerEncoder(tower, device, config.batch_size or _samples_at_once(n))
+    from gpupeak.encode.gpu.attention import choose_attention
     from gpupeak.encode.gpu.device import TorchCuda
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.encode.kernels import FASTEST, compile_kernels
@@ -180,7 +183,10 @@ def _cuda_encoder(
     most = config.batch_size * n if config.batch_size else max(BUCKETS)
     buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
     kernels = compile_kernels(FASTEST, device, tower.shape, tell)
-    runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets), kernels), buckets)
+    attention = choose_attention(tower)
+    tell(f"attention by {attention.name}")
+    runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets), kernels, attention), buckets)
+    runner.check()
     return GraphEncoder(runner, n=n)
 
 

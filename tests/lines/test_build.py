@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from lazy_cuda import LazyCuda
 from synthetic_lines import make_seeing_line
+from tiny import state
+from torch.nn.attention import SDPBackend
 
 from gpupeak import ExtractConfig
-from gpupeak.encoders import encoder_spec
+from gpupeak.encode.gpu import device
+from gpupeak.encode.vit import VisionTower
+from gpupeak.encoders import TowerShape, encoder_spec
 from gpupeak.errors import DeviceError
 from gpupeak.lines import build as building
 from gpupeak.lines.build import build, choose_decoder, choose_device
+from gpupeak.pipeline import Line
 
 NO_GPU = f"torch {torch.__version__} is built without CUDA"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -24,6 +32,14 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
+
+
+@pytest.fixture
+def sums_in_half_precision() -> Iterator[None]:
+    """As torch begins."""
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    yield
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
 
 
 @pytest.fixture
@@ -107,3 +123,42 @@ def test_each_gpus_process_sees_its_own_alone(
     line.close()
     assert line.device == f"cuda:0 sees {seen[0]},cuda:1 sees {seen[1]}"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == given, "this process sees what it saw"
+
+
+SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
+
+
+def gpu_line(monkeypatch: pytest.MonkeyPatch, told: list[str], tower: VisionTower) -> Line:
+    """A GPU's line as its process builds it, as far as that goes without one: `LazyCuda` captures."""
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(building, "load_tower", lambda *given: tower)
+    monkeypatch.setattr(device, "TorchCuda", lambda device: LazyCuda())
+    spec = replace(encoder_spec("CLIP_VIT_LARGE"), size=28, dim=8, tower=SHAPE)
+    return building.cuda_line(ExtractConfig(workers=1), spec, 8, "cuda:1", "cpu", told.append)
+
+
+def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None) -> None:
+    told: list[str] = []
+    line = gpu_line(monkeypatch, told, VisionTower.from_state(state(7, SHAPE), SHAPE))
+    line.close()
+    without, attention = told
+    assert line.device == "cuda:1"
+    assert without.startswith(
+        "cuda:1: without the kernel patch_rows, which is slower: patch_rows.cu cannot be compiled"
+    )
+    assert attention == "cuda:1: attention by flash"
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+
+
+def test_a_gpus_line_whose_graphs_are_wrong_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None
+) -> None:
+    attend, flash = torch.nn.functional.scaled_dot_product_attention, SDPBackend.FLASH_ATTENTION
+
+    def wrong(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        is_flash = torch._fused_sdp_choice(query, key, value) == flash.value
+        return torch.zeros_like(query) if is_flash else attend(query, key, value)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", wrong)
+    with pytest.raises(DeviceError, match=r"^the graph of 16 images is wrong"):
+        gpu_line(monkeypatch, [], VisionTower.from_state(state(7, SHAPE), SHAPE))
