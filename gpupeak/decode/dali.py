@@ -151,7 +151,7 @@ class DaliDecoder:
             videos = torch.utils.dlpack.from_dlpack(capsule)
             same = (videos[:, 0] == videos[:, 1]).flatten(1).all(1).tolist()  # waits for DALI's last kernels
             pixels = videos.view(-1, self._size, self._size, 3)
-            as_swscale(pixels, [facts(planned).bt709 for planned in batch])
+            as_swscale(pixels, [facts(planned).bt709 for planned in batch], by_gpu=stream is not None)
             starts = [number * rows + _first_row(planned) for number, planned in enumerate(batch)]
             for start, planned in zip(starts, batch, strict=True):
                 frames, gather = pixels[start : start + self._n], planned.plan.gather

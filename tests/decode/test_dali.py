@@ -198,7 +198,7 @@ def test_flat_colours_become_swscales(colorspace: int) -> None:
     luma, cb, cr = (colours[:, 0] - 16) / 219, (colours[:, 1] - 128) / 224, (colours[:, 2] - 128) / 224
     bt601 = np.stack([luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], -1)
     pixels = torch.tensor(np.round(255 * bt601).astype(np.uint8))[:, None, None].repeat(1, 32, 32, 1)
-    as_swscale(pixels, [colorspace == 1] * 8)
+    as_swscale(pixels, [colorspace == 1] * 8, by_gpu=False)
     errors = []
     for (y, u, v), found in zip(colours, pixels.numpy(), strict=True):
         planes = np.concatenate([np.full((64, 64), y), np.full((16, 64), u), np.full((16, 64), v)]).astype(np.uint8)

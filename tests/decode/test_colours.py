@@ -1,0 +1,108 @@
+"""Colours as libav's, from DALI's decoder on the CPU and from the arithmetic of that on the GPU, written out here."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import nvidia.dali
+import pytest
+import torch
+from samples import sample
+from test_dali import decoder, results
+
+from gpupeak.decode import decode_frames
+from gpupeak.decode.colours import as_swscale, bias_on_gpu
+
+gpu_colours: Any = importlib.import_module("gpu_colours")
+SIZE = 224
+Floats = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+
+x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="swscale's SIMD code rounds in its own way")
+
+
+def on_gpu(luma: Floats, cb: Floats, cr: Floats) -> Floats:
+    """What the kernel of DALI 2.4 for limited range does, as its code for sm_90 reads, before it rounds."""
+    y, b, r = 1.16438353 * (luma / 255 - 0.0625), cb / 255 - 0.5, cr / 255 - 0.5
+    return 255 * np.stack([y + 1.59602678 * r, y - 0.39176229 * b - 0.81296766 * r, y + 2.01723218 * b], -1)
+
+
+def bt601(luma: Floats, cb: Floats, cr: Floats) -> Floats:
+    y, b, r = (luma - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
+    green = (y - 0.299 * (y + 1.402 * r) - 0.114 * (y + 1.772 * b)) / 0.587
+    return 255 * np.stack([y + 1.402 * r, green, y + 1.772 * b], -1)
+
+
+def test_the_bias_is_that_of_the_kernels_offsets() -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (3, 1000)).astype(float)
+    apart = on_gpu(*codes) - bt601(*codes)
+    assert np.ptp(apart, axis=0).max() < 1e-4, "the same for every colour"
+    np.testing.assert_allclose(bias_on_gpu(), apart.mean(0), atol=1e-4)
+    np.testing.assert_allclose(bias_on_gpu(), [0.8708, -0.5296, 1.0814], atol=5e-5)
+
+
+def doubled(chroma: Pixels, axis: int) -> Floats:
+    """Twice as many values along an axis, linear between the middles of the given ones."""
+    places = np.arange(2 * chroma.shape[axis]) / 2 - 0.25
+    low = np.floor(places).astype(int)
+    share = (places - low).reshape([-1 if each == axis else 1 for each in range(2)])
+    near, far = (chroma.take((low + step).clip(0, chroma.shape[axis] - 1), axis) for step in (0, 1))
+    return (1 - share) * near + share * far  # type: ignore[no-any-return]
+
+
+def as_the_gpu_shows(frame: av.VideoFrame) -> Pixels:
+    planes, height = frame.to_ndarray(format="yuv420p"), frame.height
+    chroma = planes[height:].reshape(2, height // 2, frame.width // 2)
+    cb, cr = (doubled(doubled(plane, 0), 1) for plane in chroma)
+    return on_gpu(planes[:height].astype(float), cb, cr).round().clip(0, 255).astype(np.uint8)
+
+
+def squashed(frames: list[Pixels]) -> torch.Tensor:
+    """By the filter that the decoder's pipeline ends in."""
+    dali: Any = nvidia.dali
+    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipeline:
+        given = dali.fn.external_source(name="given", dtype=dali.types.UINT8, layout="FHWC")
+        squash = dali.fn.resize(given, size=(SIZE, SIZE), interp_type=dali.types.INTERP_TRIANGULAR)
+        pipeline.set_outputs(squash)
+    pipeline.build()
+    pipeline.feed_input("given", [np.stack(frames)])
+    return torch.from_numpy(np.array(pipeline.run()[0].as_tensor())[0])
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found: dict[str, Path] = gpu_colours.write(tmp_path_factory.mktemp("films"))
+    return found
+
+
+@x86
+@pytest.mark.parametrize("name", ["grey", "chart", "chart-bt709"])
+def test_the_gpus_colours_become_libavs_and_would_not_uncorrected(name: str, films: dict[str, Path]) -> None:
+    with av.open(str(films[name])) as container:
+        pixels = squashed([as_the_gpu_shows(frame) for frame in container.decode(video=0)])
+    wanted = decode_frames(films[name], range(gpu_colours.FRAMES))
+    verdicts = {}
+    for corrected in (True, False):
+        given = pixels.clone()
+        as_swscale(given, [name == "chart-bt709"], by_gpu=corrected)
+        verdicts[corrected] = gpu_colours.judge(given.numpy(), wanted)
+    assert verdicts[True]["ok"], verdicts[True]["says"]
+    assert not verdicts[False]["ok"], verdicts[False]["says"]
+
+
+@x86
+def test_the_cpus_colours_are_not_corrected_for_the_gpu(tmp_path: Path) -> None:
+    films = gpu_colours.write(tmp_path, codec="vp9")
+    samples = [sample(tmp_path, name, video=path) for name, path in films.items()]
+    with decoder() as cpu:
+        found = results(cpu.decode(samples))
+    for name, path in films.items():
+        verdict = gpu_colours.judge(found[name], decode_frames(path, range(gpu_colours.FRAMES)))
+        assert verdict["ok"], f"{name}: {verdict['says']}"
