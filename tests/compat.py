@@ -3,9 +3,9 @@
     python tests/compat.py [--only ROW ...] [--out RECORD.json]
 
 A row is a Python and versions to pin: the lowest that pyproject.toml allows of all packages together, the lowest of
-each of torch, open_clip, DALI and av alone among the newest of the rest, the newest of everything, for each Python from
-3.10 to 3.12 that is found. What is not found is a row that says so. Prints a table, writes a record in JSON; the exit
-code is 1 if a row's tests fail. Takes gigabytes and minutes a row.
+each of torch, open_clip, DALI and av alone among the newest of the rest, the packages for CUDA 12, the newest of
+everything, for each Python from 3.10 to 3.12 that is found. What is not found is a row that says so. Prints a table,
+writes a record in JSON; the exit code is 1 if a row's tests fail. Takes gigabytes and minutes a row.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ TESTS = (
     *("encode/test_vit.py", "encode/test_openclip.py"),
 )
 """What a row has to pass: from a list to files on the disk, every codec, both ways to build an encoder."""
-GPU_TESTS = ("decode/test_dali.py", "decode/test_nvdec.py")
+GPU_TESTS = ("decode/test_dali.py", "decode/test_nvdec.py", "decode/test_colours.py", "kernels/test_kernels.py")
+DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One environment: `pins` are requirements, exact where a version is tried."""
+    """One environment: `pins` are requirements, exact where a version is tried; `gpu` is the extra for GPUs, if any."""
 
     name: str
     python: str
     pins: tuple[str, ...] = ()
-    gpu: bool = False
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def rows(project: dict[str, Any]) -> Iterator[Row]:
     yield Row("all at their lowest", PYTHONS[0], pins)
     for name, called in IN_TURN.items():
         version = {**needed, **gpu}[name]
-        yield Row(f"{called} {version}", "3.11", (f"{name}=={version}",), gpu=name in gpu)
+        yield Row(f"{called} {version}", "3.11", (f"{name}=={version}",), gpu="gpu" if name in gpu else "")
+    yield Row("CUDA 12", "3.11", gpu="gpu-cuda12")
     for python in PYTHONS:
         yield Row(f"newest on {python}", python)
 
@@ -111,7 +113,7 @@ def attempt(row: Row, work: Path) -> tuple[str, str, dict[str, str]]:
     home = work / re.sub(r"\W+", "-", row.name)
     subprocess.run([str(python), "-m", "venv", str(home)], check=True)
     inside = home / "bin/python"
-    extras = "report" + (",gpu" if row.gpu else "")
+    extras = ",".join(filter(None, ("report", row.gpu)))
     needed = ["pytest", "pytest-timeout", "psutil", "scikit-video"]
     command = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += [*row.pins, *needed, f"{ROOT}[{extras}]"]
@@ -121,6 +123,10 @@ def attempt(row: Row, work: Path) -> tuple[str, str, dict[str, str]]:
     checked = subprocess.run([str(inside), "-m", "pip", "check"], capture_output=True, text=True, check=False)
     if checked.returncode:
         return "failed", f"pip check: {_last(checked)}", _versions(inside)
+    if row.gpu:  # which no test imports without a GPU
+        imported = subprocess.run([str(inside), "-c", "import cupy"], capture_output=True, text=True, check=False)
+        if imported.returncode:
+            return "failed", _last(imported), _versions(inside)
     tests = [str(ROOT / "tests" / name) for name in TESTS + (GPU_TESTS if row.gpu else ())]
     command = ["-m", "pytest", "-o", "addopts=-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *tests]
     done = subprocess.run([str(inside), *command], capture_output=True, text=True, check=False, cwd=home)
@@ -144,7 +150,7 @@ def _versions(inside: Path) -> dict[str, str]:
     )
     told = subprocess.run([str(inside), "-c", ask], capture_output=True, text=True, check=True)
     there = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in json.loads(told.stdout).items()}
-    names = (*IN_TURN, "numpy", "safetensors", "huggingface_hub", "pillow")
+    names = (*IN_TURN, *DALI, "numpy", "safetensors", "huggingface_hub", "pillow")
     return {name: there[key] for name in names if (key := name.replace("_", "-")) in there}
 
 
@@ -155,7 +161,8 @@ def table(results: Sequence[Result]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
-        there = [result.versions.get(name, "") for name in ("torch", "open_clip_torch", "av", "nvidia-dali-cuda130")]
+        there = [result.versions.get(name, "") for name in ("torch", "open_clip_torch", "av")]
+        there.append(next((result.versions[name] for name in DALI if name in result.versions), ""))
         passed = result.detail.partition(" in ")[0]
         told = passed if result.outcome == "passed" else f"{result.outcome}: {result.detail}"
         cells = (result.name, result.python, *there, told.replace("|", "/"))

@@ -23,9 +23,8 @@ def test_rows_hold_every_bound_and_every_python() -> None:
     for name in ("torch", "open_clip_torch", "av", "numpy", "safetensors"):
         assert f"{name}=={lowest(PROJECT['dependencies'])[name]}" in pinned
     assert {row.python for row in found} == set(PYTHONS)
-    assert [row.name for row in found if row.gpu] == [
-        f"DALI {lowest(PROJECT['optional-dependencies']['gpu'])['nvidia-dali-cuda130']}"
-    ]
+    dali = lowest(PROJECT["optional-dependencies"]["gpu"])["nvidia-dali-cuda130"]
+    assert {row.name: row.gpu for row in found if row.gpu} == {f"DALI {dali}": "gpu", "CUDA 12": "gpu-cuda12"}
     assert len({row.name for row in found}) == len(found)
     assert all((compat.ROOT / "tests" / name).is_file() for name in compat.TESTS + compat.GPU_TESTS)
     assert PROJECT["requires-python"] == f">={PYTHONS[0]}"

@@ -121,7 +121,8 @@ def test_every_source_is_in_these_tests() -> None:
 def nvrtc_compile(name: str, architecture: str, *options: str) -> tuple[str, bytes]:
     """What the compiler has to say, and the binary. It needs no driver."""
     (nvidia,) = find_spec("nvidia").submodule_search_locations  # type: ignore[union-attr,misc]
-    flat = [*options, f"-arch={architecture}", f"-I{nvidia}/cu13/include"]
+    headers = [f"-I{nvidia}/{place}/include" for place in ("cu13", "cuda_runtime")]  # of CUDA 13, and of 12
+    flat = [*options, f"-arch={architecture}", *headers]
     _, program = nvrtc.nvrtcCreateProgram(compile.source(name).read_bytes(), name.encode(), 0, [], [])
     (result,) = nvrtc.nvrtcCompileProgram(program, len(flat), [flag.encode() for flag in flat])
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
