@@ -155,7 +155,7 @@ class Setup:
         eager = EagerRunner(tower, self.cuda, max(buckets), self.kernels(*names), attention, compile=compile)
         return GraphRunner(eager, buckets)
 
-    def nvdec(self, planner: Any = None, **options: int) -> Any:
+    def nvdec(self, planner: Any = None, **options: Any) -> Any:
         from gpupeak.decode.dali import DaliDecoder
 
         options = {"pipelines": 1, "threads": 1} if self.small else options

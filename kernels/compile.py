@@ -58,6 +58,11 @@ def load(name: str, device: torch.device, **sizes: int) -> Kernel:
     return Kernel(name, device, options(**sizes))
 
 
+def gpu_extra() -> str:
+    """What to install for the CUDA that the installed torch is built for."""
+    return "gpupeak[gpu-cuda12]" if (torch.version.cuda or "").startswith("12.") else "gpupeak[gpu]"
+
+
 def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
     """ValueError unless a tensor is as a kernel takes it: it believes whatever pointer it is given."""
     dense = tensor.is_contiguous() and (dtype != torch.float16 or tensor.data_ptr() % 16 == 0)
@@ -75,7 +80,7 @@ class Kernel:
             writable_cache("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
             import cupy
         except ModuleNotFoundError as error:
-            raise DeviceError("CuPy is not installed: pip install 'gpupeak[gpu]'") from error
+            raise DeviceError(f"CuPy is not installed: pip install '{gpu_extra()}'") from error
         except Exception as error:  # a broken installation may raise anything
             raise DeviceError(f"CuPy cannot be imported: {first_line(error)}") from error
         self._cupy = cupy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import platform
@@ -75,21 +74,42 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     )
 
 
-def _package(name: str, distribution: str, *, module: str | None = None, without: str | None = None) -> Finding:
+def _package(name: str, *distributions: str, module: str | None = None, without: str | None = None) -> Finding:
+    """A package by the name of its distribution; of several, which bring the same module, one may be installed."""
+    optional, lacking = len(distributions) > 1, MISSING if without is None else NOTE
+    there = [(each, told) for each in distributions if (told := _version(each))]
+    if len(there) > 1:
+        both = [each for each, _ in there]
+        advice = f"pip uninstall {' '.join(both)}; then pip install '{_gpu_extra()}'"
+        return Finding(name, lacking, f"{' and '.join(both)} overwrite each other", advice)
     try:
-        import_module(module or distribution)
-        return Finding(name, OK, version(distribution))
-    except PackageNotFoundError:
-        return Finding(name, OK, "there, of unknown version")
+        import_module(module or distributions[0])
     except Exception as error:  # a broken installation may raise anything
-        advice = f"pip install {distribution}" if without is None else f"{without}; pip install 'gpupeak[gpu]'"
-        return Finding(name, MISSING if without is None else NOTE, f"cannot be imported: {_line(error)}", advice)
+        advice = f"pip install '{_gpu_extra()}'" if optional else f"pip install {distributions[0]}"
+        advice = f"{without}; {advice}" if without else advice
+        return Finding(name, lacking, f"cannot be imported: {_line(error)}", advice)
+    told = ", ".join(f"{each} {told}" if optional else told for each, told in there)
+    return Finding(name, OK, told or "there, of unknown version")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu_extra() -> str:
+    from gpupeak.kernels.compile import gpu_extra
+
+    return gpu_extra()
 
 
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     try:
         import torch
 
+        from gpupeak.decode.driver import abilities
         from gpupeak.decode.nvdec import nvdec_missing
         from gpupeak.lines.build import choose_decoder, choose_device
     except Exception as error:
@@ -113,13 +133,14 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     except GpupeakError as error:
         yield Finding("NVDEC", MISSING, _line(error), "--decoder auto takes what there is")
     else:
-        lacking = nvdec_missing()
+        lacking = nvdec_missing(device.index or 0)
         instead = "the CPU's cores decode instead" if lacking and on_gpu else None
-        yield Finding("NVDEC", NOTE if lacking else OK, lacking or "libnvcuvid.so.1 loads", instead)
+        there = lacking or f"decodes {', '.join(dict.fromkeys(codec for codec, _ in abilities(device.index or 0)))}"
+        yield Finding("NVDEC", NOTE if lacking else OK, there, instead)
     needless = None if on_gpu else "not needed without a GPU"
     decoding, computing = needless or "videos are decoded on the CPU", needless or "torch computes what kernels would"
-    yield _package("DALI", "nvidia-dali-cuda130", module="nvidia.dali", without=decoding)
-    yield _package("CuPy", "cupy-cuda13x", module="cupy", without=computing)
+    yield _package("DALI", "nvidia-dali-cuda130", "nvidia-dali-cuda120", module="nvidia.dali", without=decoding)
+    yield _package("CuPy", "cupy-cuda13x", "cupy-cuda12x", module="cupy", without=computing)
     if on_gpu:
         yield _kernels(device)
 
@@ -139,18 +160,16 @@ def _driver(needed: bool) -> Finding:
     """The driver's CUDA against torch's: an older driver runs no kernel of a newer torch."""
     import torch
 
+    from gpupeak.decode.driver import cuda_version, too_old
+
     built = torch.version.cuda
     torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
-    state, number = MISSING if needed else NOTE, ctypes.c_int(0)
-    try:
-        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
-    except OSError:
+    state, has = MISSING if needed else NOTE, cuda_version()
+    if has is None:
         return Finding("driver", state, f"libcuda.so.1 does not load; {torch_has}", "no GPU without NVIDIA's driver")
-    major, minor = number.value // 1000, number.value % 1000 // 10
-    found = f"takes CUDA up to {major}.{minor}; {torch_has}"
-    if built and major < int(built.split(".")[0]):
-        return Finding("driver", state, found, f"a driver for CUDA {built}, or a torch built for CUDA {major}")
-    return Finding("driver", OK, found)
+    if reason := too_old(built):
+        return Finding("driver", state, *reason)
+    return Finding("driver", OK, f"takes CUDA up to {has[0]}.{has[1]}; {torch_has}: '{_gpu_extra()}' fits")
 
 
 def _weights(config: ExtractConfig) -> Finding:

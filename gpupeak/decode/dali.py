@@ -15,6 +15,7 @@ import torch
 
 from gpupeak.channel import merged
 from gpupeak.decode.colours import as_swscale
+from gpupeak.decode.driver import Abilities, lacking
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.window import Window, facts, remade
@@ -46,6 +47,7 @@ class DaliDecoder:
         window: the most plans that wait to be batched.
         pipelines: each on a thread of its own: one does not load all of NVDEC's engines.
         threads, ahead: videos that each decodes at the same time, and batches in it at a time.
+        abilities: what this GPU's NVDEC decodes, if it was asked; anything else is refused.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class DaliDecoder:
         threads: int = 8,
         ahead: int = 2,
         memory: int = 1 << 30,
+        abilities: Abilities | None = None,
     ) -> None:
         self._n, self._size, self._planner, self._device = n, size, planner, device
         self._batch_size, self._window, self._ahead, self._memory = batch_size, window, ahead, memory
+        self._abilities = abilities
         self._failures = 0
         self._decoders: set[tuple[str, int, int]] = set()
         try:
@@ -88,12 +92,19 @@ class DaliDecoder:
                 for answer in answers:
                     if isinstance(answer, Failed):
                         yield answer
-                    elif isinstance(reason := answer.given, str) or (reason := self._shares_a_decoder(answer)):
+                    elif isinstance(reason := answer.given, str) or (
+                        reason := self._lacks(answer) or self._shares_a_decoder(answer)
+                    ):
                         yield Refused(answer.plan.sample, reason)
                     else:
                         window.add(answer)
         finally:
             window.finish()
+
+    def _lacks(self, planned: Planned) -> str | None:
+        if self._abilities is None:
+            return None
+        return lacking(self._abilities, planned.plan.codec, facts(planned).pix_fmt, remade(planned).coded)
 
     def _shares_a_decoder(self, planned: Planned) -> str:
         """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes. They are the same but in HEVC

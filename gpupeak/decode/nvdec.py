@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gpupeak.decode.driver import abilities
+from gpupeak.errors import DeviceError
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
 from gpupeak.video.remake import Remade, Unsafe, remake
@@ -68,26 +69,17 @@ def _obstacles(clip: Clip) -> Iterator[tuple[str, bool]]:
     yield colours, clip.colorspace not in _MATRICES or clip.color_range == _FULL_RANGE
 
 
-def nvdec_missing() -> str | None:
-    """Why this machine cannot decode on NVDEC, as one line; None if nothing speaks against it."""
+def nvdec_missing(gpu: int = 0) -> str | None:
+    """Why this machine cannot decode on a GPU's NVDEC, as one line; None if nothing speaks against it."""
     try:
         import nvidia.dali  # noqa: F401 - takes half a second, so not before someone asks
     except (ImportError, OSError, RuntimeError) as error:
         reason = f"{error}".partition("\n")[0] or type(error).__name__
-        return f"DALI cannot be imported ({reason}): pip install 'gpupeak[gpu]'"
+        from gpupeak.kernels.compile import gpu_extra  # imports torch
+
+        return f"DALI cannot be imported ({reason}): pip install '{gpu_extra()}'"
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver: libcuda.so.1 does not load"
-    count = ctypes.c_int(0)
-    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if code or not count.value:
-        return f"the NVIDIA driver finds no usable GPU (CUDA error {code})"
-    try:
-        ctypes.CDLL("libnvcuvid.so.1")
-    except OSError:
-        return (
-            "libnvcuvid.so.1 does not load: a container needs the driver's video capability, "
-            "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
-        )
+        abilities(gpu)
+    except DeviceError as error:
+        return str(error)
     return None

@@ -15,6 +15,7 @@ import torch
 from gpupeak import pipeline
 from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
+from gpupeak.decode.driver import abilities, too_old
 from gpupeak.decode.nvdec import nvdec_missing
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.base import TowerEncoder
@@ -162,7 +163,7 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
 
     try:
         planner = _pool(config, spec, n, held=0)
-        nvdec = DaliDecoder(n, spec.size, planner, device)
+        nvdec = DaliDecoder(n, spec.size, planner, device, abilities=abilities(device.index or 0))
     except BaseException:
         pool.close()
         raise
@@ -219,7 +220,7 @@ def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
         if asked != "auto":
             raise DeviceError(f"--decoder {asked} decodes into a GPU's memory, and the encoder runs on the CPU")
         return "cpu", "decoding there, too"
-    if (missing := nvdec_missing()) is not None:
+    if (missing := nvdec_missing(device.index or 0)) is not None:
         if asked != "auto":
             raise DeviceError(f"--decoder {asked}: {missing}")
         return "cpu", f"decoding on the CPU: {missing}"
@@ -234,7 +235,8 @@ def choose_device(asked: str) -> tuple[torch.device, str]:
     missing = _why_no_cuda()
     if asked == "auto":
         if missing is not None:
-            return torch.device("cpu"), f"on the CPU: {missing}"
+            loud = "WARNING: " if too_old(torch.version.cuda) else ""  # a GPU may be there, and idle
+            return torch.device("cpu"), f"{loud}on the CPU: {missing}"
         return torch.device("cuda:0"), f"on {torch.cuda.get_device_name(0)}"
     index = int(asked.partition(":")[2] or 0)
     if missing is not None:
@@ -248,5 +250,6 @@ def _why_no_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
-        return f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable NVIDIA driver or GPU"
+        unusable = f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable NVIDIA driver or GPU"
+        return ": ".join(too_old(torch.version.cuda) or (unusable,))
     return None

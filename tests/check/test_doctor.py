@@ -21,9 +21,10 @@ import torch
 from samples import of_demo
 
 from gpupeak import ExtractConfig
+from gpupeak.check import doctor
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli.app import main
-from gpupeak.decode import nvdec
+from gpupeak.decode import driver, nvdec
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.kernels import compile, patch_rows
 from gpupeak.lines import build
@@ -164,14 +165,17 @@ class Cupy:
 
 def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu(monkeypatch, 13_010)
-    monkeypatch.setattr(nvdec, "nvdec_missing", lambda: None)
-    monkeypatch.setattr(build, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(nvdec, "nvdec_missing", lambda gpu: None)
+    monkeypatch.setattr(build, "nvdec_missing", lambda gpu: None)
+    kinds = dict.fromkeys([("h264", "yuv420p"), ("hevc", "yuv420p"), ("hevc", "yuv420p10le")])
+    monkeypatch.setattr(driver, "abilities", lambda gpu: kinds)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
     monkeypatch.setattr(patch_rows, "load", compile.load.__wrapped__)
     gpu = {"device": "auto"}
     assert found(config, "device", **gpu) == Finding("device", OK, "on NVIDIA H200, 141 GiB, compute capability 9.0")
-    assert found(config, "driver", **gpu).found == "takes CUDA up to 13.1; torch is built for CUDA 13.0"
-    assert found(config, "NVDEC", **gpu).state == OK
+    told = "takes CUDA up to 13.1; torch is built for CUDA 13.0: 'gpupeak[gpu]' fits"
+    assert found(config, "driver", **gpu) == Finding("driver", OK, told)
+    assert found(config, "NVDEC", **gpu) == Finding("NVDEC", OK, "decodes h264, hevc")
     assert found(config, "CuPy", **gpu).state == OK
     kernels = found(config, "kernels", **gpu)
     assert (kernels.state, "patch_rows.cu cannot be compiled" in kernels.found) == (NOTE, True)
@@ -179,8 +183,8 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found(config, "kernels", **gpu) == Finding("kernels", OK, "compiled: patch_rows")
 
     lacking = "libnvcuvid.so.1 does not load: NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
-    monkeypatch.setattr(nvdec, "nvdec_missing", lambda: lacking)
-    monkeypatch.setattr(build, "nvdec_missing", lambda: lacking)
+    monkeypatch.setattr(nvdec, "nvdec_missing", lambda gpu: lacking)
+    monkeypatch.setattr(build, "nvdec_missing", lambda gpu: lacking)
     assert found(config, "NVDEC", **gpu) == Finding("NVDEC", NOTE, lacking, "the CPU's cores decode instead")
     assert found(config, "NVDEC", **gpu, decoder="nvdec").state == MISSING
     monkeypatch.setitem(sys.modules, "cupy", None)
@@ -188,6 +192,18 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found(config, "kernels", **gpu).advice == "torch computes the same, slower"
     on_gpu(monkeypatch, 12_080)
     assert found(config, "driver", **gpu).state == MISSING
+    assert found(config, "driver", **gpu).advice == "pip install 'gpupeak[gpu-cuda12]', or a driver for CUDA 13.0"
+
+
+def test_packages_for_both_cudas(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda distribution: "14.2")
+    finding = found(config, "CuPy")
+    assert (finding.state, finding.found) == (NOTE, "cupy-cuda13x and cupy-cuda12x overwrite each other")
+    advice = "pip uninstall cupy-cuda13x cupy-cuda12x; then pip install 'gpupeak[gpu]'"
+    assert finding.advice == advice
+    assert found(config, "DALI").found == "nvidia-dali-cuda130 and nvidia-dali-cuda120 overwrite each other"
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert str(found(config, "CuPy").advice).endswith("'gpupeak[gpu-cuda12]'")
 
 
 def test_the_command(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
 from pathlib import Path
@@ -14,10 +15,12 @@ import nvidia.dali
 import pytest
 import torch
 from samples import sample
-from test_dali import decoder, results
 
 from gpupeak.decode import decode_frames
 from gpupeak.decode.colours import as_swscale, bias_on_gpu
+from gpupeak.decode.dali import DaliDecoder
+from gpupeak.decode.pool import WorkerPool
+from gpupeak.types import FrameBatch
 
 gpu_colours: Any = importlib.import_module("gpu_colours")
 SIZE = 224
@@ -47,7 +50,7 @@ def test_the_bias_is_that_of_the_kernels_offsets() -> None:
     np.testing.assert_allclose(bias_on_gpu(), [0.8708, -0.5296, 1.0814], atol=5e-5)
 
 
-def doubled(chroma: Pixels, axis: int) -> Floats:
+def doubled(chroma: npt.NDArray[Any], axis: int) -> Floats:
     """Twice as many values along an axis, linear between the middles of the given ones."""
     places = np.arange(2 * chroma.shape[axis]) / 2 - 0.25
     low = np.floor(places).astype(int)
@@ -101,8 +104,14 @@ def test_the_gpus_colours_become_libavs_and_would_not_uncorrected(name: str, fil
 def test_the_cpus_colours_are_not_corrected_for_the_gpu(tmp_path: Path) -> None:
     films = gpu_colours.write(tmp_path, codec="vp9")
     samples = [sample(tmp_path, name, video=path) for name, path in films.items()]
-    with decoder() as cpu:
-        found = results(cpu.decode(samples))
+    found: dict[str, Pixels] = {}
+    decoder = DaliDecoder(8, SIZE, WorkerPool(1, held=0), torch.device("cpu"), pipelines=1, threads=1)
+    with contextlib.closing(decoder):
+        for batch in decoder.decode(samples):
+            assert isinstance(batch, FrameBatch)
+            for plan, (start, stop) in zip(batch.plans, batch.spans, strict=True):
+                found[plan.sample.name] = np.array(batch.pixels[start:stop])
+            batch.release()
     for name, path in films.items():
         verdict = gpu_colours.judge(found[name], decode_frames(path, range(gpu_colours.FRAMES)))
         assert verdict["ok"], f"{name}: {verdict['says']}"

@@ -24,6 +24,7 @@ from gpupeak.channel import Cancelled
 from gpupeak.decode import dali, decode_frames
 from gpupeak.decode.colours import as_swscale
 from gpupeak.decode.dali import DaliDecoder
+from gpupeak.decode.driver import Ability
 from gpupeak.decode.hybrid import HybridDecoder
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.pool import WorkerPool
@@ -98,7 +99,7 @@ def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def decoder(planner: Any = None, device: torch.device = CPU, **options: int) -> Iterator[DaliDecoder]:
+def decoder(planner: Any = None, device: torch.device = CPU, **options: Any) -> Iterator[DaliDecoder]:
     """`planner` stands in for a pool of processes."""
     planner, options = planner or Here(), {"pipelines": 1, "threads": 1, **options}
     with contextlib.closing(DaliDecoder(8, SIZE, planner, device, **options)) as made:
@@ -361,6 +362,15 @@ def test_when_everything_fails_it_is_not_the_samples(tmp_path: Path, clip_of: Ca
     samples = (sample(tmp_path, f"{i}", video=clip_of("h264")) for i in range(100))
     with decoder() as nvdec, pytest.raises(DeviceError, match="DALI failed on 64 samples in a row: Assert on"):
         list(nvdec.decode(samples))
+
+
+def test_what_this_gpu_does_not_decode_is_refused(tmp_path: Path, clips: list[Path]) -> None:
+    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips[:3]]  # of 320x240, 240x320 and 480x272
+    ability = Ability((128, 128), (320, 320), 300, 1)
+    with decoder(abilities={("vp9", "yuv420p"): ability}) as nvdec:
+        found = results(nvdec.decode(samples))
+    refused = {name: each.reason for name, each in found.items() if isinstance(each, Refused)}
+    assert refused == {"clip2": "vp9 of 480x272, which this GPU does not decode"}
 
 
 def test_an_error_of_the_planner_is_raised(tmp_path: Path, clips: list[Path]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 from clips import write_clip
 
 from gpupeak.decode.nvdec import examine, nvdec_missing
@@ -97,35 +96,8 @@ def test_the_facts(clip_of: Callable[[str], Path]) -> None:
         assert (video.bt709, video.rotation, video.pix_fmt) == facts
 
 
-def fake_driver(monkeypatch: pytest.MonkeyPatch, missing: str = "", devices: int = 1, code: int = 0) -> None:
-    """A machine where DALI is installed and `missing` is the one library that does not load."""
-    monkeypatch.setitem(sys.modules, "nvidia.dali", SimpleNamespace())
-
-    def count(pointer: object) -> int:
-        pointer._obj.value = devices  # type: ignore[attr-defined]
-        return 0
-
-    def load(name: str) -> SimpleNamespace:
-        if name == missing:
-            raise OSError(f"{name}: cannot open shared object file")
-        return SimpleNamespace(cuInit=lambda flags: code, cuDeviceGetCount=count)
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-
-
-def test_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_driver(monkeypatch)
-    assert nvdec_missing() is None
-
-
-def test_why_nvdec_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_driver(monkeypatch, missing="libcuda.so.1")
-    assert nvdec_missing() == "there is no NVIDIA driver: libcuda.so.1 does not load"
-    fake_driver(monkeypatch, devices=0)
-    assert nvdec_missing() == "the NVIDIA driver finds no usable GPU (CUDA error 0)"
-    fake_driver(monkeypatch, code=100)
-    assert nvdec_missing() == "the NVIDIA driver finds no usable GPU (CUDA error 100)"
-    fake_driver(monkeypatch, missing="libnvcuvid.so.1")
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility" in str(nvdec_missing())
+def test_without_dali_nvdec_is_missing_whatever_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    assert "pip install 'gpupeak[gpu]'" in str(nvdec_missing())
+    for cuda, extra in (("13.0", "gpu"), ("12.8", "gpu-cuda12"), (None, "gpu")):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        assert f"pip install 'gpupeak[{extra}]'" in str(nvdec_missing())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,6 +60,23 @@ def test_without_a_gpu_auto_says_why_and_a_gpu_asked_for_is_an_error(no_gpu: Non
             choose_device(asked)
 
 
+def test_a_gpu_left_idle_by_an_old_driver_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(pointer: Any) -> int:
+        pointer._obj.value = 12_080
+        return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=version))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    told = "the NVIDIA driver takes CUDA up to 12.8, torch is built for CUDA 13.0: pip install 'gpupeak[gpu-cuda12]'"
+    device, why = choose_device("auto")
+    assert (device, why) == (CPU, f"WARNING: on the CPU: {told}, or a driver for CUDA 13.0")
+    with pytest.raises(DeviceError, match="--device cuda: the NVIDIA driver takes"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")  # so it may be the GPU itself that is not there
+    assert choose_device("auto")[1].startswith("on the CPU: torch")
+
+
 def test_with_gpus_auto_takes_the_first_and_a_number_that_is_not_there_is_an_error(two_gpus: None) -> None:
     assert choose_device("auto") == (CUDA, "on GPU 0")
     assert choose_device("cuda") == (CUDA, "on GPU 0")
@@ -71,24 +90,24 @@ def test_with_gpus_auto_takes_the_first_and_a_number_that_is_not_there_is_an_err
 def test_a_decoder_asked_for_is_there_or_an_error(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     with pytest.raises(DeviceError, match=f"--decoder {asked} decodes into a GPU's memory"):
         choose_decoder(asked, CPU)
-    monkeypatch.setattr(building, "nvdec_missing", lambda: "libnvcuvid.so.1 does not load")
+    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: "libnvcuvid.so.1 does not load")
     with pytest.raises(DeviceError, match=rf"--decoder {asked}: libnvcuvid\.so\.1 does not load"):
         choose_decoder(asked, CUDA)
-    monkeypatch.setattr(building, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
     assert choose_decoder(asked, CUDA)[0] == asked
 
 
 def test_auto_decodes_on_the_cpu_where_nvdec_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "nvdec_missing", lambda: "no DALI")
+    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: "no DALI")
     assert choose_decoder("auto", CUDA) == ("cpu", "decoding on the CPU: no DALI")
     assert choose_decoder("auto", CPU)[0] == choose_decoder("cpu", CUDA)[0] == "cpu"
-    monkeypatch.setattr(building, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
     assert choose_decoder("auto", CUDA)[0] == "auto", "measured in the run"
 
 
 def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(building, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
     made: list[tuple[Any, Any, Any]] = []
     monkeypatch.setattr(
         building, "SupervisedLine", lambda recipe, tell, **options: made.append((recipe, tell, options))
@@ -117,7 +136,7 @@ def test_each_gpus_process_sees_its_own_alone(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
     if given is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(building, "nvdec_missing", lambda: None)
+    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
     monkeypatch.setattr(building, "cuda_line", make_seeing_line)
     line = build(ExtractConfig(device="cuda:0,cuda:1"), encoder_spec("CLIP_VIT_LARGE"), 8, print)
     line.close()
