@@ -6,15 +6,18 @@ import importlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.video.frame import PictureType
 
 from gpupeak.encode.kernels import Kernels
 from gpupeak.kernels.patch_rows import patch_rows
@@ -45,6 +48,22 @@ def check(directory: Path, *options: str, **environment: str) -> subprocess.Comp
         text=True,
         check=False,
     )
+
+
+def test_the_corpus_is_as_long_and_large_as_real_clips_and_coded_like_them(tmp_path: Path) -> None:
+    sets = gpu_corpus.corpus(small=False)
+    lengths = sorted(clip.frames for clips in sets.values() for clip in clips)
+    assert (lengths[0], statistics.median(lengths), lengths[-1]) == (41, 89, 339)
+    of_mer = [clip.size for name in ("mer2023", "mer2024", "ovmerdplus") for clip in sets[name]]
+    assert sum(any(side % 16 for side in size) for size in of_mer) > 0.7 * len(of_mer)
+    assert all(side % 2 == 0 for clips in sets.values() for clip in clips for side in clip.size)
+
+    (tmp_path / "clips").mkdir()
+    gpu_corpus.write_clip(tmp_path, gpu_corpus.Clip("short", 41, (168, 94)))
+    with av.open(str(tmp_path / "clips/short.mp4")) as container:
+        types = "".join(PictureType(frame.pict_type).name for frame in container.decode(video=0))
+    assert types.startswith("IBBPBBPBBP")
+    assert (types.count("I"), len(types)) == (1, 41)
 
 
 @pytest.mark.slow
