@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class DaliDecoder:
     What NVDEC must not be given (`nvdec.examine`) and what DALI fails on comes out as `Refused`. The samples of a batch
     that fails are tried again one by one; other batches are not touched. DALI does not tell that a picture was not
     delivered, and leaves its place as the memory was: then the last picture, the first one again, is not the same.
+    CUDA's errors after which the process cannot use the GPU are raised as torch does.
 
     Who owns the frames: DALI allocated their memory for this one batch, and the `FrameBatch` keeps it until `release`.
     DALI and the corrections run on a stream of their own, behind which `ready` is recorded. Whoever reads the frames
@@ -130,14 +131,18 @@ class DaliDecoder:
                 if not batch:
                     break
                 in_flight.append(_Flight(batch, time.perf_counter()))
-                in_flight[-1].start(pipeline)
+                in_flight[-1].start(pipeline)  # its errors are the run's: inputs fed by half would be the next batch's
             if not in_flight:
                 return
             flight = in_flight.popleft()
             try:
                 outputs = pipeline.share_outputs(stream)
                 pipeline.release_outputs()  # whoever holds the outputs keeps their memory
-            except RuntimeError as error:
+                began, done = max(flight.began, done), time.perf_counter()
+                items = self._hand_over(flight.batch, outputs, stream, done - began)
+            except Exception as error:  # of C++: RuntimeError, IndexError, ValueError, TypeError, MemoryError
+                if stream is not None:
+                    stream.synchronize()  # raises where CUDA can do no more; else nothing uses the outputs any more
                 if len(flight.batch) > 1:
                     alone.extend(flight.batch)
                     continue
@@ -148,19 +153,19 @@ class DaliDecoder:
                 yield Refused(flight.batch[0].plan.sample, "DALI failed", _dali_message(error))
                 continue
             self._failures = 0
-            began, done = max(flight.began, done), time.perf_counter()
-            yield from self._hand_over(flight.batch, outputs, stream, done - began)
+            yield from items
 
     def _hand_over(
         self, batch: tuple[Planned, ...], outputs: Any, stream: Any, seconds: float
-    ) -> Iterator[FrameBatch | Refused]:
+    ) -> list[FrameBatch | Refused]:
         rows = self._n + 2
         with torch.cuda.stream(stream):
             tensor = outputs[0].as_tensor()
             # `stream` may read it as soon as DALI has written it.
             capsule = tensor.__dlpack__(stream=stream.cuda_stream) if stream else tensor.__dlpack__()
             videos = torch.utils.dlpack.from_dlpack(capsule)
-            same = (videos[:, 0] == videos[:, 1]).flatten(1).all(1).tolist()  # waits for DALI's last kernels
+            # Waits, for the squash of this batch only: pictures have been waited for, the next batch is being decoded.
+            same = (videos[:, 0] == videos[:, 1]).flatten(1).all(1).tolist()
             pixels = videos.view(-1, self._size, self._size, 3)
             as_swscale(pixels, [facts(planned).bt709 for planned in batch], by_gpu=stream is not None)
             starts = [number * rows + _first_row(planned) for number, planned in enumerate(batch)]
@@ -172,19 +177,22 @@ class DaliDecoder:
                     frames[: len(gather)] = torch.stack([frames[place] for place in gather])
             ready = stream.record_event() if stream else None
         whole = [(planned, start) for planned, start, each in zip(batch, starts, same, strict=True) if each]
-        for planned, each in zip(batch, same, strict=True):
-            if not each:
-                yield Refused(planned.plan.sample, "DALI failed", "a picture was not delivered")
+        missing = (planned.plan.sample for planned, each in zip(batch, same, strict=True) if not each)
+        undelivered = "a picture was not delivered"
+        items: list[FrameBatch | Refused] = [Refused(sample, "DALI failed", undelivered) for sample in missing]
         if whole:
             lent = [outputs, tensor, videos, pixels]
-            yield FrameBatch(
-                tuple(planned.plan for planned, _ in whole),
-                pixels if stream else pixels.numpy(),
-                tuple((start, start + len(planned.plan.indices)) for planned, start in whole),
-                tuple({**planned.seconds, "decode": seconds / len(batch)} for planned, _ in whole),
-                lent.clear,
-                ready,
+            items.append(
+                FrameBatch(
+                    tuple(planned.plan for planned, _ in whole),
+                    pixels if stream else pixels.numpy(),
+                    tuple((start, start + len(planned.plan.indices)) for planned, start in whole),
+                    tuple({**planned.seconds, "decode": seconds / len(batch)} for planned, _ in whole),
+                    lent.clear,
+                    ready,
+                )
             )
+        return items
 
 
 def _first_row(planned: Planned) -> int:
@@ -239,6 +247,6 @@ class _Flight:
         pipeline.schedule_run()
 
 
-def _dali_message(error: RuntimeError) -> str:
+def _dali_message(error: Exception) -> str:
     lines = str(error).partition("encountered:")[2].split("\n") + str(error).split("\n")
     return next((line for line in map(str.strip, lines) if line), "no reason given")

@@ -262,6 +262,68 @@ def test_a_poisoned_batch_among_those_in_flight_spoils_no_other(
             assert_libavs(found[each.name], each)
 
 
+@pytest.mark.parametrize("error", [IndexError, ValueError, TypeError, MemoryError, KeyError])
+def test_whatever_dali_raises_costs_its_sample(
+    tmp_path: Path,
+    clips: list[Path],
+    all_at_once: None,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+) -> None:
+    build = dali.frames_pipeline
+
+    def raising(*arguments: Any) -> Any:
+        pipeline = build(*arguments)
+        share = pipeline.share_outputs
+
+        def share_outputs(stream: Any) -> Any:
+            try:
+                return share(stream)
+            except RuntimeError:
+                raise error("as C++ said") from None
+
+        pipeline.share_outputs = share_outputs
+        return pipeline
+
+    monkeypatch.setattr(dali, "frames_pipeline", raising)
+    samples = [sample(tmp_path, f"{i}", video=clips[0]) for i in range(6)]
+    with decoder(instead("3", NO_VIDEO), batch_size=3) as nvdec:
+        found = results(nvdec.decode(samples))
+    refused = found.pop("3")
+    assert isinstance(refused, Refused)
+    assert (refused.reason, "as C++ said" in refused.detail) == ("DALI failed", True)
+    assert found.keys() == {"0", "1", "2", "4", "5"}
+    assert all(isinstance(frames, np.ndarray) for frames in found.values())
+
+
+@pytest.mark.parametrize("sticks", [True, False])
+def test_a_gpu_that_is_past_use_is_no_samples_fault(
+    tmp_path: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch, sticks: bool
+) -> None:
+    gone = getattr(torch, "AcceleratorError", RuntimeError)  # older ones have no such type
+
+    class Stream:
+        def synchronize(self) -> None:
+            if sticks:
+                raise gone("CUDA error: an illegal memory access was encountered")
+
+    class Broken:
+        def feed_input(self, name: str, given: Any) -> None: ...
+        def schedule_run(self) -> None: ...
+        def share_outputs(self, stream: Any) -> None:
+            raise RuntimeError("CUDA runtime API error cudaErrorIllegalAddress (700)")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(dali, "frames_pipeline", lambda *arguments: Broken())
+    with decoder(device=torch.device("cuda:0")) as nvdec:
+        stream = nvdec.decode(sample(tmp_path, f"{i}", video=clips[0]) for i in range(20))
+        if sticks:
+            with pytest.raises(gone, match="CUDA error"):
+                list(stream)
+        else:
+            assert all(isinstance(each, Refused) for each in results(stream).values())
+
+
 def test_what_dali_fails_on_goes_to_libav_then_fails(
     tmp_path: Path, clips: list[Path], no_video: Path, clip_of: Callable[[str], Path]
 ) -> None:
