@@ -108,7 +108,7 @@ class Sample:
     """One entry of a sample list: what to look for, and where its features go.
 
     `video` is None when no file was found, the `.npy` file of a face stream. `au_dirs` are tried in this order.
-    `remote` are those of its files that have to be fetched.
+    `remote` are those of its files that have to be fetched. One `on_cpu` is not to be decoded on a GPU.
     """
 
     dataset: str
@@ -119,6 +119,7 @@ class Sample:
     target: Place
     stream: str = "frame"
     remote: tuple[RemoteFile, ...] = ()
+    on_cpu: bool = False
 
     def __post_init__(self) -> None:
         _one_of("stream", self.stream, STREAMS)

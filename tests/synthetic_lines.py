@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ from gpupeak.types import FrameBatch, Outcome, Sample, Saved
 
 
 class NamedDecoder(SyntheticDecoder):
-    """Takes eight samples at once, and does what their names say: deadly... ends the process, hang... never ends.
+    """Takes eight samples at once, and does what their names say: deadly... ends the process, hang... never ends,
+    IndexError... raises it; ... on NVDEC does so only where it is not to be decoded on the CPU.
 
     Each takes `seconds`. Process ids are left in `pids`.
     """
@@ -37,10 +39,25 @@ class NamedDecoder(SyntheticDecoder):
             for one in batch:  # a fault takes the whole batch
                 if self.pids is not None:
                     (self.pids / str(os.getpid())).touch()
-                if one.name.startswith("deadly"):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(1000 if one.name.startswith("hang") else self.seconds)
+                what, _, where = one.name.partition(" on ")
+                if not (where and one.on_cpu):
+                    meet(what)
+                time.sleep(self.seconds)
             yield from super().decode(batch)
+
+
+def meet(what: str) -> None:
+    if what.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what.startswith("hang"):
+        time.sleep(1000)
+    elif what == "AcceleratorError":
+        import torch  # older ones have no such type
+
+        said = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+        raise getattr(torch, what, RuntimeError)(said)
+    elif what.endswith("Error"):
+        raise getattr(builtins, what)("vector::_M_range_check")
 
 
 class SyntheticLine:

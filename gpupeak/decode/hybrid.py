@@ -27,9 +27,9 @@ _WORTHWHILE = 0.1  # of the other's speed: a slower side may cost more than it b
 class HybridDecoder:
     """Decodes on NVDEC, and on the CPU what is refused there; each takes its next sample when it has room.
 
-    With `mode` "nvdec" the CPU decodes only what `gpu` refuses, with "hybrid" other samples, too; with "auto" each side
-    first decodes `trial` samples by itself, then `choose` says. `notice` is told of that, and of every new reason to
-    refuse samples, on any thread.
+    With `mode` "nvdec" the CPU decodes only what `gpu` refuses or is `on_cpu`, with "hybrid" other samples, too; with
+    "auto" each side first decodes `trial` samples by itself, then `choose` says. `notice` is told of that, and of every
+    new reason to refuse samples, on any thread.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class HybridDecoder:
         cpu = yield from _timed(self._cpu.decode(islice(for_cpu, self._trial)))
         mode = choose(nvdec, cpu)
         means = {"nvdec": "on NVDEC", "cpu": "on the CPU", "hybrid": "on NVDEC and the CPU together"}[mode]
-        self._notice(f"decoding {means}: by itself, NVDEC had {nvdec:.0f} samples/s, the CPU {cpu:.0f}")
+        if nvdec or cpu:
+            self._notice(f"decoding {means}: by itself, NVDEC had {nvdec:.0f} samples/s, the CPU {cpu:.0f}")
         return mode
 
 
@@ -129,7 +130,10 @@ class _Work:
             sample = self._next()
             if sample is None:
                 return
-            yield sample
+            if sample.on_cpu:
+                self.refuse(sample)
+            else:
+                yield sample
 
     def for_cpu(self, share: bool) -> Iterator[Sample]:
         """Refused samples first, then, if it is to `share`, new ones; ends where there are none at the moment."""

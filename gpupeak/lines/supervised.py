@@ -6,8 +6,10 @@ A driver, a hardware decoder or a CUDA context that a fault poisons cannot be ma
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,10 +28,11 @@ MAX_DEATHS = 10  # in a row with nothing done between: no sample's fault any mor
 class SupervisedLine:
     """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
 
-    The samples it had then go one at a time, as `Suspects`. `window` is how many are in the child at once;
-    `time_limit` the seconds without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch;
-    `environment` what is set for it beside this process's own. Raises what building the line raised in the child,
-    RunError if that died before it was ready.
+    The samples it had then go one at a time, as `Suspects`; one that ends it twice is decoded on the CPU before it is
+    called failed. `tell` is told of both. `window` is how many are in the child at once; `time_limit` the seconds
+    without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch; `environment` what is set for
+    it beside this process's own. Raises what building the line raised in the child, RunError if that died before it was
+    ready.
     """
 
     def __init__(
@@ -67,10 +70,17 @@ class SupervisedLine:
                     return
             except Ended as ended:
                 set_aside = suspects.ended(self._held.values(), alone, ended)
+                if not alone:
+                    self._tell(f"{self.device}: the line {ended}; it is started again, what it had goes one by one")
                 self.close()
                 self._start()
                 for sample in set_aside:
-                    yield Failed(sample, "decode", f"the GPU line {ended}, twice on this sample")
+                    if sample.on_cpu:
+                        how = f"{ended}, the third time on this sample, then decoded on the CPU"
+                        yield Failed(sample, "decode", f"the GPU line {how}")
+                    else:
+                        self._tell(f"{self.device}: {sample} is decoded on the CPU: the line {ended}, twice")
+                        suspects.appendleft(replace(sample, on_cpu=True))
 
     def _through(self, samples: Iterator[Sample], stop: threading.Event) -> Iterator[Outcome]:
         self._held = held = dict[Place, Sample]()
@@ -108,11 +118,13 @@ class SupervisedLine:
             raise RunError(f"the GPU line cannot start: it {ended}{self._child.last_words()}") from ended
 
     def _receive(self, seconds: float) -> tuple[str, Any]:
-        """The child's next message that is not for `tell` or an error to raise."""
+        """The child's next message that is not for `tell` or an error to raise. Raises Ended, also of a fault."""
         while True:
             kind, value = self._child.receive(seconds)
             if kind == "error":
                 raise value
+            if kind == "fault":
+                raise Ended(f"failed with {value}")
             if kind != "notice":
                 return kind, value
             self._tell(value)
@@ -122,7 +134,11 @@ _END, _STOP = "end", "stop"
 
 
 def serve() -> None:
-    """What the child runs: build the line, then take samples through it, one run after another."""
+    """What the child runs: build the line, then take samples through it, one run after another.
+
+    A foreign error of the line that runs is a fault, and ends the process: once CUDA has met an illegal access, every
+    later call fails, those that clean up, too.
+    """
     connection, _ = connect()
     sending = threading.Lock()  # notices come from any thread
 
@@ -131,9 +147,11 @@ def serve() -> None:
             connection.send((kind, value))
 
     factory, arguments = connection.recv()
+    running = False
     try:
         line = factory(*arguments, partial(send, "notice"))
         send("ready", line.device)
+        running = True
         stop = threading.Event()
         runs: Channel[Channel[Sample]] = Channel(depth=1)
         threading.Thread(target=_receive, args=(connection, runs, stop), daemon=True).start()
@@ -144,7 +162,12 @@ def serve() -> None:
     except GpupeakError as error:
         send("error", error)
     except Exception as error:
-        send("error", RunError(f"the GPU line failed: {type(error).__name__}: {error}"))
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if not running:
+            send("error", RunError(f"the GPU line failed: {reason}"))
+            return
+        send("fault", reason)
+        os._exit(1)
 
 
 def _receive(connection: Connection, runs: Channel[Channel[Sample]], stop: threading.Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,15 @@ def test_a_run_in_which_everything_is_refused(tmp_path: Path, mode: str) -> None
     gpu, cpu = Side(refuse="clip"), Side()
     assert names(hybrid(gpu, cpu, mode).decode(samples(tmp_path, 600))) == all_of(600)
     assert len(cpu.decoded) == 600
+
+
+@pytest.mark.parametrize("mode", ["nvdec", "hybrid", "auto"])
+def test_what_is_not_to_be_decoded_on_a_gpu(tmp_path: Path, mode: str) -> None:
+    gpu, cpu = Side(), Side()
+    said: list[str] = []
+    decoder = hybrid(gpu, cpu, mode, said)
+    assert names(decoder.decode([replace(sample(tmp_path, "clip0"), on_cpu=True)])) == all_of(1)
+    assert (gpu.decoded, cpu.decoded, said) == ([], ["clip0"], []), "nor is one sample a measurement"
 
 
 @pytest.mark.parametrize("dying", ["gpu", "cpu", "samples"])

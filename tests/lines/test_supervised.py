@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from samples import sample
 from synthetic_lines import make_dead_line, make_line, make_no_line
 
@@ -18,6 +19,7 @@ from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, Saved
 
+TORCHS = "AcceleratorError" if hasattr(torch, "AcceleratorError") else "RuntimeError"
 RECIPE: Recipe = (make_line, ("synthetic", 0.0, None))
 
 
@@ -42,18 +44,44 @@ def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) 
     assert not Path(f"/proc/{line.pid}").exists()
 
 
-@pytest.mark.parametrize(("name", "how"), [("deadly", "was ended by SIGKILL"), ("hang", "gave no answer")])
-def test_a_sample_that_ends_the_child_twice_is_set_aside_alone(tmp_path: Path, name: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "how"),
+    [
+        ("deadly", "was ended by SIGKILL"),
+        ("hang", "gave no answer within the time limit"),
+        ("AcceleratorError", f"failed with {TORCHS}: CUDA error: an illegal memory access was encountered"),
+        ("IndexError", "failed with IndexError: vector::_M_range_check"),
+        ("ValueError", "failed with ValueError: vector::_M_range_check"),
+    ],
+)
+def test_a_sample_that_ends_the_child_twice_is_decoded_on_the_cpu(tmp_path: Path, fault: str, how: str) -> None:
+    samples = [sample(tmp_path, f"good{i}") for i in range(20)]
+    samples[7:7] = [sample(tmp_path, f"{fault} on NVDEC")]
+    told: list[str] = []
+    line = SupervisedLine(RECIPE, told.append, window=20, time_limit=1.0 if fault == "hang" else 60.0)
+    outcomes = list(line.run(samples))
+    line.close()
+    assert sorted(o.sample.name for o in outcomes) == sorted(s.name for s in samples), "one outcome each"
+    assert all(isinstance(o, Saved) for o in outcomes)
+    assert [text for text in told if text != "a synthetic line"] == [
+        f"synthetic: the line {how}; it is started again, what it had goes one by one",
+        f"synthetic: mine/{fault} on NVDEC is decoded on the CPU: the line {how}, twice",
+    ]
+    assert told.count("a synthetic line") == 3, "no good sample has ended it"
+
+
+def test_what_ends_the_child_on_the_cpu_too_has_failed(tmp_path: Path) -> None:
     samples = [sample(tmp_path, f"good{i}") for i in range(40)]
-    samples[7:7] = [sample(tmp_path, f"{name}0")]
-    samples[30:30] = [sample(tmp_path, f"{name}1")]
-    line = supervised(window=20, time_limit=1.5)
+    samples[7:7] = [sample(tmp_path, "deadly0")]
+    samples[30:30] = [sample(tmp_path, "deadly1")]
+    line = supervised(window=20)
     outcomes = list(line.run(samples))
     line.close()
     assert sorted(o.sample.name for o in outcomes) == sorted(s.name for s in samples), "one outcome each"
     failed = {o.sample.name: o.reason for o in outcomes if isinstance(o, Failed)}
-    assert failed.keys() == {f"{name}0", f"{name}1"}
-    assert all(how in reason and "twice" in reason for reason in failed.values())
+    assert failed.keys() == {"deadly0", "deadly1"}
+    told = "the GPU line was ended by SIGKILL, the third time on this sample, then decoded on the CPU"
+    assert set(failed.values()) == {told}
 
 
 def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
