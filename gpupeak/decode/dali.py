@@ -18,7 +18,7 @@ from gpupeak.decode.colours import as_swscale
 from gpupeak.decode.driver import Abilities, lacking
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.decode.window import Window, facts, remade
+from gpupeak.decode.window import Window, facts, native_bytes, remade
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FrameBatch, Sample
@@ -26,6 +26,7 @@ from gpupeak.types import Failed, FrameBatch, Sample
 dali: Any = nvidia.dali  # its annotations are not complete
 
 _READY = 2  # batches that wait for whoever reads `decode`
+_MOST_PIPELINES = 8
 _FAILURES_IN_A_ROW = 64  # so many, each by itself, are not the samples' fault
 
 
@@ -44,9 +45,10 @@ class DaliDecoder:
     Args:
         n, size: the most frames a sample can have, and the side of the squashed frames in pixels, even.
         device: a CUDA device; for tests the CPU, where DALI decodes VP8, VP9 and MJPEG only.
-        batch_size, memory: the most videos, and the most `native_bytes`, in a batch.
+        batch_size, memory: the most videos, and the most `native_bytes`, in a batch; a video of more is refused.
         window: the most plans that wait to be batched.
-        pipelines: each on a thread of its own: one does not load all of NVDEC's engines.
+        pipelines: each on a thread of its own; by default one more than the engines that NVDEC has by `abilities`, at
+            most 8, and 8 if that is unknown. All videos of one wait for each other's pictures on one stream.
         threads, ahead: videos that each decodes at the same time, and batches in it at a time.
         abilities: what this GPU's NVDEC decodes, if it was asked; anything else is refused.
     """
@@ -60,10 +62,10 @@ class DaliDecoder:
         *,
         batch_size: int = 16,
         window: int = 256,
-        pipelines: int = 4,
-        threads: int = 8,
+        pipelines: int | None = None,
+        threads: int = 4,
         ahead: int = 2,
-        memory: int = 1 << 30,
+        memory: int = 768 << 20,
         abilities: Abilities | None = None,
     ) -> None:
         self._n, self._size, self._planner, self._device = n, size, planner, device
@@ -71,8 +73,9 @@ class DaliDecoder:
         self._abilities = abilities
         self._failures = 0
         self._decoders: set[tuple[str, int, int]] = set()
+        count = pipelines or _pipelines(abilities)
         try:
-            self._pipelines = [frames_pipeline(device, n + 2, size, batch_size, threads) for _ in range(pipelines)]
+            self._pipelines = [frames_pipeline(device, n + 2, size, batch_size, threads) for _ in range(count)]
         except RuntimeError as error:
             self.close()
             raise DeviceError(f"DALI cannot be set up on {device}: {_dali_message(error)}") from error
@@ -94,7 +97,7 @@ class DaliDecoder:
                     if isinstance(answer, Failed):
                         yield answer
                     elif isinstance(reason := answer.given, str) or (
-                        reason := self._lacks(answer) or self._shares_a_decoder(answer)
+                        reason := self._lacks(answer) or self._too_large(answer) or self._shares_a_decoder(answer)
                     ):
                         yield Refused(answer.plan.sample, reason)
                     else:
@@ -106,6 +109,9 @@ class DaliDecoder:
         if self._abilities is None:
             return None
         return lacking(self._abilities, planned.plan.codec, facts(planned).pix_fmt, remade(planned).coded)
+
+    def _too_large(self, planned: Planned) -> str | None:
+        return f"frames of more than {self._memory >> 20} MiB" if native_bytes(planned) > self._memory else None
 
     def _shares_a_decoder(self, planned: Planned) -> str:
         """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes. They are the same but in HEVC
@@ -193,6 +199,11 @@ class DaliDecoder:
                 )
             )
         return items
+
+
+def _pipelines(abilities: Abilities | None) -> int:
+    engines = max((ability.engines for ability in (abilities or {}).values()), default=0)
+    return min(engines + 1, _MOST_PIPELINES) if engines else _MOST_PIPELINES
 
 
 def _first_row(planned: Planned) -> int:

@@ -33,6 +33,8 @@ from gpupeak.storage.fetching import FetchingDecoder
 from gpupeak.storage.places import place
 from gpupeak.types import Outcome, Sample, Url
 
+_PLANNERS = 3  # one plans over 400 samples/s
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -162,7 +164,7 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
     from gpupeak.decode.hybrid import HybridDecoder
 
     try:
-        planner = _pool(config, spec, n, held=0)
+        planner = _pool(config, spec, n, held=0, most=_PLANNERS)
         nvdec = DaliDecoder(n, spec.size, planner, device, abilities=abilities(device.index or 0))
     except BaseException:
         pool.close()
@@ -197,8 +199,9 @@ def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.E
     return Parts(decoder, encoder, writer, device, config.cache_directory, config.cache_size)
 
 
-def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int) -> WorkerPool:
-    return WorkerPool(config.workers or cores(), n, spec.size, time_limit=config.time_limit, held=held)
+def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int, most: int | None = None) -> WorkerPool:
+    workers = config.workers or cores()
+    return WorkerPool(min(workers, most or workers), n, spec.size, time_limit=config.time_limit, held=held)
 
 
 def _samples_at_once(n: int) -> int:

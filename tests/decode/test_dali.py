@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import platform
 import re
 import threading
@@ -435,6 +436,25 @@ def test_what_this_gpu_does_not_decode_is_refused(tmp_path: Path, clips: list[Pa
     assert refused == {"clip2": "vp9 of 480x272, which this GPU does not decode"}
 
 
+def test_a_video_that_takes_more_memory_than_a_batch_may_is_refused(tmp_path: Path, clips: list[Path]) -> None:
+    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips[1:3]]  # of 240x320 and 480x272
+    with decoder(memory=7 << 20) as nvdec:
+        found = results(nvdec.decode(samples))
+    refused = {name: each.reason for name, each in found.items() if isinstance(each, Refused)}
+    assert refused == {"clip2": "frames of more than 7 MiB"}
+
+
+@pytest.mark.parametrize(("engines", "pipelines"), [(None, 8), (0, 8), (1, 2), (5, 6), (7, 8), (16, 8)])
+def test_as_many_pipelines_as_load_the_engines(
+    monkeypatch: pytest.MonkeyPatch, engines: int | None, pipelines: int
+) -> None:
+    built: list[object] = []
+    monkeypatch.setattr(dali, "frames_pipeline", lambda *arguments: built.append(arguments))
+    ability = Ability((48, 16), (4096, 4096), 65536, engines or 0)
+    with decoder(pipelines=None, abilities=None if engines is None else {("h264", "yuv420p"): ability}):
+        assert len(built) == pipelines
+
+
 def test_an_error_of_the_planner_is_raised(tmp_path: Path, clips: list[Path]) -> None:
     def die(each: Planned) -> Planned:
         raise DeviceError("the planner broke")
@@ -501,6 +521,22 @@ def test_a_batch_is_bounded_by_memory(tmp_path: Path) -> None:
     assert taken(window(*plans, memory=2 * each)) == [["0", "1"], ["2"]]
     assert taken(window(*plans, memory=2 * each - 1)) == [["0"], ["1"], ["2"]]
     assert taken(window(*plans, memory=1)) == [["0"], ["1"], ["2"]]  # by itself, any video goes
+
+
+SURFACES = 22  # 20 where a stream does not say how many its decoder needs, and 2 for what is read
+
+
+@pytest.mark.parametrize(
+    ("size", "videos"), [((672, 384), 16), ((1280, 720), 10), ((1920, 1088), 4), ((2560, 1440), 2), ((3840, 2160), 1)]
+)
+def test_eight_pipelines_of_one_size_take_less_than_16_gib(tmp_path: Path, size: tuple[int, int], videos: int) -> None:
+    default = {name: each.default for name, each in inspect.signature(DaliDecoder).parameters.items()}
+    plans = [made(tmp_path, f"{i}", size) for i in range(20)]
+    (first, *_) = taken(window(*plans, batch_size=default["batch_size"], memory=default["memory"]))
+    assert len(first) == videos
+    # All pipelines share the decoders that are not in use.
+    decoders = min(default["threads"], videos) * SURFACES * size[0] * size[1] * 3 // 2
+    assert 8 * (default["ahead"] * videos * native_bytes(plans[0]) + decoders) < 16 << 30
 
 
 @pytest.mark.parametrize(("size", "data"), [(2, 1000), (100, 100 << 20)])

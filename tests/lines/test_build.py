@@ -19,6 +19,7 @@ from tiny import state
 from torch.nn.attention import SDPBackend
 
 from gpupeak import ExtractConfig
+from gpupeak.decode import dali
 from gpupeak.encode.gpu import device
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape, encoder_spec
@@ -147,13 +148,15 @@ def test_each_gpus_process_sees_its_own_alone(
 SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
 
 
-def gpu_line(monkeypatch: pytest.MonkeyPatch, told: list[str], tower: VisionTower) -> Line:
+def gpu_line(
+    monkeypatch: pytest.MonkeyPatch, told: list[str], tower: VisionTower, decoder: str = "cpu", workers: int = 1
+) -> Line:
     """A GPU's line as its process builds it, as far as that goes without one: `LazyCuda` captures."""
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(building, "load_tower", lambda *given: tower)
     monkeypatch.setattr(device, "TorchCuda", lambda device: LazyCuda())
     spec = replace(encoder_spec("CLIP_VIT_LARGE"), size=28, dim=8, tower=SHAPE)
-    return building.cuda_line(ExtractConfig(workers=1), spec, 8, "cuda:1", "cpu", told.append)
+    return building.cuda_line(ExtractConfig(workers=workers), spec, 8, "cuda:1", decoder, told.append)
 
 
 def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None) -> None:
@@ -167,6 +170,18 @@ def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch,
     )
     assert attention == "cuda:1: attention by flash"
     assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+
+
+@pytest.mark.parametrize(("workers", "planners"), [(16, 3), (2, 2)])
+def test_a_few_processes_plan_for_nvdec_beside_those_that_decode(
+    monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None, workers: int, planners: int
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(building, "WorkerPool", lambda workers, *shape, **options: made.append(workers))
+    monkeypatch.setattr(building, "abilities", lambda gpu: {})
+    monkeypatch.setattr(dali, "DaliDecoder", lambda *parts, **options: None)
+    gpu_line(monkeypatch, [], VisionTower.from_state(state(7, SHAPE), SHAPE), "nvdec", workers)
+    assert made == [workers, planners]
 
 
 def test_a_gpus_line_whose_graphs_are_wrong_does_not_start(
