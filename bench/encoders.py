@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from gpu_check import described, drawn, fidelity, flop_per_image, worst
-from open_clip.transformer import QuickGELU, VisionTransformer
+from gpu_encode import described, drawn, fidelity, flop, open_clip_tower, worst
 from peers.baseline import loaded, vision_config
 from record import NOISE, Record, Row, alternated, beside, timed
-from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from workload import Scale
 
@@ -80,7 +78,7 @@ def rate(shape: TowerShape, *, images: int, ceiling: float, rounds: int) -> Row:
     works = {side: partial(lambda run: finished(run(pixels)), encode) for side, encode in sides.items()}
     compared = beside(OURS, alternated(works, rounds, warm=0))  # they have all been called
     rates = {side: images / seconds["median_s"] for side, seconds in compared["seconds"].items()}
-    shares = {side: per_s * flop_per_image(shape) / ceiling for side, per_s in rates.items()}
+    shares = {side: per_s * sum(flop(shape).values()) / ceiling for side, per_s in rates.items()}
     figure = compared["ratios"][THEIRS]["median"]
     farthest = max(differences.values(), key=lambda each: each["centred_relative_l2"])
     told = (f"{side} {per_s:.3g} ({100 * shares[side]:.0f} %)" for side, per_s in rates.items())
@@ -110,21 +108,6 @@ def encoders(
     yield "open_clip", Normalised(visual.to(device, dtype).eval())
     model = loaded(CLIPVisionModelWithProjection, CLIPVisionConfig(**vision_config(shape)), state).to(device, dtype)
     yield THEIRS, Normalised(lambda images: model(pixel_values=images).image_embeds)
-
-
-def open_clip_tower(shape: TowerShape) -> nn.Module:
-    """open_clip's own image tower, without memory yet."""
-    with torch.device("meta"):
-        return VisionTransformer(  # type: ignore[no-any-return]
-            image_size=shape.size,
-            patch_size=shape.patch,
-            width=shape.width,
-            layers=shape.layers,
-            heads=shape.heads,
-            mlp_ratio=4.0,
-            output_dim=shape.dim,
-            act_layer=QuickGELU,
-        )
 
 
 class Normalised:

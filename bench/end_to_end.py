@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from encoders import VIT_B_32, VIT_L_14
-from gpu_check import described, fidelity, worst
+from gpu_encode import described, fidelity, worst
 from peers.baseline import Baseline, decoder
 from peers.decoders import Decode
 from record import NOISE, Record, Row, alternated, beside

@@ -29,9 +29,9 @@ def write(directory: Path, codec: str = "h264") -> dict[str, Path]:
     return paths
 
 
-def judge(found: Pixels, wanted: Pixels) -> Row:
+def judge(found: npt.ArrayLike, wanted: npt.ArrayLike) -> Row:
     """Frames of one film beside libav's of the same, both RGB `[FRAMES, size, size, 3]`: `ok` if no channel is off."""
-    bias = (found.astype(np.float64) - wanted).mean((0, 1, 2))
+    bias = (np.asarray(found, np.float64) - np.asarray(wanted, np.float64)).mean((0, 1, 2))
     says = "R {:+.2f}, G {:+.2f}, B {:+.2f} of 255 to libav's".format(*bias)
     return {"ok": bool(np.abs(bias).max() < BOUND), "bias": bias.tolist(), "says": says}
 

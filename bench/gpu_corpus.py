@@ -23,9 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from workload import encode
 
-from gpupeak.demo.corpus import au_info
 from gpupeak.types import Sample, SamplingRule
 
 _MOVIE, _WIDE, _PHONE, _SMALL, _DVD = (1920, 1080), (1280, 720), (640, 360), (480, 272), (720, 480)
@@ -87,11 +85,11 @@ class Clip:
 
 
 def corpus(small: bool) -> dict[str, list[Clip]]:
-    """The clips of each data set; in small, two sets of VP9, which DALI decodes on a CPU, and one for libav."""
+    """The clips of each data set; in small, of VP9, which DALI decodes on a CPU."""
     if small:
         sizes = ((320, 240), (240, 320))
         tiny = [Clip(f"tiny-{i}", 24 + i, sizes[i % 2], codec="vp9") for i in range(4)]
-        return {"cmumosei": tiny[:3], "meld": tiny[3:], "iemocap": [Clip("avi", 20, (160, 120), codec="mpeg4")]}
+        return {"cmumosei": tiny[:3], "meld": tiny[3:]}
     return {
         dataset: [
             Clip(
@@ -149,6 +147,14 @@ class Corpus:
         return Path(tempfile.mkdtemp(prefix="features-", dir=self.root))
 
 
+def sample(root: Path, clip: Clip, name: str = "") -> Sample:
+    """A sample of one clip by itself, which is drawn if it is not there."""
+    (root / "clips").mkdir(parents=True, exist_ok=True)
+    if not clip_file(root, clip).exists():
+        write_clip(root, clip)
+    return _linked(root, "few", name or clip.name, clip, Path(tempfile.mkdtemp(prefix="features-", dir=root)))
+
+
 def _linked(root: Path, directory: str, name: str, clip: Clip, features: Path) -> Sample:
     file = clip_file(root, clip)
     video, peak = root / directory / f"{name}{file.suffix}", root / "aus" / f"{name}_au_analysis.json"
@@ -165,6 +171,10 @@ def clip_file(root: Path, clip: Clip) -> Path:
 
 def write_clip(root: Path, clip: Clip) -> int:
     """Draw and encode one clip, put the file that tells its peak beside it, and return its bytes."""
+    from workload import encode  # needs PyAV, which pictures by themselves do not
+
+    from gpupeak.demo.corpus import au_info
+
     path = clip_file(root, clip)
     encoder, _, options = CODING[clip.codec]
     seed = zlib.crc32(clip.name.encode())
@@ -231,7 +241,7 @@ def main() -> None:
             print(f"{MIX[dataset][0]:5} {dataset}: {of_set[0].codec}, {of_set[0].fps}/s, {told}")
         print(f"measured: {MEASURED}\nassumed: {ASSUMED}")
         return
-    (options.directory / "clips").mkdir(parents=True)
+    (options.directory / "clips").mkdir(parents=True, exist_ok=True)
     clips += special(options.small)
     clips.sort(key=lambda clip: -clip.frames * clip.size[0] * clip.size[1])  # the longest first, to end together
     with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:

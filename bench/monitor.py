@@ -18,7 +18,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         command = ["true"]
         if shutil.which("nvidia-smi"):  # line by line, whatever it does by itself when it writes to a pipe
-            command = ["stdbuf", "-oL", "nvidia-smi", "dmon", "-i", "0", "-s", "um", "-d", "1"]
+            command = ["stdbuf", "-oL", "nvidia-smi", "dmon", "-i", "0", "-s", "pucm", "-d", "1"]
         self._dmon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._seen: list[Row] = [{"host": resident_mib()}]
         self._ended = threading.Event()
@@ -41,15 +41,15 @@ class Monitor:
             self._seen.append({"host": resident_mib(), **numbers})
 
     def figures(self) -> Row:
-        """Means in per cent; the GPU's memory at its most, the host's after a third and at the end, in MiB."""
+        """Means in per cent, MHz, watts; the GPU's memory at its most, the host's after a third and at the end: MiB."""
         host, on_gpu = [each["host"] for each in self._seen], [each for each in self._seen if "fb" in each]
         found: Row = {"host_mib": [host[len(host) // 3], host[-1]], "busy": {}}
         if on_gpu:
             found["gpu_mib"] = max(each["fb"] for each in on_gpu)
-            found["busy"] = {
-                name: statistics.mean(each.get(column, 0) for each in on_gpu)
-                for name, column in (("GPU", "sm"), ("NVDEC", "dec"))
-            }
+
+            columns = ("sm", "dec", "pclk", "pwr")
+            gpu, nvdec, clock, power = (statistics.mean(each.get(name, 0) for each in on_gpu) for name in columns)
+            found |= {"busy": {"GPU": gpu, "NVDEC": nvdec}, "clock_mhz": clock, "power_w": power}
         return found
 
 

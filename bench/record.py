@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,22 +28,41 @@ NOISE = 0.97
 """A side that is less than 3 % ahead is not: medians of one and the same thing lie so far apart here."""
 
 
+class Missing(Exception):
+    """What a row needs is not on this machine: it says so, and has not failed."""
+
+
+def needed(module: str) -> Row:
+    if not find_spec(module):
+        raise Missing(module)
+    return {"says": "there"}
+
+
 class Record:
-    """Rows, each on disk when its measurement ends, however it ends: `<name>-<time>.jsonl`, after its conditions."""
+    """Rows, each on disk when its measurement ends, however it ends: `<name>-<time>.jsonl`, after its conditions.
+
+    With a `former` record its lines come first, under its name.
+    """
 
     start_seconds = 380  # past these no further row of a part is begun
 
-    def __init__(self, directory: Path, conditions: Row, name: str = "gpu") -> None:
+    def __init__(self, directory: Path, conditions: Row, name: str = "gpu", former: Path | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jsonl"
+        file = former.name if former else f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.jsonl"
+        self.path = directory / file
         self.rows: dict[str, Row] = {}
         self._part, self._began = "", 0.0
+        if former:
+            text = former.read_text()
+            self.path.write_text(text)
+            rows = [row for row in map(json.loads, text.splitlines()) if "row" in row]
+            self.rows = {f"{row['part']}: {row['row']}": row for row in rows}
         self._write({"conditions": conditions})
 
     @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def part(self, name: str, limit: float = 470) -> Iterator[None]:
         self._part, self._began = name, time.monotonic()
-        faulthandler.dump_traceback_later(470, exit=True)  # a part that takes longer hangs
+        faulthandler.dump_traceback_later(limit, exit=True)  # a part that takes longer hangs
         try:
             yield
         except Exception as error:  # nor may one part's
@@ -54,12 +74,17 @@ class Record:
         began, figures = time.monotonic(), Row()
         row: Row = {"part": self._part, "row": name, "says": "left out: no time"}
         if began - self._began < self.start_seconds:
+            before = self.path.stat().st_size
+            self._write({**row, "ok": False, "says": "the process ended meanwhile"})  # until it is known better
             try:
                 figures = measure(*arguments, **options)
                 row |= figures
+            except Missing as error:
+                row |= {"missing": str(error), "says": f"missing: {error}"}
             except Exception as error:  # one row's fault must not cost the others
                 traceback.print_exc()
                 row |= {"ok": False, "says": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+            os.truncate(self.path, before)
         row["took_s"] = time.monotonic() - began
         self.rows[f"{self._part}: {name}"] = row
         self._write(row)
@@ -126,9 +151,9 @@ def conditions(packages: Sequence[str], commit: str | None = None) -> Row:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
-        "commit": commit or _answer("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",
-        "driver": _answer("nvidia-smi", "-i", "0", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "cpu": _answer("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2"),
+        "commit": commit or answer("git", "-C", str(ROOT), "describe", "--always", "--dirty") or "unknown",
+        "driver": answer("nvidia-smi", "-i", "0", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "cpu": answer("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2"),
         "cores": cores(),
         "load": list(os.getloadavg()),
         "memory_gib": psutil.virtual_memory().total / 2**30,
@@ -141,7 +166,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _answer(*command: str) -> str:
+def answer(*command: str) -> str:
     with contextlib.suppress(OSError):
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return ""

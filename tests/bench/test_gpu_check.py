@@ -9,7 +9,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-from functools import partial
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,26 @@ import pytest
 import torch
 from av.video.frame import PictureType
 
+from gpupeak.encode.gpu.graphs import EagerRunner
 from gpupeak.encode.kernels import Kernels
+from gpupeak.kernels.add_layer_norm import add_layer_norm
+from gpupeak.kernels.linear_silu import linear_silu
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import FrameBatch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 gpu_check: Any = importlib.import_module("gpu_check")
+gpu_decode: Any = importlib.import_module("gpu_decode")
+gpu_encode: Any = importlib.import_module("gpu_encode")
 gpu_corpus: Any = importlib.import_module("gpu_corpus")
 bench_record: Any = importlib.import_module("record")
 
 DMON = """\
 #!/bin/sh
 case "$*" in *query-gpu*) echo 580.1; exit ;; esac
-echo '# gpu     sm    mem    enc    dec    jpg    ofa     fb   bar1   ccpm'
-echo '# Idx      %      %      %      %      %      %     MB     MB     MB'
-while sleep 0.1; do echo '    0     40      5      -     70      0      0   2048      3      0'; done
+echo '# gpu    pwr     sm    dec   mclk   pclk     fb'
+echo '# Idx      W      %      %    MHz    MHz     MB'
+while sleep 0.1; do echo '    0    700     40     70   3201   1980   2048'; done
 """
 """What `nvidia-smi` answers on a machine with a GPU."""
 
@@ -82,32 +88,124 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
     (file,) = (tmp_path / "out").iterdir()
     first, *rows = map(json.loads, file.read_text().splitlines())
     last = json.loads(done.stdout.splitlines()[-1])
-    assert (last["failed"], last["dry_run"], last["record"]) == ([], True, str(file))
+    assert (last["failed"], last["left_out"], last["dry_run"], last["record"]) == ([], [], True, str(file))
+    assert last["missing"].keys() == {"decode: what NVDEC decodes", "decode: PyNvVideoCodec"}
     conditions = first["conditions"]
     assert conditions["checkout"] == str(tmp_path)
     assert (conditions["commit"], conditions["driver"]) == ("abc123", "580.1")
-    assert conditions["versions"].keys() >= {"torch", "av", "numpy", "nvidia-dali-cuda130"}
+    assert conditions["versions"].keys() >= {"torch", "av", "cupy-cuda13x", "nvidia-dali-cuda130"}
     assert conditions["coding"]["vp9"][2]["g"] == "250"
 
     by_name = {f"{row['part']}: {row['row']}": row for row in rows}
-    assert {
-        *(f"encode: fidelity: {way}" for way in ("open_clip", "eager", *gpu_check.WAYS)),
-        *("encode: images/s at the best", "decode: CPU alone", "decode: NVDEC to libav", "decode: a poisoned batch"),
-        *(f"e2e: line: {mode}" for mode in ("cpu", "nvdec", "hybrid", "auto")),
-        "e2e: of its bounds: hybrid",
-    } <= by_name.keys()
-    controls = by_name["encode: fidelity: graphs+patch_rows"]["controls_passing"]
-    assert len(controls) == 4
-    assert set(controls.values()) == {0}
-    trimmed = by_name["decode: NVDEC: trimmed"]
-    assert (trimmed["ok"], trimmed["difference"]) == (True, 0)
-    decoders = by_name["decode: decoders to be made"]
-    assert decoders["decoders"] == decoders["coded_sizes"] > 3
-    assert decoders["left_out"] == {}
-    line = by_name["e2e: encoding alone"]
+    order = [
+        *("encode: product of matrices", "encode: kernel: patch_rows", "decode: making decoders: 672x378"),
+        *("decode: colours: grey and chart", "decode: frame numbers", "encode: 16: open_clip"),
+        *(f"encode: 16: {way}" for way in ("graphs", gpu_check.DEFAULT, gpu_check.COMPILED)),
+        *("decode: NVDEC to libav", "decode: whole beside trimmed", "decode: NVDEC alone: 8 x 8"),
+        *(f"e2e: line: {mode}" for mode in ("nvdec", "cpu", "hybrid", "auto")),
+        *("decode: poisoned: no video", "decode: a size that changes"),
+    ]
+    assert [name for name in by_name if name in order] == order
+    assert {f"encode: 16: {way}" for way in gpu_encode.WAYS} < by_name.keys()
+    checked = by_name["encode: 16: graphs+patch_rows"]
+    assert set(checked["controls_passing"].values()) == {0}
+    assert by_name["decode: whole beside trimmed"]["difference"] == 0
+    mix = by_name["decode: the mix"]
+    assert mix["decoders"] == mix["coded_sizes"] > 3
+    assert 15 < mix["of_1080p"] < mix["pictures_a_sample"] < 123  # pictures of the mean clip
+    line = by_name["e2e: line: nvdec"]
     assert (line["busy"], line["gpu_mib"]) == ({"GPU": 40, "NVDEC": 70}, 2048)
+    assert (line["clock_mhz"], line["power_w"]) == (1980, 700)
+    assert line["of_bound"] == pytest.approx(line["samples_per_s"] / min(line["bounds"].values()), 1e-3)
     assert {"encoder, images/s", "encoder, over open_clip"} < last["targets"].keys()
     assert any(name.endswith("12799 clips, s") for name in last["targets"])
+
+    again = check(tmp_path, "--dry-run", "--record", str(file), "--out", str(tmp_path / "more"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    longer = [json.loads(text) for text in (tmp_path / "more" / file.name).read_text().splitlines()]
+    assert longer[: len(rows) + 1] == [first, *rows]
+    assert [row.get("missing") for row in longer[len(rows) + 1 :]] == [None, "a GPU", "PyNvVideoCodec"]
+
+
+def test_the_first_rows_of_the_encoder_hold_in_small(tmp_path: Path) -> None:
+    setup, record = gpu_encode.in_small(), bench_record.Record(tmp_path, {})
+    first = [step for step in gpu_encode.steps(setup, record) if step.stage <= 2]
+    assert gpu_check.go_through(record, first, 100) == []
+    assert [row.get("ok") for row in record.rows.values()] == [None, None, True, True, True, True]
+
+
+def test_without_pyav_the_encoder_is_measured_and_the_rest_says_what_is_missing(tmp_path: Path) -> None:
+    program = """if True:
+        import sys, pathlib
+        sys.modules["av"] = None
+        import gpu_check, gpu_encode, record
+        there = record.Record(pathlib.Path(sys.argv[1]), {})
+        steps = list(gpu_check.steps(gpu_encode.in_small(), there, pathlib.Path(sys.argv[1])))
+        assert sum(step.part == "encode" for step in steps) > 10
+        gpu_check.go_through(there, [step for step in steps if step.part != "encode"], 100)
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'bench'}:{REPOSITORY}"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lacking = [line.partition("missing: ")[2] for line in done.stdout.splitlines()]
+    assert lacking == ["a GPU", "av", "av"]
+
+
+def test_what_a_budget_leaves_no_time_for_is_named_and_a_record_is_gone_on_with(tmp_path: Path) -> None:
+    measured: list[str] = []
+
+    def step(stage: int, part: str, name: str, seconds: float) -> Any:
+        def measure() -> dict[str, Any]:
+            measured.append(name)
+            if name == "lacking":
+                raise bench_record.Missing("a wheel")
+            return {"says": name}
+
+        return gpu_encode.Step(stage, part, name, seconds, measure)
+
+    steps = [
+        step(4, "encode", "long", 50),
+        step(1, "encode", "first", 5),
+        step(3, "decode", "lacking", 5),
+        step(5, "encode", "short", 9),
+        step(2, "encode", "never", 11),
+    ]
+    record = bench_record.Record(tmp_path, {"call": 1})
+    assert gpu_check.go_through(record, steps, 10) == ["encode: never", "encode: long"]
+    assert measured == ["first", "lacking", "short"]
+
+    measured.clear()
+    record = bench_record.Record(tmp_path / "next", {"call": 2}, former=record.path)
+    assert gpu_check.go_through(record, steps, 99) == []
+    assert measured == ["never", "lacking", "long"]
+    lines = [json.loads(line) for line in record.path.read_text().splitlines()]
+    assert [line.get("row") for line in lines] == [None, "first", "lacking", "short", None, "never", "lacking", "long"]
+
+
+def test_rows_after_an_error_that_costs_the_gpu_are_left_for_another_process(tmp_path: Path, monkeypatch: Any) -> None:
+    steps = [
+        gpu_encode.Step(stage, "encode", name, 1, lambda ok=ok: {"ok": ok, "says": ""})
+        for stage, name, ok in ((1, "right", True), (2, "wrong", False), (3, "next", True))
+    ]
+    assert gpu_check.go_through(bench_record.Record(tmp_path / "1", {}), steps, 9) == []
+    monkeypatch.setattr(gpu_check, "gpu_is_lost", lambda: True)
+    assert gpu_check.go_through(bench_record.Record(tmp_path / "2", {}), steps, 9) == ["encode: next"]
+
+
+def test_a_row_in_which_the_process_ends_is_in_the_record(tmp_path: Path) -> None:
+    program = """if True:
+        import os, pathlib, sys, record
+        there = record.Record(pathlib.Path(sys.argv[1]), {})
+        with there.part("decode"):
+            there.row("good", lambda: {"says": "1"})
+            there.row("fatal", lambda: os._exit(1))
+    """
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY / "bench")}, check=False)
+    (file,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["row"], row.get("ok")) for row in rows[1:]] == [("good", None), ("fatal", False)]
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_measured_and_a_fault_costs_one_row(tmp_path: Path) -> None:
@@ -144,30 +242,91 @@ def wrong_image(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.T
     patch_rows(pixels, images.clamp(max=14), scale_shift, out)
 
 
+def wrong_norm(*given: Any) -> Any:
+    total, normed = add_layer_norm(*given)
+    return total, normed * 1.01
+
+
+def wrong_tile(*given: Any) -> Any:
+    out = linear_silu(*given)
+    out[-1] = 0
+    return out
+
+
+@dataclass(frozen=True)
+class Wrong(gpu_encode.Setup):  # type: ignore[misc]
+    """A setup whose kernels are these."""
+
+    given: Kernels = field(default_factory=Kernels)
+
+    def kernels(self, *names: str) -> Kernels:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ("patch_rows", wrong_channels),
+        ("patch_rows", wrong_image),
+        ("add_layer_norm", wrong_norm),
+        ("linear_silu", wrong_tile),
+    ],
+)
+def test_a_kernel_that_is_wrong_fails_its_row_and_no_other(tmp_path: Path, row: str, wrong: Any) -> None:
+    setup = Wrong(**vars(gpu_encode.in_small()), given=Kernels(**{row: wrong}))
+    record = bench_record.Record(tmp_path, {})
+    kernels = [step for step in gpu_encode.steps(setup, record) if step.name.startswith("kernel")]
+    gpu_check.go_through(record, kernels, 100)
+    assert [name for name, each in record.rows.items() if each["ok"] is not True] == [f"encode: kernel: {row}"]
+
+
 @pytest.mark.parametrize("patch", [wrong_channels, wrong_image])
 def test_an_encoder_that_is_wrong_is_noticed(patch: Any) -> None:
-    setup = gpu_check.in_small()
-    towers = gpu_check.Towers(setup, gpu_check.drawn(32), ceiling=1.0)
+    setup = gpu_encode.in_small()
+    towers = gpu_encode.Towers(setup, lambda: 1.0)
 
-    def runner(patch: Any) -> Any:
+    def way(patch: Any) -> Any:
         kernels = Kernels(patch_rows=patch)
-        return gpu_check.EagerRunner(setup.tower(torch.float32), setup.cuda, 16, kernels)
+        return towers.of(EagerRunner(towers.tower, setup.cuda, towers.most, kernels))
 
-    assert towers.add("right", partial(runner, patch_rows))["ok"]
-    assert not towers.add("wrong", partial(runner, patch))["ok"]
+    assert towers.check(way(patch_rows), (16,))["ok"]
+    assert not towers.check(way(patch), (16,))["ok"]
 
 
 def frames(numbers: range) -> FrameBatch:
     pictures = list(gpu_corpus.pictures((224, 224), max(numbers) + 1, seed=1))
-    return gpu_check.alone("clip", np.stack([pictures[number] for number in numbers]))  # type: ignore[no-any-return]
+    return gpu_encode.alone("clip", np.stack([pictures[number] for number in numbers]))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("shift", "ok"), [(0, True), (1, False)])
 def test_frames_that_are_not_the_ones_planned_are_noticed(shift: int, ok: bool) -> None:
-    sample = frames(range(8)).plans[0].sample
     given = frames(range(shift, 8 + shift))
     np.asarray(given.pixels)[:2, :9] ^= 1
-    found = {"cpu": {"clip": frames(range(8))}, "nvdec": {"clip": given}}
-    assert gpu_check.check_frames(found, [sample])["ok"] is ok
-    shown = tuple(map(gpu_corpus.number_of, np.asarray(given.pixels)))
-    assert (shown == given.plans[0].indices) is ok
+    row = gpu_decode.check_frames({"clip": given}, {"clip": frames(range(8))}, Counter())
+    assert (row["ok"], not row["wrong"]) == (ok, ok)
+
+
+@pytest.mark.parametrize("decoded", [{}, {"clip": 8}])
+def test_what_was_left_to_libav_is_no_pass(decoded: dict[str, int]) -> None:
+    ours = {name: frames(range(count)) for name, count in decoded.items()}
+    libavs = {name: frames(range(8)) for name in ("clip", "other")}
+    row = gpu_decode.check_frames(ours, libavs, Counter({"codec theora": 2 - len(ours)}))
+    assert row["ok"] is False
+    assert "codec theora" in row["says"]
+
+
+@pytest.mark.slow
+def test_a_line_on_nvdec_that_leaves_samples_to_libav_is_no_pass(tmp_path: Path, monkeypatch: Any) -> None:
+    setup, record = gpu_encode.in_small(), bench_record.Record(tmp_path / "record", {})
+    of = gpu_decode.Decoding(setup, record, tmp_path)
+    notices: list[str] = []
+
+    def line(self: Any, mode: str, tell: Any) -> Any:
+        for notice in notices:
+            tell(notice)
+        return self.parts("cpu")
+
+    monkeypatch.setattr(gpu_decode.Decoding, "line", line)
+    assert of.end_to_end("nvdec")["ok"]
+    notices.append("decoded on the CPU, not on NVDEC: codec theora; bench/clip is the first")
+    assert not of.end_to_end("nvdec")["ok"]
