@@ -45,7 +45,8 @@ def extract(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) ->
         if as_json:
             print_json(code, message, **{**report.to_json(), "interrupted": code == INTERRUPTED})
         if report.datasets and not isinstance(error, UsageError):
-            print_report(console if as_json or quiet else Output(), report, quiet=quiet)
+            out = console if as_json or quiet else Output()
+            print_report(out, report, quiet=quiet, overwrite=config.overwrite)
         return code if error is None else complain(error)
 
 
@@ -83,7 +84,7 @@ def interrupts(stop: threading.Event, display: Display) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> None:
+def print_report(console: Output, report: RunReport, *, quiet: bool = False, overwrite: bool = False) -> None:
     """What a run ends with: a table of the datasets and all together, then what fell back and failed, and why.
 
     With `quiet` only what failed, and warnings.
@@ -110,7 +111,8 @@ def print_report(console: Output, report: RunReport, *, quiet: bool = False) -> 
             console.warn(warning)
     if report.interrupted:
         left = sum(tally.not_reached for tally in tallies)
-        console.say(f"interrupted, {left} samples not reached: the same command goes on from here", "bold")
+        command = "the same command without --overwrite" if overwrite else "the same command"
+        console.say(f"interrupted, {left} samples not reached: {command} goes on from here", "bold")
 
 
 def _row(name: str, tallies: Sequence[Tally], seconds: float) -> list[object]:

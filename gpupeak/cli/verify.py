@@ -92,8 +92,9 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
     if all(each.ok for each in found):
         console.say("all is well", "green")
     else:
+        samples = f": {wrong} samples are not right" if wrong else ", as said above"
         advice = f"; --fix extracts {mendable} of them again" if mendable else ""
-        console.say(f"not all is well: {wrong} samples are not right{advice}", "red")
+        console.say(f"not all is well{samples}{advice}", "red")
 
 
 def _print_comparison(console: Output, what: str, found: "Comparison | None") -> None:

@@ -72,7 +72,7 @@ class DaliDecoder:
         self._batch_size, self._window, self._ahead, self._memory = batch_size, window, ahead, memory
         self._abilities = abilities
         self._failures = 0
-        self._decoders: set[tuple[str, int, int]] = set()
+        self._decoders: dict[tuple[str, int, int], tuple[int, int]] = {}
         count = pipelines or _pipelines(abilities)
         try:
             self._pipelines = [frames_pipeline(device, n + 2, size, batch_size, threads) for _ in range(count)]
@@ -118,9 +118,7 @@ class DaliDecoder:
         and VP9, which code blocks of 8: 480x264 would get a decoder of 480x272."""
         codec, (width, height) = planned.plan.codec, remade(planned).coded
         coded = (codec, -(-width // 16) * 16, -(-height // 16) * 16)
-        if (codec, width, height) == coded:
-            self._decoders.add(coded)
-        elif coded in self._decoders:
+        if self._decoders.setdefault(coded, (width, height)) != (width, height):
             return "size that DALI may decode with another's decoder"
         return ""
 

@@ -64,12 +64,15 @@ class SupervisedLine:
             alone = bool(suspects)
             try:
                 for outcome in self._through(iter([suspects.popleft()]) if alone else source, stop):
-                    suspects.survived()
+                    if not outcome.sample.on_cpu:
+                        suspects.survived()
                     yield outcome
                 if not alone:
                     return
             except Ended as ended:
                 set_aside = suspects.ended(self._held.values(), alone, ended)
+                if stop.is_set():
+                    return
                 if not alone:
                     self._tell(f"{self.device}: the line {ended}; it is started again, what it had goes one by one")
                 self.close()

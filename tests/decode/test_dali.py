@@ -581,3 +581,5 @@ def test_a_size_that_dali_would_decode_with_anothers_decoder(tmp_path: Path) -> 
         found = results(nvdec.decode([]))
     reasons = Counter(each.reason for each in found.values() if isinstance(each, Refused))
     assert reasons == {"size that DALI may decode with another's decoder": 2, "DALI failed": 4}
+    refused = {name for name, each in found.items() if isinstance(each, Refused) and "size" in each.reason}
+    assert refused == {"1", "3"}, "whichever of the two is decoded first: only one of them ever is"

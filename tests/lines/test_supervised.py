@@ -84,6 +84,13 @@ def test_what_ends_the_child_on_the_cpu_too_has_failed(tmp_path: Path) -> None:
     assert set(failed.values()) == {told}
 
 
+def test_an_nvdec_that_no_sample_survives_ends_the_run(tmp_path: Path) -> None:
+    line = supervised(window=20)
+    with pytest.raises(RunError, match="the GPU line failed 10 times in a row, the last time it was ended by SIGKILL"):
+        list(line.run(sample(tmp_path, f"deadly{i} on NVDEC") for i in range(30)))
+    line.close()
+
+
 def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
     line, stop = supervised(window=8), threading.Event()
     outcomes = []
