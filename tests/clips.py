@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import av
 import numpy as np
 import numpy.typing as npt
+from av.bitstream import BitStreamFilterContext
 from av.codec.context import Flags
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
@@ -118,6 +119,18 @@ def remux(source: Path, path: Path, change: Callable[[Packets], Packets]) -> Pat
         for packet in change([packet for packet in given.demux(video=0) if packet.size]):
             packet.stream = stream
             container.mux(packet)
+    return path
+
+
+def filtered(source: Path, path: Path, bitstream_filter: str) -> Path:
+    """Copy the packets of a clip through one of libav's bitstream filters, its header changed, too."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        changing = BitStreamFilterContext(bitstream_filter, given.streams.video[0], stream)
+        for packet in given.demux(video=0):
+            for changed in changing.filter(packet if packet.size else None):
+                changed.stream = stream
+                container.mux(changed)
     return path
 
 

@@ -13,7 +13,12 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
-from gpupeak.video.container import Clip, decoded, open_clip, quarter_turns
+from gpupeak.video.container import Clip, decoded, open_clip
+from gpupeak.video.orientation import display_matrix, upright
+
+# Matrices of ITU-T H.273 that swscale converts by; all others are taken for BT.601.
+KNOWN_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
+BT601, _UNSPECIFIED = 5, 2
 
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
@@ -94,10 +99,16 @@ class _Canvas:
         return np.empty((0, 0, 0, 3), np.uint8) if self._out is None else self._out
 
     def paint(self, index: int, frame: VideoFrame) -> None:
-        size = self._size
+        size, matrix = self._size, display_matrix(frame)
+        if frame.interlaced_frame:
+            frame = _woven(frame)
+        if frame.colorspace not in KNOWN_MATRICES:
+            frame.colorspace = BT601
+        # PyAV 17.1 refuses those that swscale does not know; none is converted.
+        frame.color_trc = frame.color_primaries = _UNSPECIFIED
         # One thread: processes are the parallelism, and the work is 0.7 ms at 1280x720.
         squashed = self._reformatter.reformat(frame, size, size, "rgb24", interpolation="BILINEAR", threads=1)
-        picture = np.rot90(squashed.to_ndarray(), quarter_turns(frame))
+        picture = upright(squashed.to_ndarray(), matrix)
         if self._out is None:
             self._out = np.empty((sum(map(len, self.rows.values())), *picture.shape), np.uint8)
         if picture.shape != self._out.shape[1:]:
@@ -106,3 +117,14 @@ class _Canvas:
         for row in self.rows[index]:
             self._out[row] = picture
         self.missing.discard(index)
+
+
+def _woven(frame: VideoFrame) -> VideoFrame:
+    """A copy that is not flagged as interlaced: swscale would squash each of the two fields by itself."""
+    copy = VideoFrame(frame.width, frame.height, frame.format.name)
+    for there, here in zip(copy.planes, frame.planes, strict=True):
+        rows, given = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in (there, here))
+        width = min(there.line_size, here.line_size)
+        rows[:, :width] = given[: len(rows), :width]
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    return copy

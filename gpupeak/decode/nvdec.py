@@ -10,6 +10,7 @@ from gpupeak.decode.driver import abilities
 from gpupeak.errors import DeviceError
 from gpupeak.types import Sample, VideoFacts
 from gpupeak.video.container import Clip
+from gpupeak.video.orientation import mirrors
 from gpupeak.video.remake import Remade, Unsafe, remake
 
 
@@ -67,6 +68,7 @@ def _obstacles(clip: Clip) -> Iterator[tuple[str, bool]]:
     # DALI reads the range from the bitstream only, libav from the container, too.
     colours = f"colours of matrix {clip.colorspace}, range {clip.color_range}"
     yield colours, clip.colorspace not in _MATRICES or clip.color_range == _FULL_RANGE
+    yield "mirrored pictures", mirrors(clip.matrix)
 
 
 def nvdec_missing(gpu: int = 0) -> str | None:

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.bitstream import Picture, Syntax
 from gpupeak.video.gops import Gops
-from gpupeak.video.orientation import certainly_upright
+from gpupeak.video.orientation import UPRIGHT, Matrix, certainly_upright, degrees, display_matrix
 
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
@@ -41,7 +41,7 @@ _TEXTS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.pa
 
 
 def open_clip(path: str | PathLike[str]) -> Clip:
-    """Open a video and demux its first stream that is no attached picture; to be closed. Raises SampleError."""
+    """Open a video and demux the stream that a player chooses; to be closed. Raises SampleError."""
     try:
         container = _open(Path(path), quick=True)
         try:
@@ -112,11 +112,16 @@ class Clip:
         return [index / self.fps if self.fps else 0.0 for index in range(self.frames)]
 
     @cached_property
-    def rotation(self) -> int:
-        """Degrees counter-clockwise that turn the picture upright; where headers leave it open, a frame is decoded."""
+    def matrix(self) -> Matrix:
+        """How the picture is turned upright; where headers leave it open, a frame is decoded."""
         if certainly_upright(self.path, self._format) and not self._oriented:
-            return 0
-        return 90 * next(map(quarter_turns, self.decode_all()), 0)
+            return UPRIGHT
+        return next(map(display_matrix, self.decode_all()), UPRIGHT)
+
+    @property
+    def rotation(self) -> int:
+        """Degrees counter-clockwise that turn the picture upright, if `matrix` does not mirror it."""
+        return degrees(self.matrix)
 
     def pts(self, index: int) -> int:
         """The timestamp of frame `index` in units of the stream's time base; only where `timed`."""
@@ -230,11 +235,6 @@ def decoded(
         yield from frames
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """Quarter turns counter-clockwise, 0 to 3, that its display matrix asks for."""
-    return round(frame.rotation / 90) % 4
-
-
 def _open(path: Path, quick: bool) -> InputContainer:
     """Open a file; where `quick`, its headers are believed, and the colours may be unknown."""
     try:
@@ -264,6 +264,8 @@ def _open(path: Path, quick: bool) -> InputContainer:
 def _told(container: InputContainer) -> bool:
     """Whether the headers say all of the video that decoding would."""
     stream = _video_stream(container)
+    if len(_films(container)) > 1:
+        return False  # which of them is the best depends on what has been decoded
     decoder, demuxer = stream.codec_context, container.format.name
     codec = decoder.codec.canonical_name
     if not (decoder.width and stream.average_rate):
@@ -286,14 +288,23 @@ def _av_open(path: Path, demuxer: str | None, skip: dict[str, str], only: dict[s
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    videos = container.streams.video
-    for stream in videos:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise SampleError("plan", "there is no decoder for its video")
-            return stream
-    held = "an attached picture" if videos else ", ".join(stream.type for stream in container.streams) or "nothing"
-    raise SampleError("plan", f"holds {held}, expected a video")
+    films = _films(container)
+    if not films:
+        held = ", ".join(stream.type for stream in container.streams) or "nothing"
+        held = "an attached picture" if container.streams.video else held
+        raise SampleError("plan", f"holds {held}, expected a video")
+    best = container.streams.best("video") if len(films) > 1 else None
+    stream = next((film for film in films if film is best), films[0])
+    if stream.codec_context is None:
+        raise SampleError("plan", "its codec is unknown to libav, or one that libav has no decoder for")
+    return stream
+
+
+def _films(container: InputContainer) -> list[VideoStream]:
+    """The streams that are no covers. Not every cover is flagged as an attached picture: one of several, of a single
+    frame, is one, too."""
+    videos = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    return [each for each in videos if each.frames != 1] or videos
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:

@@ -1,17 +1,53 @@
-"""Is it certain, without decoding, that a file's header does not ask for its pictures to be turned?"""
+"""Which way up are pictures, and is it certain, without decoding, that a file's header does not ask to turn them?"""
 
 from __future__ import annotations
 
 import re
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
 
 # u, v and w, x and y as 16.16 and 2.30 fixed point (ISO/IEC 14496-12, 6.2.2).
 _IDENTITY = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 # Where the matrix is in the content of a box of version 0, and of version 1 (8.2.2, 8.3.2).
 _MATRIX = {b"mvhd": (36, 48), b"tkhd": (40, 52)}
 _LARGEST = 16 << 20
+
+Matrix: TypeAlias = tuple[int, int, int, int]
+"""a, b, c and d of a display matrix: a pixel at x, y is shown at a x + c y, b x + d y."""
+UPRIGHT: Matrix = (1 << 16, 0, 0, 1 << 16)
+
+
+def display_matrix(frame: VideoFrame) -> Matrix:
+    """What a decoded frame's container, or bitstream, asks for."""
+    side = frame.side_data.get("DISPLAYMATRIX")
+    if side is None:
+        return UPRIGHT
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(side))
+    return a, b, c, d
+
+
+def degrees(matrix: Matrix) -> int:
+    """The quarter turns of a matrix that does not mirror, counter-clockwise."""
+    a, b, _, _ = matrix
+    return (270 if b > 0 else 90) if abs(b) > abs(a) else 180 if a < 0 else 0
+
+
+def mirrors(matrix: Matrix) -> bool:
+    a, b, c, d = matrix
+    return a * d - b * c < 0
+
+
+def upright(picture: npt.NDArray[np.uint8], matrix: Matrix) -> npt.NDArray[np.uint8]:
+    """A view of `[height, width, 3]` as ffmpeg turns it by itself, mirrored or not, but by quarters only."""
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def certainly_upright(path: Path, container: str) -> bool:

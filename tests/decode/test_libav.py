@@ -6,29 +6,43 @@ import importlib.util
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from av.packet import Packet
 from av.video.frame import VideoFrame
-from clips import KINDS, decode_in_full, write_clip
+from clips import KINDS, decode_in_full, filtered, remux, rotate, with_data, write_clip
 
 from gpupeak.decode import decode_frames
 from gpupeak.decode.libav import decode_clip
+from gpupeak.decode.nvdec import examine
 from gpupeak.errors import SampleError
 from gpupeak.video import container
 from gpupeak.video.container import Clip, open_clip
+from gpupeak.video.orientation import mirrors
 
 ClipOf = Callable[[str], Path]
 TURNS = {"h264_rotated_90": 3, "h264_rotated_mkv": 3, "h264_rotated_180": 2, "h264_rotated_270_vfr": 1}
 
 
+def woven(frame: VideoFrame) -> VideoFrame:
+    """A picture of two fields as one."""
+    if not frame.interlaced_frame:
+        return frame
+    whole = VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+    whole.colorspace, whole.color_range = frame.colorspace, frame.color_range
+    return whole
+
+
 def native(frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    return np.asarray(woven(frame).to_ndarray(format="rgb24"), np.uint8)
 
 
 def squashed(frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    return np.asarray(frame.reformat(224, 224, "rgb24", interpolation="BILINEAR").to_ndarray(), np.uint8)
+    small = woven(frame).reformat(224, 224, "rgb24", interpolation="BILINEAR")
+    return np.asarray(small.to_ndarray(), np.uint8)
 
 
 def choices(frames: int, seed: str, count: int = 10) -> list[list[int]]:
@@ -67,6 +81,75 @@ def test_real_clips(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_clip(path) as clip:
         drawn = choices(clip.frames, name, count=3)[2:]
     assert_as_in_full(path, drawn, 0, monkeypatch)
+
+
+# What ffmpeg makes of each matrix by itself, with its filters transpose, hflip and vflip.
+MATRICES: dict[tuple[int, int, int, int], Callable[[Any], Any]] = {
+    (1, 0, 0, 1): lambda picture: picture,
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (-1, 0, 0, -1): lambda picture: np.rot90(picture, 2),
+    (0, 1, -1, 0): lambda picture: np.rot90(picture, -1),
+    (0, -1, 1, 0): lambda picture: np.rot90(picture, 1),
+    (0, 1, 1, 0): lambda picture: picture.swapaxes(0, 1),
+    (0, -1, -1, 0): lambda picture: np.flipud(np.rot90(picture, -1)),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_every_display_matrix_is_honoured(clip_of: ClipOf, tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path = rotate(clip_of("h264_short_gop"), tmp_path / "clip.mp4", matrix)
+    for size in (224, None):
+        (plain,), (turned,) = (decode_frames(each, [30], size) for each in (clip_of("h264_short_gop"), path))
+        assert np.array_equal(turned, MATRICES[matrix](plain))
+    with open_clip(path) as clip:
+        assert mirrors(clip.matrix) == (matrix[0] * matrix[3] - matrix[1] * matrix[2] < 0)
+        _, given = examine(clip, [30])
+        assert (given == "mirrored pictures") == mirrors(clip.matrix), "NVDEC's frames are turned, not mirrored"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize(("codec", "header"), [("libx264", b"\x06"), ("libx265", b"\x4e\1")])
+def test_pictures_mirrored_by_the_bitstream(tmp_path: Path, suffix: str, codec: str, header: bytes) -> None:
+    # ITU-T H.264, D.1.27: hor_flip, and in the second anticlockwise_rotation of 16384 of 65536 after it.
+    for first, expected in ((0x40, np.fliplr), (0x48, lambda picture: np.rot90(np.fliplr(picture)))):
+        unit = header + b"\x2f\x03" + bytes([first]) + b"\x00\x05\x80"
+        start = b"\0\0\0\1" if suffix == ".ts" else len(unit).to_bytes(4, "big")
+
+        def oriented(packets: list[Packet[Any]], added: bytes = start + unit) -> list[Packet[Any]]:
+            return [with_data(packet, added + bytes(packet)) for packet in packets]
+
+        options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        plain = write_clip(tmp_path / f"plain{suffix}", 6, codec=codec, options=options)
+        path = remux(plain, tmp_path / f"clip{suffix}", oriented)
+        assert np.array_equal(decode_frames(path, [3], None)[0], expected(decode_frames(plain, [3], None)[0]))
+        with open_clip(path) as clip:
+            assert mirrors(clip.matrix)
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264_mkv", "h264_ts", "h264_interlaced", "hevc", "hevc_mkv"])
+@pytest.mark.parametrize("tags", [(8, 2, 2), (14, 9, 16), (13, 2, 2)])
+def test_unknown_colours_are_taken_for_bt601(
+    clip_of: ClipOf, tmp_path: Path, kind: str, tags: tuple[int, int, int]
+) -> None:
+    source, codec = clip_of(kind), kind[:4]
+    names = ("matrix_coefficients", "colour_primaries", "transfer_characteristics")  # ITU-T H.273
+    told = ":".join(f"{name}={value}" for name, value in zip(names, tags, strict=True))
+    path = filtered(source, tmp_path / source.name, f"{codec}_metadata={told}")
+    frame = decode_in_full(path)[0]
+    assert (frame.colorspace, frame.color_primaries, frame.color_trc) != (2, 2, 2)
+    for size in (224, None):
+        assert np.array_equal(decode_frames(path, [5], size), decode_frames(source, [5], size))
+
+
+@pytest.mark.parametrize("tags", [(2, 2, 3), (2, 2, 0), (2, 3, 2), (3, 2, 2), (200, 200, 200)])
+def test_reserved_colours_are_taken_for_bt601(clip_of: ClipOf, tmp_path: Path, tags: tuple[int, int, int]) -> None:
+    data = bytearray(clip_of("vp9_odd").read_bytes())
+    matrix, primaries, transfer = tags
+    at = data.index(b"vpcC") + 11  # after version, flags, profile, level and depth
+    data[at : at + 3] = bytes([primaries, transfer, matrix])
+    (path := tmp_path / "clip.mp4").write_bytes(data)
+    assert np.array_equal(decode_frames(path, [5]), decode_frames(clip_of("vp9_odd"), [5]))
 
 
 def test_indices_may_repeat_and_come_in_any_order(clip_of: ClipOf) -> None:

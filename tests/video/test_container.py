@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from clips import KINDS, decode_in_full, remux, with_data, write_audio, write_clip
 
 from gpupeak.errors import SampleError
@@ -286,6 +287,30 @@ def test_a_cover_is_no_video(tmp_path: Path) -> None:
         target.mux([*sound.encode(frame), *sound.encode(None)])
         target.mux([*cover.encode(av.VideoFrame(32, 32, "yuvj420p")), *cover.encode(None)])
     assert refused(path) == "holds an attached picture, expected a video"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("chosen", ["a film after a cover", "the default one", "the first of two"])
+def test_the_stream_is_the_one_that_a_player_chooses(tmp_path: Path, suffix: str, chosen: str) -> None:
+    cover = chosen == "a film after a cover"
+    with av.open(str(tmp_path / f"two{suffix}"), "w") as target:
+        for number, frames in enumerate((1, 25) if cover else (12, 25)):
+            codec, pix_fmt = ("mjpeg", "yuvj420p") if frames == 1 else ("libx264", "yuv420p")
+            stream = target.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64 + 32 * number, 64, pix_fmt
+            if chosen == "the default one":
+                stream.disposition = Disposition.default if number else Disposition(0)
+        packets: list[av.Packet[Any]] = []
+        for stream, frames in zip(target.streams.video, (1, 25) if cover else (12, 25), strict=True):
+            for number in range(frames):
+                frame = av.VideoFrame(stream.width, stream.height, stream.pix_fmt)
+                frame.pts = number
+                packets += stream.encode(frame)
+            packets += stream.encode(None)
+        target.mux(packets)
+    with open_clip(tmp_path / f"two{suffix}") as clip:
+        assert (clip.width, clip.frames) == ((64, 12) if chosen == "the first of two" else (96, 25))
+        assert len(list(clip.read(clip.needed([clip.frames - 1])))) == len(clip.needed([clip.frames - 1]))
 
 
 def test_cut_short_with_its_index_at_the_end(clip_of: ClipOf, tmp_path: Path) -> None:
