@@ -31,6 +31,7 @@ class Tally:
     clamped: int = 0
     fallbacks: Counter[str] = field(default_factory=Counter)
     peaks: Counter[str] = field(default_factory=Counter)
+    warned: Counter[str] = field(default_factory=Counter)
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     failed_first: list[Failed] = field(default_factory=list)
     stage_seconds: Counter[str] = field(default_factory=Counter)
@@ -70,13 +71,16 @@ class Tally:
         self.saved += 1
         self.stage_seconds.update(outcome.seconds)
         self.clamped += plan.clamp is not None
+        self.warned.update(plan.warnings)
         if plan.fallback is not None:
             self.fallbacks[plan.fallback.reason] += 1
         elif plan.peak is not None:
             self.peaks[plan.peak.source] += 1
 
     def close(self) -> None:
-        """The run is over: add the warning that a large share of fallbacks deserves."""
+        """The run is over: add the samples' own warnings, and the one that a large share of fallbacks deserves."""
+        for text, count in self.warned.most_common():
+            self.warnings.append(f"{self.dataset}: {count} {'sample' if count == 1 else 'samples'} saved: {text}")
         fell_back = sum(self.fallbacks.values())
         if fell_back > FALLBACK_WARNING * self.saved:
             reason, count = self.fallbacks.most_common(1)[0]

@@ -189,7 +189,8 @@ class FramePlan:
     """Which frames of a sample's video are wanted, and why.
 
     `indices` are `rule.n` ascending frame numbers below `frames`, repeats allowed. `fallback` says why the rule's
-    fallback was taken, `clamp` what was clamped into the video.
+    fallback was taken, `clamp` what was clamped into the video. `recounted`: the video's packets tell other frames than
+    decoding delivers, by which these are numbered. `warnings` say what the sample's user should look at.
     """
 
     sample: Sample
@@ -200,6 +201,8 @@ class FramePlan:
     fallback: NoPeak | None = None
     clamp: str | None = None
     video: VideoFacts | None = None
+    recounted: bool = False
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.indices) != self.sample.rule.n:

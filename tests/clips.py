@@ -21,7 +21,7 @@ from av.bitstream import BitStreamFilterContext
 from av.codec.context import Flags
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 Options: TypeAlias = dict[str, str]
@@ -56,11 +56,13 @@ def write_clip(
     colorspace: int | None = None,
     seed: int = 0,
     drawn: Iterable[Picture] | None = None,
+    without_b: int = 0,
 ) -> Path:
     """Write a clip and return its path; the suffix names the container.
 
     `times` are when each frame is presented, in units of 1/fps s; `colorspace` the matrix (ITU-T H.273) by which
-    the pictures are converted and that is tagged; `drawn` the pictures, if not those of `pictures`.
+    the pictures are converted and that is tagged; `drawn` the pictures, if not those of `pictures`. The first
+    `without_b` frames are no B pictures.
     """
     with _own_priority(), av.open(str(path), "w", options=mux_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
@@ -74,6 +76,8 @@ def write_clip(
             frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace)
             frame.pts = number if times is None else times[number]
             frame.time_base = Fraction(1, fps)
+            if number < without_b:
+                frame.pict_type = PictureType.P if number % 12 else PictureType.I
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -224,9 +228,9 @@ def _hidden(path: Path) -> Path:
     return remux(write_clip(path.with_name("all_shown.webm"), codec="libvpx", options={"g": "16"}), path, hide)
 
 
-def _without_vui(path: Path) -> Path:
+def _without_vui(path: Path, without_b: int = 0) -> Path:
     """H.264 that does not say how many frames are reordered: its sequence parameter set ends before its VUI."""
-    whole = write_clip(path.with_name(f"vui_{path.name}"), options=_PYRAMID)
+    whole = write_clip(path.with_name(f"vui_{path.name}"), options=_PYRAMID, without_b=without_b)
     with av.open(str(whole)) as container:
         header = container.streams.video[0].codec_context.extradata or b""
     unit = header[8 : 8 + int.from_bytes(header[6:8], "big")]
@@ -238,6 +242,45 @@ def _without_vui(path: Path) -> Path:
     assert bits[at] == "1", "vui_parameters_present_flag"
     bare = int((bits[:at] + "01").ljust(8 * len(raw), "0"), 2).to_bytes(len(raw), "big").rstrip(b"\0")
     path.write_bytes(whole.read_bytes().replace(unit, bare.ljust(len(unit), b"\0")))
+    return path
+
+
+def _grows(path: Path) -> Path:
+    """H.264 that does not say how many frames are reordered, and has no B pictures at first."""
+    return remux(_without_vui(path.with_name(f"bare_{path.stem}.mp4"), without_b=24), path, list)
+
+
+def _new_start(path: Path, bla: bool) -> Path:
+    """HEVC with a broken link, or a picture that has all before it dropped that is not put out: slice headers begin
+    with first_slice_segment_in_pic_flag and no_output_of_prior_pics_flag (ITU-T H.265, 7.3.6.1)."""
+
+    def change(packets: Packets) -> Packets:
+        packet = [packet for packet in packets if packet.is_keyframe][2]
+        data = bytearray(bytes(packet))
+        assert data[4] >> 1 in ((21,) if bla else (19, 20))
+        data[4], data[6] = (16 << 1, data[6]) if bla else (data[4], data[6] | 0x40)
+        packets[packets.index(packet)] = with_data(packet, bytes(data))
+        return packets
+
+    params = f"keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:open-gop={int(bla)}"
+    return remux(_hevc(params)(path.with_name(f"whole_{path.stem}.mp4")), path, change)
+
+
+def _split(path: Path) -> Path:
+    """AV1 of which every frame is a packet, hidden ones, too."""
+    with _own_priority(), av.open(str(path), "w") as container:
+        stream = container.add_stream("libsvtav1", rate=25, options={"g": "16"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        packets: Packets = []
+        for number, picture in enumerate(pictures(48)):
+            frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            packets += stream.encode(frame)
+        splitter = BitStreamFilterContext("av1_frame_split", stream)
+        for packet in (*packets, *stream.encode(None), None):
+            for part in splitter.filter(packet):
+                part.stream = stream
+                container.mux(part)
     return path
 
 
@@ -287,6 +330,9 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "h264_pyramid": (".mp4", partial(write_clip, options=_PYRAMID)),
     "h264_no_vui": (".mp4", _without_vui),
     "h264_no_vui_mkv": (".mkv", _without_vui),
+    "h264_grows_ts": (".ts", _grows),
+    "h264_grows_mkv": (".mkv", _grows),
+    "h264_grows_flv": (".flv", _grows),
     "h264_open_gop": (".mp4", partial(write_clip, options=_OPEN_GOP)),
     "h264_no_b": (".mp4", partial(write_clip, options={"g": "16", "bf": "0"})),
     "h264_intra_refresh": (".mp4", partial(write_clip, options={"x264-params": "intra-refresh=1:keyint=16"})),
@@ -315,12 +361,16 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "hevc_10_bit": (".mp4", _hevc("keyint=12", pix_fmt="yuv420p10le")),
     "hevc_cut": (".mkv", _hevc("keyint=12", _cut, first=12)),
     "hevc_cut_radl": (".mp4", _hevc("keyint=12:open-gop=0:radl=2", _cut, first=12)),
+    "hevc_bla": (".mp4", partial(_new_start, bla=True)),
+    "hevc_bla_ts": (".ts", partial(_new_start, bla=True)),
+    "hevc_no_output": (".mkv", partial(_new_start, bla=False)),
     "vp9": (".webm", partial(write_clip, codec="libvpx-vp9", options={"g": "16", "lag-in-frames": "12"})),
     "vp9_odd": (".mp4", partial(write_clip, codec="libvpx-vp9", size=(95, 63), options={"g": "16", "cpu-used": "5"})),
     "vp8": (".webm", partial(write_clip, codec="libvpx", options={"g": "16", "auto-alt-ref": "1"})),
     "vp8_hidden": (".webm", _hidden),
     "vp8_cut": (".webm", partial(_cut, first=5, codec="libvpx", options={"g": "16"})),
     "av1": (".mp4", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
+    "av1_split": (".mkv", _split),
     "av1_open_gop": (".webm", partial(write_clip, codec="libsvtav1", options=_AV1_OPEN_GOP)),
     "mpeg4_avi": (".avi", partial(write_clip, codec="mpeg4", size=(95, 63))),
     "mpeg4_avi_b": (".avi", partial(write_clip, codec="mpeg4", options={"bf": "2", "g": "15"})),

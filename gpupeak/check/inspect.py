@@ -1,4 +1,4 @@
-"""What is in one video, which of its frames would be taken, and what of it is extracted? Nothing is decoded."""
+"""What is in one video, which of its frames would be taken, and what of it is extracted?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import VIDEO_EXTENSIONS, list_samples
 from gpupeak.decode.faces import open_faces
-from gpupeak.decode.planning import plan_frames, video_of
+from gpupeak.decode.libav import decode_clip
+from gpupeak.decode.planning import plan_clip, plan_frames, video_of
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done
 from gpupeak.encode.weights.identity import identify
@@ -75,7 +76,7 @@ class Inspection:
             "video": str(self.sample.video),
             "sampling": self.sample.rule.method,
             **{name: getattr(self, name) for name in video},
-            **{name: getattr(plan, name) for name in ("codec", "frames", "indices", "clamp")},
+            **{name: getattr(plan, name) for name in ("codec", "frames", "recounted", "indices", "clamp", "warnings")},
             "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
             "fallback": plan.fallback and dataclasses.asdict(plan.fallback),
             "extracted": there and {**dataclasses.asdict(there), "file": str(there.file)},
@@ -121,7 +122,9 @@ class InspectTask:
 
 def _of_video(sample: Sample, video: Path) -> Inspection:
     with open_clip(video) as clip:
-        plan = plan_frames(sample, clip.frames, clip.codec)
+        with contextlib.suppress(SampleError):  # decoding them may tell that they are others
+            decode_clip(clip, plan_clip(sample, clip).unique)
+        plan = plan_clip(sample, clip)
         return Inspection(
             sample,
             plan,

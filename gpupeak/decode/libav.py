@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from os import PathLike
 
@@ -16,9 +17,9 @@ from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.container import Clip, decoded, open_clip
 from gpupeak.video.orientation import display_matrix, upright
 
-# Matrices of ITU-T H.273 that swscale converts by; all others are taken for BT.601.
-KNOWN_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
-BT601, _UNSPECIFIED = 5, 2
+
+class Recounted(SampleError):
+    """A clip delivers other frames than its packets say. It has counted them: what is wanted is to be planned anew."""
 
 
 def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int | None = 224) -> npt.NDArray[np.uint8]:
@@ -29,17 +30,21 @@ def decode_frames(path: str | PathLike[str], indices: Sequence[int], size: int |
     `size` pixels; with None they keep their own size. Raises SampleError at stage "plan" or "decode".
     """
     with open_clip(path) as clip:
+        with suppress(Recounted):
+            return decode_clip(clip, indices, size)
         return decode_clip(clip, indices, size)
 
 
 def decode_clip(
     clip: Clip, indices: Sequence[int], size: int | None = 224, out: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """`decode_frames` for an open clip. `out`, uint8 `[n, size, size, 3]`, is written and returned if given."""
+    """`decode_frames` for an open clip. `out`, uint8 `[n, size, size, 3]`, is written and returned if given. Raises
+    Recounted, once."""
     for index in indices:
         if not 0 <= index < clip.frames:
             raise SampleError("decode", f"frame {index} planned, video has {clip.frames}")
-    canvas = _Canvas(indices, size, out)
+    # The rest of a picture cut short is what its memory held, so swscale may not keep any from being used again.
+    canvas = _Canvas(indices, size, out, copying=clip.codec == "mjpeg" and not clip.gops.standalone)
     try:
         if not (clip.timed and _decode_needed(clip, canvas)):
             _decode_all(clip, canvas)
@@ -54,18 +59,25 @@ def decode_clip(
 
 
 def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
-    """False if a wanted frame is missing or any is damaged: libav conceals damage with what it decoded before."""
+    """False if other frames are delivered than the packets say, or a damaged one: libav conceals damage with what it
+    decoded before."""
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing}
     runs = clip.runs(canvas.missing)
     packets = clip.read([number for run in runs for number in run])
     try:
         for run in runs:
+            expected = clip.gops.delivers(run)
+            delivered = list[int | None]()
             for frame in decoded(clip.decoder, islice(packets, len(run))):
                 if frame.is_corrupt:
                     return False
+                if expected and frame.pts is not None and frame.pts >= expected[0]:
+                    delivered.append(frame.pts)
                 index = index_of.get(frame.pts)
                 if index is not None:
                     canvas.paint(index, frame)
+            if delivered != expected:
+                return False
     except (av.FFmpegError, ValueError):
         return False
     return not canvas.missing
@@ -73,25 +85,32 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
 
 def _decode_all(clip: Clip, canvas: _Canvas) -> None:
     canvas.missing = set(canvas.rows)
-    index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing if clip.timed}
+    delivered = list[int | None]()
     for ordinal, frame in enumerate(clip.decode_all()):
-        index = index_of.get(frame.pts) if clip.timed else ordinal
-        if index in canvas.missing:
-            canvas.paint(index, frame)
-        if not canvas.missing:
+        if ordinal in canvas.missing:
+            canvas.paint(ordinal, frame)
+        if clip.timed:
+            delivered.append(frame.pts)
+        elif not canvas.missing:
             break
+    if clip.timed and delivered != [clip.pts(index) for index in range(clip.frames)]:
+        told = clip.frames
+        clip.recount(len(delivered))
+        raise Recounted("decode", f"delivers {clip.frames} frames, its packets tell {told}")
 
 
 class _Canvas:
     """Where the wanted frames go: `rows` of `pixels` for each; those in `missing` are still to be painted."""
 
-    def __init__(self, indices: Sequence[int], size: int | None, out: npt.NDArray[np.uint8] | None) -> None:
+    def __init__(
+        self, indices: Sequence[int], size: int | None, out: npt.NDArray[np.uint8] | None, copying: bool
+    ) -> None:
         self.rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             self.rows.setdefault(index, []).append(row)
         self.missing = set(self.rows)
-        self._size = size
-        self._reformatter = VideoReformatter()
+        self._size, self._copying = size, copying
+        self._reformatters = VideoReformatter(), VideoReformatter()  # setting one up anew takes 0.4 ms
         self._out = np.empty((len(indices), size, size, 3), np.uint8) if out is None and size is not None else out
 
     @property
@@ -99,16 +118,11 @@ class _Canvas:
         return np.empty((0, 0, 0, 3), np.uint8) if self._out is None else self._out
 
     def paint(self, index: int, frame: VideoFrame) -> None:
-        size, matrix = self._size, display_matrix(frame)
-        if frame.interlaced_frame:
-            frame = _woven(frame)
-        if frame.colorspace not in KNOWN_MATRICES:
-            frame.colorspace = BT601
-        # PyAV 17.1 refuses those that swscale does not know; none is converted.
-        frame.color_trc = frame.color_primaries = _UNSPECIFIED
-        # One thread: processes are the parallelism, and the work is 0.7 ms at 1280x720.
-        squashed = self._reformatter.reformat(frame, size, size, "rgb24", interpolation="BILINEAR", threads=1)
-        picture = upright(squashed.to_ndarray(), matrix)
+        squashed = self._squashed(frame, self._reformatters[0])
+        matrix = display_matrix(squashed)
+        if frame.interlaced_frame or self._copying:
+            squashed = self._squashed(_woven(frame), self._reformatters[1])
+        picture = upright(np.asarray(squashed.to_ndarray(), np.uint8), matrix)
         if self._out is None:
             self._out = np.empty((sum(map(len, self.rows.values())), *picture.shape), np.uint8)
         if picture.shape != self._out.shape[1:]:
@@ -118,12 +132,18 @@ class _Canvas:
             self._out[row] = picture
         self.missing.discard(index)
 
+    def _squashed(self, frame: VideoFrame, by: VideoReformatter) -> VideoFrame:
+        # One thread: processes are the parallelism, and the work is 0.7 ms at 1280x720.
+        return by.reformat(frame, self._size, self._size, "rgb24", interpolation="BILINEAR", threads=1)
+
 
 def _woven(frame: VideoFrame) -> VideoFrame:
     """A copy that is not flagged as interlaced: swscale would squash each of the two fields by itself."""
     copy = VideoFrame(frame.width, frame.height, frame.format.name)
     for there, here in zip(copy.planes, frame.planes, strict=True):
-        rows, given = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in (there, here))
+        rows, given = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size) for plane in (there, here)
+        )
         width = min(there.line_size, here.line_size)
         rows[:, :width] = given[: len(rows), :width]
     copy.colorspace, copy.color_range = frame.colorspace, frame.color_range

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from gpupeak.errors import SampleError
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import choose
 from gpupeak.storage.places import local
 from gpupeak.types import FramePlan, Peak, Place, Sample
+from gpupeak.video.container import KNOWN_MATRICES, Clip
+
+_NEAR = 2  # frames that programs count otherwise at the end of a video
 
 
 def video_of(sample: Sample) -> Place:
@@ -25,4 +31,23 @@ def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
         peak = read_peak(sample.name, [local(each) for each in sample.au_dirs], rule.peak_source)
     choice = choose(rule, sample.name, frames, peak)
     found = peak if isinstance(peak, Peak) else None
-    return FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp)
+    warnings = tuple(_doubts(choice.indices, frames, found))
+    return FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp, warnings=warnings)
+
+
+def plan_clip(sample: Sample, clip: Clip) -> FramePlan:
+    """`plan_frames` for a sample's open video."""
+    plan = plan_frames(sample, clip.frames, clip.codec)
+    colours = () if clip.colorspace in KNOWN_MATRICES else (f"colours of matrix {clip.colorspace}, taken for BT.601",)
+    return replace(plan, recounted=clip.recounted, warnings=plan.warnings + colours)
+
+
+def _doubts(indices: tuple[int, ...], frames: int, peak: Peak | None) -> Iterator[str]:
+    if frames == 1:
+        yield "the video has a single frame"
+    elif peak is not None and len(indices) > 1 and len(set(indices)) == 1:
+        yield f"all {len(indices)} frames are the same one"
+    if peak is not None:
+        last = min(frames, max(1, peak.total or frames)) - 1
+        if not -_NEAR <= peak.index <= last + _NEAR:
+            yield f"the peak is more than {_NEAR} frames outside of the video"

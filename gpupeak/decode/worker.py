@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from gpupeak.child import connect
 from gpupeak.decode.faces import face_frames, open_faces
-from gpupeak.decode.libav import decode_clip
+from gpupeak.decode.libav import Recounted, decode_clip
 from gpupeak.decode.nvdec import examine
-from gpupeak.decode.planning import plan_frames, video_of
+from gpupeak.decode.planning import plan_clip, plan_frames, video_of
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds
@@ -81,12 +81,16 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
             face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
             return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
         with open_clip(video) as clip:
-            plan = plan_frames(sample, clip.frames, clip.codec)
+            plan = plan_clip(sample, clip)
             if out is None:
                 facts, given = examine(clip, plan.unique)
                 return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, given)
             planned = time.perf_counter()
-            decode_clip(clip, plan.indices, size=out.shape[1], out=out)
+            try:
+                decode_clip(clip, plan.indices, size=out.shape[1], out=out)
+            except Recounted:
+                plan = plan_clip(sample, clip)
+                decode_clip(clip, plan.indices, size=out.shape[1], out=out)
         return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
     except Exception as error:  # a bad video is data, whatever it provokes
         return _failed(sample, error, "plan" if plan is None else "decode", plan)

@@ -33,14 +33,14 @@ _PROVENANCE = ("id", "shard", "command", "started", "device", "versions")
 
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
-_PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp")
+_PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp", "recounted", "warnings")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestLine:
     """What the manifest says of one sample.
 
-    `outcome` is `SAVED`, `FAILED`, or `KEPT`: a file that no run tells of. `indices` to `clamp` are as in `FramePlan`.
+    `outcome` is `SAVED`, `FAILED`, or `KEPT`: no run tells of it. `indices` to `warnings` are as in `FramePlan`.
     `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `raw` is the line in its file.
     """
 
@@ -54,6 +54,8 @@ class ManifestLine:
     peak: Peak | None = None
     fallback: NoPeak | None = None
     clamp: str | None = None
+    recounted: bool = False
+    warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     origin: str | None = None
     raw: bytes = b""
@@ -84,6 +86,8 @@ class ManifestLine:
             entry |= {"indices": list(self.indices), "frames": self.frames, "codec": self.codec}
             entry["peak"] = self.peak and {**dataclasses.asdict(self.peak), "file": str(self.peak.file)}
             entry |= {"fallback": self.fallback and dataclasses.asdict(self.fallback), "clamp": self.clamp}
+        entry |= {"recounted": True} if self.recounted else {}
+        entry |= {"warnings": list(self.warnings)} if self.warnings else {}
         if self.outcome == SAVED:
             entry["seconds"] = {stage: round(value, 6) for stage, value in self.seconds.items()}
         # ASCII escapes: a lone surrogate (a file name that is no UTF-8) has no other encoding.
@@ -100,6 +104,7 @@ class ManifestLine:
             return None
         text = {key: value for key, value in entry.items() if isinstance(value, str)}
         indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
+        warnings = entry.get("warnings")
         return cls(
             name,
             str(entry.get("outcome")),
@@ -111,6 +116,8 @@ class ManifestLine:
             peak=_peak(entry.get("peak")),
             fallback=_fallback(entry.get("fallback")),
             clamp=text.get("clamp"),
+            recounted=entry.get("recounted") is True,
+            warnings=tuple(each for each in warnings if isinstance(each, str)) if isinstance(warnings, list) else (),
             seconds=_seconds(seconds) if isinstance(seconds, dict) else {},
             origin=text.get("origin"),
             raw=raw if raw.endswith(b"\n") else raw + b"\n",

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpupeak.decode.faces import open_faces
-from gpupeak.decode.libav import decode_clip
+from gpupeak.decode.libav import Recounted, decode_clip
 from gpupeak.decode.planning import plan_frames, video_of
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.errors import ConfigError, SampleError
@@ -104,7 +104,11 @@ class SheetTask:
         with open_clip(video) as clip:
             task = self._planned(sample, clip.frames, clip.codec)
             # Squashed to a square while decoding, so that a large video costs no more memory than a small one.
-            pixels = decode_clip(clip, task.indices, size=self.side)
+            try:
+                pixels = decode_clip(clip, task.indices, size=self.side)
+            except Recounted:
+                task = self._planned(sample, clip.frames, clip.codec)
+                pixels = decode_clip(clip, task.indices, size=self.side)
             width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
             times = tuple(clip.times[index] for index in task.indices)
             curve = read_curve(sample.name, [local(each) for each in sample.au_dirs])

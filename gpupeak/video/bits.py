@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from typing import NamedTuple
 
 
@@ -77,3 +78,17 @@ def uncropped(unit: bytes, header: int, cropping: Cropping) -> bytes:
     padding = -(cropping.start + 1 + tail) % 8  # after the bit that ends it, zeros: there may now be a byte of them
     shorter = (value << padding).to_bytes((cropping.start + 1 + tail + padding) // 8, "big").rstrip(b"\0")
     return unit[:header] + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", shorter)
+
+
+def configured(record: bytes, hevc: bool) -> list[bytes]:
+    """The parameter sets of a decoder configuration record (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1)."""
+    units, reader = list[bytes](), BytesIO(record)
+
+    def number(size: int) -> int:
+        return int.from_bytes(reader.read(size), "big")
+
+    reader.seek(22 if hevc else 5)
+    for array in range(min(number(1), 16) if hevc else 2):
+        count = number(1 + 2 * hevc) & (0xFFFF if hevc else 0xFF if array else 31)
+        units += [reader.read(number(2)) for _ in range(min(count, 256))]
+    return units

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
+from gpupeak.video.bits import configured, unescaped
 from gpupeak.video.h264 import Sequence, is_field, read_sequence, slice_type
 
 REFERENCED = -1
@@ -18,6 +19,7 @@ _RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "m
 _ORIENTATION = re.compile(rb"\x2f[\3-\7]")
 
 _HEAD = 1 << 16  # bytes of a packet in which a picture is looked for
+_TAIL = 1 << 12  # and bytes in which its end is
 
 
 class _Nal(NamedTuple):
@@ -50,7 +52,8 @@ _picture = cache(Picture)  # there are few, and to make one takes longer than to
 class Syntax:
     """Reads the packets of one stream in order, and gathers what they say of the stream.
 
-    `framed`: one packet is one frame, as far as read. `standalone`: what follows a key frame can be decoded from there.
+    `framed`: one packet is one frame, as far as read. `doubtful`: a decoder may not deliver all of these frames.
+    `standalone`: what follows a key frame can be decoded from there.
     `bidirectional`: there are B pictures. `oriented`: H.264 or HEVC may say which way up its pictures are. `sequence`
     is H.264's last sequence parameter set.
     """
@@ -58,24 +61,28 @@ class Syntax:
     def __init__(self, codec: str, extradata: bytes) -> None:
         self.framed = codec in _RANDOM_ACCESS
         self.standalone = True
-        self.bidirectional = self.oriented = False
+        self.bidirectional = self.oriented = self.doubtful = False
         self.sequence: Sequence | None = None
         self._highest = 0  # temporal layer
-        self._begun = False
+        self._begun = self._ended = self._anew = False
         self._parameters = b""
         self._nal = _NAL.get(codec, _NAL["h264"])
         self._length = 0  # bytes of the length before a NAL unit (ISO/IEC 14496-15); 0 for start codes (Annex B)
         if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
             self._length = (extradata[4] & 3) + 1
-            self._parameter_set(extradata[8 : 8 + int.from_bytes(extradata[6:8], "big")])
         elif codec == "hevc" and len(extradata) > 22 and not extradata.startswith((b"\0\0\1", b"\0\0\0\1")):
             self._length = (extradata[21] & 3) + 1
+        if self._length:
+            for unit in filter(None, configured(extradata, codec == "hevc")):
+                self._take_in(self._kind(unit[0]), unit)
         elif codec in ("h264", "hevc"):
             self._first_slice(memoryview(extradata))
         self._parameters += extradata
         self._read = {
             "h264": self._h264,
             "hevc": self._hevc,
+            "av1": self._av1,
+            "mjpeg": self._mjpeg,
             "mpeg1video": self._mpeg2,
             "mpeg2video": self._mpeg2,
             "mpeg4": self._mpeg4,
@@ -115,6 +122,11 @@ class Syntax:
         self._highest = max(self._highest, layer)
         # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
         start = 16 <= kind <= 21
+        if start:  # from a BLA picture on, and after an end of sequence, a decoder starts anew
+            self._anew = self._begun and (kind <= 18 or self._ended)
+            self.doubtful |= self._begun and (data[at + 2] & 0x40 != 0 or (kind == 21 and self._ended))
+        self.doubtful |= self._anew and kind in (8, 9)  # RASL: it refers to what came before, and is dropped
+        self._ended = bytes(data[-2:]) == b"\x48\1"
         return _picture(True, start, layer if kind < 16 and kind % 2 == 0 else REFERENCED, start)
 
     def _mpeg4(self, data: memoryview, key: bool) -> Picture:
@@ -140,9 +152,40 @@ class Syntax:
 
     def _vp9(self, data: memoryview, key: bool) -> Picture:
         # Outside of a superframe, a hidden frame has neither show_existing_frame nor show_frame set.
-        superframe = data[-1] & 0xE0 == 0xC0
-        flags = 0b0101 if data[0] & 0x30 == 0x30 else 0b1010
-        return _picture(superframe or data[0] & flags != 0, key, REFERENCED, key and not data[0] & 4)
+        firsts, at, count, width = [data[0]], 0, (data[-1] & 7) + 1, (data[-1] >> 3 & 3) + 1
+        index = data[-2 - count * width :]
+        if data[-1] & 0xE0 == 0xC0 and index[0] == data[-1] and len(index) == 2 + count * width:
+            firsts = []
+            for number in range(1, 1 + count * width, width):
+                firsts += data[at : at + 1]
+                at += int.from_bytes(index[number : number + width], "little")
+        shown = sum(first & (0b0101 if first & 0x30 == 0x30 else 0b1010) != 0 for first in firsts)
+        self.framed &= shown < 2
+        return _picture(shown > 0, key, REFERENCED, key and not data[0] & 4)
+
+    def _av1(self, data: memoryview, key: bool) -> Picture:
+        """By the AV1 specification, 5.3 and 5.9.2, of no still picture (their headers begin otherwise)."""
+        at = shown = headers = 0
+        while at < len(data):
+            kind, extended, sized = data[at] >> 3 & 15, data[at] >> 2 & 1, data[at] & 2
+            at += 1 + extended
+            size = shift = 0
+            while sized and at < len(data):  # leb128
+                size |= (data[at] & 0x7F) << shift
+                shift, at = shift + 7, at + 1
+                if data[at - 1] < 0x80:
+                    break
+            if kind in (3, 6) and at < len(data):  # OBU_FRAME_HEADER, OBU_FRAME
+                headers += 1
+                shown += data[at] & 0x90 != 0  # show_existing_frame, show_frame
+            at = at + size if sized else len(data)
+        self.framed &= shown < 2
+        return _picture(shown > 0 or not headers, key, REFERENCED)
+
+    def _mjpeg(self, data: memoryview, key: bool) -> Picture:
+        # What a picture that is cut short lacks is left as it was in memory, with nothing said: as it is in sequence.
+        self.standalone &= b"\xff\xd9" in bytes(data[-_TAIL:])
+        return _picture(True, key, REFERENCED)
 
     def _other(self, data: memoryview, key: bool) -> Picture:
         return _picture(True, key, REFERENCED)
@@ -186,5 +229,18 @@ class Syntax:
         if unit.rstrip(b"\0") not in self._parameters:
             self._parameters += unit
             self.standalone &= not self._begun
-            if self._nal.mask == 31 and unit[0] & 31 == 7:
+            kind = self._kind(unit[0])
+            if self._nal.mask == 31 and kind == 7:
                 self.sequence = read_sequence(unit)
+            elif kind == 34:
+                self.doubtful |= _may_hide(unit)
+
+
+def _may_hide(unit: bytes) -> bool:
+    """output_flag_present_flag of HEVC's picture parameter set (ITU-T H.265, 7.3.2.3.1)."""
+    bits = unescaped(unit[2:16])
+    try:
+        bits.skip(2)
+        return bits.u(2) & 1 == 1
+    except ValueError:
+        return True

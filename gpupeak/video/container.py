@@ -4,6 +4,7 @@ in presentation order, as a full sequential decode delivers them."""
 from __future__ import annotations
 
 import stat
+from bisect import bisect
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -29,7 +30,13 @@ from gpupeak.video.orientation import UPRIGHT, Matrix, certainly_upright, degree
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
 MAX_PACKETS = 1 << 20  # nine hours at 30 frames/s; a small MP4 can declare any number
+_SMALL = 16
+_GUESSED = 7  # packets of H.264 after which libav takes the order of its pictures for known
 KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
+
+# Matrices of ITU-T H.273 that swscale converts by; all others are taken for BT.601.
+KNOWN_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
+_UNSPECIFIED, _BT601 = 2, 5
 
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,nut,mxf,ivf,obu,h264,hevc,mpegvideo,m4v,mjpeg,dv,rm"
@@ -63,6 +70,8 @@ class Clip:
         packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         gops: which packets they are, and what decoding takes of them.
+        recounted: decoding does not deliver the frames that the packets tell. They are numbered as a decode in full
+            delivers them, for which the video was decoded once.
         timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
             MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the frames.
     """
@@ -84,6 +93,7 @@ class Clip:
         # An MP4 tells, and libavformat has made an index of them all, or run out of memory and made none.
         if stream.frames > MAX_PACKETS and self._format.startswith("mov"):
             raise SampleError("plan", f"declares {stream.frames} video packets, expected at most {MAX_PACKETS}")
+        self.recounted = False
         self.timed = self._demux(stream)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
         if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
@@ -116,7 +126,8 @@ class Clip:
         """How the picture is turned upright; where headers leave it open, a frame is decoded."""
         if certainly_upright(self.path, self._format) and not self._oriented:
             return UPRIGHT
-        return next(map(display_matrix, self.decode_all()), UPRIGHT)
+        first = next(self.decode_all(), None)
+        return UPRIGHT if first is None else display_matrix(first.reformat(_SMALL, _SMALL, "gray"))
 
     @property
     def rotation(self) -> int:
@@ -140,6 +151,10 @@ class Clip:
         if self.codec == "mpeg4" and runs and runs[0][0] > 0:
             runs.insert(0, [0])
         return runs
+
+    def recount(self, delivered: int) -> None:
+        """Number the frames as a decode in full `delivered` them: the packets do not tell."""
+        self.timed, self.recounted, self.frames, self.key_frames = False, True, delivered, []
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
         if self._kept is not None:
@@ -199,9 +214,16 @@ class Clip:
             self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
         if damaged or not syntax.framed or not gops.ordered(syntax.bidirectional) or not self._sort(gops):
             return False
+        if syntax.doubtful or (self._reordering_is_guessed(syntax) and _grows(pts)):
+            self.recounted = True
+            return False
         if not syntax.standalone:
             gops.starts = [0]
         return True
+
+    def _reordering_is_guessed(self, syntax: Syntax) -> bool:
+        told = self._format.startswith("mov") or (syntax.sequence is not None and syntax.sequence.reordering)
+        return self.codec == "h264" and not told
 
     def _sort(self, gops: Gops) -> bool:
         """False if decoding does not bear it out: what is presented before the first key frame may need another."""
@@ -220,10 +242,26 @@ class Clip:
         return True
 
 
+def _grows(pts: list[int]) -> bool:
+    """Whether more pictures have to wait for one presented before them than at the start, where libav guesses how many:
+    it drops those that come too late."""
+    waiting = most = 0
+    before = list[int]()
+    for number, time in enumerate(pts):
+        at = bisect(before, time)
+        before.insert(at, time)
+        if number - at > most:
+            most = number - at
+        if number < _GUESSED:
+            waiting = most
+    return most > waiting
+
+
 def decoded(
     decoder: VideoCodecContext, packets: Iterable[Packet[VideoStream]], tolerant: bool = False
 ) -> Iterator[VideoFrame]:
-    """The frames of a run of packets, the decoder being flushed before; `tolerant` skips over errors."""
+    """The frames of a run of packets, the decoder being flushed before; `tolerant` skips over errors. Their colours are
+    such that swscale knows."""
     decoder.flush_buffers()
     for packet in chain(packets, (None,)):
         try:
@@ -232,7 +270,12 @@ def decoded(
             if not tolerant or isinstance(error, MemoryError):
                 raise
             continue
-        yield from frames
+        for frame in frames:
+            if frame.colorspace not in KNOWN_MATRICES:
+                frame.colorspace = _BT601
+            # PyAV 17.1 refuses what swscale does not know, later ones leave both out.
+            frame.color_trc = frame.color_primaries = _UNSPECIFIED
+            yield frame
 
 
 def _open(path: Path, quick: bool) -> InputContainer:

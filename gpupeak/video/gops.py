@@ -35,6 +35,14 @@ class Gops:
         apart = all(latest[start - 1] < pts[start] for start in self.starts if start)
         return unique and apart and not invented and bool(self.starts)
 
+    def delivers(self, run: list[int]) -> list[int]:
+        """The timestamps, ascending, that decoding a run has to deliver from its first key frame's on."""
+        start = next((number for number in run if number in self.starts), None)
+        if start is None:
+            return []
+        first, inside = self.pts[start], set(run).intersection(self.shown)
+        return sorted(self.pts[number] for number in inside if self.pts[number] >= first)
+
     def runs(self, indices: Iterable[int]) -> list[list[int]]:
         """The packets, ascending, that decoding frames `indices` takes; between two runs the decoder is flushed."""
         wanted = {self.shown[index] for index in indices}

@@ -9,6 +9,7 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 
 # u, v and w, x and y as 16.16 and 2.30 fixed point (ISO/IEC 14496-12, 6.2.2).
@@ -23,9 +24,10 @@ UPRIGHT: Matrix = (1 << 16, 0, 0, 1 << 16)
 
 
 def display_matrix(frame: VideoFrame) -> Matrix:
-    """What a decoded frame's container, or bitstream, asks for."""
+    """What a frame's container, or bitstream, asks for; of a small copy, as PyAV keeps a frame of which this is read
+    until garbage is collected."""
     side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
+    if not isinstance(side, SideData):
         return UPRIGHT
     a, b, _, c, d = struct.unpack_from("=5i", bytes(side))
     return a, b, c, d

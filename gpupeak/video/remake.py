@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 from typing import NamedTuple
 
 from gpupeak.video import h264, hevc
-from gpupeak.video.bits import Bits, uncropped
+from gpupeak.video.bits import Bits, configured, uncropped
 from gpupeak.video.container import MAX_SIDE, Clip
 
 MAX_BYTES = 64 << 20  # of packets, which are held in memory and sent between processes
@@ -129,7 +128,7 @@ class _Nals(_Syntax):
         else:
             at = 21 if self._hevc else 4
             self._length = (int.from_bytes(record[at : at + 1], "big") & 3) + 1
-            self._pictures(_configured(record, self._hevc))
+            self._pictures(configured(record, self._hevc))
 
     def take_in(self, data: bytes) -> None:
         self._pictures(self._units(data))
@@ -198,20 +197,6 @@ class _Nals(_Syntax):
 
 def _by_start_codes(units: Iterable[bytes]) -> bytes:
     return b"".join(b"\0\0\0\1" + unit for unit in units)
-
-
-def _configured(record: bytes, hevc: bool) -> list[bytes]:
-    """The parameter sets of a decoder configuration record (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1)."""
-    units, reader = list[bytes](), BytesIO(record)
-
-    def number(size: int) -> int:
-        return int.from_bytes(reader.read(size), "big")
-
-    reader.seek(22 if hevc else 5)
-    for array in range(min(number(1), 16) if hevc else 2):
-        count = number(1 + 2 * hevc) & (0xFFFF if hevc else 0xFF if array else 31)
-        units += [reader.read(number(2)) for _ in range(min(count, 256))]
-    return units
 
 
 class _Mpeg4(_Syntax):

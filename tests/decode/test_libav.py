@@ -112,7 +112,8 @@ def test_every_display_matrix_is_honoured(clip_of: ClipOf, tmp_path: Path, matri
 @pytest.mark.parametrize(("codec", "header"), [("libx264", b"\x06"), ("libx265", b"\x4e\1")])
 def test_pictures_mirrored_by_the_bitstream(tmp_path: Path, suffix: str, codec: str, header: bytes) -> None:
     # ITU-T H.264, D.1.27: hor_flip, and in the second anticlockwise_rotation of 16384 of 65536 after it.
-    for first, expected in ((0x40, np.fliplr), (0x48, lambda picture: np.rot90(np.fliplr(picture)))):
+    turned: dict[int, Callable[[Any], Any]] = {0x40: np.fliplr, 0x48: lambda picture: np.rot90(np.fliplr(picture))}
+    for first, expected in turned.items():
         unit = header + b"\x2f\x03" + bytes([first]) + b"\x00\x05\x80"
         start = b"\0\0\0\1" if suffix == ".ts" else len(unit).to_bytes(4, "big")
 
@@ -188,7 +189,7 @@ def test_too_few_packets_are_made_up_for(clip_of: ClipOf, monkeypatch: pytest.Mo
         assert np.array_equal(decode_frames(clip_of("h264_short_gop"), [5, 30]), expected)
 
 
-def test_frames_that_cannot_be_decoded_are_named(clip_of: ClipOf, tmp_path: Path) -> None:
+def test_frames_that_cannot_be_decoded_are_none(clip_of: ClipOf, tmp_path: Path) -> None:
     with open_clip(clip_of("h264_short_gop")) as clip:
         spoilt = [bytes(packet) for packet in clip.read(range(24, 48))]
     data = clip_of("h264_short_gop").read_bytes()
@@ -198,7 +199,9 @@ def test_frames_that_cannot_be_decoded_are_named(clip_of: ClipOf, tmp_path: Path
     path = tmp_path / "spoilt.mp4"
     path.write_bytes(data)
     assert decode_frames(path, [0, 23]).shape == (2, 224, 224, 3)
-    assert fails(path, [3, 30, 40]).startswith("2 of the frames cannot be decoded: 30, 40")
+    frames = len(decode_in_full(path))
+    assert 24 <= frames < 30
+    assert fails(path, [3, 30, 40]) == f"frame 30 planned, video has {frames}"
 
 
 def test_damage_is_concealed_as_in_a_full_decode(tmp_path: Path) -> None:

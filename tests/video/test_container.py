@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from av.video.stream import VideoStream
 from clips import KINDS, decode_in_full, remux, with_data, write_audio, write_clip
 
 from gpupeak.errors import SampleError
@@ -23,7 +24,8 @@ from gpupeak.video.orientation import certainly_upright
 
 ClipOf = Callable[[str], Path]
 TELLING = (".mp4", ".mov", ".mkv", ".avi")
-UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut", "wmv2", "flv1", "ffv1"}
+RECOUNTED = {"h264_grows_ts", "h264_grows_mkv", "h264_grows_flv", "hevc_bla", "hevc_bla_ts", "hevc_no_output"}
+UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut", "wmv2", "flv1", "ffv1"} | RECOUNTED
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,6 +34,8 @@ def test_frames_are_those_of_a_full_decode(clip_of: ClipOf, kind: str) -> None:
     with open_clip(clip_of(kind)) as clip:
         assert clip.frames == len(frames) > 0
         assert clip.timed == (kind not in UNTIMED)
+        assert clip.recounted == (kind in RECOUNTED)
+        assert clip.frames < clip.packets or kind not in RECOUNTED - {"hevc_no_output"}
         assert clip.key_frames == sorted(clip.key_frames)
         if clip.timed:
             assert [clip.pts(index) for index in range(clip.frames)] == [frame.pts for frame in frames]
@@ -238,11 +242,15 @@ def test_h264_fields_are_no_frames(clip_of: ClipOf) -> None:
     assert not without_sequence.framed
 
 
-def test_vp9_hidden_frames_outside_of_superframes() -> None:
+def test_vp9_hidden_frames_in_and_outside_of_superframes() -> None:
     syntax = Syntax("vp9", b"")
     shown, hidden, showing_another = b"\x82\x49", b"\x84\x49", b"\x88\x49"
     assert [syntax.read(memoryview(data), False).shown for data in (shown, hidden, showing_another)] == [1, 0, 1]
-    assert syntax.read(memoryview(hidden + b"\xc9\1\1\xc9"), False).shown
+    for pair, count in ((hidden + shown, 1), (hidden + hidden, 0), (shown + hidden, 1)):
+        assert syntax.read(memoryview(pair + b"\xc1\2\2\xc1"), False).shown == count
+    assert syntax.framed
+    syntax.read(memoryview(shown + showing_another + b"\xc1\2\2\xc1"), False)
+    assert not syntax.framed, "two frames"
 
 
 # Broken and hostile files.
@@ -297,13 +305,14 @@ def test_the_stream_is_the_one_that_a_player_chooses(tmp_path: Path, suffix: str
         for number, frames in enumerate((1, 25) if cover else (12, 25)):
             codec, pix_fmt = ("mjpeg", "yuvj420p") if frames == 1 else ("libx264", "yuv420p")
             stream = target.add_stream(codec, rate=25)
+            assert isinstance(stream, VideoStream)
             stream.width, stream.height, stream.pix_fmt = 64 + 32 * number, 64, pix_fmt
             if chosen == "the default one":
                 stream.disposition = Disposition.default if number else Disposition(0)
         packets: list[av.Packet[Any]] = []
         for stream, frames in zip(target.streams.video, (1, 25) if cover else (12, 25), strict=True):
             for number in range(frames):
-                frame = av.VideoFrame(stream.width, stream.height, stream.pix_fmt)
+                frame = av.VideoFrame(stream.width, stream.height, str(stream.pix_fmt))
                 frame.pts = number
                 packets += stream.encode(frame)
             packets += stream.encode(None)

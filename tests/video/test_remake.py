@@ -31,6 +31,8 @@ OTHERS = {"h264_444", "h264_full_range"}  # in formats that NVDEC is not given
 TAKEN = [kind for kind in KINDS if kind.startswith(("h264", "hevc", "vp", "mpeg4")) and kind not in OTHERS]
 NO_IDR = "no IDR picture or key frame to start at"
 REFUSED = dict.fromkeys(("h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut"), UNTIMED)
+REFUSED |= dict.fromkeys(("h264_grows_ts", "h264_grows_mkv", "h264_grows_flv"), UNTIMED)
+REFUSED |= dict.fromkeys(("hevc_bla", "hevc_bla_ts", "hevc_no_output"), UNTIMED)
 REFUSED |= dict.fromkeys(("h264_edit_list_open_gop", "h264_cut_open_gop"), NO_IDR)
 SOMETIMES = {"h264_two_encoders": CHANGING, "vp8_hidden": NO_FRAMES, "mpeg4_cut_avi": NO_FRAMES}
 """Refused for some frames: those after the change, after a hidden picture, before the first key frame."""

@@ -1,0 +1,82 @@
+"""What a sample's plan warns of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from clips import filtered
+from samples import sample
+
+from gpupeak.decode.planning import plan_clip, plan_frames
+from gpupeak.features.records import ManifestLine
+from gpupeak.tally import Tally
+from gpupeak.types import FramePlan, Saved
+from gpupeak.video.container import open_clip
+
+
+def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
+    """A plan by a peak's file, or by none."""
+    entry = {"frames_before_peak": 9, "frames_after_peak": 9, **peak}
+    told = {"au_info": {"peak_frames": [entry], "total_frames": entry.pop("total", frames)}}
+    (directory / "clip").mkdir()
+    if peak:
+        (directory / "clip" / "clip_au_analysis.json").write_text(json.dumps(told))
+    asked = sample(directory, n=n, method="emotion_peak")
+    return plan_frames(replace(asked, au_dirs=(directory,)), frames, "h264")
+
+
+@pytest.mark.parametrize(
+    ("frames", "peak", "warnings"),
+    [
+        (48, {"peak_index": 20}, ()),
+        (1, {"peak_index": 0}, ("the video has a single frame",)),
+        (1, {}, ("the video has a single frame",)),
+        (48, {"peak_index": 49}, ()),
+        (48, {"peak_index": 50}, ("the peak is more than 2 frames outside of the video",)),
+        (48, {"peak_index": 49, "total": 60}, ()),
+        (48, {"peak_index": 50, "total": 60}, ("the peak is more than 2 frames outside of the video",)),
+        (
+            48,
+            {"peak_index": 100, "total": 200},
+            ("the peak is more than 2 frames outside of the video",),
+        ),
+        (48, {"peak_index": 0, "total": 1}, ("all 8 frames are the same one",)),
+        (
+            48,
+            {"peak_index": 3, "total": 1},
+            ("all 8 frames are the same one", "the peak is more than 2 frames outside of the video"),
+        ),
+    ],
+)
+def test_warnings(tmp_path: Path, frames: int, peak: dict[str, int], warnings: tuple[str, ...]) -> None:
+    plan = planned(tmp_path, frames, **peak)
+    assert (plan.peak is None) == (not peak)
+    assert plan.warnings == warnings
+    read = ManifestLine.read(ManifestLine.of(Saved(plan, {})).written())
+    assert read is not None
+    assert (read.warnings, read.recounted) == (warnings, False)
+
+
+def test_one_frame_that_was_asked_for(tmp_path: Path) -> None:
+    assert planned(tmp_path, 48, n=1, peak_index=3).warnings == ()
+
+
+def test_colours_that_are_unknown(clip_of: Callable[[str], Path], tmp_path: Path) -> None:
+    path = filtered(clip_of("h264"), tmp_path / "clip.mp4", "h264_metadata=matrix_coefficients=8")
+    for video, warnings in ((path, ("colours of matrix 8, taken for BT.601",)), (clip_of("h264_bt709"), ())):
+        with open_clip(video) as clip:
+            assert plan_clip(sample(tmp_path, video=video), clip).warnings == warnings
+
+
+def test_a_run_tells_how_many_it_warns_of(tmp_path: Path) -> None:
+    tally = Tally("mine", tmp_path, 2)
+    for frames, name in ((1, "a"), (1, "b"), (48, "c")):
+        (tmp_path / name).mkdir()
+        tally.add(Saved(planned(tmp_path / name, frames, peak_index=0), {}))
+    tally.close()
+    assert tally.warnings == ["mine: 2 samples saved: the video has a single frame"]
+    assert tally.to_json()["warnings"] == tally.warnings

@@ -1,0 +1,130 @@
+"""Where decoding delivers other frames than the packets tell, these are counted, and planned anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from av.packet import Packet
+from clips import decode_in_full, remux, with_data, write_clip
+from samples import sample
+
+from gpupeak.decode import decode_frames
+from gpupeak.decode.libav import Recounted, decode_clip
+from gpupeak.decode.nvdec import examine
+from gpupeak.decode.worker import prepare
+from gpupeak.features.records import ManifestLine
+from gpupeak.types import Saved
+from gpupeak.video.bitstream import Syntax
+from gpupeak.video.container import open_clip
+from gpupeak.video.remake import UNTIMED
+
+ClipOf = Callable[[str], Path]
+Packets: TypeAlias = "list[Packet[Any]]"
+HEVC = {"x265-params": "log-level=none:keyint=24"}
+
+
+def spoilt(packets: Packets, number: int = 10, kept: int = 2) -> Packets:
+    data = bytes(packets[number])
+    noise = random.Random(0).randbytes(len(data) - kept)
+    return [*packets[:number], with_data(packets[number], data[:kept] + noise), *packets[number + 1 :]]
+
+
+def lost(packets: Packets) -> Packets:
+    return packets[:5] + packets[9:]
+
+
+DAMAGED: dict[str, tuple[str, dict[str, str], Callable[[Packets], Packets]]] = {
+    "hevc_spoilt.mp4": ("libx265", HEVC, spoilt),
+    "hevc_lost.mp4": ("libx265", HEVC, lost),
+    "hevc_lost.mkv": ("libx265", HEVC, lost),
+    "vp9_spoilt.webm": ("libvpx-vp9", {"g": "24"}, spoilt),
+    "vp9_spoilt.mp4": ("libvpx-vp9", {"g": "24"}, partial(spoilt, number=26, kept=12)),
+    "vp8_spoilt.webm": ("libvpx", {"g": "24"}, spoilt),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_that_only_decoding_shows(tmp_path: Path, name: str) -> None:
+    codec, options, change = DAMAGED[name]
+    whole = write_clip(tmp_path / f"whole_{name}", codec=codec, options=options)
+    path = remux(whole, tmp_path / name, change)
+    frames = decode_in_full(path)
+    answer = prepare(sample(tmp_path, video=path), out := np.empty((8, 224, 224, 3), np.uint8))
+    assert isinstance(answer, tuple)
+    plan, _ = answer
+    assert (plan.frames, plan.recounted) == (len(frames), True)
+    assert plan.indices[-1] < plan.frames < 48
+    squashed = (frames[index].reformat(224, 224, "rgb24", interpolation="BILINEAR") for index in plan.indices)
+    expected = [picture.to_ndarray() for picture in squashed]
+    assert np.array_equal(out, expected)
+    assert np.array_equal(decode_frames(path, plan.indices), expected)
+    with open_clip(path) as clip:
+        assert (clip.timed, clip.recounted) == (True, False)
+        with pytest.raises(Recounted, match=f"delivers {len(frames)} frames, its packets tell {clip.frames}"):
+            decode_clip(clip, range(clip.frames))
+        assert examine(clip, [30])[1] == UNTIMED
+    line = ManifestLine.of(Saved(plan, {}))
+    read = ManifestLine.read(line.written())
+    assert read is not None
+    assert (read.recounted, read.frames) == (True, plan.frames)
+
+
+@pytest.mark.parametrize("kind", ["h264_grows_ts", "hevc_bla"])
+def test_packets_that_cast_doubt(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
+    answer = prepare(sample(tmp_path, video=clip_of(kind)), np.empty((8, 224, 224, 3), np.uint8))
+    assert isinstance(answer, tuple)
+    assert (answer[0].frames, answer[0].recounted) == (len(decode_in_full(clip_of(kind))), True)
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264_open_gop", "hevc_mkv", "vp9", "av1", "mpeg2_ts", "h264_cut_open_gop"])
+def test_whole_files_are_not_decoded_in_full(clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_clip(clip_of(kind)) as clip:
+        monkeypatch.setattr(clip, "decode_all", None)
+        for index in range(0, clip.frames, 5):
+            decode_clip(clip, [index])
+        assert not clip.recounted
+
+
+def test_hevc_that_may_hide_pictures() -> None:
+    """output_flag_present_flag is the fourth bit of a picture parameter set of which both numbers are 0."""
+    for unit, doubtful in ((b"\x44\1\xd0", True), (b"\x44\1\xc0", False), (b"\x44\1", True)):
+        assert Syntax("hevc", b"\0\0\1" + unit + b"\0\0\1").doubtful == doubtful
+
+
+def test_hevc_after_the_end_of_a_sequence() -> None:
+    def unit(kind: int) -> bytes:
+        return b"\0\0\1" + bytes([kind << 1, 1]) + b"\x80"
+
+    syntax = Syntax("hevc", b"")
+    for data in (unit(21), unit(8), unit(1), unit(21)):  # CRA, RASL_N, TRAIL_R
+        syntax.read(memoryview(data), False)
+    assert not syntax.doubtful
+    for data in (unit(1) + b"\0\0\1\x48\1", unit(21)):
+        syntax.read(memoryview(data), False)
+    assert syntax.doubtful
+
+
+def test_a_picture_cut_short_does_not_depend_on_the_others_wanted(tmp_path: Path) -> None:
+    """The decoder says nothing of it, and leaves what it lacks as it was in memory."""
+
+    def shorten(packets: Packets) -> Packets:
+        return [
+            with_data(packet, bytes(packet)[: packet.size // 2]) if number in (9, 20) else packet
+            for number, packet in enumerate(packets)
+        ]
+
+    whole = write_clip(tmp_path / "whole.avi", 30, codec="mjpeg", pix_fmt="yuvj420p")
+    for suffix in (".avi", ".mkv", ".mov"):
+        path = remux(whole, tmp_path / f"cut{suffix}", shorten)
+        every = decode_frames(path, range(30))
+        for indices in ([9], [20], [3, 9], [0, 20], [9, 20, 25], [8, 9, 19, 20]):
+            assert np.array_equal(decode_frames(path, indices), every[indices]), indices
+        with open_clip(path) as clip, open_clip(whole) as plain:
+            assert clip.needed([20]) == list(range(21))
+            assert plain.needed([20]) == [20]
