@@ -62,11 +62,11 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
     """False if other frames are delivered than the packets say, or a damaged one: libav conceals damage with what it
     decoded before."""
     index_of: dict[int | None, int] = {clip.pts(index): index for index in canvas.missing}
-    runs = clip.runs(canvas.missing)
+    runs, shown = clip.runs(canvas.missing), set(clip.gops.shown)
     packets = clip.read([number for run in runs for number in run])
     try:
         for run in runs:
-            expected = clip.gops.delivers(run)
+            expected = clip.gops.delivers(run, shown)
             delivered = list[int | None]()
             for frame in decoded(clip.decoder, islice(packets, len(run))):
                 if frame.is_corrupt:

@@ -55,17 +55,17 @@ class Syntax:
     `framed`: one packet is one frame, as far as read. `doubtful`: a decoder may not deliver all of these frames.
     `standalone`: what follows a key frame can be decoded from there.
     `bidirectional`: there are B pictures. `oriented`: H.264 or HEVC may say which way up its pictures are. `sequence`
-    is H.264's last sequence parameter set.
+    is H.264's last sequence parameter set. `headless`: H.264's or HEVC's parameter sets are missing so far.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
-        self.framed = codec in _RANDOM_ACCESS
+        self._codec, self.framed = codec, codec in _RANDOM_ACCESS
         self.standalone = True
         self.bidirectional = self.oriented = self.doubtful = False
         self.sequence: Sequence | None = None
         self._highest = 0  # temporal layer
         self._begun = self._ended = self._anew = False
-        self._parameters = b""
+        self._parameters, self._kinds = b"", set[int]()
         self._nal = _NAL.get(codec, _NAL["h264"])
         self._length = 0  # bytes of the length before a NAL unit (ISO/IEC 14496-15); 0 for start codes (Annex B)
         if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
@@ -81,7 +81,6 @@ class Syntax:
         self._read = {
             "h264": self._h264,
             "hevc": self._hevc,
-            "av1": self._av1,
             "mjpeg": self._mjpeg,
             "mpeg1video": self._mpeg2,
             "mpeg2video": self._mpeg2,
@@ -89,6 +88,10 @@ class Syntax:
             "vp8": self._vp8,
             "vp9": self._vp9,
         }.get(codec, self._other)
+
+    @property
+    def headless(self) -> bool:
+        return self._codec in _NAL and not self._kinds.issuperset(self._nal.parameter_sets)
 
     def read(self, data: memoryview, key: bool) -> Picture:
         """Read the next packet, not empty; `key`: the container calls it a key frame."""
@@ -152,35 +155,9 @@ class Syntax:
 
     def _vp9(self, data: memoryview, key: bool) -> Picture:
         # Outside of a superframe, a hidden frame has neither show_existing_frame nor show_frame set.
-        firsts, at, count, width = [data[0]], 0, (data[-1] & 7) + 1, (data[-1] >> 3 & 3) + 1
-        index = data[-2 - count * width :]
-        if data[-1] & 0xE0 == 0xC0 and index[0] == data[-1] and len(index) == 2 + count * width:
-            firsts = []
-            for number in range(1, 1 + count * width, width):
-                firsts += data[at : at + 1]
-                at += int.from_bytes(index[number : number + width], "little")
-        shown = sum(first & (0b0101 if first & 0x30 == 0x30 else 0b1010) != 0 for first in firsts)
-        self.framed &= shown < 2
-        return _picture(shown > 0, key, REFERENCED, key and not data[0] & 4)
-
-    def _av1(self, data: memoryview, key: bool) -> Picture:
-        """By the AV1 specification, 5.3 and 5.9.2, of no still picture (their headers begin otherwise)."""
-        at = shown = headers = 0
-        while at < len(data):
-            kind, extended, sized = data[at] >> 3 & 15, data[at] >> 2 & 1, data[at] & 2
-            at += 1 + extended
-            size = shift = 0
-            while sized and at < len(data):  # leb128
-                size |= (data[at] & 0x7F) << shift
-                shift, at = shift + 7, at + 1
-                if data[at - 1] < 0x80:
-                    break
-            if kind in (3, 6) and at < len(data):  # OBU_FRAME_HEADER, OBU_FRAME
-                headers += 1
-                shown += data[at] & 0x90 != 0  # show_existing_frame, show_frame
-            at = at + size if sized else len(data)
-        self.framed &= shown < 2
-        return _picture(shown > 0 or not headers, key, REFERENCED)
+        superframe = data[-1] & 0xE0 == 0xC0
+        flags = 0b0101 if data[0] & 0x30 == 0x30 else 0b1010
+        return _picture(superframe or data[0] & flags != 0, key, REFERENCED, key and not data[0] & 4)
 
     def _mjpeg(self, data: memoryview, key: bool) -> Picture:
         # What a picture that is cut short lacks is left as it was in memory, with nothing said: as it is in sequence.
@@ -230,6 +207,7 @@ class Syntax:
             self._parameters += unit
             self.standalone &= not self._begun
             kind = self._kind(unit[0])
+            self._kinds.add(kind)
             if self._nal.mask == 31 and kind == 7:
                 self.sequence = read_sequence(unit)
             elif kind == 34:

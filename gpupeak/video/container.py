@@ -4,7 +4,6 @@ in presentation order, as a full sequential decode delivers them."""
 from __future__ import annotations
 
 import stat
-from bisect import bisect
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -25,12 +24,16 @@ from av.video.stream import VideoStream
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.bitstream import Picture, Syntax
 from gpupeak.video.gops import Gops
+from gpupeak.video.h264 import Sequence
 from gpupeak.video.orientation import UPRIGHT, Matrix, certainly_upright, degrees, display_matrix
 
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
 MAX_PACKETS = 1 << 20  # nine hours at 30 frames/s; a small MP4 can declare any number
 _SMALL = 16
+_HEADLESS = "its parameter sets are missing, without which nothing of it can be decoded"
+_LFS_POINTER = "is a pointer of Git LFS, not the video: `git lfs pull` fetches it"
+_LFS = b"version https://git-lfs.github.com/spec/"
 _GUESSED = 7  # packets of H.264 after which libav takes the order of its pictures for known
 KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
@@ -96,11 +99,15 @@ class Clip:
         self.recounted = False
         self.timed = self._demux(stream)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
-        if max(self.width, self.height) > MAX_SIDE or not 0 < self.width * self.height <= MAX_PIXELS:
+        if not self.width * self.height:
+            declared = f"declares no size, or more than {MAX_PIXELS} pixels"
+            raise SampleError("plan", _HEADLESS if self._headless else declared)
+        if max(self.width, self.height) > MAX_SIDE or self.width * self.height > MAX_PIXELS:
             raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
         self.frames = len(self.gops.shown) if self.timed else sum(1 for _ in self.decode_all())
         if not self.frames:
-            raise SampleError("plan", f"none of its {self.packets} video packets can be decoded")
+            told = f"none of its {self.packets} video packets can be decoded"
+            raise SampleError("plan", _HEADLESS if self._headless else told)
         starts = set(self.gops.starts if self.timed else ())
         self.key_frames = [index for index, number in enumerate(self.gops.shown) if number in starts]
 
@@ -207,23 +214,27 @@ class Clip:
         fresh = [number for number, picture in enumerate(pictures) if picture.fresh]
         droppable = [syntax.unreferenced(picture) for picture in pictures]
         self.gops = gops = Gops(pts, shown, starts, fresh, droppable, syntax.standalone)
-        self._oriented = syntax.oriented
+        self._oriented, self._headless = syntax.oriented, syntax.headless
         if self.pix_fmt is None and (sequence := syntax.sequence):
             # The bitstream has the last word, as in libav's decoders.
             self.pix_fmt, self.color_range = sequence.pix_fmt, sequence.color_range or self.color_range
             self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
         if damaged or not syntax.framed or not gops.ordered(syntax.bidirectional) or not self._sort(gops):
             return False
-        if syntax.doubtful or (self._reordering_is_guessed(syntax) and _grows(pts)):
+        if syntax.doubtful or self._drops(syntax.sequence):
             self.recounted = True
             return False
         if not syntax.standalone:
             gops.starts = [0]
         return True
 
-    def _reordering_is_guessed(self, syntax: Syntax) -> bool:
-        told = self._format.startswith("mov") or (syntax.sequence is not None and syntax.sequence.reordering)
-        return self.codec == "h264" and not told
+    def _drops(self, sequence: Sequence | None) -> bool:
+        """Whether libav guesses, from the start of H.264, how many pictures wait for others, and later ones need more:
+        it drops those that come too late."""
+        if self.codec != "h264" or self._format.startswith("mov") or (sequence and sequence.reordering):
+            return False
+        waits = {number: number - place for place, number in enumerate(self.gops.shown)}
+        return max(waits.values()) > max((waits[number] for number in waits if number < _GUESSED), default=0)
 
     def _sort(self, gops: Gops) -> bool:
         """False if decoding does not bear it out: what is presented before the first key frame may need another."""
@@ -240,21 +251,6 @@ class Clip:
             gops.shown = [number for number in gops.shown if pts[number] > first or pts[number] in delivered]
         gops.shown.sort(key=pts.__getitem__)
         return True
-
-
-def _grows(pts: list[int]) -> bool:
-    """Whether more pictures have to wait for one presented before them than at the start, where libav guesses how many:
-    it drops those that come too late."""
-    waiting = most = 0
-    before = list[int]()
-    for number, time in enumerate(pts):
-        at = bisect(before, time)
-        before.insert(at, time)
-        if number - at > most:
-            most = number - at
-        if number < _GUESSED:
-            waiting = most
-    return most > waiting
 
 
 def decoded(
@@ -301,6 +297,9 @@ def _open(path: Path, quick: bool) -> InputContainer:
         raise
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        with suppress(OSError), path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise SampleError("plan", _LFS_POINTER) from error
         raise SampleError("plan", f"cannot be opened, is no video or is cut short: {reason}") from error
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -35,13 +35,13 @@ class Gops:
         apart = all(latest[start - 1] < pts[start] for start in self.starts if start)
         return unique and apart and not invented and bool(self.starts)
 
-    def delivers(self, run: list[int]) -> list[int]:
+    def delivers(self, run: list[int], shown: Container[int]) -> list[int]:
         """The timestamps, ascending, that decoding a run has to deliver from its first key frame's on."""
-        start = next((number for number in run if number in self.starts), None)
-        if start is None:
+        at = bisect_left(self.starts, run[0])
+        if at == len(self.starts) or self.starts[at] > run[-1]:
             return []
-        first, inside = self.pts[start], set(run).intersection(self.shown)
-        return sorted(self.pts[number] for number in inside if self.pts[number] >= first)
+        first = self.pts[self.starts[at]]
+        return sorted(self.pts[number] for number in run if self.pts[number] >= first and number in shown)
 
     def runs(self, indices: Iterable[int]) -> list[list[int]]:
         """The packets, ascending, that decoding frames `indices` takes; between two runs the decoder is flushed."""
