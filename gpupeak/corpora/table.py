@@ -93,8 +93,11 @@ def _extended(table: Table, file: Path) -> Table:
         raise ConfigError(f"{file}: datasets is {reprlib.repr(given_entries)}, expected a section for each dataset")
     settings = _checked(content, [*file_fields("all"), "datasets"], str(file))
     entries, default = dict(table.entries), list(table.default)
+    seen: dict[str, str] = {}
     for given_name, given in given_entries.items():
         where = f"{file}, datasets.{given_name}"
+        if (other := seen.setdefault((table.find(given_name) or given_name).casefold(), given_name)) != given_name:
+            raise ConfigError(f"{where}: the same dataset as datasets.{other}; capitals do not tell names apart")
         own = Entry(**_checked(given, [f.name for f in fields(Entry)], where))
         if name := table.find(given_name):
             entries[name] = _overridden(table.entries[name], own)

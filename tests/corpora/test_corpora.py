@@ -375,6 +375,14 @@ class TestConfigurationFile:
                 "datasets.meld: fallback is 'none', expected one of uniform, middle",
             ),
             ("[datasets.mel]\nsampling = 'uniform'", "datasets.mel: no such dataset, did you mean meld"),
+            (
+                "[datasets.a]\nvideos = 'v'\n[datasets.A]\nvideos = 'w'",
+                "datasets.A: the same dataset as datasets.a; capit",
+            ),
+            (
+                "[datasets.iemocap]\nn_frms = 4\n[datasets.IEMOCAPFour]\nn_frms = 5",
+                "the same dataset as datasets.iemocap",
+            ),
             ("[datasets.'../x']\nvideos = 'v'", "datasets.../x: the name holds a path separator"),
             ("datasets = ['meld']", "datasets is ['meld'], expected a section for each dataset"),
             ("[datasets]\nmeld = 7", "datasets.meld: 7 found where settings belong"),

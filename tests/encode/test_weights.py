@@ -139,25 +139,27 @@ def test_what_cannot_be_weights(tmp_path: Path) -> None:
 # What is remembered
 
 
-def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path) -> None:
+def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "clip.pt"
     file.write_bytes(b"before")
     assert identify(SPEC, str(file)).sha256 == sha256(b"before")
-    overwrite_unseen(file, b"after!")
+    monkeypatch.setattr(hashlib, "file_digest", None)
     assert identify(SPEC, str(file)).sha256 == sha256(b"before")
     code = (
-        "import sys; from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
+        "import hashlib, sys; hashlib.file_digest = None\n"
+        "from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
         "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == sha256(b"before"), "another process reads what this one saved"
 
 
-def test_another_mtime_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
+def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
     file = tmp_path / "clip.pt"
     file.write_bytes(b"before")
     identify(SPEC, str(file))
     overwrite_unseen(file, b"after!")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"after!"), "its ctime tells"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
     assert identify(SPEC, str(file)).sha256 == sha256(b"after!")
     status = file.stat()
@@ -186,12 +188,31 @@ def test_a_torn_cache_is_no_cache(content: str, tmp_path: Path, empty_cache: Pat
     assert sha256(b"weights") in json.loads(saved.read_text()).values(), "the cache was mended"
 
 
-def test_a_cache_that_cannot_be_written_still_serves_this_process(tmp_path: Path, empty_cache: Path) -> None:
+def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, empty_cache: Path) -> None:
+    file, elsewhere = tmp_path / "clip.pt", tmp_path / "elsewhere.json"
+    file.write_bytes(b"weights")
+    identify(SPEC, str(file))
+    saved = empty_cache / "gpupeak/weights.json"
+    elsewhere.write_text(json.dumps(dict.fromkeys(json.loads(saved.read_text()), "forged")))
+    saved.unlink()
+    saved.symlink_to(elsewhere)
+    code = (
+        "import sys; from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
+        "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
+    )
+    other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == sha256(b"weights")
+    assert not saved.is_symlink() and "forged" in elsewhere.read_text()
+
+
+def test_a_cache_that_cannot_be_written_still_serves_this_process(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty_cache.write_text("a file where the directory belongs")
     file = tmp_path / "clip.pt"
     file.write_bytes(b"before")
     assert identify(SPEC, str(file)).sha256 == sha256(b"before")
-    overwrite_unseen(file, b"after!")
+    monkeypatch.setattr(hashlib, "file_digest", None)
     assert identify(SPEC, str(file)).sha256 == sha256(b"before")
 
 

@@ -18,12 +18,12 @@ _here: dict[tuple[Path, str], str] = {}  # a run asks twice, also where nothing 
 
 
 def file_sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex. Read once, then remembered by path, size, inode and mtime. Raises OSError."""
+    """The SHA-256 of a file, in hex. Read once, then remembered by path, size, inode, times. Raises OSError."""
     path = file.resolve()
     with path.open("rb") as stream:
         # Taken before it is read: a file that changes meanwhile is read again the next time.
         status = os.fstat(stream.fileno())
-        key = f"{path} {status.st_size} {status.st_ino} {status.st_mtime_ns}"
+        key = f"{path} {status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
         return _known(key) or _remember(key, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
@@ -52,6 +52,8 @@ def _remember(key: str, value: str) -> str:
 
 def _saved() -> dict[str, str]:
     try:
+        if _cache().is_symlink():  # made by somebody else: it is replaced, not followed
+            return {}
         saved = json.loads(read_bounded(_cache(), _CACHE_BYTES))
         return {key: value for key, value in saved.items() if isinstance(value, str)}
     except (OSError, ValueError, AttributeError, RecursionError):
