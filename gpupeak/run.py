@@ -193,7 +193,9 @@ def _run(
                 settings = settings_of(job.corpus, spec, weights)
                 job.directory.refuse_mixing(settings, overwrite=config.overwrite)
                 devices = {line.device, *(() if config.overwrite else job.directory.devices)}  # earlier runs', too
-                run = {"dataset": job.corpus.name, "settings": settings, **provenance, "devices": sorted(devices)}
+                earlier = [] if config.overwrite else [v for v in job.directory.versions if v != provenance["versions"]]
+                run = {"dataset": job.corpus.name, "settings": settings, **provenance, "earlier_versions": earlier}
+                run["devices"] = sorted(devices)
                 pending = {sample.name for sample in job.pending}
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite, pending=pending)
                 for failed in job.refused:

@@ -266,10 +266,11 @@ class FeatureBatch:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One sample's features are on disk under `plan.sample.target`."""
+    """One sample's features are on disk under `plan.sample.target`; `crc32` is that of their rows' bytes."""
 
     plan: FramePlan
     seconds: Seconds
+    crc32: int | None = None
 
     @property
     def sample(self) -> Sample:

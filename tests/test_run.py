@@ -117,6 +117,18 @@ def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
         gpupeak.extract(config)
 
 
+def test_the_versions_that_made_files_stay_listed(config: ExtractConfig, extracted: gpupeak.RunReport) -> None:
+    home = directory(config)
+    run = json.loads((home / "run.json").read_text())
+    now, before = run["versions"], {**run["versions"], "torch": "1.0"}
+    (home / "run.json").write_text(json.dumps({**run, "versions": before}))
+    (home / "clip0.npy").unlink()
+    for overwrite, earlier in ((False, [before]), (False, [before]), (True, [])):
+        gpupeak.extract(replace(config, overwrite=overwrite))  # one sample fails: it is tried each time
+        run = json.loads((home / "run.json").read_text())
+        assert (run["versions"], run["earlier_versions"]) == (now, earlier)
+
+
 def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: ExtractConfig, tmp_path: Path) -> None:
     wrong = replace(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
     with pytest.raises(AuError, match="nowhere"):

@@ -12,6 +12,7 @@ import hashlib
 import random
 import statistics
 import sys
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +44,9 @@ from gpupeak.types import Failed, Place, Sample, Url
 
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
 KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
-"""What can be wrong with a sample: no file; a file of another form or without sense; one from before an overwrite
-that was cut short; the features of another sample; not what is extracted now; not what the other tree holds."""
+"""What can be wrong with a sample: no file; a file of another form, without sense or not as it was saved; one from
+before an overwrite that was cut short; the features of another sample; not what is extracted now; not what the other
+tree holds."""
 MENDABLE = KINDS[:-1]  # where two trees differ, nobody knows yet which one is wrong
 
 SAME_DECODER = Tolerance(0.9999, 5e-3)
@@ -211,6 +213,8 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
             look.blame(entry, STALE, "made before the --overwrite that was cut short")
         elif isinstance(features := read_checked(local(entry.target), corpus.rule.n, spec.dim), str):
             look.blame(entry, BROKEN, features)
+        elif line is not None and line.crc32 not in (None, zlib.crc32(features.data)):
+            look.blame(entry, BROKEN, f"not what was saved: its checksum is not the manifest's {line.crc32:08x}")
         else:
             look.good.append(entry)
             found.unknown += line is None or line.outcome != SAVED

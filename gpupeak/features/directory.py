@@ -16,6 +16,7 @@ from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError, writ
 from gpupeak.features.locks import LocalLock, RemoteLock
 from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
+    FORMAT,
     KEPT,
     ManifestLine,
     Record,
@@ -27,6 +28,7 @@ from gpupeak.features.records import (
     pretty,
     read_lines,
     read_records,
+    setting,
 )
 from gpupeak.features.remote import RemoteRecords
 from gpupeak.storage import places, remote
@@ -63,6 +65,7 @@ class FeatureDirectory:
         self.run = records.run
         own = Record(self.path, None, self.run) if part is None else records.part(part)
         self.devices = () if own is None else tuple(own.devices)  # which made what is here already
+        self.versions = () if own is None else tuple(own.versions)
 
     @property
     def unguarded(self) -> bool:
@@ -147,9 +150,9 @@ class FeatureDirectory:
                 raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
             wrong += records.current
         for record in wrong:
-            if (key := difference(record.settings, settings)) is not None:
+            if record.run is not None and (key := difference(record.settings, settings)) is not None:
                 raise ConfigError(
-                    f"{self.place}: holds features made with {key} {record.settings[key]!r}, "
+                    f"{self.place}: holds features made with {key} {setting(record.settings, key)}, "
                     f"this run has {settings[key]!r}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"
                 )
 
@@ -208,7 +211,7 @@ class FeatureDirectory:
         for name in sorted(done - lines.keys() - elsewhere):
             # A file with no line: made by another tool, or its run was killed between file and line.
             lines[name] = ManifestLine(name, KEPT, origin=origin)
-        own = {**run, "overwriting": overwrite or records.overwriting}
+        own = {"format": FORMAT, **run, "overwriting": overwrite or records.overwriting}
         if self._part is not None:
             joined = overwrite or any(part.overwriting for part in records.parts)
             own |= {"overwriting": joined, "shard": self._part, "id": uuid.uuid4().hex}

@@ -29,7 +29,10 @@ _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.json
 _LONGEST_LINE = 16 << 20  # bytes of a manifest's line: a million frames' numbers
 _LARGEST_RUN = 16 << 20
 _MOST_FRAMES = 1 << 31
-_PROVENANCE = ("id", "shard", "command", "started", "device", "versions")
+_PROVENANCE = ("id", "shard", "command", "started", "device", "versions", "earlier_versions")
+
+FORMAT = 1
+"""Of `run.json`: one that says a later number is not read, one without a number is of before there was one."""
 
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
@@ -41,7 +44,8 @@ class ManifestLine:
     """What the manifest says of one sample.
 
     `outcome` is `SAVED`, `FAILED`, or `KEPT`: no run tells of it. `indices` to `warnings` are as in `FramePlan`.
-    `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `raw` is the line in its file.
+    `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `crc32` is that of the rows
+    that were saved. `raw` is the line in its file.
     """
 
     sample: str
@@ -58,6 +62,7 @@ class ManifestLine:
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     origin: str | None = None
+    crc32: int | None = None
     raw: bytes = b""
 
     @classmethod
@@ -66,7 +71,7 @@ class ManifestLine:
         planned: dict[str, Any] = {} if plan is None else {key: getattr(plan, key) for key in _PLANNED}
         if isinstance(outcome, Failed):
             return cls(name, FAILED, outcome.stage, outcome.reason, **planned)
-        return cls(name, SAVED, seconds=outcome.seconds, **planned)
+        return cls(name, SAVED, seconds=outcome.seconds, crc32=outcome.crc32, **planned)
 
     @property
     def failure(self) -> str | None:
@@ -90,6 +95,7 @@ class ManifestLine:
         entry |= {"warnings": list(self.warnings)} if self.warnings else {}
         if self.outcome == SAVED:
             entry["seconds"] = {stage: round(value, 6) for stage, value in self.seconds.items()}
+            entry["crc32"] = self.crc32
         # ASCII escapes: a lone surrogate (a file name that is no UTF-8) has no other encoding.
         return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
@@ -104,7 +110,7 @@ class ManifestLine:
             return None
         text = {key: value for key, value in entry.items() if isinstance(value, str)}
         indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
-        warnings = entry.get("warnings")
+        warnings, crc32 = entry.get("warnings"), entry.get("crc32")
         return cls(
             name,
             str(entry.get("outcome")),
@@ -120,6 +126,7 @@ class ManifestLine:
             warnings=tuple(each for each in warnings if isinstance(each, str)) if isinstance(warnings, list) else (),
             seconds=_seconds(seconds) if isinstance(seconds, dict) else {},
             origin=text.get("origin"),
+            crc32=crc32 if isinstance(crc32, int) else None,
             raw=raw if raw.endswith(b"\n") else raw + b"\n",
         )
 
@@ -183,6 +190,15 @@ class Record:
         names = several if isinstance(several, list) else [run.get("device")]
         return [name for name in names if isinstance(name, str)]
 
+    @property
+    def versions(self) -> list[dict[str, Any]]:
+        """Those of gpupeak and its packages that made what is here, the last run's first."""
+        found: list[Any] = []
+        for run in (self.run or {}, *_parts(self.run)):
+            earlier = run.get("earlier_versions")
+            found += [run.get("versions"), *(earlier if isinstance(earlier, list) else ())]
+        return [each for place, each in enumerate(found) if isinstance(each, dict) and each not in found[:place]]
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -232,10 +248,8 @@ class Records:
         known = [record for record in self.current if record.run is not None]
         for record in known[1:]:
             if (key := difference(known[0].settings, record.settings)) is not None:
-                return (
-                    f"{known[0].run_file.name} says {key} {known[0].settings[key]!r}, "
-                    f"{record.run_file.name} {record.settings[key]!r}"
-                )
+                first, other = (setting(each.settings, key) for each in (known[0], record))
+                return f"{known[0].run_file.name} says {key} {first}, {record.run_file.name} {other}"
         return None
 
 
@@ -290,15 +304,18 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """The first of `settings` that `there` contradicts; None if it does not. What either side does not know is not
-    compared."""
-    hashes = (there.get("weights_sha256"), settings.get("weights_sha256"))
+    """The first of `settings` that `there` contradicts or does not tell of; None if there is none."""
+    hashed = None not in (there.get("weights_sha256"), settings.get("weights_sha256"))
     for key, value in settings.items():
-        if key == "weights" and None not in hashes:
-            continue  # the same weights may lie under two paths: the hash decides where both sides know it
-        if key in there and None not in (there[key], value) and there[key] != value:
+        # The same weights may lie under two paths: the hash decides where both sides know it.
+        if key != ("weights" if hashed else "weights_sha256") and (key not in there or there[key] != value):
             return key
     return None
+
+
+def setting(settings: Mapping[str, Any], key: str) -> str:
+    """What `settings` say of `key`, for a message."""
+    return repr(settings[key]) if key in settings else "unknown"
 
 
 def pretty(run: Mapping[str, Any]) -> bytes:
@@ -324,7 +341,10 @@ def _read_run(file: Path, strict: bool) -> dict[str, Any] | None:
     try:
         run = json.loads(read_bounded(file, _LARGEST_RUN))
         if isinstance(run, dict):
-            return run
+            written = run.get("format", 0)
+            if not strict or (isinstance(written, int) and written <= FORMAT):
+                return run
+            raise ConfigError(f"{file}: of format {written!r}, this gpupeak reads up to {FORMAT}; install a newer one")
         fault = f"holds a {type(run).__name__}, expected an object"
     except FileNotFoundError:
         return None

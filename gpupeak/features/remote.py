@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -137,7 +138,7 @@ class RemoteWriter:
                     for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
                         rows = np.ascontiguousarray(batch.features[start:stop], dtype=np.float32)
                         data = npy_header((rows.shape[0], rows.shape[1])) + rows.tobytes()
-                        waiting.append(threads.submit(_put, plan, data, seconds))
+                        waiting.append(threads.submit(_put, plan, data, seconds, zlib.crc32(rows)))
                 finally:
                     batch.release()
                 if len(waiting) > _WAITING:
@@ -154,7 +155,7 @@ class RemoteWriter:
             threads.shutdown(cancel_futures=True)
 
 
-def _put(plan: FramePlan, data: bytes, seconds: Seconds) -> Saved:
+def _put(plan: FramePlan, data: bytes, seconds: Seconds, crc32: int) -> Saved:
     began = time.perf_counter()
     target = plan.sample.target
     assert isinstance(target, Url)
@@ -162,4 +163,4 @@ def _put(plan: FramePlan, data: bytes, seconds: Seconds) -> Saved:
         remote.put(target, data)
     except remote.StoreError as error:
         raise remote.write_error(target, error) from error
-    return Saved(plan, {**seconds, "write": time.perf_counter() - began})
+    return Saved(plan, {**seconds, "write": time.perf_counter() - began}, crc32)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import time
+import zlib
 from collections.abc import Generator, Iterable
 
 import numpy as np
@@ -45,7 +46,7 @@ class NpyWriter:
                             raise WriteError(f"{plan.sample.target}: cannot be written: {error.strerror}") from error
                         yield Failed(plan.sample, "write", f"file name refused: {error.strerror}", plan)
                     else:
-                        yield Saved(plan, {**seconds, "write": time.perf_counter() - began})
+                        yield Saved(plan, {**seconds, "write": time.perf_counter() - began}, zlib.crc32(rows))
             finally:
                 batch.release()
 

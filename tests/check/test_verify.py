@@ -85,6 +85,12 @@ def change(path: Path, value: float = 0.25, where: tuple[int, int] | EllipsisTyp
     save(path, array)
 
 
+def without_checksums(directory: Path) -> None:
+    """Leave the manifest as it was before there were any."""
+    manifest = directory / "manifest.jsonl"
+    manifest.write_text(re.sub(r',"crc32":[0-9]+', "", manifest.read_text()))
+
+
 def state(directory: Path) -> dict[str, tuple[bytes, int, int]]:
     """Every file of features: bytes, when it was written, and its number, which a rename changes."""
     return {
@@ -143,6 +149,32 @@ def test_a_broken_file_is_named_with_what_is_wrong(
     assert (found.whole, found.ok, found.mendable) == (2, False, (SECOND,))
 
 
+def swapped(directory: Path) -> None:
+    first, second = ((directory / f"{name}.npy").read_bytes() for name in (FIRST, SECOND))
+    (directory / f"{FIRST}.npy").write_bytes(second)
+    (directory / f"{SECOND}.npy").write_bytes(first)
+
+
+def reversed_rows(directory: Path) -> None:
+    for name in (FIRST, SECOND):
+        save(directory / f"{name}.npy", np.load(directory / f"{name}.npy")[::-1])
+
+
+def noise(directory: Path) -> None:
+    for name in (FIRST, SECOND):
+        save(directory / f"{name}.npy", np.random.default_rng(1).normal(size=(8, DIM)).astype(np.float32))
+
+
+@pytest.mark.parametrize("damage", [swapped, reversed_rows, noise], ids=lambda damage: damage.__name__)
+def test_what_is_not_as_it_was_saved_is_broken(damage: Callable[[Path], None], config: ExtractConfig) -> None:
+    damage(home(config))
+    found = look(config)
+    assert {name: kind for name, (kind, _) in faults(found).items()} == dict.fromkeys([FIRST, SECOND], "broken")
+    assert all("not what was saved: its checksum" in reason for _, reason in faults(found).values())
+    repair(config, [found])
+    assert look(config, deep=3).ok
+
+
 def test_missing_samples_are_named_with_the_reason_that_is_known(own: ExtractConfig, tmp_path: Path) -> None:
     for name in ("good", "later"):
         write_clip(tmp_path / f"videos/{name}.mp4", frames=9)
@@ -165,6 +197,8 @@ def test_missing_samples_are_named_with_the_reason_that_is_known(own: ExtractCon
 def test_one_samples_file_in_anothers_place_is_found_and_the_right_one_acquitted(config: ExtractConfig) -> None:
     directory = home(config)
     shutil.copy(directory / f"{FIRST}.npy", directory / f"{THIRD}.npy")
+    assert [(fault.sample, fault.kind) for fault in look(config).faults] == [(THIRD, "broken")]
+    without_checksums(directory)
     found = look(config)
     assert faults(found) == {
         FIRST: ("alike", f"the same features as {THIRD}, and another video"),
@@ -203,6 +237,7 @@ def test_a_still_picture_is_a_warning_until_it_is_extracted_again(own: ExtractCo
     write_clip(tmp_path / "videos/one.mp4", frames=1)
     write_clip(tmp_path / "videos/moving.mp4", frames=20)
     gpupeak.extract(own)
+    without_checksums(home(own))
     moving = home(own) / "moving.npy"
     right = np.load(moving)
     save(moving, right[:1].repeat(8, axis=0))
@@ -264,6 +299,7 @@ def made(corpus: DemoCorpus, extracted: Path) -> Callable[[Pictures, Place], Non
     videos = {path.stem: path for path in corpus.dataset_root.rglob("*.mp4")}
 
     def make(pictures: Pictures, out: Place) -> None:
+        without_checksums(home(Path(str(out))))
         for entry in read_manifest(home(extracted)):
             frames = torch.from_numpy(np.ascontiguousarray(pictures(videos[entry["sample"]], entry["indices"])))
             with torch.inference_mode():

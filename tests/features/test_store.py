@@ -200,10 +200,44 @@ def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) 
     again.refuse_mixing(SETTINGS)
     again.refuse_mixing({**SETTINGS, "weights": "/elsewhere/same"})  # the hash decides
     again.refuse_mixing({**SETTINGS, "weights_sha256": None})
+    run = json.loads((tmp_path / "run.json").read_text())
+    for key in ("weights", "n_frms"):
+        less = {each: value for each, value in run["settings"].items() if each != key}
+        (tmp_path / "run.json").write_text(json.dumps({**run, "settings": {**less, "weights_sha256": None}}))
+        with pytest.raises(ConfigError, match=f"made with {key} unknown, this run has"):
+            opened(tmp_path).refuse_mixing(SETTINGS)
+    (tmp_path / "run.json").write_text(json.dumps(run))
     with pytest.raises(ConfigError, match="made with weights_sha256 'aa', this run has 'bb'; give --overwrite"):
         again.refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
     with pytest.raises(ConfigError, match="weights 'random:0', this run has 'openai'"):
         again.refuse_mixing({**SETTINGS, "weights": "openai", "weights_sha256": None})
+
+
+def test_a_record_of_a_later_format_is_not_read(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**run, "format": run["format"] + 1}))
+    with pytest.raises(ConfigError, match=r"run\.json: of format 2, this gpupeak reads up to 1"):
+        opened(tmp_path)
+    del run["format"]  # of before there were any
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    opened(tmp_path).refuse_mixing(SETTINGS)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    (out / ".gpupeak-00000-of-00002.lock").symlink_to(elsewhere)
+    with (
+        pytest.raises(RunError, match=r"00002\.lock: a symbolic link where a lock belongs"),
+        FeatureDirectory(out, 8, 4, "00000-of-00002"),
+    ):
+        pass
+    assert not elsewhere.exists()
+    (tmp_path / "link").symlink_to(out)
+    with opened(tmp_path / "link"):  # a directory may be one
+        pass
 
 
 def test_a_run_that_saved_nothing_refuses_no_other(tmp_path: Path) -> None:
