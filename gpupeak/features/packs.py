@@ -1,7 +1,8 @@
 """How features are read by those who train on them: as mappings, from `.npy` files or from one packed file.
 
-That is a safetensors file: a tensor "features", float32 `[S, n, D]`, and in its metadata "samples", a JSON list of the
-S names in the order of the rows. It is mapped, not read.
+That is a safetensors file: a tensor "features", float32 `[S, n, D]`, and in its metadata, as JSON: "samples", the S
+names in the order of the rows; "files", for each its file's size, mtime and ctime in ns, and the CRC-32 of its row;
+"settings", what made them, or null. Earlier files have the names alone. It is mapped, not read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,7 @@ from gpupeak.errors import ConfigError, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
+from gpupeak.features.records import difference, read_records, setting
 from gpupeak.storage import places
 from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import name_fault
@@ -31,7 +34,7 @@ from gpupeak.types import Url
 if TYPE_CHECKING:
     import torch
 
-_TENSOR, _SAMPLES = "features", "samples"
+_TENSOR, _SAMPLES, _FILES, _SETTINGS = "features", "samples", "files", "settings"
 
 
 class FeatureStore(Mapping[str, "DatasetFeatures"]):
@@ -93,7 +96,8 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
     """One dataset's features by sample, each float32 `[n, D]` and the caller's own, in the order of their names.
 
     The packed file is read where there is one, else the `.npy` files. Raises KeyError for no such sample; ValueError if
-    a file is torn, or the packed file is not one or older than the `.npy` files that are there.
+    a file is torn, or the packed file is not one, or holds others than the `.npy` files that are there: of another size
+    or time, and then of another content.
     """
 
     def __init__(self, directory: Path, n: int) -> None:
@@ -132,9 +136,21 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
             return None
         pack = _read_pack(file, self.n)
         there = _npy_files(self.directory)
-        if there.keys() - set(pack.names) or max(there.values(), default=0) > file.stat().st_mtime_ns:
+        if pack.files:
+            known = dict(zip(pack.names, pack.files, strict=True))
+            changed = any(name not in known or self._differs(name, there[name], known[name]) for name in there)
+        else:  # of before they were recorded
+            newest = max((mtime for _, mtime, _ in there.values()), default=0)
+            changed = bool(there.keys() - set(pack.names)) or newest > file.stat().st_mtime_ns
+        if changed:
             raise ValueError(f"{file}: {self.directory} holds other or newer features; pack it again")
         return pack
+
+    def _differs(self, name: str, stamp: tuple[int, ...], packed: tuple[int, ...]) -> bool:
+        """Whether a file is not as it was packed. One that was copied or touched is read: its content tells."""
+        return (
+            stamp != packed[:3] and zlib.crc32(read_features(self.directory / f"{name}.npy", self.n).data) != packed[3]
+        )
 
 
 def packed_file(directory: Path) -> Path:
@@ -143,33 +159,45 @@ def packed_file(directory: Path) -> Path:
 
 def pack(directory: Path, n: int) -> tuple[Path, int]:
     """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples. Raises
-    ConfigError if one is torn or of another shape, RunError if a run is writing there, WriteError."""
-    names = list(_npy_files(directory))
-    if not names:
+    ConfigError if one is torn or of another shape, or they are of two kinds; RunError if a run is writing there,
+    WriteError."""
+    there = _npy_files(directory)
+    if not there:
         raise ConfigError(f"{directory}: no .npy files to pack")
-    shape = _load(directory, names[0], n).shape
+    shape = _load(directory, next(iter(there)), n).shape
+    sums: dict[str, int] = {}
 
-    def chunks() -> Iterator[bytes]:
-        size = 4 * len(names) * n * shape[1]
-        about = {"dtype": "F32", "shape": [len(names), *shape], "data_offsets": [0, size]}
-        header = json.dumps({"__metadata__": {_SAMPLES: json.dumps(names)}, _TENSOR: about}).encode()
-        header += b" " * (-len(header) % 8)
-        yield struct.pack("<Q", len(header)) + header
-        for name in names:
+    def rows() -> Iterator[bytes]:
+        for name in there:
             features = _load(directory, name, n)
             if features.shape != shape:
                 raise ConfigError(f"{directory}/{name}.npy: is {list(features.shape)}, the others {list(shape)}")
+            if sums.setdefault(name, zlib.crc32(features.data)) != zlib.crc32(features.data):
+                raise ConfigError(f"{directory}/{name}.npy: was changed while it was packed")
             yield features.tobytes()
+
+    def chunks() -> Iterator[bytes]:
+        for _ in rows():  # once before the header, which has their checksums
+            pass
+        size = 4 * len(there) * n * shape[1]
+        about = {"dtype": "F32", "shape": [len(there), *shape], "data_offsets": [0, size]}
+        values = {_SAMPLES: list(there), _FILES: [[*there[name], sums[name]] for name in there], _SETTINGS: settings}
+        metadata = {key: json.dumps(value) for key, value in values.items()}
+        header = json.dumps({"__metadata__": metadata, _TENSOR: about}).encode()
+        header += b" " * (-len(header) % 8)
+        yield struct.pack("<Q", len(header)) + header
+        yield from rows()
 
     file = packed_file(directory)
     with FeatureDirectory(directory, n, shape[1]), writing(file):  # no run may write meanwhile
+        settings, there = _settings(directory), _npy_files(directory)
         replace_file(file, chunks())
-    return file, len(names)
+    return file, len(there)
 
 
 def unpack(directory: Path, n: int) -> tuple[int, int]:
     """Write a packed file's samples as `.npy` files where they are not there yet. Returns how many were, and all.
-    Raises as `pack`."""
+    Raises as `pack`, and ConfigError if what lies there was made by other settings."""
     file = packed_file(directory)
     if not file.is_file():
         raise ConfigError(f"{file}: there is no packed file to unpack")
@@ -180,16 +208,37 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
     header = npy_header((n, pack.dim))
     there = _npy_files(directory)
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
-    with FeatureDirectory(directory, n, pack.dim), writing(directory):
+    with FeatureDirectory(directory, n, pack.dim) as held, writing(directory):
+        own, packed = _settings(directory), pack.settings
+        if own and packed and (key := difference(own, packed) or difference(packed, own)) is not None:
+            told = f"is of features made with {key} {setting(own, key)}, the packed ones with {setting(packed, key)}"
+            raise ConfigError(f"{directory}: {told}; unpack them below another output root")
         for row, name in missing:
-            replace_file(directory / f"{name}.npy", (header, pack.row(row).tobytes()))
+            data = pack.row(row).tobytes()
+            if pack.files and zlib.crc32(data) != pack.files[row][3]:
+                raise ConfigError(f"{file}: what it holds of {name} is not what was packed")
+            replace_file(directory / f"{name}.npy", (header, data))
+        if packed and held.run is None and not there:
+            held.begin({"settings": packed}, done=set(pack.names), overwrite=False)
         os.utime(file)  # as new as what was made of it
     return len(missing), len(pack.names)
+
+
+def _settings(directory: Path) -> dict[str, Any] | None:
+    """What made the features there, None if no run tells. Raises ConfigError if they are of two kinds."""
+    records = read_records(directory)
+    told = "an --overwrite was cut short, and extract ends it" if records.overwriting else records.disagreement()
+    if told is not None:
+        raise ConfigError(f"{directory}: holds features of two kinds: {told}")
+    settings = (records.run or {}).get("settings")
+    return settings if isinstance(settings, dict) else None
 
 
 class _Pack(NamedTuple):
     names: list[str]
     dim: int
+    files: list[tuple[int, int, int, int]]  # none in a file that does not tell
+    settings: dict[str, Any] | None
     features: Any  # the library's view of the mapped tensor
 
     def row(self, number: int) -> npt.NDArray[np.float32]:
@@ -202,14 +251,17 @@ def _read_pack(file: Path, n: int) -> _Pack:
     try:
         opened: Any = safe_open(file, framework="np")
         features = opened.get_slice(_TENSOR)
-        names = json.loads((opened.metadata() or {})[_SAMPLES])
+        metadata = {_FILES: "[]", _SETTINGS: "null", **(opened.metadata() or {})}
+        names, files, settings = (json.loads(metadata[key]) for key in (_SAMPLES, _FILES, _SETTINGS))
+        files = [tuple(map(int, file)) for file in files]
         count, rows, dim = features.get_shape()
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: not a packed file: {error}") from error
     named = isinstance(names, list) and all(map(_is_name, names)) and len(set(names)) == count
-    if not named or features.get_dtype() != "F32" or rows != n:
+    told = len(files) in (0, count) and all(len(each) == 4 for each in files)
+    if not (named and told and isinstance(settings, (dict, type(None)))) or features.get_dtype() != "F32" or rows != n:
         raise ValueError(f"{file}: not a packed file of {n} frames a sample")
-    return _Pack(names, dim, features)
+    return _Pack(names, dim, files, settings, features)
 
 
 def _is_name(name: object) -> bool:
@@ -225,9 +277,10 @@ def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
         raise ConfigError(f"{told}; gpupeak verify --fix makes it again") from error
 
 
-def _npy_files(directory: Path) -> dict[str, int]:
-    """The names of the `.npy` files there, sorted, and when each was changed, in ns."""
+def _npy_files(directory: Path) -> dict[str, tuple[int, int, int]]:
+    """The names of the `.npy` files there, sorted, and the size, mtime and ctime of each, in bytes and ns."""
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         files = [entry for entry in entries if entry.name.endswith(".npy") and _is_name(entry.name[:-4])]
-        return {e.name[:-4]: e.stat(follow_symlinks=False).st_mtime_ns for e in sorted(files, key=lambda e: e.name)}
+        found = {entry.name[:-4]: entry.stat(follow_symlinks=False) for entry in sorted(files, key=lambda e: e.name)}
+        return {name: (status.st_size, status.st_mtime_ns, status.st_ctime_ns) for name, status in found.items()}
     return {}

@@ -138,7 +138,7 @@ class RemoteWriter:
                     for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
                         rows = np.ascontiguousarray(batch.features[start:stop], dtype=np.float32)
                         data = npy_header((rows.shape[0], rows.shape[1])) + rows.tobytes()
-                        waiting.append(threads.submit(_put, plan, data, seconds, zlib.crc32(rows)))
+                        waiting.append(threads.submit(_put, plan, data, seconds, zlib.crc32(rows.data)))
                 finally:
                     batch.release()
                 if len(waiting) > _WAITING:

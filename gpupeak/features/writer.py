@@ -46,7 +46,7 @@ class NpyWriter:
                             raise WriteError(f"{plan.sample.target}: cannot be written: {error.strerror}") from error
                         yield Failed(plan.sample, "write", f"file name refused: {error.strerror}", plan)
                     else:
-                        yield Saved(plan, {**seconds, "write": time.perf_counter() - began}, zlib.crc32(rows))
+                        yield Saved(plan, {**seconds, "write": time.perf_counter() - began}, zlib.crc32(rows.data))
             finally:
                 batch.release()
 

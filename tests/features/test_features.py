@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from samples import features, read_manifest
 from torch.utils.data import DataLoader
 
 import gpupeak
@@ -23,6 +25,7 @@ from gpupeak.cli.app import main
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.packs import FeatureStore, pack, packed_file, unpack
+from gpupeak.features.writer import NpyWriter
 
 N, DIM = 8, 6
 NAMES = ["b", "-a", "名前", "c d"]
@@ -88,8 +91,10 @@ def test_a_packed_file_that_is_out_of_date_is_refused_and_can_be_made_again(tmp_
     old = store["mer2023"]
     assert np.array_equal(old["b"], wanted["b"])
 
+    os.utime(directory / "b.npy")
+    assert np.array_equal(store["mer2023"]["b"], wanted["b"]), "touched only"
     np.save(directory / "b.npy", wanted["b"] + 1)
-    os.utime(directory / "b.npy", ns=(file.stat().st_mtime_ns + 1,) * 2)
+    os.utime(directory / "b.npy", (0, 0))  # as rsync -a leaves a file that is older than the packed one
     with pytest.raises(ValueError, match="pack it again"):
         store["mer2023"]["b"]
     pack(directory, N)
@@ -100,6 +105,67 @@ def test_a_packed_file_that_is_out_of_date_is_refused_and_can_be_made_again(tmp_
     os.utime(directory / "new.npy", (0, 0))
     with pytest.raises(ValueError, match="pack it again"):
         list(store["mer2023"])
+
+
+def test_a_packed_file_without_stamps_is_judged_by_its_time(tmp_path: Path) -> None:
+    wanted = fill(tmp_path)
+    directory = FeatureStore(tmp_path).directory("mer2023")
+    names = sorted(wanted)
+    save_file(
+        {"features": np.stack([wanted[name] for name in names])}, packed_file(directory), {"samples": json.dumps(names)}
+    )
+    assert same(FeatureStore(tmp_path), "mer2023", wanted)
+    os.utime(directory / "b.npy", ns=(packed_file(directory).stat().st_mtime_ns + 1,) * 2)
+    with pytest.raises(ValueError, match="pack it again"):
+        list(FeatureStore(tmp_path)["mer2023"])
+    (directory / "b.npy").unlink()
+    assert unpack(directory, N) == (1, len(NAMES))
+
+
+def recorded(root: Path, names: list[str], seed: int) -> Path:
+    """A directory in which a run with random weights has saved these samples."""
+    directory = FeatureStore(root).directory("mer2023")
+    with FeatureDirectory(directory, N, 4) as held:
+        held.begin({"settings": {"weights": f"random:{seed}", "n_frms": N}}, done=set(), overwrite=seed > 0)
+        for outcome in NpyWriter().write([features(directory, *names)]):
+            held.record(outcome)
+        held.finish()
+    return directory
+
+
+def test_features_of_two_kinds_are_not_packed(tmp_path: Path) -> None:
+    directory = recorded(tmp_path, ["a", "b"], 0)
+    recorded(tmp_path, ["a"], 1)
+    with pytest.raises(ConfigError, match="holds features of two kinds: an --overwrite was cut short"):
+        pack(directory, N)
+    assert not packed_file(directory).exists()
+    recorded(tmp_path, ["a", "b"], 1)
+    assert pack(directory, N)[1] == 2
+
+
+def test_a_packed_file_brings_its_settings_and_is_not_unpacked_among_others(tmp_path: Path) -> None:
+    directory = recorded(tmp_path / "one", ["a", "b"], 0)
+    file, _ = pack(directory, N)
+    other = recorded(tmp_path / "other", ["a"], 1)
+    shutil.copy(file, packed_file(other))
+    with pytest.raises(ConfigError, match="made with weights 'random:1', the packed ones with 'random:0'"):
+        unpack(other, N)
+    assert [path.name for path in other.glob("*.npy")] == ["a.npy"]
+    empty = FeatureStore(tmp_path / "empty").directory("mer2023")
+    empty.mkdir(parents=True)
+    shutil.copy(file, packed_file(empty))
+    assert unpack(empty, N) == (2, 2)
+    with pytest.raises(ConfigError, match="weights 'random:0', this run has 'random:1'"):
+        FeatureDirectory(empty, N, 4).refuse_mixing({"weights": "random:1"})
+    (directory / "b.npy").unlink()
+    assert unpack(directory, N) == (1, 2)
+    assert {entry["outcome"] for entry in read_manifest(directory)} == {"saved"}
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 64
+    file.write_bytes(data)
+    (directory / "b.npy").unlink()
+    with pytest.raises(ConfigError, match="what it holds of b is not what was packed"):
+        unpack(directory, N)
 
 
 def test_a_training_loop_reads_it_in_processes_of_its_own(tmp_path: Path) -> None:
