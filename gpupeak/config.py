@@ -166,6 +166,8 @@ class ExtractConfig:
         "Where the features go.")
     overwrite: bool = _option(False, OUTPUT, "extract", "",
         "Extract what is already there, too.")
+    refresh: bool = _option(False, OUTPUT, "extract", "",
+        "Extract again what would get other frames now, or has another video than it was made of.")
     fsync: bool = _option(False, OUTPUT, "inspect", "",
         "A file counts as saved when it is safe from power loss.")
     # fmt: on

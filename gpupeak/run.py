@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from typing import Any
 from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
-from gpupeak.corpora.peaks import require_peaks
+from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
+from gpupeak.errors import few
 from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory
+from gpupeak.features.records import read_manifest
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
 from gpupeak.storage.places import place
@@ -92,6 +96,7 @@ class Job:
     """One dataset of a run: `pending` samples are to be worked on, `refused` ones have names that are no file names.
 
     `names` are those of all its samples in the order of their list; the others are the run's own, or its shard's.
+    `again` are those of `pending` whose files are there: what is recorded of them holds until they are made again.
     """
 
     corpus: Corpus
@@ -100,6 +105,7 @@ class Job:
     samples: list[Sample]
     done: set[str]
     pending: list[Sample]
+    again: set[str]
     refused: list[Failed]
     warnings: list[str]
     tally: Tally
@@ -134,16 +140,27 @@ def prepare(
         samples = [entry for entry in mine if isinstance(entry, Sample)]
         wanted = {sample.name for sample in samples if str(sample.target) not in again}
         done = set() if config.overwrite else directory.done(wanted)
+        warnings, stale = list(listing.warnings), dict[str, str]()
+        if done:
+            lines = {line.sample: line for line in read_manifest(directory.path)}
+            finished = (sample for sample in samples if sample.name in done)
+            stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings)
+        if config.refresh:
+            done -= stale.keys()
         pending = [sample for sample in samples if sample.name not in done]
         if pending:
             require_peaks(corpus, listing.samples, config)
-        warnings = list(listing.warnings)
+        if stale and not config.refresh:
+            told = f"{len(stale)} finished samples are stale: {few(stale)}; --refresh extracts them again"
+            warnings.append(f"{corpus.name}: {told} (the first: {next(iter(stale.values()))})")
         if done and directory.run is None:
             warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
         names = [_sample(entry).name for entry in listing.samples]
         refused = [entry for entry in mine if isinstance(entry, Failed)]
         tally = Tally(corpus.name, target, len(mine), None if tag else corpus.expected, skipped=len(done))
-        jobs.append(Job(corpus, directory, names, samples, done, pending, refused, warnings, tally))
+        tally.stale = len(stale)
+        kept = {sample.name for sample in samples} - wanted | stale.keys()
+        jobs.append(Job(corpus, directory, names, samples, done, pending, kept, refused, warnings, tally))
     return jobs
 
 
@@ -196,7 +213,7 @@ def _run(
                 earlier = [] if config.overwrite else [v for v in job.directory.versions if v != provenance["versions"]]
                 run = {"dataset": job.corpus.name, "settings": settings, **provenance, "earlier_versions": earlier}
                 run["devices"] = sorted(devices)
-                pending = {sample.name for sample in job.pending}
+                pending = {sample.name for sample in job.pending} - job.again
                 job.directory.begin(run, done=job.done, overwrite=config.overwrite, pending=pending)
                 for failed in job.refused:
                     record(failed)

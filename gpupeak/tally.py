@@ -12,14 +12,15 @@ from gpupeak.types import Failed, Outcome, Place
 FALLBACK_WARNING = 0.2
 """A dataset of which more than this share fell back ends in a warning."""
 _NAMED = 5
-_TOTALS = ("listed", "saved", "skipped", "failed", "not_reached", "clamped")
+_TOTALS = ("listed", "saved", "skipped", "failed", "not_reached", "clamped", "stale")
 _PLAIN = ("dataset", "expected", "fallbacks", "peaks", "warnings")
 _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
 @dataclass(slots=True)
 class Tally:
-    """One dataset's counts, advanced by `add` once per outcome; `expected` is how many samples AffectGPT counts."""
+    """One dataset's counts, advanced by `add` once per outcome; `expected` is how many samples AffectGPT counts,
+    `stale` how many had features of other frames, or of another video, than would be taken at its start."""
 
     dataset: str
     directory: Place
@@ -29,6 +30,7 @@ class Tally:
     saved: int = 0
     failed: int = 0
     clamped: int = 0
+    stale: int = 0
     fallbacks: Counter[str] = field(default_factory=Counter)
     peaks: Counter[str] = field(default_factory=Counter)
     warned: Counter[str] = field(default_factory=Counter)

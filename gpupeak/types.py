@@ -97,10 +97,15 @@ Place: TypeAlias = Path | Url
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file in a store, as it was listed; `size` is in bytes."""
+    """A file in a store, as it was listed; `size` is in bytes, `version` its ETag, or its time if it has none."""
 
     url: Url
     size: int
+    version: str = ""
+
+    @property
+    def stamp(self) -> FileStamp:
+        return FileStamp(str(self.url), self.size, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,17 @@ class NoPeak:
 
 
 @dataclass(frozen=True, slots=True)
+class FileStamp:
+    """A file as it was when it was read: its size in bytes, and as `version` its mtime in ns, in a store what its
+    listing tells of that. `crc32` is of parts of a video."""
+
+    file: str
+    size: int
+    version: int | str
+    crc32: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VideoFacts:
     """What a decoder has to know of a video's pictures beside their size.
 
@@ -190,7 +206,8 @@ class FramePlan:
 
     `indices` are `rule.n` ascending frame numbers below `frames`, repeats allowed. `fallback` says why the rule's
     fallback was taken, `clamp` what was clamped into the video. `recounted`: the video's packets tell other frames than
-    decoding delivers, by which these are numbered. `warnings` say what the sample's user should look at.
+    decoding delivers, by which these are numbered. `warnings` say what the sample's user should look at. `files` are
+    those it was made of: the video, then every action-unit file of the sample.
     """
 
     sample: Sample
@@ -203,6 +220,7 @@ class FramePlan:
     video: VideoFacts | None = None
     recounted: bool = False
     warnings: tuple[str, ...] = ()
+    files: tuple[FileStamp, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.indices) != self.sample.rule.n:

@@ -25,7 +25,8 @@ _NAMED = 5
 class Plan:
     """What `extract` with the same settings would find and do in one dataset.
 
-    `peaks` and `no_peak` count samples by source and by reason; `bytes_to_write` is for those whose video is there.
+    `stale` samples have features of other frames than would be taken now; `peaks` and `no_peak` count samples by source
+    and by reason; `bytes_to_write` is for those whose video is there.
     """
 
     dataset: str
@@ -33,6 +34,7 @@ class Plan:
     listed: int
     expected: int | None
     done: int
+    stale: int
     missing_videos: int
     missing_first: tuple[str, ...]
     peaks: Counter[str]
@@ -65,6 +67,7 @@ def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig) -> Plan:
         listed=tally.listed,
         expected=tally.expected,
         done=tally.skipped,
+        stale=tally.stale,
         missing_videos=len(missing),
         missing_first=tuple(missing[:_NAMED]),
         peaks=Counter({source: count for source, count in found.items() if source in PEAK_SOURCES}),

@@ -27,7 +27,7 @@ def repair(
     observer: Observer | None = None,
     stop: threading.Event | None = None,
 ) -> RunReport:
-    """Extract what `found` says is missing or broken, by the same settings, and nothing else; raises as `extract`."""
+    """Extract what `found` says is missing or wrong, by the same settings, and nothing else; raises as `extract`."""
     again = {f"{each.directory}/{name}.npy" for each in found for name in each.mendable}
     return extract(dataclasses.replace(config, overwrite=False), observer, stop, again=again)
 

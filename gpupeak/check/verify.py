@@ -16,6 +16,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,12 +27,13 @@ from gpupeak.check.compare import Difference, Tolerance, compare
 from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
-from gpupeak.corpora.peaks import require_peaks
+from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import list_samples
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, SampleError, few, reading
 from gpupeak.features.directory import FeatureDirectory
+from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import read_checked
 from gpupeak.features.records import SAVED, ManifestLine, read_manifest
@@ -44,9 +46,9 @@ from gpupeak.types import Failed, Place, Sample, Url
 
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
 KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
-"""What can be wrong with a sample: no file; a file of another form, without sense or not as it was saved; one from
-before an overwrite that was cut short; the features of another sample; not what is extracted now; not what the other
-tree holds."""
+"""What can be wrong with a sample: no file; a file of another form, without sense or not as it was saved; one that
+was made of another video, of other frames or with other settings than it would be now; the features of another sample;
+not what is extracted now; not what the other tree holds."""
 MENDABLE = KINDS[:-1]  # where two trees differ, nobody knows yet which one is wrong
 
 SAME_DECODER = Tolerance(0.9999, 5e-3)
@@ -199,6 +201,8 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
     look = _Look(corpus, found, lines, np.zeros(spec.dim))
     with reading(path):
         there = names(path)
+    saved = (entry for entry in listing.samples if isinstance(entry, Sample) and f"{entry.name}.npy" in there)
+    stale = find_stale(corpus.name, saved, lines, partial(read_peaks, config=config), found.warnings)
     rows, alike = 0, defaultdict[bytes, list[Sample]](list)
     for entry in listing.samples:
         if isinstance(entry, Failed):
@@ -211,6 +215,8 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
             look.blame(entry, MISSING, (line and line.failure) or without)
         elif overwriting and (line is None or line.outcome != SAVED):
             look.blame(entry, STALE, "made before the --overwrite that was cut short")
+        elif entry.name in stale:
+            look.blame(entry, STALE, stale[entry.name])
         elif isinstance(features := read_checked(local(entry.target), corpus.rule.n, spec.dim), str):
             look.blame(entry, BROKEN, features)
         elif line is not None and line.crc32 not in (None, zlib.crc32(features.data)):

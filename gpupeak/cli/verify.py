@@ -25,7 +25,7 @@ def verify(
         0.9995, "Checks", "COSINE", "With --against, the least cosine of a frame, less the dataset's mean."
     ),
     fix: bool = option(
-        False, "Checks", "", "Extract what is missing or broken, nothing else; then look again.", "--fix"
+        False, "Checks", "", "Extract what is missing, broken or stale, nothing else; then look again.", "--fix"
     ),
     quiet: bool = QUIET,
     as_json: bool = JSON,

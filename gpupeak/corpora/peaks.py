@@ -28,7 +28,7 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
         raise AuError(f"{corpus.name}: {missing}; {way_out}")
     reasons: Counter[str] = Counter()
     example = ""
-    for sample, peak in _peaks(samples, config):
+    for sample, peak in read_peaks(samples, config):
         if isinstance(peak, Peak):
             return
         reasons[peak.reason] += 1
@@ -40,10 +40,10 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
 
 
 def count_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Counter[str]:
-    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in _peaks(samples, config))
+    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in read_peaks(samples, config))
 
 
-def _peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
+def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
     """Each sample's peak, or why it has none; in any order, where files have to be fetched."""
     listed = (sample for sample in samples if isinstance(sample, Sample))
     for found in fetched(listed, config.cache_directory, config.cache_size, video=False):

@@ -182,7 +182,9 @@ class _Stored:
         found = [(self._videos / video, self._listed.get(video))] if video is not None else []
         for directory, listed in self._aus:
             found += [(directory / place, listed.get(place)) for place in places(name)]
-        return tuple(RemoteFile(url, entry.size or 0) for url, entry in found if isinstance(url, Url) and entry)
+        return tuple(
+            RemoteFile(url, entry.size or 0, entry.version) for url, entry in found if isinstance(url, Url) and entry
+        )
 
 
 def _split(name: str) -> tuple[str, str]:

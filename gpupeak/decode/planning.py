@@ -9,7 +9,7 @@ from gpupeak.errors import SampleError
 from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import choose
 from gpupeak.storage.places import local
-from gpupeak.types import FramePlan, Peak, Place, Sample
+from gpupeak.types import FileStamp, FramePlan, Peak, Place, Sample
 from gpupeak.video.container import KNOWN_MATRICES, Clip
 
 _NEAR = 2  # frames that programs count otherwise at the end of a video
@@ -23,7 +23,7 @@ def video_of(sample: Sample) -> Place:
     return sample.video
 
 
-def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
+def plan_frames(sample: Sample, frames: int, codec: str, files: tuple[FileStamp, ...] = ()) -> FramePlan:
     """Plan a sample whose video has `frames` presented frames. Raises SampleError without a peak if that is to fail."""
     rule = sample.rule
     peak = None
@@ -32,12 +32,13 @@ def plan_frames(sample: Sample, frames: int, codec: str) -> FramePlan:
     choice = choose(rule, sample.name, frames, peak)
     found = peak if isinstance(peak, Peak) else None
     warnings = tuple(_doubts(choice.indices, frames, found))
-    return FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp, warnings=warnings)
+    made = FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp)
+    return replace(made, files=files, warnings=warnings)
 
 
-def plan_clip(sample: Sample, clip: Clip) -> FramePlan:
+def plan_clip(sample: Sample, clip: Clip, files: tuple[FileStamp, ...] = ()) -> FramePlan:
     """`plan_frames` for a sample's open video."""
-    plan = plan_frames(sample, clip.frames, clip.codec)
+    plan = plan_frames(sample, clip.frames, clip.codec, files)
     colours = () if clip.colorspace in KNOWN_MATRICES else (f"colours of matrix {clip.colorspace}, taken for BT.601",)
     return replace(plan, recounted=clip.recounted, warnings=plan.warnings + colours)
 

@@ -24,6 +24,7 @@ from gpupeak.decode.libav import Recounted, decode_clip
 from gpupeak.decode.nvdec import examine
 from gpupeak.decode.planning import plan_clip, plan_frames, video_of
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
+from gpupeak.features.fresh import made_of
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FramePlan, Sample, Seconds
 from gpupeak.video.container import open_clip
@@ -72,16 +73,17 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
     plan = None
     try:
         video = local(video_of(sample))
+        files = made_of(sample)  # before they are read: what changes meanwhile will be seen to have changed
         if sample.stream != "frame":
             faces = open_faces(video)
-            plan = plan_frames(sample, len(faces), "faces")
+            plan = plan_frames(sample, len(faces), "faces", files)
             if out is None:
                 return Planned(plan, {"plan": time.perf_counter() - began}, "faces are no video")
             planned = time.perf_counter()
             face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
             return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
         with open_clip(video) as clip:
-            plan = plan_clip(sample, clip)
+            plan = plan_clip(sample, clip, files)
             if out is None:
                 facts, given = examine(clip, plan.unique)
                 return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, given)
@@ -89,7 +91,7 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
             try:
                 decode_clip(clip, plan.indices, size=out.shape[1], out=out)
             except Recounted:
-                plan = plan_clip(sample, clip)
+                plan = plan_clip(sample, clip, files)
                 decode_clip(clip, plan.indices, size=out.shape[1], out=out)
         return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
     except Exception as error:  # a bad video is data, whatever it provokes

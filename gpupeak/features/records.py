@@ -22,7 +22,7 @@ from typing import Any
 
 from gpupeak.errors import ConfigError, reading
 from gpupeak.storage.files import open_bounded, read_bounded
-from gpupeak.types import Failed, NoPeak, Outcome, Peak
+from gpupeak.types import Failed, FileStamp, NoPeak, Outcome, Peak
 
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
@@ -36,14 +36,15 @@ FORMAT = 1
 
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
-_PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp", "recounted", "warnings")
+_PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp", "recounted", "warnings", "files")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestLine:
     """What the manifest says of one sample.
 
-    `outcome` is `SAVED`, `FAILED`, or `KEPT`: no run tells of it. `indices` to `warnings` are as in `FramePlan`.
+    `outcome` is `SAVED`, `FAILED`, or `KEPT`: no run tells of it. `indices` to `files` are as in `FramePlan`; `rule`
+    has the fields of the `SamplingRule`, and nothing in a line of before they were recorded, as `files` has.
     `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `crc32` is that of the rows
     that were saved. `raw` is the line in its file.
     """
@@ -60,6 +61,8 @@ class ManifestLine:
     clamp: str | None = None
     recounted: bool = False
     warnings: tuple[str, ...] = ()
+    files: tuple[FileStamp, ...] = ()
+    rule: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     origin: str | None = None
     crc32: int | None = None
@@ -71,7 +74,8 @@ class ManifestLine:
         planned: dict[str, Any] = {} if plan is None else {key: getattr(plan, key) for key in _PLANNED}
         if isinstance(outcome, Failed):
             return cls(name, FAILED, outcome.stage, outcome.reason, **planned)
-        return cls(name, SAVED, seconds=outcome.seconds, crc32=outcome.crc32, **planned)
+        rule = dataclasses.asdict(outcome.sample.rule)
+        return cls(name, SAVED, rule=rule, seconds=outcome.seconds, crc32=outcome.crc32, **planned)
 
     @property
     def failure(self) -> str | None:
@@ -95,7 +99,8 @@ class ManifestLine:
         entry |= {"warnings": list(self.warnings)} if self.warnings else {}
         if self.outcome == SAVED:
             entry["seconds"] = {stage: round(value, 6) for stage, value in self.seconds.items()}
-            entry["crc32"] = self.crc32
+            files = [dataclasses.astuple(stamp) for stamp in self.files]
+            entry |= {"crc32": self.crc32, "files": files, "rule": self.rule}
         # ASCII escapes: a lone surrogate (a file name that is no UTF-8) has no other encoding.
         return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
@@ -110,7 +115,7 @@ class ManifestLine:
             return None
         text = {key: value for key, value in entry.items() if isinstance(value, str)}
         indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
-        warnings, crc32 = entry.get("warnings"), entry.get("crc32")
+        warnings, crc32, rule = entry.get("warnings"), entry.get("crc32"), entry.get("rule")
         return cls(
             name,
             str(entry.get("outcome")),
@@ -124,6 +129,8 @@ class ManifestLine:
             clamp=text.get("clamp"),
             recounted=entry.get("recounted") is True,
             warnings=tuple(each for each in warnings if isinstance(each, str)) if isinstance(warnings, list) else (),
+            files=_files(entry.get("files")),
+            rule=rule if isinstance(rule, dict) else {},
             seconds=_seconds(seconds) if isinstance(seconds, dict) else {},
             origin=text.get("origin"),
             crc32=crc32 if isinstance(crc32, int) else None,
@@ -144,6 +151,19 @@ def _peak(value: object) -> Peak | None:
 
 def _fallback(value: object) -> NoPeak | None:
     return NoPeak(str(value.get("reason")), str(value.get("detail"))) if isinstance(value, dict) else None
+
+
+def _files(values: object) -> tuple[FileStamp, ...]:
+    """None of them if one is not of its type."""
+    known = isinstance(values, list) and all(
+        isinstance(each, list)
+        and len(each) == 4
+        and isinstance(each[0], str)
+        and isinstance(each[1], int)
+        and isinstance(each[2], (int, str))
+        for each in values
+    )
+    return tuple(FileStamp(*each) for each in values) if known and isinstance(values, list) else ()
 
 
 def _seconds(values: Mapping[str, Any]) -> dict[str, float]:

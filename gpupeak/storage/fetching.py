@@ -45,7 +45,10 @@ class Fetched:
             peak = replace(peak, file=self._origin(local(peak.file)))
         if fallback is not None:
             fallback = NoPeak(fallback.reason, self.told(fallback.detail))
-        return replace(plan, sample=self.sample, peak=peak, fallback=fallback)
+        own = tuple(stamp for stamp in plan.files if not Path(stamp.file).is_relative_to(self.directory))
+        stored = tuple(file.stamp for file in self.sample.remote)
+        files = (*stored, *own) if isinstance(self.sample.video, Url) else (*own, *stored)
+        return replace(plan, sample=self.sample, peak=peak, fallback=fallback, files=files)
 
     def _origin(self, file: Path) -> Place:
         for there, copy in self._copies():

@@ -30,6 +30,7 @@ _SMALL = 1 << 16
 _CHUNK = 16 << 20  # bytes a request; what is cut off is fetched again from the last of these
 # Stores in which a file is there whole or not at all. Elsewhere it is put under another name and renamed.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "tos", "memory"}
+_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC}
 _CREDENTIALS = re.compile("Credential|Authenti|Unauthori|Forbidden|Profile|TokenRetrieval")
@@ -45,10 +46,11 @@ class StoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a listing tells of one name: `size` in bytes, None of a directory."""
+    """What a listing tells of one name: `size` in bytes, None of a directory; `version` as in `RemoteFile`."""
 
     name: str
     size: int | None
+    version: str = ""
 
     def is_file(self) -> bool:
         return self.size is not None
@@ -108,7 +110,8 @@ def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
     name = info["name"].rstrip("/")[len(place) + 1 :]
     if any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
         return None
-    return Entry(name, None if info["type"] == "directory" else int(info["size"] or 0))
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return Entry(name, None if info["type"] == "directory" else int(info["size"] or 0), version)
 
 
 def fetch(url: Url, size: int, target: Path) -> None:

@@ -42,7 +42,10 @@ WORDS: dict[str, dict[str, Any]] = {
         "actors": "2:8",
         "gpus_per_actor": 0.5,
     },
-    "--output-root out --overwrite --fsync": {"output_root": Path("out"), "overwrite": True, "fsync": True},
+    "--output-root out --overwrite --refresh --fsync": {
+        "output_root": Path("out"),
+        **dict.fromkeys(("overwrite", "refresh", "fsync"), True),
+    },
     "--datasets meld mer2023": {"datasets": ("meld", "mer2023")},
 }
 
@@ -97,7 +100,7 @@ def test_every_command_takes_the_options_that_mean_something_to_it(capsys: pytes
         return set(re.findall(r"^│ (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
 
     every = options("extract")
-    shards = {"--num-shards", "--shard-index", "--overwrite"}
+    shards = {"--num-shards", "--shard-index", "--overwrite", "--refresh"}
     ray = {"--engine", "--address", "--actors", "--gpus-per-actor"}
     work = {"--split", "--samples", "--limit", "--fallback", "--peak-source", "--seed"}
     work |= {"--batch-size", "--workers", "--time-limit", "--fsync", "--quiet"}

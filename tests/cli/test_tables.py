@@ -73,7 +73,7 @@ def test_the_table_of_a_run(width: int, told: Told, tmp_path: Path) -> None:
 
 def planned(name: str, **changes: Any) -> Plan:
     fields: dict[str, Any] = {"dataset": name, "directory": Path("features") / name, "listed": 400, "expected": 411}
-    fields |= {"done": 100, "missing_videos": 0, "missing_first": (), "refused": (), "warnings": ()}
+    fields |= {"done": 100, "stale": 0, "missing_videos": 0, "missing_first": (), "refused": (), "warnings": ()}
     fields |= {"peaks": Counter(au_info=390), "no_peak": Counter({"no AU file": 10}), "bytes_to_write": 300 * 24704}
     return Plan(**{**fields, **changes})
 

@@ -87,7 +87,7 @@ def test_a_packed_file_that_is_out_of_date_is_refused_and_can_be_made_again(tmp_
     wanted = fill(tmp_path)
     store = FeatureStore(tmp_path)
     directory = store.directory("mer2023")
-    file, _ = pack(directory, N)
+    pack(directory, N)
     old = store["mer2023"]
     assert np.array_equal(old["b"], wanted["b"])
 

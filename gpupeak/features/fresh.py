@@ -1,0 +1,108 @@
+"""Were features made of the frames that would be taken now? Files are looked at, and read only where they changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from gpupeak.errors import SampleError
+from gpupeak.features.records import SAVED, ManifestLine
+from gpupeak.peaks.reading import places
+from gpupeak.sampling import choose
+from gpupeak.storage.files import open_bounded
+from gpupeak.storage.places import is_directory
+from gpupeak.types import FileStamp, NoPeak, Peak, Sample, Url
+
+_PARTS, _PART_BYTES = 8, 8192
+
+
+def made_of(sample: Sample, *, content: bool = True) -> tuple[FileStamp, ...]:
+    """The files that a plan of a sample is made of as they are now: the video, then every action-unit file where one is
+    looked for; none if the video cannot be read. With `content`, a CRC-32 of parts of a video on this machine."""
+    found = [file.stamp for file in sample.remote]
+    if isinstance(sample.video, Path):
+        try:
+            status = sample.video.stat()
+            crc32 = parts_crc32(sample.video) if content else None
+        except OSError:
+            return ()
+        found.insert(0, FileStamp(str(sample.video), status.st_size, status.st_mtime_ns, crc32))
+    if sample.rule.method == "emotion_peak":
+        for directory in sample.au_dirs:
+            for place in places(sample.name) if not isinstance(directory, Url) else ():
+                try:  # most are not there; eight Paths less a sample
+                    status = os.stat(file := f"{directory}/{place}")  # noqa: PTH116
+                except (OSError, ValueError):
+                    continue
+                found.append(FileStamp(file, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def parts_crc32(file: Path) -> int:
+    """The CRC-32 of eight parts of a file, spread over it: 64 KiB, whatever its size. Raises OSError."""
+    with open_bounded(file, sys.maxsize) as stream:
+        last = max(os.fstat(stream.fileno()).st_size - _PART_BYTES, 0)
+        starts = sorted({last * part // (_PARTS - 1) for part in range(_PARTS)})
+        return zlib.crc32(b"".join(os.pread(stream.fileno(), _PART_BYTES, start) for start in starts))
+
+
+def find_stale(
+    dataset: str,
+    samples: Iterable[Sample],
+    lines: Mapping[str, ManifestLine],
+    read_peaks: Callable[[Iterable[Sample]], Iterable[tuple[Sample, Peak | NoPeak]]],
+    warnings: list[str],
+) -> dict[str, str]:
+    """Of `samples` that have features, those that `lines` say were made of another video or of other frames than would
+    be taken now, and why. What was only touched or moved is not among them. Lines that do not tell of files are judged
+    by their frames; what no line calls saved, or has no video any more, is not judged. Peaks without any action-unit
+    directory are not either, with a warning.
+    """
+    stale: dict[str, str] = {}
+    changed: list[Sample] = []  # something that the choice of frames depends on
+    unknown = 0
+    for sample in samples:
+        line = lines.get(sample.name)
+        if line is not None and line.failure is not None:
+            stale[sample.name] = f"extracting it again failed: {line.failure}"
+        if line is None or line.outcome != SAVED or not line.frames or sample.video is None:
+            continue
+        now = made_of(sample, content=False)
+        if now and line.files and (fault := _other_video(sample, now[0], line.files[0])) is not None:
+            stale[sample.name] = fault
+        elif not line.files or now[1:] != line.files[1:] or line.rule != dataclasses.asdict(sample.rule):
+            if sample.rule.method != "emotion_peak" or any(map(is_directory, sample.au_dirs)) or line.peak is None:
+                changed.append(sample)
+            else:
+                unknown += 1
+    if unknown:
+        told = f"{unknown} samples have peaks, and there is no action-unit directory"
+        warnings.append(f"{dataset}: {told}: whether the peaks are still those cannot be told")
+    found = {s.name: peak for s, peak in read_peaks(s for s in changed if s.rule.method == "emotion_peak")}
+    for sample in changed:
+        then = lines[sample.name]
+        try:
+            indices = choose(sample.rule, sample.name, then.frames or 1, found.get(sample.name)).indices
+        except SampleError as error:
+            stale[sample.name] = f"no frames would be taken now: {error.reason}"
+            continue
+        if indices != then.indices:
+            stale[sample.name] = f"frames {list(then.indices)} then, {list(indices)} now"
+    return stale
+
+
+def _other_video(sample: Sample, now: FileStamp, then: FileStamp) -> str | None:
+    """Why a video is another one than then. Its time alone says nothing, if it is of this machine: it is read."""
+    if now.size != then.size:
+        return f"another video: {now.size:,} bytes, {then.size:,} then"
+    if type(now.version) is not type(then.version) or now.version == then.version:
+        return None  # the same, or moved to or from a store
+    with suppress(OSError):
+        if not isinstance(sample.video, Path) or parts_crc32(sample.video) != then.crc32:
+            return f"another video, of the same {now.size:,} bytes"
+    return None
