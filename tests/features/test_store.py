@@ -135,6 +135,10 @@ def test_what_is_told_of_other_samples_stays(tmp_path: Path) -> None:
         directory.finish(["c"])
     after = (tmp_path / "manifest.jsonl").read_bytes().splitlines(keepends=True)
     assert b"".join(after[1:]) == before and b'"sample":"c"' in after[0]
+    np.save(tmp_path / "b.npy", np.zeros((8, 4), np.float32))
+    with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done={"b"}, overwrite=False, pending={"d"})
+    assert {line["sample"]: line["outcome"] for line in read_manifest(tmp_path)}["b"] == "kept", "it is there now"
     with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done=set(), overwrite=True, pending={"c"})
     assert (tmp_path / "manifest.jsonl").read_bytes() == b"", "of an overwrite only what it saved counts"
