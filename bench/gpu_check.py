@@ -3,16 +3,7 @@
     PYTHONPATH=. python bench/gpu_check.py [--encode] [--decode] [--e2e] [--seconds N] [--out DIRECTORY]
                                            [--record FILE] [--commit NAME] [--dry-run]
 
-Of three parts, all unless some are named, what we most need to know comes first, in this order:
-
-    1  --encode   what a large product of matrices reaches here; --decode: what NVDEC says that it decodes
-    2  --encode   every kernel against its reference, the line's graphs of all sizes against float32
-    3  --decode   what making NVDEC's decoders costs, its colours, its frames' numbers
-    4  --encode   images/s at the largest batch: open_clip, eager, graphs with each choice of kernels, compiled
-    5  --decode   NVDEC alone: frames beside libav's, whole files beside trimmed ones, pipelines and threads
-    6  --e2e      the line from files to features, beside its halves alone
-    7  --decode   broken files, and one whose size changes
-
+Of three parts, all unless some are named, what we most need to know comes first; bench/results/README.md has the order.
 Each part has --seconds; a row that is thought to take more than is left is not begun, and named at the end. The record,
 `gpu-<time>.jsonl` in --out (default: $OUT, else bench/results), has the conditions in a line and then a row a line,
 each on disk as soon as it is measured. With --record it goes on with that one, and measures no row of it again. Weights
@@ -31,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 
 import gpu_corpus
@@ -42,6 +33,7 @@ from record import RESULTS, Missing, Record, Row, answer, needed, rounded
 from record import conditions as of_machine
 
 import gpupeak
+from gpupeak.decode.driver import abilities, cuda_version
 from gpupeak.errors import DeviceError
 
 PARTS = ("encode", "decode", "e2e")
@@ -63,15 +55,9 @@ def steps(setup: Setup, record: Record, root: Path) -> Iterator[Step]:
 def nvdec_abilities(setup: Setup) -> Row:
     if setup.small:
         raise Missing("a GPU")
-    # Not imported by its name: its package needs PyAV.
-    spec = spec_from_file_location("driver", Path(gpupeak.__file__).parent / "decode" / "driver.py")
-    assert spec is not None
-    assert spec.loader is not None
-    driver = module_from_spec(spec)
-    spec.loader.exec_module(driver)
-    found = {" ".join(kind): ability._asdict() for kind, ability in driver.abilities(0).items()}
+    found = {" ".join(kind): ability._asdict() for kind, ability in abilities(0).items()}
     says = "; ".join(f"{kind} to {ability['largest']}, {ability['engines']} engines" for kind, ability in found.items())
-    return {"cuda": driver.cuda_version(), "abilities": found, "says": says}
+    return {"cuda": cuda_version(), "abilities": found, "says": says}
 
 
 def go_through(record: Record, planned: Iterable[Step], seconds: float) -> list[str]:
