@@ -14,17 +14,15 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from encoders import VIT_B_32, VIT_L_14
-from gpu_encode import described, fidelity, worst
+from gpu_encode import fidelity, worst
 from peers.baseline import Baseline, decoder
 from peers.decoders import Decode
 from record import NOISE, Record, Row, alternated, beside
-from workload import Scale, decode_clips, facts, make, sample_of
+from workload import Scale, decode_clips, facts, make, sample_of, saved
 
 from gpupeak.config import ExtractConfig
 from gpupeak.encode.vit import expected_state
@@ -32,9 +30,7 @@ from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, TowerShape, encoder_spec
 from gpupeak.lines.build import build
 from gpupeak.storage.places import local
-from gpupeak.types import Sample, Saved
-
-Features = npt.NDArray[np.float64]
+from gpupeak.types import Sample
 
 OURS, THEIRS = "gpupeak", "baseline"
 N = 8
@@ -53,7 +49,6 @@ def end_to_end(record: Record, scale: Scale, work: Path) -> None:
         for (width, height), sample in samples.items():
             # Several in a row, else it is no line; a few rounds, as more would take minutes.
             record.row(f"ViT-B/32, {width}x{height}", sides.compare, sample, 3 if scale.quick else 6, 3, least=1.0)
-        record.row("ViT-B/32, features", sides.alike)
     if not scale.quick:
         with contextlib.closing(Sides(CLIP_VIT_LARGE, VIT_L_14, name, decode)) as sides:
             sample = samples[640, 360]
@@ -77,7 +72,6 @@ class Sides:
             "torch_threads": torch.get_num_threads(),
             "baseline_decoder": name,
         }
-        self._found: dict[str, list[Features]] = {OURS: [], THEIRS: []}
 
     def close(self) -> None:
         self._line.close()
@@ -89,9 +83,7 @@ class Sides:
         steps: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in samples}
 
         def ours() -> None:
-            for outcome in self._line.run(samples[OURS]):
-                if not isinstance(outcome, Saved):
-                    raise RuntimeError(f"{outcome.sample}: {outcome.reason}")
+            for outcome in saved(self._line.run(samples[OURS])):
                 _note(steps[OURS], outcome.seconds)
 
         def theirs() -> None:
@@ -100,12 +92,10 @@ class Sides:
                 _note(steps[THEIRS], self._baseline.extract(each.video, au_file, each.target))  # type: ignore[arg-type]
 
         compared = beside(OURS, alternated({OURS: ours, THEIRS: theirs}, rounds))
-        features = {side: _saved(each) for side, each in samples.items()}
-        for side, found in features.items():
-            self._found[side].append(found[:N])
+        found, wanted = (np.concatenate([np.load(local(each.target)) for each in samples[side]]) for side in samples)
+        differences = worst(fidelity(found, wanted.astype(np.float64), wanted.mean(0)))
         a_sample = {side: seconds["median_s"] / count for side, seconds in compared["seconds"].items()}
         ratio = compared["ratios"][THEIRS]
-        differences = _differences(features)
         return {
             **self._conditions,
             **facts(local(sample.video)),
@@ -114,7 +104,7 @@ class Sides:
             **compared,
             "s_a_sample": a_sample,
             "steps_s": {
-                side: {step: statistics.median(took) for step, took in of.items()} for side, of in steps.items()
+                side: dict(zip(of, map(statistics.median, of.values()), strict=True)) for side, of in steps.items()
             },
             "differences": differences,
             "ok": differences["relative_l2"] < FAR,
@@ -123,11 +113,6 @@ class Sides:
             f"{a_sample[THEIRS]:.3g} s, {ratio['median']:.2f} times as long ({ratio['least']:.2f} to "
             f"{ratio['most']:.2f}); relative L2 {differences['relative_l2']:.1e}",
         }
-
-    def alike(self) -> Row:
-        """Of all clips together, as the features of one have next to nothing left when their mean is taken away."""
-        differences = _differences({side: np.concatenate(each) for side, each in self._found.items()})
-        return {"differences": differences, "ok": differences["relative_l2"] < FAR, "says": described(differences)}
 
 
 def _to(sample: Sample, side: str, number: int) -> Sample:
@@ -139,14 +124,3 @@ def _to(sample: Sample, side: str, number: int) -> Sample:
 def _note(steps: dict[str, list[float]], seconds: Mapping[str, float]) -> None:
     for step, taken in seconds.items():
         steps[step].append(taken)
-
-
-def _saved(samples: list[Sample]) -> Features:
-    arrays: list[npt.NDArray[Any]] = [np.load(local(sample.target)) for sample in samples]
-    return np.concatenate(arrays).astype(np.float64)
-
-
-def _differences(features: dict[str, Features]) -> dict[str, float]:
-    """How far the two sides' features are from each other, at worst: as they are, and less the mean."""
-    wanted = features[THEIRS]
-    return worst(fidelity(features[OURS], wanted, wanted.mean(0)))

@@ -1,7 +1,6 @@
 """What does the GPU check decode? The nine test sets in small: drawn clips, as many a set as it has samples.
 
     python bench/gpu_corpus.py                  prints the mix
-    python bench/gpu_corpus.py DIRECTORY        draws and encodes the clips (--small: a handful of tiny ones)
 
 No copy of the nine sets was at hand, but 31 public clips of them and of DFEW: H.264, 4:2:0 and progressive, with one
 key frame and two B frames. MEASURED is what those tell, ASSUMED what they do not. What the pictures show is drawn:
@@ -10,19 +9,19 @@ moving waves and grain, the number of each frame along the top, so that it can b
 
 from __future__ import annotations
 
-import argparse
 import json
-import multiprocessing
-import os
 import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from record import Row, cores
 
 from gpupeak.types import Sample, SamplingRule
 
@@ -92,14 +91,8 @@ def corpus(small: bool) -> dict[str, list[Clip]]:
         return {"cmumosei": tiny[:3], "meld": tiny[3:]}
     return {
         dataset: [
-            Clip(
-                f"{dataset}-{number}",
-                FRAMES[(3 * number + shift) % len(FRAMES)],
-                sizes[number % len(sizes)],
-                fps,
-                codec,
-            )
-            for number in range(len(FRAMES))
+            Clip(f"{dataset}-{at}", FRAMES[(3 * at + shift) % len(FRAMES)], sizes[at % len(sizes)], fps, codec)
+            for at in range(len(FRAMES))
         ]
         for shift, (dataset, (_, codec, fps, sizes)) in enumerate(MIX.items())
     }
@@ -121,11 +114,15 @@ def special(small: bool) -> list[Clip]:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The clips on disk, below `root`, and `count` samples of them; features go to a new directory at every call."""
+    """The clips on disk, as they were drawn below `root`; features of samples go to a new directory at every call."""
 
     root: Path
     small: bool
-    count: int
+    drawn: Row
+
+    @property
+    def count(self) -> int:
+        return 8 if self.small else NAMES
 
     def samples(self, every: int = 1) -> list[Sample]:
         """Of every set its share, set after set, its clips in turn; or one of so many of them."""
@@ -228,27 +225,18 @@ def number_of(picture: npt.NDArray[np.uint8]) -> int:
     return sum(int(picture[size // 16, middle].mean() > 127) << bit for bit, middle in enumerate(middles))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The clips that the GPU check decodes.")
-    parser.add_argument("directory", type=Path, nargs="?", help="where to; without it, the mix is printed")
-    parser.add_argument("--small", action="store_true", help="a handful of tiny clips")
-    options = parser.parse_args()
-    sets = corpus(options.small)
-    clips = [clip for of_set in sets.values() for clip in of_set]
-    if options.directory is None:
-        for dataset, of_set in sets.items():
-            told = ", ".join(f"{clip.frames} of {clip.size[0]}x{clip.size[1]}" for clip in of_set)
-            print(f"{MIX[dataset][0]:5} {dataset}: {of_set[0].codec}, {of_set[0].fps}/s, {told}")
-        print(f"measured: {MEASURED}\nassumed: {ASSUMED}")
-        return
-    (options.directory / "clips").mkdir(parents=True, exist_ok=True)
-    clips += special(options.small)
+def draw(root: Path, small: bool) -> Row:
+    """Draw all clips, on every core; returns how many they are, their bytes and seconds."""
+    (root / "clips").mkdir(parents=True, exist_ok=True)
+    clips = [clip for of_set in corpus(small).values() for clip in of_set] + special(small)
     clips.sort(key=lambda clip: -clip.frames * clip.size[0] * clip.size[1])  # the longest first, to end together
-    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
-        written = pool.starmap(write_clip, [(options.directory, clip) for clip in clips], chunksize=1)
-    total = sum(clip.frames / clip.fps for clip in clips)
-    print(json.dumps({"clips": len(clips), "bytes": sum(written), "seconds": total}))
+    with ThreadPool(cores()) as pool:
+        written = pool.map(partial(write_clip, root), clips, chunksize=1)
+    return {"clips": len(clips), "bytes": sum(written), "seconds": sum(clip.frames / clip.fps for clip in clips)}
 
 
 if __name__ == "__main__":
-    main()
+    for dataset, of_set in corpus(small=False).items():
+        told = ", ".join(f"{clip.frames} of {clip.size[0]}x{clip.size[1]}" for clip in of_set)
+        print(f"{MIX[dataset][0]:5} {dataset}: {of_set[0].codec}, {of_set[0].fps}/s, {told}")
+    print(f"measured: {MEASURED}\nassumed: {ASSUMED}")

@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
-import os
+import math
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from importlib import import_module
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from unittest import mock
 
 import gpu_colours
@@ -26,11 +23,11 @@ import gpu_corpus
 import numpy as np
 import torch
 from gpu_corpus import MIX, RULE, TOTAL, Clip, Corpus
-from gpu_encode import SIZE, Setup, Step, alone, clocks, described, drawn, features_of, fidelity, worst
+from gpu_encode import SIZE, Setup, Step, alone, clocks, drawn, features_of
 from monitor import Monitor
-from record import ROOT, Missing, Record, Row, alternated, cores, needed, timed
+from record import Missing, Record, Row, alternated, cores, needed, timed
 from record import beside as times_beside
-from workload import encode
+from workload import encode, mean_difference, sample_of, saved
 
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.driver import abilities
@@ -44,14 +41,15 @@ from gpupeak.features.writer import NpyWriter
 from gpupeak.lines.build import Parts, build, cuda_line
 from gpupeak.pipeline import Decoder, Line
 from gpupeak.storage.places import local
-from gpupeak.types import FrameBatch, FramePlan, Sample, SamplingRule, Saved
+from gpupeak.types import FrameBatch, FramePlan, Sample, SamplingRule
 from gpupeak.video.container import open_clip
 from gpupeak.video.remake import Remade, Unsafe, remake
 
 Frames: TypeAlias = dict[str, FrameBatch]
+T = TypeVar("T")
 
 N = RULE.n
-DIFFERENCE, NEAR = 2.0, 0.98  # to libav's: of frames the mean, of 255; of features the cosine less the mean
+DIFFERENCE = 2.0  # to libav's frames: the mean, of 255
 MODES = ("nvdec", "cpu", "hybrid", "auto")
 SIDES = ((8, 8), (4, 8), (4, 4), (2, 8), (1, 8), (1, 1))  # DALI's pipelines, the threads of each; not the default
 SIZES = ((1280, 720), (1920, 1080), (672, 378))
@@ -72,17 +70,10 @@ class Decoding:
     setup: Setup
     record: Record
     root: Path
-    saved: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def corpus(self) -> Corpus:
-        corpus = Corpus(self.root, self.setup.small, 8 if self.setup.small else gpu_corpus.NAMES)
-        if not (self.root / "complete").exists():
-            command = [sys.executable, gpu_corpus.__file__, str(self.root), *(["--small"] if corpus.small else [])]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-            (self.root / "complete").write_text(done.stdout)
-        return corpus
+        return Corpus(self.root, self.setup.small, gpu_corpus.draw(self.root, self.setup.small))
 
     def nvdec(self, planner: Any = None, **options: Any) -> Any:
         """DALI on the CPU is in NVDEC's place in a dry run."""
@@ -129,7 +120,7 @@ class Decoding:
         sides = []
         for make in (self.nvdec, self.pool):
             with contextlib.closing(make()) as decoder:
-                sides.append(decoded(decoder.decode(samples)))
+                sides.append(decoded(decoder, samples))
         (_, ours, left_out), (_, libavs, _) = sides
         return ours, libavs, left_out
 
@@ -179,7 +170,7 @@ class Decoding:
     def colours(self) -> Row:
         paths = gpu_colours.write(self.root, "vp9" if self.setup.small else "h264")
         rule = SamplingRule("uniform", gpu_colours.FRAMES)
-        samples = [Sample("bench", name, path, (), rule, self.root / f"{name}.npy") for name, path in paths.items()]
+        samples = [sample_of(path, self.root, self.root, rule) for path in paths.values()]
         ours, libavs, left_out = self.both(samples)
         rows = {name: gpu_colours.judge(*(np.asarray(side[name].pixels) for side in (ours, libavs))) for name in ours}
         says = "; ".join(f"{name}: {row['says'].partition(' of 255')[0]}" for name, row in rows.items())
@@ -187,17 +178,8 @@ class Decoding:
         return {"ok": ok, "films": rows, "left_out": left_out, "says": says or f"none decoded: {dict(left_out)}"}
 
     def drawn(self) -> Row:
-        made: Row = json.loads((self.corpus.root / "complete").read_text())
+        made = self.corpus.drawn
         return {**made, "says": f"{made['clips']} clips at {8e-6 * made['bytes'] / made['seconds']:.2g} Mbit/s"}
-
-    def features(self) -> Row:
-        """Did the lines' own processes encode the frames that were meant? NVDEC's are libav's but for rounding."""
-        if not self.saved.keys() >= {"nvdec", "cpu"}:
-            raise Missing("both lines in this run")
-        ours, libavs = self.saved["nvdec"], self.saved["cpu"]
-        apart = fidelity(ours, libavs, libavs.mean(0, dtype=np.float64))
-        ok, far = bool((apart["centred_cosine"] > NEAR).all()), worst(apart)
-        return {"ok": ok, "to_libav": far, "says": described(far)}
 
     def third(self) -> list[Sample]:
         return self.corpus.samples(every=1 if self.setup.small else 3)
@@ -208,38 +190,30 @@ class Decoding:
         with contextlib.ExitStack() as stack:
             planners = {"whole": Whole(self.planner(), clips), "trimmed": None}
             sides = {side: stack.enter_context(contextlib.closing(self.nvdec(each))) for side, each in planners.items()}
-            (_, whole, others), (_, ours, left_out) = (decoded(decoder.decode(clips)) for decoder in sides.values())
-            files = {file_of(sample) for sample in clips if sample.name in whole.keys() & ours.keys()}
-            samples = [sample for sample in self.third() if file_of(sample) in files]
-            works = {
-                side: partial(lambda each: decoded(each.decode(samples), keep=False), decoder)
-                for side, decoder in sides.items()
-            }
+            (_, whole, others), (_, ours, left_out) = (decoded(decoder, clips) for decoder in sides.values())
+            samples = self.third()
+            works = {side: partial(decoded, decoder, samples, keep=False) for side, decoder in sides.items()}
             row = times_beside("whole", alternated(works, self.setup.repeats, warm=0))
         difference = max(mean_difference(ours[name].pixels, whole[name].pixels) for name in whole.keys() & ours.keys())
         ok, ratio = difference == 0 and left_out == others == Counter(), row["ratios"]["trimmed"]
-        wins = "trimmed" if ratio["most"] < 1 else "whole" if ratio["least"] > 1 else "neither"
         rates = {side: len(samples) / row["seconds"][side]["median_s"] for side in sides}
-        says = f"{wins} wins: {rates['whole']:.1f} samples/s whole, {rates['trimmed']:.1f} trimmed; "
-        figures = {"samples": len(samples), "samples_per_s": rates, "difference": difference, "wins": wins}
-        return {**row, **figures, "ok": ok, "left_out": left_out, "says": f"{says}difference {difference:.2f}"}
+        says = f"{rates['whole']:.1f} samples/s whole, {rates['trimmed']:.1f} trimmed, in {ratio['least']:.2f} to "
+        says += f"{ratio['most']:.2f} of the time; difference {difference:.2f}"
+        figures = {"samples": len(samples), "samples_per_s": rates, "difference": difference}
+        return {**row, **figures, "ok": ok, "left_out": left_out, "says": says}
 
     def rate(self, make: Callable[[], Any], **conditions: Any) -> Row:
         """Of a third of the samples, every batch given back at once: up to three times, begun within 8 s."""
-        samples, runs = self.third(), list[float]()
+        samples = self.third()
         with contextlib.closing(make()) as decoder:
-            decoded(decoder.decode(self.corpus.clips()), keep=False)  # warm
-            end = time.perf_counter() + 8
-            with Monitor() as monitor:
-                while not runs or (len(runs) < self.setup.repeats and time.perf_counter() < end):
-                    began = time.perf_counter()
-                    plans, _, others = decoded(decoder.decode(samples), keep=False)
-                    runs.append(time.perf_counter() - began)
-        took, frames, seen = statistics.median(runs), sum(map(frames_to_decode, plans)), monitor.figures()
+            decoded(decoder, self.corpus.clips(), keep=False)  # warm
+            work = partial(decoded, decoder, samples, keep=False)
+            (plans, _, others), row = measured(work, self.setup.repeats, 8)
+        took, frames = row["median_s"], sum(map(frames_to_decode, plans))
         rates = {"samples_per_s": len(plans) / took, "frames_per_s": frames / took}
-        says = f"{rates['samples_per_s']:.1f} samples/s, {rates['frames_per_s']:.0f} pictures/s{busy(seen)}"
+        says = f"{rates['samples_per_s']:.1f} samples/s, {rates['frames_per_s']:.0f} pictures/s{busy(row)}"
         figures = {"samples": len(samples), "pictures_a_sample": frames / max(1, len(plans)), "left_out": others}
-        return {**conditions, **timed(runs), **rates, **figures, **seen, "ok": not others, "says": says}
+        return {**conditions, **row, **rates, **figures, "ok": not others, "says": says}
 
     def pynvvideocodec(self) -> Row:
         """NVIDIA's own reader, decoders reconfigured from clip to clip, one a thread: RGB at full size, no squash."""
@@ -260,48 +234,38 @@ class Decoding:
                 frames += len(decoder.get_batch_frames_by_index(list(plan.unique)))
             return frames
 
-        runs, wanted = list[float](), sum(len(plan.unique) for plan in plans)
+        shares, wanted = [plans[at::8] for at in range(8)], sum(len(plan.unique) for plan in plans)
         with ThreadPool(8) as threads:
-            for _ in range(1 + self.setup.repeats):  # the first one warms
-                began = time.perf_counter()
-                frames = sum(threads.map(work, [plans[at::8] for at in range(8)], chunksize=1))
-                runs.append(time.perf_counter() - began)
-        rate = len(plans) / statistics.median(runs[1:])
+            threads.map(work, shares, chunksize=1)  # warm
+            frames, row = measured(lambda: sum(threads.map(work, shares, chunksize=1)), self.setup.repeats)
+        rate = len(plans) / row["median_s"]
         says = f"{rate:.1f} samples/s, {frames} of {wanted} frames"
-        return {**timed(runs[1:]), "ok": frames == wanted, "samples_per_s": rate, "says": says}
+        return {**row, "ok": frames == wanted, "samples_per_s": rate, "says": says}
 
     def encoding(self) -> Row:
         """The line's encoder, of batches of 16 samples that lie on the device, down to the host."""
-        count, runs, parts = 2 if self.setup.small else 96, list[float](), self.parts("cpu")
+        count, parts = 2 if self.setup.small else 96, self.parts("cpu")
         parts.close()  # its workers would start up beside what is measured
         pixels = drawn(16 * N) if self.setup.small else torch.from_numpy(drawn(16 * N)).to(self.setup.device)
         spans = tuple((N * i, N * i + N) for i in range(16))
         batch = FrameBatch(alone("drawn", pixels[:N]).plans * 16, pixels, spans, ({},) * 16)
-        with Monitor() as monitor:
-            for _ in range(1 + self.setup.repeats):  # the first one warms
-                began = time.perf_counter()
-                features_of(parts.encoder, itertools.repeat(batch, count))
-                runs.append(time.perf_counter() - began)
-        rate, seen = 16 * count / statistics.median(runs[1:]), monitor.figures()
-        return {**timed(runs[1:]), "samples_per_s": rate, **seen, "says": f"{rate:.1f} samples/s{clocks(seen)}"}
+        for repeats in (1, self.setup.repeats):  # the first one warms
+            _, row = measured(lambda: features_of(parts.encoder, itertools.repeat(batch, count)), repeats)
+        rate = 16 * count / row["median_s"]
+        return {**row, "samples_per_s": rate, "says": f"{rate:.1f} samples/s{clocks(row)}"}
 
     def end_to_end(self, mode: str) -> Row:
         """From files to features on disk, up to three runs, begun within 15 s; and what bounds it beside."""
-        runs, notices, began = list[float](), list[str](), time.perf_counter()
+        notices, began = list[str](), time.perf_counter()
         gc.collect()
         torch.cuda.empty_cache()  # does nothing where there is no CUDA
         used = self.used_bytes()
         with contextlib.closing(self.line(mode, notices.append)) as line:
-            clips = self.corpus.clips()
-            run(line, clips)  # warm
-            self.saved[mode] = np.concatenate([np.load(local(clip.target)) for clip in clips])
+            run(line, self.corpus.clips())  # warm
             start = time.perf_counter() - began
-            end = time.perf_counter() + 15
-            with Monitor() as monitor:
-                while not runs or (len(runs) < self.setup.repeats and time.perf_counter() < end):
-                    runs.append(run(line, self.corpus.samples()))
-        rate, seen = self.corpus.count / statistics.median(runs), monitor.figures()
-        seen |= {"gpu_mib": seen["gpu_mib"] - used / 2**20} if "gpu_mib" in seen else {}  # without this process's
+            _, row = measured(lambda: run(line, self.corpus.samples()), self.setup.repeats, 15)
+        rate = self.corpus.count / row["median_s"]
+        row |= {"gpu_mib": row["gpu_mib"] - used / 2**20} if "gpu_mib" in row else {}  # without this process's
         bounds = self.bounds(mode)
         figures = {"samples": self.corpus.count, "samples_per_s": rate, "start_s": start, "all_s": start + TOTAL / rate}
         says = f"{rate:.1f} samples/s"
@@ -309,9 +273,9 @@ class Decoding:
             slower = min(bounds, key=lambda name: bounds[name])
             figures["of_bound"] = rate / bounds[slower]
             says += f", {100 * figures['of_bound']:.0f} % of {slower} ({bounds[slower]:.0f})"
-        says += f"; {TOTAL} in {figures['all_s']:.0f} s{busy(seen)}"
+        says += f"; {TOTAL} in {figures['all_s']:.0f} s{busy(row)}"
         ok = mode != "nvdec" or not any(NOT_NVDEC in notice for notice in notices)
-        return {**timed(runs), **figures, "ok": ok, "bounds": bounds, **seen, "notices": notices, "says": says}
+        return {**row, **figures, "ok": ok, "bounds": bounds, "notices": notices, "says": says}
 
     def bounds(self, mode: str) -> dict[str, float]:
         """Samples/s of the two halves by themselves; none if one was not measured."""
@@ -334,10 +298,10 @@ class Decoding:
                 yield answer
 
         with contextlib.closing(self.hybrid()) as decoder:
-            _, clean, _ = decoded(decoder.decode(samples))
+            _, clean, _ = decoded(decoder, samples)
             before = Counter(decoder.refused)
             with mock.patch.object(WorkerPool, "plan", poisoned):
-                _, found, failed = decoded(decoder.decode(samples))
+                _, found, failed = decoded(decoder, samples)
             refused = Counter(decoder.refused) - before
         same = {name for name in found if np.array_equal(found[name].pixels, clean[name].pixels)}
         ok = not before and len(found) == len(same | {bad.name}) == len(samples)
@@ -352,8 +316,7 @@ class Decoding:
             encode(self.root / "part.ts", gpu_corpus.pictures(size, 30, 0), "libx264", options, size=size, fps=25)
             with file.open("ab") as joined:
                 joined.write((self.root / "part.ts").read_bytes())
-        sample = Sample("bench", file.stem, file, (), SamplingRule("uniform", N), self.root / "changing.npy")
-        ours, libavs, left_out = self.both([sample])
+        ours, libavs, left_out = self.both([sample_of(file, self.root, self.root, SamplingRule("uniform", N))])
         return {"ok": not ours and len(libavs) == left_out.total() == 1, "says": f"left to libav: {dict(left_out)}"}
 
     def mix(self) -> Row:
@@ -415,18 +378,17 @@ def steps(setup: Setup, record: Record, root: Path) -> Iterator[Step]:
     yield Step(6, "e2e", "CPU alone", 14, partial(of.rate, of.pool, workers=cores()))
     for mode in MODES[1:]:
         yield Step(6, "e2e", f"line: {mode}", 40, partial(of.end_to_end, mode))
-    yield Step(6, "e2e", "features: NVDEC to libav", 2, of.features)
     for kind in POISONS:
         yield Step(7, "decode", f"poisoned: {kind}", 10, partial(of.poisoned, kind))
     yield Step(7, "decode", "a size that changes", 5, of.changing)
 
 
-def decoded(items: Iterable[Any], keep: bool = True) -> tuple[list[FramePlan], Frames, Counter[str]]:
+def decoded(decoder: Any, samples: list[Sample], keep: bool = True) -> tuple[list[FramePlan], Frames, Counter[str]]:
     """The plans of what was decoded; its frames, on the host; and what was not, by its reason."""
     plans: list[FramePlan] = []
     found: Frames = {}
     others: Counter[str] = Counter()
-    for item in items:
+    for item in decoder.decode(samples):
         if not isinstance(item, FrameBatch):
             others[item.reason] += 1
             continue
@@ -501,11 +463,6 @@ def video_of(sample: Sample) -> Path:
     return local(sample.video)
 
 
-def mean_difference(ours: Any, theirs: Any) -> float:
-    """Of 255."""
-    return float(np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).mean())
-
-
 def frames_to_decode(plan: FramePlan) -> int:
     """Pictures that are decoded for a plan's frames: DALI never seeks, so all of what it is given."""
     return _pictures(video_of(plan.sample), plan.unique)
@@ -518,15 +475,22 @@ def _pictures(video: Path, frames: tuple[int, ...]) -> int:
         return len(clip.needed(frames)) if isinstance(given, str) else given.pictures
 
 
+def measured(work: Callable[[], T], repeats: int, within: float = math.inf) -> tuple[T, Row]:
+    """What it returned last, its times and what was seen meanwhile: so often, all begun within so many seconds."""
+    runs, end = list[float](), time.perf_counter() + within
+    with Monitor() as monitor:
+        while not runs or (len(runs) < repeats and time.perf_counter() < end):
+            began = time.perf_counter()
+            found = work()
+            runs.append(time.perf_counter() - began)
+    return found, {**timed(runs), **monitor.figures()}
+
+
 def busy(seen: Row) -> str:
     return "".join(f", {name} {share:.0f} % busy" for name, share in seen["busy"].items())
 
 
-def run(line: Line, samples: list[Sample]) -> float:
-    """Seconds for all of them; raises if any was not saved."""
-    began = time.perf_counter()
-    outcomes = list(line.run(samples))
-    took, lost = time.perf_counter() - began, [each for each in outcomes if not isinstance(each, Saved)]
-    if lost or len(outcomes) != len(samples):
-        raise RuntimeError(f"{len(outcomes)} outcomes of {len(samples)} samples, not saved: {lost[:1]}")
-    return took
+def run(line: Line, samples: list[Sample]) -> None:
+    """Raises RuntimeError if any was not saved."""
+    if (count := len(list(saved(line.run(samples))))) != len(samples):
+        raise RuntimeError(f"{count} outcomes of {len(samples)} samples")

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from record import ROOT, Record, Row
 from synthetic import SyntheticDecoder, SyntheticEncoder
-from workload import Clip, Scale, make
+from workload import Clip, Scale, make, saved
 
 from gpupeak import pipeline
 from gpupeak.decode.pool import WorkerPool
@@ -33,7 +33,7 @@ from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter
 from gpupeak.storage.places import local
-from gpupeak.types import Sample, SamplingRule, Saved
+from gpupeak.types import Sample, SamplingRule
 
 SIZE, DIM = 224, 768
 WARM = 8
@@ -160,14 +160,10 @@ def measure(work: str, count: int, video: str | None, workers: int) -> Row:
             for part in (islice(source, WARM), source):
                 spent.clear()
                 reached[:] = [time.perf_counter()]
-                cpu = time.process_time()
-                for outcome in pipeline.run(part, decoder, SyntheticEncoder(DIM, SIZE), NpyWriter()):
-                    if not isinstance(outcome, Saved):
-                        raise RuntimeError(f"{outcome.sample}: {outcome.reason}")
+                for outcome in saved(pipeline.run(part, decoder, SyntheticEncoder(DIM, SIZE), NpyWriter())):
                     spent.append(outcome.seconds["plan"] + outcome.seconds["decode"])
                     if len(spent) * 2 * HALF // count >= len(reached):
                         reached.append(time.perf_counter())
-                cpu = time.process_time() - cpu
             peak = highest_mib(os.getpid(), *getattr(decoder, "pids", ()))
     if len(spent) != count:
         raise RuntimeError(f"{len(spent)} of {count} samples saved")
@@ -178,7 +174,6 @@ def measure(work: str, count: int, video: str | None, workers: int) -> Row:
         "parts_s": [later - sooner for sooner, later in pairwise(reached)],
         "samples_per_s": count / (reached[-1] - reached[0]),
         "sample_ms": 1000 * min(spent),
-        "cpu_ms_per_sample": 1000 * cpu / count,  # of this process: no less than it held the GIL
         "peak_mib": peak,
     }
 

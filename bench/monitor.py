@@ -46,7 +46,6 @@ class Monitor:
         found: Row = {"host_mib": [host[len(host) // 3], host[-1]], "busy": {}}
         if on_gpu:
             found["gpu_mib"] = max(each["fb"] for each in on_gpu)
-
             columns = ("sm", "dec", "pclk", "pwr")
             gpu, nvdec, clock, power = (statistics.mean(each.get(name, 0) for each in on_gpu) for name in columns)
             found |= {"busy": {"GPU": gpu, "NVDEC": nvdec}, "clock_mhz": clock, "power_w": power}

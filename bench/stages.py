@@ -25,21 +25,19 @@ import numpy.typing as npt
 import torch
 from peers.decoders import Decode, Pixels, Squash, peers
 from record import NOISE, Record, Row, alternated, beside
-from workload import Scale, decode_clips, facts, make, real_clips, sample_of
+from workload import Scale, decode_clips, facts, make, mean_difference, real_clips, sample_of
 
 import gpupeak
 from gpupeak.channel import Channel
 from gpupeak.decode import decode_frames
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
-from gpupeak.demo import corpus as demo_corpus
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import npy_header
 from gpupeak.features.writer import NpyWriter
-from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import emotion_peak
 from gpupeak.storage.places import local
-from gpupeak.types import Failed, FeatureBatch, FramePlan, Peak, Sample, SamplingRule
+from gpupeak.types import Failed, FeatureBatch, FramePlan, Sample
 from gpupeak.video.container import open_clip
 
 OURS, BOUND = "gpupeak", "bound"
@@ -48,15 +46,12 @@ N, DIM = 8, 768
 
 # Planning
 
-OPENFACE_COLUMNS = 714  # what OpenFace writes a frame unless it is asked for less: landmarks, most of them
-
 
 def planning(record: Record, scale: Scale, work: Path) -> None:
-    """Opening, demuxing, reading the AU file, choosing the frames; and reading AU files alone."""
+    """Opening, demuxing, reading the AU file, choosing the frames."""
     clips = make(decode_clips(scale), work / "clips").values()
     samples = [sample_of(path, work / "features", work / "aus") for path in clips]
     record.row("every clip", planned, samples, 3 * scale.rounds)
-    record.row("AU files alone", peaks_read, work / "aus-alone", 10 * scale.rounds)
 
 
 def planned(samples: Sequence[Sample], rounds: int) -> Row:
@@ -82,33 +77,6 @@ def planned(samples: Sequence[Sample], rounds: int) -> Row:
         ],
         "says": f"{rate:.0f} samples/s, {for_nvdec:.0f} for NVDEC; slowest {slowest}: {1000 * mine[slowest]:.2f} ms",
     }
-
-
-def peaks_read(directory: Path, rounds: int, frames: int = 150) -> Row:
-    """The AU file of a clip of so many frames, of every kind that there is."""
-    clip = demo_corpus.Clip("bench", "clip", frames, frames // 3, demo_corpus.EXPRESSIONS[0], None)
-    each_frame = demo_corpus.per_frame(clip)
-    whole = {**demo_corpus.au_info(frames, clip.peak), **each_frame}
-    peak = {"overall_peak_frame_info": {"frame_number": clip.peak + 1}}
-    demo_corpus.write_json(clip, directory / "au_info", "au_analysis", whole)
-    demo_corpus.write_json(clip, directory / "per_frame", "au_analysis", each_frame)
-    demo_corpus.write_json(clip, directory / "merr_data", "merr_data", {**peak, **each_frame})
-    demo_corpus.write_openface(clip, directory / "openface")
-    lines = (directory / "openface" / "clip.csv").read_text().splitlines()
-    filled = [line + ", 0.000" * (OPENFACE_COLUMNS - line.count(",") - 1) for line in lines]
-    (directory / "openface_wide").mkdir()
-    (directory / "openface_wide" / "clip.csv").write_text("\n".join(filled) + "\n")
-
-    kinds = [path.name for path in sorted(directory.iterdir())]
-    sides = {kind: partial(read_peak, "clip", [directory / kind]) for kind in kinds}
-    for kind, read in sides.items():
-        if not isinstance(found := read(), Peak) or found.index != clip.peak:
-            raise ValueError(f"{kind}: {found}")
-    files = ((kind, next(path for path in (directory / kind).rglob("*.*") if path.is_file())) for kind in kinds)
-    sizes = {kind: file.stat().st_size for kind, file in files}
-    seconds = {kind: statistics.median(each) for kind, each in alternated(sides, rounds).items()}
-    says = ", ".join(f"{kind} {1000 * each:.2f} ms of {sizes[kind] / 1000:.0f} kB" for kind, each in seconds.items())
-    return {"frames": frames, "bytes": sizes, "seconds": seconds, "says": says}
 
 
 def _plan(sample: Sample) -> FramePlan:
@@ -185,14 +153,10 @@ def judge(decode: Callable[[], Pixels], indices: Sequence[int], ours: Mapping[in
         seconds.append(timeit(decode, number=1))
     off, wrong = list[float](), 0
     for index, picture in zip(indices, theirs, strict=True):
-        at, *others = (_difference(picture, ours[each]) for each in (index, index - 1, index + 1) if each in ours)
+        at, *others = (mean_difference(picture, ours[each]) for each in (index, index - 1, index + 1) if each in ours)
         off.append(at)
         wrong += at > min(others, default=at) or at > ANOTHER_PICTURE
     return {"once_s": min(seconds), "difference": statistics.mean(off), "wrong": wrong}
-
-
-def _difference(a: Pixels, b: Pixels) -> float:
-    return float(np.abs(a.astype(np.int16) - b).mean())
 
 
 def contenders(judged: Mapping[str, Row]) -> list[str]:
@@ -316,14 +280,10 @@ def _batches(directory: Path, features: Features) -> list[FeatureBatch]:
     for start in range(0, len(features), 8 * N):
         rows = features[start : start + 8 * N]
         spans = tuple((row, row + N) for row in range(0, len(rows), N))
-        samples = [_sample(home, f"{start + row}") for row, _ in spans]
+        samples = [sample_of(home / f"{start + row}", home, home) for row, _ in spans]
         plans = tuple(FramePlan(sample, tuple(range(N)), N, "h264") for sample in samples)
         batches.append(FeatureBatch(plans, rows, spans, ({},) * len(plans)))
     return batches
-
-
-def _sample(directory: Path, name: str) -> Sample:
-    return Sample("bench", name, None, (), SamplingRule("uniform"), directory / f"{name}.npy")
 
 
 def _write(batches: Sequence[FeatureBatch], threads: int) -> None:

@@ -31,15 +31,7 @@ from workload import FULL, QUICK, Scale
 
 Part: TypeAlias = Callable[[Record, Scale, Path], None]
 
-PARTS: dict[str, Part] = {
-    "planning": planning,
-    "decoding": decoding,
-    "encoding": encoding,
-    "writing": writing,
-    "loading": loading,
-    "end to end": end_to_end,
-    "growth": growth,
-}
+PARTS = (planning, decoding, encoding, writing, loading, end_to_end, growth)
 PACKAGES = ("torch", "av", "numpy", "open_clip_torch", "transformers", "nvidia-dali-cuda130", "cupy-cuda13x")
 PEERS = ("decord", "torchcodec", "opencv-python-headless")
 
@@ -70,7 +62,7 @@ def main() -> int:
         "weights": "random:0, drawn: features mean nothing, and take as long as real ones",
     }
     record = Record(options.out, machine, "bench-quick" if options.quick else "bench")
-    parts = dict(PARTS)
+    parts: dict[str, Part] = {part.__name__.replace("_", " "): part for part in PARTS}
     if options.profile:
         parts["profile"] = partial(profile, out=record.path.with_suffix(".trace.json"))
     with tempfile.TemporaryDirectory(prefix="gpupeak-bench-") as work:

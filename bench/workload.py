@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from record import Row, cores
 
 from gpupeak.demo import corpus as demo_corpus
-from gpupeak.types import Sample, SamplingRule
+from gpupeak.types import Outcome, Sample, SamplingRule, Saved
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import open_clip
 
@@ -127,6 +127,19 @@ def make(clips: Iterable[Clip], directory: Path) -> dict[Clip, Path]:
 def sample_of(path: Path, features: Path, aus: Path, rule: SamplingRule = RULE) -> Sample:
     """A clip as the line takes it; its features go to `features`."""
     return Sample("bench", path.stem, path, (aus,), rule, features / f"{path.stem}.npy")
+
+
+def saved(outcomes: Iterable[Outcome]) -> Iterator[Saved]:
+    """What a line gives, one by one. Raises RuntimeError if a sample failed."""
+    for outcome in outcomes:
+        if not isinstance(outcome, Saved):
+            raise RuntimeError(f"{outcome.sample}: {outcome.reason}")
+        yield outcome
+
+
+def mean_difference(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> float:
+    """Of pictures, of 255."""
+    return float(np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).mean())
 
 
 def facts(path: Path) -> Row:

@@ -24,15 +24,8 @@ from gpupeak.sampling import emotion_peak
 
 from .decoders import SIDE, Decode, Pixels, pyav_sequential
 
-_NO_TEXT = {
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "vocab_size": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
+_NO_TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+_NO_TEXT |= {"vocab_size": 2, "bos_token_id": 0, "eos_token_id": 1}
 """A text tower of next to nothing: it is never asked."""
 
 

@@ -105,14 +105,14 @@ def test_a_side_with_another_weight_fails_the_row(monkeypatch: pytest.MonkeyPatc
         return {**dict(honest(shape, state, *of)), "open_clip": dict(honest(shape, changed, *of))["open_clip"]}.items()
 
     monkeypatch.setattr(encoders, "encoders", encoders_)
-    assert encoders.rate(SHAPE, images=2, ceiling=1e12, rounds=1)["ok"] is False
+    assert encoders.rate(SHAPE, 2, 1e12, 1)["ok"] is False
 
 
 def test_from_files_to_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(end_to_end, "VIT_B_32", SHAPE)
     monkeypatch.setattr(end_to_end, "encoder_spec", lambda name: SPEC)
     monkeypatch.setattr(end_to_end, "decode_clips", lambda scale: [CLIP, workload.Clip("vp9", (320, 240), 1)])
-    row, _ = measured(tmp_path, end_to_end.end_to_end).values()
+    (row,) = measured(tmp_path, end_to_end.end_to_end).values()
     assert row["row"] == "ViT-B/32, 160x120"
     assert row["steps_s"]["gpupeak"].keys() == {"plan", "decode", "encode", "write"}
 
