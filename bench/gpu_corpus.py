@@ -10,13 +10,16 @@ moving waves and grain, the number of each frame along the top, so that it can b
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -226,16 +229,26 @@ def number_of(picture: npt.NDArray[np.uint8]) -> int:
 
 
 def draw(root: Path, small: bool) -> Row:
-    """Draw all clips, on every core; returns how many they are, their bytes and seconds."""
+    """Draw all clips, on every core, in processes that hold no GPU; how many they are, their bytes and seconds."""
+    command = [sys.executable, __file__, str(root), *["small"] * small]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout)
+    return row
+
+
+def _drawn(root: Path, small: bool) -> Row:
     (root / "clips").mkdir(parents=True, exist_ok=True)
     clips = [clip for of_set in corpus(small).values() for clip in of_set] + special(small)
     clips.sort(key=lambda clip: -clip.frames * clip.size[0] * clip.size[1])  # the longest first, to end together
-    with ThreadPool(cores()) as pool:
+    with multiprocessing.Pool(cores()) as pool:
         written = pool.map(partial(write_clip, root), clips, chunksize=1)
     return {"clips": len(clips), "bytes": sum(written), "seconds": sum(clip.frames / clip.fps for clip in clips)}
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(json.dumps(_drawn(Path(sys.argv[1]), "small" in sys.argv)))
+        sys.exit()
     for dataset, of_set in corpus(small=False).items():
         told = ", ".join(f"{clip.frames} of {clip.size[0]}x{clip.size[1]}" for clip in of_set)
         print(f"{MIX[dataset][0]:5} {dataset}: {of_set[0].codec}, {of_set[0].fps}/s, {told}")
