@@ -28,7 +28,7 @@ CUDA = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("capability", PRODUCTS)
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("tile", [TILES[0], *(pytest.param(tile, marks=pytest.mark.slow) for tile in TILES[1:])])
 def test_compiles_to_the_chips_own_products_and_keeps_everything_in_registers(
     tile: Tile, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
