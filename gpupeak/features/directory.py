@@ -16,7 +16,6 @@ from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError, writ
 from gpupeak.features.locks import LocalLock, RemoteLock
 from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
-    FAILED,
     FORMAT,
     KEPT,
     ManifestLine,
@@ -205,9 +204,7 @@ class FeatureDirectory:
         lines: dict[str, ManifestLine] = {}
         elsewhere: set[str] = set()
         if before is not None and before in records.current and not overwrite:
-            there = {line.sample: line for line in read_lines(before.manifest)}
-            gone = {*pending, *(name for name in done & there.keys() if there[name].outcome == FAILED)}
-            lines = {name: line for name, line in there.items() if name not in gone}
+            lines = {line.sample: line for line in read_lines(before.manifest) if line.sample not in pending}
         if done - lines.keys() and self._part is not None and not overwrite:
             elsewhere = {line.sample for line in records.lines()}
         origin = "unknown" if self.run is None else "unrecorded"

@@ -183,6 +183,9 @@ def test_what_cannot_be_made_again_stays_stale(tree: Tree) -> None:
     with (tree.home / "manifest.jsonl").open("a") as manifest:  # as a run leaves it that is killed at this moment
         manifest.write(json.dumps({"sample": FIRST, "outcome": "failed", "stage": "plan", "reason": "no video"}) + "\n")
     assert tree.stale() == {FIRST: "extracting it again failed: plan: no video"}
+    (tree.home / f"{SECOND}.npy").unlink()
+    gpupeak.extract(tree.config)
+    assert tree.stale() == {FIRST: "extracting it again failed: plan: no video"}, "also after a run over others"
 
 
 def test_a_refresh_that_is_cut_short_leaves_the_rest_stale(tree: Tree) -> None:
