@@ -22,6 +22,7 @@ from gpupeak.decode.window import Window, facts, native_bytes, remade
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FrameBatch, Sample
+from gpupeak.video.remake import in_blocks
 
 dali: Any = nvidia.dali  # its annotations are not complete
 
@@ -116,9 +117,8 @@ class DaliDecoder:
     def _shares_a_decoder(self, planned: Planned) -> str:
         """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes. They are the same but in HEVC
         and VP9, which code blocks of 8: 480x264 would get a decoder of 480x272."""
-        codec, (width, height) = planned.plan.codec, remade(planned).coded
-        coded = (codec, -(-width // 16) * 16, -(-height // 16) * 16)
-        if self._decoders.setdefault(coded, (width, height)) != (width, height):
+        size = remade(planned).coded
+        if self._decoders.setdefault((planned.plan.codec, *in_blocks(size)), size) != size:
             return "size that DALI may decode with another's decoder"
         return ""
 

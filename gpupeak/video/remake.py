@@ -110,7 +110,7 @@ class _Syntax:
 
     def header(self) -> tuple[bytes, Size, Size]:
         """What goes before the first packet, and the sizes, coded and shown, once all packets are rewritten."""
-        return b"", _blocks(self._shown), self._shown
+        return b"", in_blocks(self._shown), self._shown
 
 
 class _Nals(_Syntax):
@@ -156,7 +156,7 @@ class _Nals(_Syntax):
             raise Unsafe("pictures cropped at the left or top")
         # libav's H.264 decoder crops to the container's size instead, if it is in the same blocks.
         width, height = self._shown
-        if not self._hevc and _blocks(self._shown) == _blocks(shown) and width <= shown[0] and height <= shown[1]:
+        if not self._hevc and in_blocks(self._shown) == in_blocks(shown) and width <= shown[0] and height <= shown[1]:
             shown = width, height
         sets = {**self._sets, (kind, 0): uncropped(unit, size, cropping)}
         return _by_start_codes(sets[key] for key in sorted(sets)), coded, shown
@@ -220,7 +220,7 @@ class _Mpeg4(_Syntax):
     def header(self) -> tuple[bytes, Size, Size]:
         if not self._layer:
             raise ValueError("there is none")
-        return self._header, _blocks(self._shown), self._shown
+        return self._header, in_blocks(self._shown), self._shown
 
     def _coded(self, found: re.Match[bytes]) -> bytes:
         layer = found[1]
@@ -231,7 +231,7 @@ class _Mpeg4(_Syntax):
         _skip_to_size(bits)
         left = 8 * len(layer) - bits.at - 27  # bits after the size: 13, a marker, 13
         self._shown = bits.u(13), bits.u(14) & 0x1FFF
-        width, height = _blocks(self._shown)
+        width, height = in_blocks(self._shown)
         if min(self._shown) == 0 or max(width, height) > 0x1FFF or len(layer) > _MAX_HEADER:
             raise ValueError(f"{self._shown}")
         value = int.from_bytes(layer, "big") & ~(0x7FFDFFF << left) | (width << 14 | height) << left
@@ -274,7 +274,7 @@ class _Vp8(_Syntax):
         told = [int.from_bytes(data[at : at + 2], "little") for at in (6, 8)]
         if (told[0] & 0x3FFF, told[1] & 0x3FFF) != self._shown:
             raise Unsafe(CHANGING)
-        sides = zip(told, _blocks(self._shown), strict=True)  # the two bits above are how it is to be scaled
+        sides = zip(told, in_blocks(self._shown), strict=True)  # the two bits above are how it is to be scaled
         return data[:6] + b"".join((old & 0xC000 | new).to_bytes(2, "little") for old, new in sides) + data[10:]
 
 
@@ -300,7 +300,8 @@ class _Vp9(_Syntax):
 _SYNTAX = {"h264": _Nals, "hevc": _Nals, "mpeg4": _Mpeg4, "vp8": _Vp8, "vp9": _Vp9}
 
 
-def _blocks(size: Size) -> Size:
+def in_blocks(size: Size) -> Size:
+    """A size that is a multiple of 16 in both directions, as sizes are coded."""
     return -(-size[0] // _BLOCK) * _BLOCK, -(-size[1] // _BLOCK) * _BLOCK
 
 
