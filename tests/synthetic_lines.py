@@ -24,7 +24,8 @@ from gpupeak.types import FrameBatch, Outcome, Sample, Saved
 
 class NamedDecoder(SyntheticDecoder):
     """Takes eight samples at once, and does what their names say: deadly... ends the process, hang... never ends,
-    IndexError... raises it; ... on NVDEC does so only where it is not to be decoded on the CPU.
+    IndexError... raises it; ... on NVDEC does so only where it is not to be decoded on the CPU; "third" waits until
+    three processes have left their ids.
 
     Each takes `seconds`. Process ids are left in `pids`.
     """
@@ -39,6 +40,8 @@ class NamedDecoder(SyntheticDecoder):
             for one in batch:  # a fault takes the whole batch
                 if self.pids is not None:
                     (self.pids / str(os.getpid())).touch()
+                    while one.name == "third" and len(list(self.pids.iterdir())) < 3:
+                        time.sleep(0.01)
                 what, _, where = one.name.partition(" on ")
                 if not (where and one.on_cpu):
                     meet(what)
