@@ -30,9 +30,8 @@ from record import beside as times_beside
 from workload import encode, mean_difference, sample_of, saved
 
 from gpupeak.config import ExtractConfig
-from gpupeak.decode.driver import abilities
 from gpupeak.decode.hybrid import HybridDecoder
-from gpupeak.decode.nvdec import examine, nvdec_missing
+from gpupeak.decode.nvdec import examine, nvdec_abilities
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Planned
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder
@@ -80,10 +79,10 @@ class Decoding:
         if self.setup.small:
             needed("nvidia.dali")
             options |= {"pipelines": 1, "threads": 1}
-        elif missing := nvdec_missing():
-            raise Missing(missing)
+        elif isinstance(found := nvdec_abilities(), str):
+            raise Missing(found)
         else:
-            options["abilities"] = abilities(0)
+            options["abilities"] = found
         from gpupeak.decode.dali import DaliDecoder
 
         return DaliDecoder(N, SIZE, planner or self.planner(), self.setup.device, **options)
@@ -111,8 +110,8 @@ class Decoding:
         """The line as a user gets it: on a GPU, in a supervised process of its own."""
         if self.setup.small:
             return self.parts(mode)
-        if mode != "cpu" and (missing := nvdec_missing()):
-            raise Missing(missing)
+        if mode != "cpu" and isinstance(found := nvdec_abilities(), str):
+            raise Missing(found)
         return build(ExtractConfig(device="cuda:0", decoder=mode, weights="random:0"), CLIP_VIT_LARGE, N, tell)
 
     def both(self, samples: list[Sample]) -> tuple[Frames, Frames, Counter[str]]:

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity
 from workload import Scale, decode_clips, make, sample_of, saved
 
 from gpupeak.config import ExtractConfig
-from gpupeak.decode.nvdec import nvdec_missing
+from gpupeak.decode.nvdec import nvdec_abilities
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 from gpupeak.lines.build import build, cuda_line
 from gpupeak.pipeline import Line
@@ -49,7 +49,7 @@ def line(tell: Callable[[str], None]) -> Line:
     if not torch.cuda.is_available():
         config = ExtractConfig(device="cpu", encoder=CPU_ENCODER, weights="random:0")
         return build(config, encoder_spec(CPU_ENCODER), N, tell)
-    mode = "cpu" if nvdec_missing() else "nvdec"
+    mode = "cpu" if isinstance(nvdec_abilities(), str) else "nvdec"
     return cuda_line(ExtractConfig(weights="random:0"), CLIP_VIT_LARGE, N, "cuda:0", mode, tell)
 
 

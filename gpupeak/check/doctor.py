@@ -109,8 +109,7 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     try:
         import torch
 
-        from gpupeak.decode.driver import abilities
-        from gpupeak.decode.nvdec import nvdec_missing
+        from gpupeak.decode.nvdec import nvdec_abilities
         from gpupeak.lines.build import choose_decoder, choose_device
     except Exception as error:
         yield Finding("device", MISSING, f"cannot be chosen: {_line(error)}", "mend that first")
@@ -128,15 +127,16 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     slow = None if on_gpu or config.device == "cpu" else "it runs, at seconds a sample: gpupeak is made for NVIDIA GPUs"
     yield Finding("device", OK if slow is None else NOTE, why, slow)
     yield _driver(needed=on_gpu)
+    decodes = nvdec_abilities(device.index or 0)
     try:
-        choose_decoder(config.decoder, device)
+        choose_decoder(config.decoder, device, decodes)
     except GpupeakError as error:
         yield Finding("NVDEC", MISSING, _line(error), "--decoder auto takes what there is")
     else:
-        lacking = nvdec_missing(device.index or 0)
-        instead = "the CPU's cores decode instead" if lacking and on_gpu else None
-        there = lacking or f"decodes {', '.join(dict.fromkeys(codec for codec, _ in abilities(device.index or 0)))}"
-        yield Finding("NVDEC", NOTE if lacking else OK, there, instead)
+        if isinstance(decodes, str):
+            yield Finding("NVDEC", NOTE, decodes, "the CPU's cores decode instead" if on_gpu else None)
+        else:
+            yield Finding("NVDEC", OK, f"decodes {', '.join(dict.fromkeys(codec for codec, _ in decodes))}")
     needless = None if on_gpu else "not needed without a GPU"
     decoding, computing = needless or "videos are decoded on the CPU", needless or "torch computes what kernels would"
     yield _package("DALI", "nvidia-dali-cuda130", "nvidia-dali-cuda120", module="nvidia.dali", without=decoding)

@@ -47,7 +47,8 @@ class Caps(ctypes.Structure):
 
 
 _CODECS = {"mpeg4": 2, "h264": 4, "hevc": 8, "vp8": 9, "vp9": 10}  # cudaVideoCodec
-_KINDS = (*((codec, "yuv420p") for codec in _CODECS), ("hevc", "yuv420p10le"))
+KINDS = (*((codec, "yuv420p") for codec in _CODECS), ("hevc", "yuv420p10le"))
+"""What DALI 2.4's `decoders.video` takes, without MJPEG, which is cheap on the CPU."""
 _420 = 1  # cudaVideoChromaFormat
 
 
@@ -90,7 +91,7 @@ def abilities(gpu: int) -> Abilities:
         ) from None
     try:
         with _context(cuda, gpu):
-            found = {kind: ability for kind in _KINDS if (ability := _ask(nvdec, *kind))}
+            found = {kind: ability for kind in KINDS if (ability := _ask(nvdec, *kind))}
     except AttributeError as error:  # so ctypes names the symbol that a library does not have
         raise DeviceError(f"the NVIDIA driver is too old for NVDEC: {error}") from None
     if not found:
@@ -104,8 +105,10 @@ def lacking(found: Abilities, codec: str, pix_fmt: str | None, size: tuple[int, 
     if ability is None:
         return f"{codec} in {pix_fmt}, which this GPU does not decode"
     sides = zip(ability.smallest, size, ability.largest, strict=True)
-    fits = all(least <= side <= most for least, side, most in sides) and size[0] * size[1] <= 256 * ability.blocks
-    return None if fits else f"{codec} of {size[0]}x{size[1]}, which this GPU does not decode"
+    if all(least <= side <= most for least, side, most in sides) and size[0] * size[1] <= 256 * ability.blocks:
+        return None
+    of, least, most = ("x".join(map(str, sides)) for sides in (size, ability.smallest, ability.largest))
+    return f"{codec} of {of}, this GPU decodes {least} to {most}, at most {ability.blocks} blocks of 16x16"
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ import torch
 from gpupeak import pipeline
 from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
-from gpupeak.decode.driver import abilities, too_old
-from gpupeak.decode.nvdec import nvdec_missing
+from gpupeak.decode.driver import Abilities, abilities, too_old
+from gpupeak.decode.nvdec import nvdec_abilities
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import fetched, load_tower
@@ -215,15 +215,18 @@ def _refuse_memory(config: ExtractConfig, other: str) -> None:
             raise ConfigError(f"memory:// is this process's own; {other} would not see it: --device cpu runs here")
 
 
-def choose_decoder(asked: str, device: torch.device) -> tuple[str, str]:
-    """The decoder for what was asked, and how to say it. Only `auto` falls back; DeviceError otherwise."""
+def choose_decoder(asked: str, device: torch.device, found: Abilities | str | None = None) -> tuple[str, str]:
+    """The decoder for what was asked, and how to say it. Only `auto` falls back; DeviceError otherwise.
+
+    `found` is what `nvdec_abilities` says, if it was asked.
+    """
     if asked == "cpu":
         return "cpu", "decoding on the CPU, as asked"
     if device.type == "cpu":
         if asked != "auto":
             raise DeviceError(f"--decoder {asked} decodes into a GPU's memory, and the encoder runs on the CPU")
         return "cpu", "decoding there, too"
-    if (missing := nvdec_missing(device.index or 0)) is not None:
+    if isinstance(missing := found or nvdec_abilities(device.index or 0), str):
         if asked != "auto":
             raise DeviceError(f"--decoder {asked}: {missing}")
         return "cpu", f"decoding on the CPU: {missing}"

@@ -24,10 +24,9 @@ from gpupeak import ExtractConfig
 from gpupeak.check import doctor
 from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli.app import main
-from gpupeak.decode import driver, nvdec
+from gpupeak.decode import nvdec
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.kernels import compile, patch_rows
-from gpupeak.lines import build
 
 
 @pytest.fixture
@@ -165,10 +164,14 @@ class Cupy:
 
 def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu(monkeypatch, 13_010)
-    monkeypatch.setattr(nvdec, "nvdec_missing", lambda gpu: None)
-    monkeypatch.setattr(build, "nvdec_missing", lambda gpu: None)
-    kinds = dict.fromkeys([("h264", "yuv420p"), ("hevc", "yuv420p"), ("hevc", "yuv420p10le")])
-    monkeypatch.setattr(driver, "abilities", lambda gpu: kinds)
+    asked: list[int] = []
+
+    def abilities(gpu: int) -> Any:
+        asked.append(gpu)
+        return dict.fromkeys([("h264", "yuv420p"), ("hevc", "yuv420p"), ("hevc", "yuv420p10le")])
+
+    monkeypatch.setattr(nvdec, "abilities", abilities)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
     monkeypatch.setattr(patch_rows, "load", compile.load.__wrapped__)
     gpu = {"device": "auto"}
@@ -176,6 +179,7 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     told = "takes CUDA up to 13.1; torch is built for CUDA 13.0: 'gpupeak[gpu]' fits"
     assert found(config, "driver", **gpu) == Finding("driver", OK, told)
     assert found(config, "NVDEC", **gpu) == Finding("NVDEC", OK, "decodes h264, hevc")
+    assert asked == [0] * 3, "the driver, once a diagnosis"
     assert found(config, "CuPy", **gpu).state == OK
     kernels = found(config, "kernels", **gpu)
     assert (kernels.state, "patch_rows.cu cannot be compiled" in kernels.found) == (NOTE, True)
@@ -183,8 +187,7 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found(config, "kernels", **gpu) == Finding("kernels", OK, "compiled: patch_rows")
 
     lacking = "libnvcuvid.so.1 does not load: NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
-    monkeypatch.setattr(nvdec, "nvdec_missing", lambda gpu: lacking)
-    monkeypatch.setattr(build, "nvdec_missing", lambda gpu: lacking)
+    monkeypatch.setattr(nvdec, "nvdec_abilities", lambda gpu: lacking)
     assert found(config, "NVDEC", **gpu) == Finding("NVDEC", NOTE, lacking, "the CPU's cores decode instead")
     assert found(config, "NVDEC", **gpu, decoder="nvdec").state == MISSING
     monkeypatch.setitem(sys.modules, "cupy", None)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gpupeak.decode.driver import Ability, Caps, abilities, cuda_version, lacking, too_old
-from gpupeak.decode.nvdec import nvdec_missing
+from gpupeak.decode.nvdec import nvdec_abilities
 from gpupeak.errors import DeviceError
 
 H264, HEVC, VP9 = 4, 8, 10  # cudaVideoCodec
@@ -102,10 +102,9 @@ def test_the_struct_is_the_headers() -> None:
 def test_what_nvdec_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = install(monkeypatch, FakeDriver())
     kinds = [("h264", "yuv420p"), ("hevc", "yuv420p"), ("vp9", "yuv420p"), ("hevc", "yuv420p10le")]
-    assert abilities(0) == dict.fromkeys(kinds, ABILITY)
+    assert abilities(0) == nvdec_abilities(0) == dict.fromkeys(kinds, ABILITY)
     assert driver.current == []
     assert driver.calls[-1] == "cuDevicePrimaryCtxRelease_v2"
-    assert nvdec_missing() is None
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_why_nvdec_is_missing(
     with pytest.raises(DeviceError) as error:
         abilities(0)
     assert told in str(error.value)
-    assert nvdec_missing() == str(error.value)
+    assert nvdec_abilities() == str(error.value)
     retained = driver.calls.count("cuDevicePrimaryCtxRetain") if "cuDevicePrimaryCtxRetain" not in codes else 0
     assert driver.calls.count("cuDevicePrimaryCtxRelease_v2") == retained
     assert driver.current == []
@@ -141,11 +140,12 @@ def test_what_nvdec_lacks_for_a_video() -> None:
     found = {("h264", "yuv420p"): ABILITY}
     assert lacking(found, "h264", "yuv420p", (1920, 1088)) is None
     assert lacking(found, "vp9", "yuv420p", (1920, 1088)) == "vp9 in yuv420p, which this GPU does not decode"
-    assert lacking(found, "h264", None, (1920, 1088)) is not None
+    assert lacking(found, "h264", "yuv420p10le", (1920, 1088)) is not None
     for size in ((32, 480), (480, 8), (4112, 480), (480, 2320)):
-        told = f"h264 of {size[0]}x{size[1]}, which this GPU does not decode"
+        told = f"h264 of {size[0]}x{size[1]}, this GPU decodes 48x16 to 4096x2304, at most 36864 blocks of 16x16"
         assert lacking(found, "h264", "yuv420p", size) == told
-    assert lacking({("h264", "yuv420p"): ABILITY._replace(blocks=8159)}, "h264", "yuv420p", (1920, 1088)) is not None
+    few = {("h264", "yuv420p"): ABILITY._replace(blocks=8159)}
+    assert "at most 8159 blocks" in str(lacking(few, "h264", "yuv420p", (1920, 1088)))
 
 
 @pytest.mark.parametrize(

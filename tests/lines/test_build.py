@@ -91,24 +91,24 @@ def test_with_gpus_auto_takes_the_first_and_a_number_that_is_not_there_is_an_err
 def test_a_decoder_asked_for_is_there_or_an_error(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     with pytest.raises(DeviceError, match=f"--decoder {asked} decodes into a GPU's memory"):
         choose_decoder(asked, CPU)
-    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: "libnvcuvid.so.1 does not load")
+    monkeypatch.setattr(building, "nvdec_abilities", lambda gpu: "libnvcuvid.so.1 does not load")
     with pytest.raises(DeviceError, match=rf"--decoder {asked}: libnvcuvid\.so\.1 does not load"):
         choose_decoder(asked, CUDA)
-    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
+    monkeypatch.setattr(building, "nvdec_abilities", lambda gpu: {})
     assert choose_decoder(asked, CUDA)[0] == asked
 
 
 def test_auto_decodes_on_the_cpu_where_nvdec_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: "no DALI")
+    monkeypatch.setattr(building, "nvdec_abilities", lambda gpu: "no DALI")
     assert choose_decoder("auto", CUDA) == ("cpu", "decoding on the CPU: no DALI")
     assert choose_decoder("auto", CPU)[0] == choose_decoder("cpu", CUDA)[0] == "cpu"
-    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
+    monkeypatch.setattr(building, "nvdec_abilities", lambda gpu: {})
     assert choose_decoder("auto", CUDA)[0] == "auto", "measured in the run"
 
 
 def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
+    monkeypatch.setattr(building, "nvdec_abilities", lambda gpu: {})
     made: list[tuple[Any, Any, Any]] = []
     monkeypatch.setattr(
         building, "SupervisedLine", lambda recipe, tell, **options: made.append((recipe, tell, options))
@@ -137,7 +137,7 @@ def test_each_gpus_process_sees_its_own_alone(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
     if given is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(building, "nvdec_missing", lambda gpu: None)
+    monkeypatch.setattr(building, "nvdec_abilities", lambda gpu: {})
     monkeypatch.setattr(building, "cuda_line", make_seeing_line)
     line = build(ExtractConfig(device="cuda:0,cuda:1"), encoder_spec("CLIP_VIT_LARGE"), 8, print)
     line.close()
