@@ -17,15 +17,23 @@ BOUND = 0.3  # of 255, for the mean of each channel; of DALI's decoder on the GP
 FRAMES = 8
 _SIZE, _PATCHES = (448, 448), 14  # whole blocks: the coded size is the shown one
 _GRAIN = 3.0  # standard deviation: without a camera's noise, every pixel of a patch is rounded alike
-_FILMS = {"grey": None, "chart": None, "chart-bt709": 1}  # and their matrix (ITU-T H.273)
+FILMS = {  # and their matrix (ITU-T H.273), pixel format
+    "grey": (None, "yuv420p"),
+    "chart": (None, "yuv420p"),
+    "chart-bt709": (1, "yuv420p"),
+    "chart-full": (None, "yuvj420p"),
+    "chart-full-bt709": (1, "yuvj420p"),
+}
 
 
 def write(directory: Path, codec: str = "h264") -> dict[str, Path]:
-    """Write the films, of `FRAMES` frames each: flat greys, and a chart of colours by either matrix."""
+    """Write the films, of `FRAMES` frames each: flat greys, a chart of colours by either matrix; those of full range
+    in H.264 only, as NVDEC is given no others."""
     encoder, suffix, options = CODING[codec]
-    paths = {name: directory / f"{name}{suffix}" for name in _FILMS}
+    paths = {name: directory / f"{name}{suffix}" for name in FILMS if codec == "h264" or "full" not in name}
     for name, path in paths.items():
-        encode(path, _pictures(name), encoder, options, size=_SIZE, fps=25, matrix=_FILMS[name])
+        matrix, pix_fmt = FILMS[name]
+        encode(path, _pictures(name), encoder, options, size=_SIZE, fps=25, matrix=matrix, pix_fmt=pix_fmt)
     return paths
 
 

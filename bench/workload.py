@@ -175,20 +175,21 @@ def encode(
     size: tuple[int, int],
     fps: int,
     matrix: int | None = None,
+    pix_fmt: str = "yuv420p",
     keys: Collection[int] = (),
 ) -> None:
-    """Encode RGB pictures `[height, width, 3]`, on one thread: `matrix` is that of the colours as in ITU-T H.273;
-    `keys` are to be key frames, whatever the encoder finds."""
+    """Encode RGB pictures `[height, width, 3]`, on one thread: `matrix` is that of the colours as in ITU-T H.273,
+    `pix_fmt` libav's name, yuvj420p for full range; `keys` are to be key frames, whatever the encoder finds."""
     # bitexact: Matroska's identifiers are drawn by lot otherwise.
     muxing = {"fflags": "+bitexact", **({"movflags": "faststart"} if path.suffix == ".mp4" else {})}
     with av.open(str(path), "w", options=muxing) as container:
         stream = container.add_stream(encoder, rate=fps, options={**options, "threads": "1"})
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         if matrix is not None:
             stream.codec_context.colorspace = matrix
         for number, picture in enumerate(pictures):
-            frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+            frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt, dst_colorspace=matrix)
             frame.pts, frame.time_base = number, Fraction(1, fps)
             if number in keys:
                 frame.pict_type = PictureType.I

@@ -192,12 +192,14 @@ class FileStamp:
 class VideoFacts:
     """What a decoder has to know of a video's pictures beside their size.
 
-    `rotation` is counter-clockwise in degrees and makes a picture upright.
+    `bt709` and `full_range` tell how its colours are coded, `pix_fmt` how its samples are laid out; `rotation` is
+    counter-clockwise in degrees and makes a picture upright.
     """
 
     bt709: bool
+    full_range: bool
     rotation: int
-    pix_fmt: str | None
+    pix_fmt: str
 
 
 @dataclass(frozen=True, slots=True)

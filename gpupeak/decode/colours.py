@@ -9,45 +9,55 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gpupeak.types import VideoFacts
+
 # The weights of R, G and B in luma. Cb and Cr are B - luma and R - luma, scaled so that the largest is 1/2.
 _BT601, _BT709 = (0.299, 0.587, 0.114), (0.2126, 0.7152, 0.0722)
-# By how much swscale's SIMD code rounds down, on average, by matrix: flat pictures of every colour, FFmpeg 8, x86.
-_ROUNDED_DOWN = {_BT601: (1.8, 1.1, 1.5), _BT709: (2.3, 1.8, 2.1)}
-# Where DALI's decoder on the GPU has the zero of Y, Cb and Cr: it takes 0.0625 and 0.5 from Y/255 and C/255 (its code
-# for sm_90, DALI 2.4). Its decoder on the CPU has it where ITU-R BT.601 has it.
-_ZERO, _ZERO_ON_GPU, _RANGE = np.array([16, 128, 128]), 255 * np.array([0.0625, 0.5, 0.5]), np.array([219, 224, 224])
-_GREY_ROUNDED_DOWN = 1.9  # all channels alike, there is no colour to round: 1.77, nearest in whole numbers with 1.9
+# By how much swscale's SIMD code rounds down, on average, by matrix, of limited and of full range: flat pictures of
+# every colour, FFmpeg 8, x86.
+_ROUNDED_DOWN = {
+    _BT601: ((1.8, 1.1, 1.5), (0.0, -0.6, -0.3)),
+    _BT709: ((2.3, 1.8, 2.1), (-0.1, 0.9, 0.0)),
+}
+# All channels alike, there is no colour to round: 1.77, nearest in whole numbers with 1.9; of full range it is exact.
+_GREY_ROUNDED_DOWN = (1.9, 0.0)
+# Where Y, Cb and Cr have their zero, and how long their ranges are (ITU-R BT.601, JPEG). DALI's decoder on the GPU
+# takes 0.0625 or 0 from Y/255, and 0.5 from C/255 (its code for sm_90, DALI 2.4); that on the CPU does as it should.
+_ZERO, _RANGE = np.array([[16, 128, 128], [0, 128, 128]]), np.array([[219, 224, 224], [255, 255, 255]])
+_ZERO_ON_GPU = 255 * np.array([[0.0625, 0.5, 0.5], [0, 0.5, 0.5]])
 _GREY = 0.9  # from its luma: rounding takes a channel of a grey no farther, one step of Cb or Cr takes one 1.6
 _AT_ONCE = 8  # samples: correcting them takes 14 times their memory
 
 
-def bias_on_gpu() -> tuple[float, ...]:
-    """How much more R, G and B, of 255, DALI's decoder on the GPU makes of every colour than that on the CPU."""
-    return tuple((255 * np.linalg.inv(_to_ycbcr(_BT601)) @ ((_ZERO - _ZERO_ON_GPU) / _RANGE)).tolist())
+def bias_on_gpu(full_range: bool) -> tuple[float, ...]:
+    """How much more R, G and B, of 255, DALI's decoder on the GPU makes of every colour than BT.601 does."""
+    off = (_ZERO - _ZERO_ON_GPU)[int(full_range)] / _RANGE[int(full_range)]
+    return tuple((255 * np.linalg.inv(_to_ycbcr(_BT601)) @ off).tolist())
 
 
-def as_swscale(pixels: torch.Tensor, bt709: Sequence[bool], *, by_gpu: bool) -> None:
+def as_swscale(pixels: torch.Tensor, videos: Sequence[VideoFacts], *, by_gpu: bool) -> None:
     """Bring what DALI made of some videos close to what libav's swscale would have made of them, in place.
 
     DALI takes every video for BT.601, so those of BT.709 are converted once more. swscale squashes Cb and Cr to half
     the width when it makes RGB, and rounds down. `pixels` are uint8 RGB `[videos * n, size, size, 3]`, `size` even, on
     any device; `by_gpu` says which of DALI's decoders made them.
     """
-    bias = bias_on_gpu() if by_gpu else (0.0, 0.0, 0.0)
-    n = len(pixels) // len(bt709)
+    n = len(pixels) // len(videos)
     start = 0
-    for tagged, same in groupby(bt709):
+    for (bt709, full), same in groupby((video.bt709, video.full_range) for video in videos):
+        bias = bias_on_gpu(full) if by_gpu else (0.0, 0.0, 0.0)
+        weights = _BT709 if bt709 else _BT601
+        rounded_down, grey_rounded_down = _ROUNDED_DOWN[weights][int(full)], _GREY_ROUNDED_DOWN[int(full)]
         stop = start + n * len(list(same))
         for frames in torch.split(pixels[start:stop], n * _AT_ONCE):
             rgb = _less(frames.float(), bias)
-            if tagged:
+            if bt709:
                 rgb = _mixed(rgb, np.linalg.inv(_to_ycbcr(_BT709)) @ _to_ycbcr(_BT601))
-            weights = _BT709 if tagged else _BT601
             pairs = rgb.view(*rgb.shape[:2], -1, 2, 3)
             luma = _mixed(pairs, np.array([weights]))
             colour = (pairs - luma).mean(3, keepdim=True)
             grey = colour.abs().amax(-1, keepdim=True) < _GREY
-            rgb = torch.where(grey, luma - _GREY_ROUNDED_DOWN, _less(luma + colour, _ROUNDED_DOWN[weights]))
+            rgb = torch.where(grey, luma - grey_rounded_down, _less(luma + colour, rounded_down))
             frames.copy_(rgb.view(frames.shape).round_().clamp_(0, 255))
         start = stop
 

@@ -171,7 +171,7 @@ class DaliDecoder:
             # Waits, for the squash of this batch only: pictures have been waited for, the next batch is being decoded.
             same = (videos[:, 0] == videos[:, 1]).flatten(1).all(1).tolist()
             pixels = videos.view(-1, self._size, self._size, 3)
-            as_swscale(pixels, [facts(planned).bt709 for planned in batch], by_gpu=stream is not None)
+            as_swscale(pixels, [facts(planned) for planned in batch], by_gpu=stream is not None)
             starts = [number * rows + _first_row(planned) for number, planned in enumerate(batch)]
             for start, planned in zip(starts, batch, strict=True):
                 frames, gather = pixels[start : start + self._n], planned.plan.gather

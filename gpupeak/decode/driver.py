@@ -99,9 +99,9 @@ def abilities(gpu: int) -> Abilities:
     return found
 
 
-def lacking(found: Abilities, codec: str, pix_fmt: str | None, size: tuple[int, int]) -> str | None:
+def lacking(found: Abilities, codec: str, pix_fmt: str, size: tuple[int, int]) -> str | None:
     """What NVDEC lacks for a video of that coded size, which others may have; None if nothing."""
-    ability = found.get((codec, pix_fmt or ""))
+    ability = found.get((codec, pix_fmt))
     if ability is None:
         return f"{codec} in {pix_fmt}, which this GPU does not decode"
     sides = zip(ability.smallest, size, ability.largest, strict=True)

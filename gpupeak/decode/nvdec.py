@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpupeak.decode.driver import KINDS, Abilities, abilities
 from gpupeak.errors import DeviceError
 from gpupeak.types import Sample, VideoFacts
-from gpupeak.video.container import Clip
+from gpupeak.video.container import FULL_RANGE, Clip
 from gpupeak.video.orientation import mirrors
 from gpupeak.video.remake import Remade, Unsafe, remake
 
@@ -24,7 +24,6 @@ class Refused:
 
 # DALI converts with BT.601, which BT.709 is made from afterwards (ITU-T H.273: 1 is BT.709, 2 unspecified).
 _MATRICES = (1, 2, 5, 6)
-_FULL_RANGE = 2
 
 
 def examine(clip: Clip, indices: Sequence[int]) -> tuple[VideoFacts, Remade | str]:
@@ -32,8 +31,9 @@ def examine(clip: Clip, indices: Sequence[int]) -> tuple[VideoFacts, Remade | st
 
     Whether the GPU at hand takes the codec and the size is for `driver.lacking` to say.
     """
-    given = next((reason for reason, holds in _obstacles(clip) if holds), None) or _remade(clip, indices)
-    return VideoFacts(clip.colorspace == 1, clip.rotation, clip.pix_fmt), given
+    pix_fmt = (clip.pix_fmt or "").replace("yuvj", "yuv")  # J: full range
+    given = next((reason for reason, holds in _obstacles(clip, pix_fmt) if holds), None) or _remade(clip, indices)
+    return VideoFacts(clip.colorspace == 1, clip.tagged_full_range, clip.rotation, pix_fmt), given
 
 
 def _remade(clip: Clip, indices: Sequence[int]) -> Remade | str:
@@ -45,13 +45,14 @@ def _remade(clip: Clip, indices: Sequence[int]) -> Remade | str:
     return "odd width or height" if made.coded[0] % 2 + made.coded[1] % 2 else made
 
 
-def _obstacles(clip: Clip) -> Iterator[tuple[str, bool]]:
+def _obstacles(clip: Clip, pix_fmt: str) -> Iterator[tuple[str, bool]]:
     """What may speak against NVDEC, and whether it does; each is asked only if none before does."""
     yield f"codec {clip.codec}", not any(clip.codec == codec for codec, _ in KINDS)
-    yield f"{clip.codec} in {clip.pix_fmt}", (clip.codec, clip.pix_fmt) not in KINDS
-    # DALI reads the range from the bitstream only, libav from the container, too.
+    yield f"{clip.codec} in {clip.pix_fmt}", (clip.codec, pix_fmt) not in KINDS
+    # libav takes the container's word for full range, too, DALI the bitstream's only: what it clips cannot be mended.
+    is_full = clip.color_range == FULL_RANGE or clip.pix_fmt != pix_fmt
     colours = f"colours of matrix {clip.colorspace}, range {clip.color_range}"
-    yield colours, clip.colorspace not in _MATRICES or clip.color_range == _FULL_RANGE
+    yield colours, clip.colorspace not in _MATRICES or is_full != clip.tagged_full_range
     yield "mirrored pictures", mirrors(clip.matrix)
 
 

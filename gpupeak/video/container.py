@@ -39,6 +39,7 @@ KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
 # Matrices of ITU-T H.273 that swscale converts by; all others are taken for BT.601.
 KNOWN_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
+FULL_RANGE = 2
 _UNSPECIFIED, _BT601 = 2, 5
 
 # Video in one file: no playlists and concatenations (they open other files), no pictures.
@@ -70,6 +71,7 @@ class Clip:
         codec, pix_fmt: libav's names, such as "h264" and "yuv420p"; the last is None if unknown.
         width, height: the declared size in pixels, before rotation.
         colorspace, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
+        tagged_full_range: H.264 itself says that its range is full, not only its container.
         packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         gops: which packets they are, and what decoding takes of them.
@@ -215,13 +217,15 @@ class Clip:
         droppable = [syntax.unreferenced(picture) for picture in pictures]
         self.gops = gops = Gops(pts, shown, starts, fresh, droppable, syntax.standalone)
         self._oriented, self._headless = syntax.oriented, syntax.headless
-        if self.pix_fmt is None and (sequence := syntax.sequence):
+        sequence = syntax.sequence
+        self.tagged_full_range = sequence is not None and sequence.color_range == FULL_RANGE
+        if self.pix_fmt is None and sequence:
             # The bitstream has the last word, as in libav's decoders.
             self.pix_fmt, self.color_range = sequence.pix_fmt, sequence.color_range or self.color_range
             self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
         if damaged or not syntax.framed or not gops.ordered(syntax.bidirectional) or not self._sort(gops):
             return False
-        if syntax.doubtful or self._drops(syntax.sequence):
+        if syntax.doubtful or self._drops(sequence):
             self.recounted = True
             return False
         if not syntax.standalone:

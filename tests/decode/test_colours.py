@@ -19,8 +19,11 @@ from samples import sample
 from gpupeak.decode import decode_frames
 from gpupeak.decode.colours import as_swscale, bias_on_gpu
 from gpupeak.decode.dali import DaliDecoder
+from gpupeak.decode.nvdec import examine
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.types import FrameBatch
+from gpupeak.types import FrameBatch, VideoFacts
+from gpupeak.video.container import open_clip
+from gpupeak.video.remake import Remade
 
 gpu_colours: Any = importlib.import_module("gpu_colours")
 SIZE = 224
@@ -30,24 +33,51 @@ Pixels = npt.NDArray[np.uint8]
 x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="swscale's SIMD code rounds in its own way")
 
 
-def on_gpu(luma: Floats, cb: Floats, cr: Floats) -> Floats:
-    """What the kernel of DALI 2.4 for limited range does, as its code for sm_90 reads, before it rounds."""
-    y, b, r = 1.16438353 * (luma / 255 - 0.0625), cb / 255 - 0.5, cr / 255 - 0.5
+def on_gpu(luma: Floats, cb: Floats, cr: Floats, full: bool) -> Floats:
+    """What the kernels of DALI 2.4 for limited and for full range do, as their code for sm_90 reads, before they
+    round."""
+    y, b, r = luma / 255, cb / 255 - 0.5, cr / 255 - 0.5
+    if full:
+        return 255 * np.stack([y + 1.402 * r, y - 0.3441363 * b - 0.7141363 * r, y + 1.772 * b], -1)
+    y = 1.16438353 * (y - 0.0625)
     return 255 * np.stack([y + 1.59602678 * r, y - 0.39176229 * b - 0.81296766 * r, y + 2.01723218 * b], -1)
 
 
-def bt601(luma: Floats, cb: Floats, cr: Floats) -> Floats:
-    y, b, r = (luma - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
+def bt601(luma: Floats, cb: Floats, cr: Floats, full: bool) -> Floats:
+    zero, scale, scale_of_colours = (0, 255, 255) if full else (16, 219, 224)
+    y, b, r = (luma - zero) / scale, (cb - 128) / scale_of_colours, (cr - 128) / scale_of_colours
     green = (y - 0.299 * (y + 1.402 * r) - 0.114 * (y + 1.772 * b)) / 0.587
     return 255 * np.stack([y + 1.402 * r, green, y + 1.772 * b], -1)
 
 
-def test_the_bias_is_that_of_the_kernels_offsets() -> None:
+@pytest.mark.parametrize(("full", "bias"), [(False, [0.8708, -0.5296, 1.0814]), (True, [0.701, -0.5291, 0.886])])
+def test_the_bias_is_that_of_the_kernels_offsets(full: bool, bias: list[float]) -> None:
     codes = np.random.default_rng(0).integers(0, 256, (3, 1000)).astype(float)
-    apart = on_gpu(*codes) - bt601(*codes)
+    apart = on_gpu(*codes, full) - bt601(*codes, full)
     assert np.ptp(apart, axis=0).max() < 1e-4, "the same for every colour"
-    np.testing.assert_allclose(bias_on_gpu(), apart.mean(0), atol=1e-4)
-    np.testing.assert_allclose(bias_on_gpu(), [0.8708, -0.5296, 1.0814], atol=5e-5)
+    np.testing.assert_allclose(bias_on_gpu(full), apart.mean(0), atol=1e-4)
+    np.testing.assert_allclose(bias_on_gpu(full), bias, atol=5e-5)
+
+
+@x86
+@pytest.mark.parametrize("colorspace", [5, 1])
+@pytest.mark.parametrize("full", [False, True])
+def test_flat_colours_become_swscales(colorspace: int, full: bool) -> None:
+    """Every pixel is DALI's conversion by BT.601, on the CPU, of a colour that swscale converts by its tag."""
+    colours = np.random.default_rng(0).integers((60, 112, 112), (190, 145, 145), (64, 3))
+    colours[:8, 1:] = 128
+    pixels = torch.tensor(bt601(*colours.T, full).round().astype(np.uint8))[:, None, None].repeat(1, 32, 32, 1)
+    as_swscale(pixels, [VideoFacts(colorspace == 1, full, 0, "yuv420p")] * 8, by_gpu=False)
+    errors = []
+    for (y, u, v), found in zip(colours, pixels.numpy(), strict=True):
+        planes = np.concatenate([np.full((64, 64), y), np.full((16, 64), u), np.full((16, 64), v)]).astype(np.uint8)
+        frame = av.VideoFrame.from_ndarray(planes, format="yuvj420p" if full else "yuv420p")
+        frame.colorspace = colorspace
+        wanted = frame.reformat(32, 32, "rgb24", interpolation="BILINEAR").to_ndarray()
+        errors.append(found.astype(int) - wanted)
+    assert np.abs(errors).max() < 3
+    assert np.abs(np.mean(errors, axis=(0, 1, 2))).max() < 0.5
+    assert not full or not np.any(errors[:8]), "greys are exact"
 
 
 def doubled(chroma: npt.NDArray[Any], axis: int) -> Floats:
@@ -60,10 +90,10 @@ def doubled(chroma: npt.NDArray[Any], axis: int) -> Floats:
 
 
 def as_the_gpu_shows(frame: av.VideoFrame) -> Pixels:
-    planes, height = frame.to_ndarray(format="yuv420p"), frame.height
+    planes, height, full = frame.to_ndarray(), frame.height, frame.format.name == "yuvj420p"
     chroma = planes[height:].reshape(2, height // 2, frame.width // 2)
     cb, cr = (doubled(doubled(plane, 0), 1) for plane in chroma)
-    return on_gpu(planes[:height].astype(float), cb, cr).round().clip(0, 255).astype(np.uint8)
+    return on_gpu(planes[:height].astype(float), cb, cr, full).round().clip(0, 255).astype(np.uint8)
 
 
 def squashed(frames: list[Pixels]) -> torch.Tensor:
@@ -86,16 +116,19 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @x86
-@pytest.mark.parametrize("name", ["grey", "chart", "chart-bt709"])
+@pytest.mark.parametrize("name", gpu_colours.FILMS)
 def test_the_gpus_colours_become_libavs_and_would_not_uncorrected(name: str, films: dict[str, Path]) -> None:
     with av.open(str(films[name])) as container:
         pixels = squashed([as_the_gpu_shows(frame) for frame in container.decode(video=0)])
     wanted = decode_frames(films[name], range(gpu_colours.FRAMES))
+    with open_clip(films[name]) as clip:
+        facts, given = examine(clip, range(gpu_colours.FRAMES))
+    assert isinstance(given, Remade), "NVDEC is given it"
     verdicts = {}
-    for corrected in (True, False):
-        given = pixels.clone()
-        as_swscale(given, [name == "chart-bt709"], by_gpu=corrected)
-        verdicts[corrected] = gpu_colours.judge(given.numpy(), wanted)
+    for by_gpu in (True, False):
+        ours = pixels.clone()
+        as_swscale(ours, [facts], by_gpu=by_gpu)
+        verdicts[by_gpu] = gpu_colours.judge(ours.numpy(), wanted)
     assert verdicts[True]["ok"], verdicts[True]["says"]
     assert not verdicts[False]["ok"], verdicts[False]["says"]
 

@@ -23,7 +23,6 @@ from samples import sample
 
 from gpupeak.channel import Cancelled
 from gpupeak.decode import dali, decode_frames
-from gpupeak.decode.colours import as_swscale
 from gpupeak.decode.dali import DaliDecoder
 from gpupeak.decode.driver import Ability
 from gpupeak.decode.hybrid import HybridDecoder
@@ -191,25 +190,6 @@ def test_bt709_and_rotation(tmp_path: Path, all_at_once: None) -> None:
     with decoder(Here(untagged)) as nvdec:
         as_bt601 = results(nvdec.decode([samples[3]]))["tagged"]
     assert difference(as_bt601, decode_frames(clips[3], planned(samples[3]).indices)) > 3.0
-
-
-@pytest.mark.parametrize("colorspace", [5, 1])
-def test_flat_colours_become_swscales(colorspace: int) -> None:
-    """Every pixel is DALI's conversion by BT.601, computed here, of a colour that swscale converts by its tag."""
-    colours = np.random.default_rng(0).integers((60, 112, 112), (190, 145, 145), (64, 3))
-    luma, cb, cr = (colours[:, 0] - 16) / 219, (colours[:, 1] - 128) / 224, (colours[:, 2] - 128) / 224
-    bt601 = np.stack([luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], -1)
-    pixels = torch.tensor(np.round(255 * bt601).astype(np.uint8))[:, None, None].repeat(1, 32, 32, 1)
-    as_swscale(pixels, [colorspace == 1] * 8, by_gpu=False)
-    errors = []
-    for (y, u, v), found in zip(colours, pixels.numpy(), strict=True):
-        planes = np.concatenate([np.full((64, 64), y), np.full((16, 64), u), np.full((16, 64), v)]).astype(np.uint8)
-        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        frame.colorspace = colorspace
-        wanted = frame.reformat(32, 32, "rgb24", interpolation="BILINEAR").to_ndarray()
-        errors.append(found.astype(int) - wanted)
-    assert np.abs(errors).max() < 3 * CLOSE
-    assert np.abs(np.mean(errors, axis=(0, 1, 2))).max() < CLOSE / 2
 
 
 def test_several_pipelines_decode_every_sample_once_and_again(tmp_path: Path, clips: list[Path]) -> None:
@@ -490,7 +470,7 @@ def made(
     directory: Path, name: str, size: tuple[int, int] = (640, 368), codec: str = "h264", data: int = 1000
 ) -> Planned:
     """A plan of eight frames that nothing was read for."""
-    video = VideoFacts(bt709=False, rotation=0, pix_fmt="yuv420p")
+    video = VideoFacts(bt709=False, full_range=False, rotation=0, pix_fmt="yuv420p")
     given = Remade(bytes(data), tuple(range(8)), 9, size, size)
     return Planned(FramePlan(sample(directory, name), given.ordinals, 100, codec, video=video), {"plan": 0.0}, given)
 

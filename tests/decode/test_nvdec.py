@@ -12,6 +12,7 @@ import torch
 from clips import write_clip
 
 from gpupeak.decode.nvdec import examine, nvdec_abilities
+from gpupeak.types import VideoFacts
 from gpupeak.video.container import open_clip
 from gpupeak.video.remake import NO_FRAMES, UNTIMED
 
@@ -38,7 +39,7 @@ ROUTES = {
     "h264_cut_open_gop": "no IDR picture or key frame to start at",
     "h264_10_bit": "h264 in yuv420p10le",
     "h264_444": "h264 in yuv444p",
-    "h264_full_range": "h264 in yuvj420p",
+    "h264_full_range": None,
     "vp8_hidden": NO_FRAMES,
     "vp9": None,
     "vp9_odd": "odd width or height",
@@ -82,18 +83,23 @@ def test_routes_of_larger_clips(tmp_path: Path, name: str, make: Callable[..., P
     assert found is None if reason is None else (found or "").startswith(reason)
 
 
-def test_full_range_in_a_format_that_does_not_say_so(clip_of: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p"])
+def test_full_range_that_only_the_container_tells(clip_of: Callable[[str], Path], pix_fmt: str) -> None:
     with open_clip(clip_of("h264")) as clip:
-        clip.color_range = 2
+        clip.color_range, clip.pix_fmt = 2, pix_fmt
         _, reason = examine(clip, [0])
     assert reason == f"colours of matrix {clip.colorspace}, range 2"
 
 
 def test_the_facts(clip_of: Callable[[str], Path]) -> None:
-    for kind, facts in (("h264_rotated_90", (False, 270, "yuv420p")), ("h264_bt709", (True, 0, "yuv420p"))):
+    kinds = {
+        "h264_rotated_90": VideoFacts(False, False, 270, "yuv420p"),
+        "h264_bt709": VideoFacts(True, False, 0, "yuv420p"),
+        "h264_full_range": VideoFacts(False, True, 0, "yuv420p"),
+    }
+    for kind, facts in kinds.items():
         with open_clip(clip_of(kind)) as clip:
-            video, _ = examine(clip, [0])
-        assert (video.bt709, video.rotation, video.pix_fmt) == facts
+            assert examine(clip, [0])[0] == facts
 
 
 def test_without_dali_nvdec_is_missing_whatever_the_driver_says(monkeypatch: pytest.MonkeyPatch) -> None:
