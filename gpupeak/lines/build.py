@@ -78,6 +78,7 @@ def build(config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> pipel
             (cuda_line, (config, spec, n, str(device), decoder)),
             tell,
             time_limit=config.time_limit,
+            on_cpu=decoder == "cpu",
             environment={"CUDA_VISIBLE_DEVICES": visible(device.index)},
         )
         for device in devices

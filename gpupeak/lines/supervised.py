@@ -29,10 +29,10 @@ class SupervisedLine:
     """Runs `pipeline.run` in a child process and starts it again when it dies or hangs.
 
     The samples it had then go one at a time, as `Suspects`; one that ends it twice is decoded on the CPU before it is
-    called failed. `tell` is told of both. `window` is how many are in the child at once; `time_limit` the seconds
-    without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch; `environment` what is set for
-    it beside this process's own. Raises what building the line raised in the child, RunError if that died before it was
-    ready.
+    called failed, unless all are (`on_cpu`). `tell` is told of both. `window` is how many are in the child at once;
+    `time_limit` the seconds without any outcome after which it hangs, with `FETCH_SECONDS` for samples to fetch;
+    `environment` what is set for it beside this process's own. Raises what building the line raised in the child,
+    RunError if that died before it was ready.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class SupervisedLine:
         *,
         window: int = 512,
         time_limit: float = 120.0,
+        on_cpu: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._recipe, self._tell, self._window, self._time_limit = recipe, tell, window, time_limit
-        self._environment = environment
+        self._on_cpu, self._environment = on_cpu, environment
         self._start()
 
     @property
@@ -78,9 +79,9 @@ class SupervisedLine:
                 self.close()
                 self._start()
                 for sample in set_aside:
-                    if sample.on_cpu:
-                        how = f"{ended}, the third time on this sample, then decoded on the CPU"
-                        yield Failed(sample, "decode", f"the GPU line {how}")
+                    if sample.on_cpu or self._on_cpu:
+                        times = "the third time on this sample, then" if sample.on_cpu else "twice on this sample,"
+                        yield Failed(sample, "decode", f"the GPU line {ended}, {times} decoded on the CPU")
                     else:
                         self._tell(f"{self.device}: {sample} is decoded on the CPU: the line {ended}, twice")
                         suspects.appendleft(replace(sample, on_cpu=True))

@@ -117,7 +117,9 @@ def test_the_gpu_line_runs_in_a_supervised_process(two_gpus: None, monkeypatch: 
     config, spec = ExtractConfig(device="cuda:1", decoder="hybrid", time_limit=7), encoder_spec("CLIP_VIT_LARGE")
     build(config, spec, 8, told.append)
     recipe = (building.cuda_line, (config, spec, 8, "cuda:1", "hybrid"))
-    assert made == [(recipe, told.append, {"time_limit": 7, "environment": {"CUDA_VISIBLE_DEVICES": "1"}})]
+    assert made == [
+        (recipe, told.append, {"time_limit": 7, "on_cpu": False, "environment": {"CUDA_VISIBLE_DEVICES": "1"}})
+    ]
     assert told == ["on GPU 1; decoding on NVDEC and the CPU, as asked"]
 
 

@@ -70,18 +70,23 @@ def test_a_sample_that_ends_the_child_twice_is_decoded_on_the_cpu(tmp_path: Path
     assert told.count("a synthetic line") == 3, "no good sample has ended it"
 
 
-def test_what_ends_the_child_on_the_cpu_too_has_failed(tmp_path: Path) -> None:
-    samples = [sample(tmp_path, f"good{i}") for i in range(40)]
-    samples[7:7] = [sample(tmp_path, "deadly0")]
-    samples[30:30] = [sample(tmp_path, "deadly1")]
-    line = supervised(window=20)
+@pytest.mark.parametrize(
+    ("on_cpu", "starts", "times"),
+    [(False, 6, "the third time on this sample, then"), (True, 4, "twice on this sample,")],
+)
+def test_what_ends_the_child_on_the_cpu_too_has_failed(tmp_path: Path, on_cpu: bool, starts: int, times: str) -> None:
+    """Where all are decoded there, another try would be the same one again."""
+    samples = [sample(tmp_path, f"good{i}") for i in range(20)]
+    samples[7:7] = [sample(tmp_path, "deadly0"), sample(tmp_path, "deadly1")]
+    told: list[str] = []
+    line = SupervisedLine(RECIPE, told.append, window=30, on_cpu=on_cpu)
     outcomes = list(line.run(samples))
     line.close()
     assert sorted(o.sample.name for o in outcomes) == sorted(s.name for s in samples), "one outcome each"
     failed = {o.sample.name: o.reason for o in outcomes if isinstance(o, Failed)}
-    assert failed.keys() == {"deadly0", "deadly1"}
-    told = "the GPU line was ended by SIGKILL, the third time on this sample, then decoded on the CPU"
-    assert set(failed.values()) == {told}
+    reason = f"the GPU line was ended by SIGKILL, {times} decoded on the CPU"
+    assert failed == {"deadly0": reason, "deadly1": reason}
+    assert told.count("a synthetic line") == starts
 
 
 def test_an_nvdec_that_no_sample_survives_ends_the_run(tmp_path: Path) -> None:
