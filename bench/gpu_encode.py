@@ -152,7 +152,8 @@ def in_small() -> Setup:
 def steps(setup: Setup, record: Record) -> Iterator[Step]:
     towers = Towers(setup, lambda: record.rows.get("encode: product of matrices", {}).get("flop_per_s", math.nan))
     yield Step(1, "encode", "product of matrices", 8, partial(product, setup))
-    yield Step(1, "encode", "attention", 8, lambda: {"says": choose_attention(towers.tower).name})
+    yield Step(1, "encode", "attention", 8, lambda: attention_of(towers.tower))
+    yield Step(1, "encode", "attention: open_clip", 8, lambda: attention_of(towers.of_open_clip))
     yield Step(2, "encode", "kernel: patch_rows", 8, lambda: check_patch_rows(setup, towers.tower))
     yield Step(2, "encode", "kernel: add_layer_norm", 6, partial(check_add_layer_norm, setup))
     yield Step(2, "encode", "kernel: linear_silu", 30, partial(check_linear_silu, setup))
@@ -216,6 +217,10 @@ def beside(setup: Setup, works: Sequence[Work], amount: float, unit: str, ok: bo
 
 def relative_l2(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).double().norm() / wanted.double().norm())
+
+
+def attention_of(tower: torch.nn.Module) -> Row:
+    return {"says": choose_attention(tower, SIZE).name}
 
 
 def check_patch_rows(setup: Setup, tower: VisionTower) -> Row:
@@ -315,14 +320,18 @@ class Towers:
     def _beside(self) -> Way:
         return self.graphs(())
 
-    def open_clip(self) -> Way:
+    @cached_property
+    def of_open_clip(self) -> torch.nn.Module:
         """open_clip's own module, with the same weights."""
         needed("open_clip")
         from gpupeak.encode.openclip import OpenClipTower
 
         shape, visual = self.setup.shape, open_clip_tower(self.setup.shape)
         visual.load_state_dict(random_state(0, expected_state(shape)), strict=True, assign=True)
-        tower = OpenClipTower(visual, MEAN, STD, device=self.setup.device, dtype=self.setup.dtype)
+        return OpenClipTower(visual, MEAN, STD, device=self.setup.device, dtype=self.setup.dtype)
+
+    def open_clip(self) -> Way:
+        tower = self.of_open_clip
 
         @torch.inference_mode()
         def encode(pixels: torch.Tensor) -> torch.Tensor:
@@ -339,7 +348,7 @@ class Towers:
 
     def graphs(self, names: Sequence[str], buckets: Sequence[int] = (), *, compile: bool = False) -> Way:
         """Graphs with the kernels of these names, and the attention that the line takes."""
-        kernels, attention = self.setup.kernels(*names), choose_attention(self.tower)
+        kernels, attention = self.setup.kernels(*names), choose_attention(self.tower, SIZE)
         eager = EagerRunner(self.tower, self.setup.cuda, self.most, kernels, attention, compile=compile)
         return self.of(GraphRunner(eager, buckets or (self.most,)))
 

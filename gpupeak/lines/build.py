@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import torch
+from torch.nn.attention import sdpa_kernel
 
 from gpupeak import pipeline
 from gpupeak.child import cores
@@ -176,19 +177,20 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
 def _cuda_encoder(
     config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device, tell: Tell
 ) -> pipeline.Encoder:
-    tower = load_tower(spec, config.weights, device, torch.float16)
-    if not isinstance(tower, VisionTower):
-        return TowerEncoder(tower, device, config.batch_size or _samples_at_once(n))
     from gpupeak.encode.gpu.attention import choose_attention
     from gpupeak.encode.gpu.device import TorchCuda
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.encode.kernels import FASTEST, compile_kernels
 
+    tower = load_tower(spec, config.weights, device, torch.float16)
+    attention = choose_attention(tower, spec.size)
+    tell(f"attention by {attention.name}")
+    if not isinstance(tower, VisionTower):
+        attending = sdpa_kernel(attention.backend)(tower.forward)
+        return TowerEncoder(attending, device, config.batch_size or _samples_at_once(n))
     most = config.batch_size * n if config.batch_size else max(BUCKETS)
     buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
     kernels = compile_kernels(FASTEST, device, tower.shape, tell)
-    attention = choose_attention(tower)
-    tell(f"attention by {attention.name}")
     runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets), kernels, attention), buckets)
     runner.check()
     return GraphEncoder(runner, n=n)

@@ -61,12 +61,12 @@ def test_the_fastest_that_takes_the_tower_is_chosen(
 
     monkeypatch.setattr(module, "sdpa_kernel", only)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
-    assert choose_attention(TOWER) == chosen
+    assert choose_attention(TOWER, SHAPE.size) == chosen
 
 
 def test_it_is_asked_of_torch_itself() -> None:
     """Which has flash attention on a CPU, and no cuDNN."""
-    assert choose_attention(TOWER) == Attention(FLASH, "flash")
+    assert choose_attention(TOWER, SHAPE.size) == Attention(FLASH, "flash")
 
 
 def enabled() -> set[SDPBackend]:
@@ -93,7 +93,9 @@ def test_it_is_the_only_one_in_warm_up_and_capture(backend: SDPBackend, monkeypa
 
 
 def checked(kernels: Kernels | None = None) -> None:
-    GraphRunner(EagerRunner(TOWER, LazyCuda(), max(BUCKETS), kernels, choose_attention(TOWER)), BUCKETS).check()
+    GraphRunner(
+        EagerRunner(TOWER, LazyCuda(), max(BUCKETS), kernels, choose_attention(TOWER, SHAPE.size)), BUCKETS
+    ).check()
 
 
 def test_graphs_that_are_right_pass() -> None:

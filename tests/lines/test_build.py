@@ -16,6 +16,7 @@ import torch
 from lazy_cuda import LazyCuda
 from synthetic_lines import make_seeing_line
 from tiny import state
+from torch import nn
 from torch.nn.attention import SDPBackend
 
 from gpupeak import ExtractConfig
@@ -147,11 +148,12 @@ def test_each_gpus_process_sees_its_own_alone(
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == given, "this process sees what it saw"
 
 
+FLASH = SDPBackend.FLASH_ATTENTION
 SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
 
 
 def gpu_line(
-    monkeypatch: pytest.MonkeyPatch, told: list[str], tower: VisionTower, decoder: str = "cpu", workers: int = 1
+    monkeypatch: pytest.MonkeyPatch, told: list[str], tower: nn.Module, decoder: str = "cpu", workers: int = 1
 ) -> Line:
     """A GPU's line as its process builds it, as far as that goes without one: `LazyCuda` captures."""
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -165,13 +167,37 @@ def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch,
     told: list[str] = []
     line = gpu_line(monkeypatch, told, VisionTower.from_state(state(7, SHAPE), SHAPE))
     line.close()
-    without, attention = told
+    attention, without = told
     assert line.device == "cuda:1"
     assert without.startswith(
         "cuda:1: without the kernel patch_rows, which is slower: patch_rows.cu cannot be compiled"
     )
     assert attention == "cuda:1: attention by flash"
     assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+
+
+@pytest.mark.parametrize(("is_wrong", "name", "backend"), [(False, "flash", FLASH), (True, "math", SDPBackend.MATH)])
+def test_another_encoders_attention_is_chosen_too(
+    monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None, is_wrong: bool, name: str, backend: SDPBackend
+) -> None:
+    """Flash attention, and nothing else, unless it computes something else than the plain one."""
+    backends: list[int] = []
+
+    class Attending(nn.Linear):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            query = super().forward(pixels[:, 0, :8, 0].float()).view(-1, 1, 1, 8)
+            backends.append(torch._fused_sdp_choice(query, query, query))
+            off = 2 if is_wrong and backends[-1] == FLASH.value else 1
+            return off * nn.functional.scaled_dot_product_attention(query, query, query).flatten(1)
+
+    monkeypatch.setattr(building, "TowerEncoder", lambda tower, *rest: SimpleNamespace(features=tower))
+    told: list[str] = []
+    line: Any = gpu_line(monkeypatch, told, Attending(8, 8))
+    line.close()
+    assert told == [f"cuda:1: attention by {name}"]
+    backends.clear()
+    line.encoder.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8))
+    assert backends == [backend.value]
 
 
 @pytest.mark.parametrize(("workers", "planners"), [(16, 3), (2, 2)])
@@ -189,11 +215,11 @@ def test_a_few_processes_plan_for_nvdec_beside_those_that_decode(
 def test_a_gpus_line_whose_graphs_are_wrong_does_not_start(
     monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None
 ) -> None:
-    attend, flash = torch.nn.functional.scaled_dot_product_attention, SDPBackend.FLASH_ATTENTION
+    attend = torch.nn.functional.scaled_dot_product_attention
 
     def wrong(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        is_flash = torch._fused_sdp_choice(query, key, value) == flash.value
-        return torch.zeros_like(query) if is_flash else attend(query, key, value)
+        is_wrong = len(query) == 16 and torch._fused_sdp_choice(query, key, value) == FLASH.value
+        return torch.zeros_like(query) if is_wrong else attend(query, key, value)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", wrong)
     with pytest.raises(DeviceError, match=r"^the graph of 16 images is wrong"):
