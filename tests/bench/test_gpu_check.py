@@ -98,7 +98,12 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
 
     by_name = {f"{row['part']}: {row['row']}": row for row in rows}
     order = [
-        *("encode: product of matrices", "encode: kernel: patch_rows", "decode: making decoders: 672x378"),
+        *(
+            "encode: product of matrices",
+            "encode: attention: open_clip",
+            "encode: kernel: patch_rows",
+            "decode: making decoders: 672x378",
+        ),
         *("decode: colours: grey and chart", "decode: frame numbers", "encode: 16: open_clip"),
         *(f"encode: 16: {way}" for way in ("graphs", gpu_check.DEFAULT, gpu_check.COMPILED)),
         *("decode: NVDEC to libav", "decode: whole beside trimmed", "decode: NVDEC alone: 8 x 8"),
@@ -129,9 +134,9 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
 
 def test_the_first_rows_of_the_encoder_hold_in_small(tmp_path: Path) -> None:
     setup, record = gpu_encode.in_small(), bench_record.Record(tmp_path, {})
-    first = [step for step in gpu_encode.steps(setup, record) if step.stage <= 2]
+    first = [step for step in gpu_encode.steps(setup, record) if step.stage <= 2 and "open_clip" not in step.name]
     assert gpu_check.go_through(record, first, 100) == []
-    assert [row.get("ok") for row in record.rows.values()] == [None, None, None, True, True, True, True]
+    assert [row.get("ok") for row in record.rows.values()] == [None, None, True, True, True, True]
 
 
 def test_without_pyav_the_encoder_is_measured_and_the_rest_says_what_is_missing(tmp_path: Path) -> None:
@@ -298,21 +303,19 @@ def frames(numbers: range) -> FrameBatch:
     return gpu_encode.alone("clip", np.stack([pictures[number] for number in numbers]))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("shift", "ok"), [(0, True), (1, False)])
-def test_frames_that_are_not_the_ones_planned_are_noticed(shift: int, ok: bool) -> None:
-    given = frames(range(shift, 8 + shift))
-    np.asarray(given.pixels)[:2, :9] ^= 1
-    row = gpu_decode.check_frames({"clip": given}, {"clip": frames(range(8))}, Counter())
-    assert (row["ok"], not row["wrong"]) == (ok, ok)
-
-
-@pytest.mark.parametrize("decoded", [{}, {"clip": 8}])
-def test_what_was_left_to_libav_is_no_pass(decoded: dict[str, int]) -> None:
-    ours = {name: frames(range(count)) for name, count in decoded.items()}
-    libavs = {name: frames(range(8)) for name in ("clip", "other")}
-    row = gpu_decode.check_frames(ours, libavs, Counter({"codec theora": 2 - len(ours)}))
-    assert row["ok"] is False
-    assert "codec theora" in row["says"]
+@pytest.mark.parametrize(
+    ("first", "left_out", "ok"),
+    [((0, 0), 0, True), ((1, 0), 0, False), ((0,), 1, False), ((), 2, False)],
+)
+def test_frames_that_are_not_the_ones_planned_or_left_to_libav_are_no_pass(
+    first: tuple[int, ...], left_out: int, ok: bool
+) -> None:
+    ours = {name: frames(range(at, 8 + at)) for name, at in zip("ab", first, strict=False)}
+    for batch in ours.values():
+        np.asarray(batch.pixels)[:2, :9] ^= 1
+    row = gpu_decode.check_frames(ours, dict.fromkeys("ab", frames(range(8))), +Counter({"codec theora": left_out}))
+    assert (row["ok"], list(row["wrong"])) == (ok, ["a"] if 1 in first else [])
+    assert ("codec theora" in row["says"]) == bool(left_out)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ Pixels = npt.NDArray[np.uint8]
 x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="swscale's SIMD code rounds in its own way")
 
 
-def on_gpu(luma: Floats, cb: Floats, cr: Floats, full: bool) -> Floats:
+def on_gpu(luma: Floats, cb: Floats, cr: Floats, *, full: bool) -> Floats:
     """What the kernels of DALI 2.4 for limited and for full range do, as their code for sm_90 reads, before they
     round."""
     y, b, r = luma / 255, cb / 255 - 0.5, cr / 255 - 0.5
@@ -43,7 +43,7 @@ def on_gpu(luma: Floats, cb: Floats, cr: Floats, full: bool) -> Floats:
     return 255 * np.stack([y + 1.59602678 * r, y - 0.39176229 * b - 0.81296766 * r, y + 2.01723218 * b], -1)
 
 
-def bt601(luma: Floats, cb: Floats, cr: Floats, full: bool) -> Floats:
+def bt601(luma: Floats, cb: Floats, cr: Floats, *, full: bool) -> Floats:
     zero, scale, scale_of_colours = (0, 255, 255) if full else (16, 219, 224)
     y, b, r = (luma - zero) / scale, (cb - 128) / scale_of_colours, (cr - 128) / scale_of_colours
     green = (y - 0.299 * (y + 1.402 * r) - 0.114 * (y + 1.772 * b)) / 0.587
@@ -53,7 +53,7 @@ def bt601(luma: Floats, cb: Floats, cr: Floats, full: bool) -> Floats:
 @pytest.mark.parametrize(("full", "bias"), [(False, [0.8708, -0.5296, 1.0814]), (True, [0.701, -0.5291, 0.886])])
 def test_the_bias_is_that_of_the_kernels_offsets(full: bool, bias: list[float]) -> None:
     codes = np.random.default_rng(0).integers(0, 256, (3, 1000)).astype(float)
-    apart = on_gpu(*codes, full) - bt601(*codes, full)
+    apart = on_gpu(*codes, full=full) - bt601(*codes, full=full)
     assert np.ptp(apart, axis=0).max() < 1e-4, "the same for every colour"
     np.testing.assert_allclose(bias_on_gpu(full), apart.mean(0), atol=1e-4)
     np.testing.assert_allclose(bias_on_gpu(full), bias, atol=5e-5)
@@ -66,7 +66,7 @@ def test_flat_colours_become_swscales(colorspace: int, full: bool) -> None:
     """Every pixel is DALI's conversion by BT.601, on the CPU, of a colour that swscale converts by its tag."""
     colours = np.random.default_rng(0).integers((60, 112, 112), (190, 145, 145), (64, 3))
     colours[:8, 1:] = 128
-    pixels = torch.tensor(bt601(*colours.T, full).round().astype(np.uint8))[:, None, None].repeat(1, 32, 32, 1)
+    pixels = torch.tensor(bt601(*colours.T, full=full).round().astype(np.uint8))[:, None, None].repeat(1, 32, 32, 1)
     as_swscale(pixels, [VideoFacts(colorspace == 1, full, 0, "yuv420p")] * 8, by_gpu=False)
     errors = []
     for (y, u, v), found in zip(colours, pixels.numpy(), strict=True):
@@ -93,7 +93,7 @@ def as_the_gpu_shows(frame: av.VideoFrame) -> Pixels:
     planes, height, full = frame.to_ndarray(), frame.height, frame.format.name == "yuvj420p"
     chroma = planes[height:].reshape(2, height // 2, frame.width // 2)
     cb, cr = (doubled(doubled(plane, 0), 1) for plane in chroma)
-    return on_gpu(planes[:height].astype(float), cb, cr, full).round().clip(0, 255).astype(np.uint8)
+    return on_gpu(planes[:height].astype(float), cb, cr, full=full).round().clip(0, 255).astype(np.uint8)
 
 
 def squashed(frames: list[Pixels]) -> torch.Tensor:
