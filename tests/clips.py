@@ -146,6 +146,16 @@ def with_data(packet: Packet[Any], data: bytes) -> Packet[Any]:
     return copy
 
 
+def superframe(*frames: bytes) -> bytes:
+    """Frames of VP9 in one packet (annex B)."""
+    marker = bytes([0b11001000 | len(frames) - 1])  # sizes of two bytes
+    return b"".join([*frames, marker, *(struct.pack("<H", len(frame)) for frame in frames), marker])
+
+
+def hidden_vp9(frame: bytes) -> bytes:
+    return bytes([frame[0] & ~2]) + frame[1:]  # show_frame
+
+
 def cut(source: Path, path: Path, first: int) -> Path:
     """Copy the packets from `first` on, in decoding order: a cut without decoding, key frame or not."""
     return remux(source, path, lambda packets: packets[first:])
@@ -266,8 +276,38 @@ def _new_start(path: Path, bla: bool) -> Path:
     return remux(_hevc(params)(path.with_name(f"whole_{path.stem}.mp4")), path, change)
 
 
-def _split(path: Path) -> Path:
-    """AV1 of which every frame is a packet, hidden ones, too."""
+def _not_put_out(path: Path) -> Path:
+    """HEVC with every second IDR picture hidden: a second picture parameter set has pic_output_flag follow slice_type,
+    in headers that have no more after it than slice_qp_delta and a flag (ITU-T H.265, 7.3.2.3.1 and 7.3.6.1)."""
+
+    def bits_of(unit: bytes) -> str:
+        return "".join(f"{byte:08b}" for byte in unit[2:])
+
+    def unit_of(header: bytes, bits: str, data: bytes = b"") -> bytes:
+        bits += "1" + "0" * (-(len(bits) + 1) % 8)
+        unit = header + int(bits, 2).to_bytes(len(bits) // 8, "big") + data
+        return len(unit).to_bytes(4, "big") + unit
+
+    def hide(packets: Packets) -> Packets:
+        extradata = packets[0].stream.codec_context.extradata
+        at = extradata.index(b"\x44\1")
+        bits = bits_of(extradata[at : at + int.from_bytes(extradata[at - 2 : at], "big")]).rstrip("0")[:-1]
+        second = unit_of(b"\x44\1", f"010{bits[1:3]}1{bits[4:]}")
+        for packet in [packet for packet in packets if packet.is_keyframe][1::2]:
+            unit = bytes(packet)[4:]
+            bits = bits_of(unit[:12])
+            assert unit[0] >> 1 == 20 and bits[2:6] == "1011"
+            end = 2 * bits.index("1", 6) - 6 + 2
+            changed = unit_of(unit[:2], f"{bits[:2]}0100110{bits[6:end]}", unit[2 + end // 8 + 1 :])
+            packets[packets.index(packet)] = with_data(packet, second + changed)
+        return packets
+
+    params = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:open-gop=0:sao=0:wpp=0"
+    return remux(_hevc(params)(path.with_name("all_put_out.mp4")), path, hide)
+
+
+def _split(path: Path, joined: bool = False) -> Path:
+    """AV1 of which every frame is a packet, hidden ones, too; if `joined`, 20 of them are in one."""
     with _own_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream("libsvtav1", rate=25, options={"g": "16"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -277,10 +317,13 @@ def _split(path: Path) -> Path:
             frame.pts, frame.time_base = number, Fraction(1, 25)
             packets += stream.encode(frame)
         splitter = BitStreamFilterContext("av1_frame_split", stream)
-        for packet in (*packets, *stream.encode(None), None):
-            for part in splitter.filter(packet):
-                part.stream = stream
-                container.mux(part)
+        every = (*packets, *stream.encode(None), None)
+        parts = [part for packet in every for part in splitter.filter(packet)]
+        if joined:
+            parts[20:40] = [with_data(parts[39], b"".join(map(bytes, parts[20:40])))]
+        for part in parts:
+            part.stream = stream
+            container.mux(part)
     return path
 
 
@@ -363,6 +406,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "hevc_cut_radl": (".mp4", _hevc("keyint=12:open-gop=0:radl=2", _cut, first=12)),
     "hevc_bla": (".mp4", partial(_new_start, bla=True)),
     "hevc_bla_ts": (".ts", partial(_new_start, bla=True)),
+    "hevc_not_put_out": (".mkv", _not_put_out),
     "hevc_no_output": (".mkv", partial(_new_start, bla=False)),
     "vp9": (".webm", partial(write_clip, codec="libvpx-vp9", options={"g": "16", "lag-in-frames": "12"})),
     "vp9_odd": (".mp4", partial(write_clip, codec="libvpx-vp9", size=(95, 63), options={"g": "16", "cpu-used": "5"})),
@@ -371,6 +415,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "vp8_cut": (".webm", partial(_cut, first=5, codec="libvpx", options={"g": "16"})),
     "av1": (".mp4", partial(write_clip, codec="libsvtav1", options={"g": "16"})),
     "av1_split": (".mkv", _split),
+    "av1_joined": (".mkv", partial(_split, joined=True)),
     "av1_open_gop": (".webm", partial(write_clip, codec="libsvtav1", options=_AV1_OPEN_GOP)),
     "mpeg4_avi": (".avi", partial(write_clip, codec="mpeg4", size=(95, 63))),
     "mpeg4_avi_b": (".avi", partial(write_clip, codec="mpeg4", options={"bf": "2", "g": "15"})),

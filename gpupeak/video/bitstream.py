@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ _ORIENTATION = re.compile(rb"\x2f[\3-\7]")
 
 _HEAD = 1 << 16  # bytes of a packet in which a picture is looked for
 _TAIL = 1 << 12  # and bytes in which its end is
+_SEQUENCE, _FRAMES = 1, (3, 6)  # AV1's OBUs of a sequence header, and of a frame's header, with its tiles or without
 
 
 class _Nal(NamedTuple):
@@ -78,7 +79,9 @@ class Syntax:
         elif codec in ("h264", "hevc"):
             self._first_slice(memoryview(extradata))
         self._parameters += extradata
+        self._reduced = False  # AV1's reduced_still_picture_header
         self._read = {
+            "av1": self._av1,
             "h264": self._h264,
             "hevc": self._hevc,
             "mjpeg": self._mjpeg,
@@ -154,10 +157,23 @@ class Syntax:
         return _picture(data[0] & 0x10 != 0, key, REFERENCED, key and not data[0] & 1)
 
     def _vp9(self, data: memoryview, key: bool) -> Picture:
-        # Outside of a superframe, a hidden frame has neither show_existing_frame nor show_frame set.
-        superframe = data[-1] & 0xE0 == 0xC0
+        # show_existing_frame and show_frame, which lie a bit lower in profile 3.
         flags = 0b0101 if data[0] & 0x30 == 0x30 else 0b1010
-        return _picture(superframe or data[0] & flags != 0, key, REFERENCED, key and not data[0] & 4)
+        return self._counted(sum(first & flags != 0 for first in _vp9_frames(data)), key, key and not data[0] & 4)
+
+    def _av1(self, data: memoryview, key: bool) -> Picture:
+        shown = 0
+        for kind, first in _obus(data):
+            if kind == _SEQUENCE:
+                self._reduced = first & 8 != 0
+            elif kind in _FRAMES:  # show_existing_frame, or show_frame after the two bits of frame_type
+                shown += self._reduced or first & 0x90 != 0
+        return self._counted(shown, key, False)
+
+    def _counted(self, shown: int, key: bool, fresh: bool) -> Picture:
+        """A packet that may hold any number of pictures: if it shows several, one timestamp cannot tell them apart."""
+        self.doubtful |= shown > 1
+        return _picture(shown > 0, key, REFERENCED, fresh)
 
     def _mjpeg(self, data: memoryview, key: bool) -> Picture:
         # What a picture that is cut short lacks is left as it was in memory, with nothing said: as it is in sequence.
@@ -212,6 +228,36 @@ class Syntax:
                 self.sequence = read_sequence(unit)
             elif kind == 34:
                 self.doubtful |= _may_hide(unit)
+
+
+def _vp9_frames(data: memoryview) -> Iterator[int]:
+    """The first byte of each frame in a packet, which may be a superframe (VP9, annex B)."""
+    marker = data[-1]
+    size, count = (marker >> 3 & 3) + 1, (marker & 7) + 1
+    index = bytes(data[-size * count - 2 :])
+    if marker & 0xE0 != 0xC0 or index[0] != marker:
+        count = 1
+    at = 0
+    for place in range(1, size * count + 1, size):
+        if at < len(data):
+            yield data[at]
+        at += int.from_bytes(index[place : place + size], "little")
+
+
+def _obus(data: memoryview) -> Iterator[tuple[int, int]]:
+    """The type and the first byte of each of AV1's OBUs that holds any (5.3)."""
+    at = 0
+    while at < len(data):
+        header, at = data[at], at + (2 if data[at] & 4 else 1)
+        size = 0 if header & 2 else len(data)
+        for shift in range(0, 56, 7) if header & 2 else ():  # leb128
+            byte, at = data[at] if at < len(data) else 0, at + 1
+            size |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+        if size and at < len(data):
+            yield header >> 3 & 15, data[at]
+        at += size
 
 
 def _may_hide(unit: bytes) -> bool:

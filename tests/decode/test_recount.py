@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 from av.packet import Packet
-from clips import decode_in_full, remux, with_data, write_clip
+from clips import decode_in_full, hidden_vp9, remux, superframe, with_data, write_clip
 from samples import sample
 
 from gpupeak.decode import decode_frames
@@ -19,7 +19,7 @@ from gpupeak.decode.libav import Recounted, decode_clip
 from gpupeak.decode.nvdec import examine
 from gpupeak.decode.worker import prepare
 from gpupeak.features.records import ManifestLine
-from gpupeak.types import Saved
+from gpupeak.types import FramePlan, Saved
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import open_clip
 from gpupeak.video.remake import UNTIMED
@@ -49,24 +49,31 @@ DAMAGED: dict[str, tuple[str, dict[str, str], Callable[[Packets], Packets]]] = {
 }
 
 
+def assert_as_in_full(path: Path, directory: Path) -> FramePlan:
+    """Eight frames are numbered and have the pixels as in a full decode."""
+    frames = decode_in_full(path)
+    answer = prepare(sample(directory, video=path), out := np.empty((8, 224, 224, 3), np.uint8))
+    assert isinstance(answer, tuple)
+    plan, _ = answer
+    assert plan.frames == len(frames)
+    squashed = (frames[index].reformat(224, 224, "rgb24", interpolation="BILINEAR") for index in plan.indices)
+    expected = [picture.to_ndarray() for picture in squashed]
+    assert np.array_equal(out, expected)
+    assert np.array_equal(decode_frames(path, plan.indices), expected)
+    return plan
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_that_only_decoding_shows(tmp_path: Path, name: str) -> None:
     codec, options, change = DAMAGED[name]
     whole = write_clip(tmp_path / f"whole_{name}", codec=codec, options=options)
     path = remux(whole, tmp_path / name, change)
-    frames = decode_in_full(path)
-    answer = prepare(sample(tmp_path, video=path), out := np.empty((8, 224, 224, 3), np.uint8))
-    assert isinstance(answer, tuple)
-    plan, _ = answer
-    assert (plan.frames, plan.recounted) == (len(frames), True)
+    plan = assert_as_in_full(path, tmp_path)
+    assert plan.recounted
     assert plan.indices[-1] < plan.frames < 48
-    squashed = (frames[index].reformat(224, 224, "rgb24", interpolation="BILINEAR") for index in plan.indices)
-    expected = [picture.to_ndarray() for picture in squashed]
-    assert np.array_equal(out, expected)
-    assert np.array_equal(decode_frames(path, plan.indices), expected)
     with open_clip(path) as clip:
         assert (clip.timed, clip.recounted) == (True, False)
-        with pytest.raises(Recounted, match=f"delivers {len(frames)} frames, its packets tell {clip.frames}"):
+        with pytest.raises(Recounted, match=f"delivers {plan.frames} frames, its packets tell {clip.frames}"):
             decode_clip(clip, range(clip.frames))
         assert examine(clip, [30])[1] == UNTIMED
     line = ManifestLine.of(Saved(plan, {}))
@@ -75,11 +82,23 @@ def test_damage_that_only_decoding_shows(tmp_path: Path, name: str) -> None:
     assert (read.recounted, read.frames) == (True, plan.frames)
 
 
-@pytest.mark.parametrize("kind", ["h264_grows_ts", "hevc_bla"])
+@pytest.mark.parametrize("kind", ["h264_grows_ts", "hevc_bla", "hevc_not_put_out", "av1_joined"])
 def test_packets_that_cast_doubt(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
-    answer = prepare(sample(tmp_path, video=clip_of(kind)), np.empty((8, 224, 224, 3), np.uint8))
-    assert isinstance(answer, tuple)
-    assert (answer[0].frames, answer[0].recounted) == (len(decode_in_full(clip_of(kind))), True)
+    assert assert_as_in_full(clip_of(kind), tmp_path).recounted
+
+
+@pytest.mark.parametrize(("suffix", "two"), [(".webm", False), (".mp4", True), (".mkv", True), (".ivf", False)])
+def test_vp9_hidden_shown_again_and_two_in_a_packet(clip_of: ClipOf, tmp_path: Path, suffix: str, two: bool) -> None:
+    def change(packets: Packets) -> Packets:
+        data = list(map(bytes, packets))
+        data[5], data[9] = hidden_vp9(data[5]), superframe(hidden_vp9(data[8]), data[9])
+        data[13] = b"\x88"  # show_existing_frame 0
+        data[23] = superframe(data[22] if two else hidden_vp9(data[22]), data[23])
+        return [with_data(packet, data[n]) for n, packet in enumerate(packets) if n not in (8, 22)]
+
+    path = remux(clip_of("vp9"), tmp_path / f"changed{suffix}", change)
+    plan = assert_as_in_full(path, tmp_path)
+    assert (plan.frames, plan.recounted) == (46 if two else 45, two)
 
 
 @pytest.mark.parametrize("kind", ["h264", "h264_open_gop", "hevc_mkv", "vp9", "av1", "mpeg2_ts", "h264_cut_open_gop"])
@@ -89,12 +108,6 @@ def test_whole_files_are_not_decoded_in_full(clip_of: ClipOf, kind: str, monkeyp
         for index in range(0, clip.frames, 5):
             decode_clip(clip, [index])
         assert not clip.recounted
-
-
-def test_hevc_that_may_hide_pictures() -> None:
-    """output_flag_present_flag is the fourth bit of a picture parameter set of which both numbers are 0."""
-    for unit, doubtful in ((b"\x44\1\xd0", True), (b"\x44\1\xc0", False), (b"\x44\1", True)):
-        assert Syntax("hevc", b"\0\0\1" + unit + b"\0\0\1").doubtful == doubtful
 
 
 def test_hevc_after_the_end_of_a_sequence() -> None:
