@@ -10,7 +10,7 @@ from gpupeak.peaks.reading import read_peak
 from gpupeak.sampling import choose
 from gpupeak.storage.places import local
 from gpupeak.types import FileStamp, FramePlan, Peak, Place, Sample
-from gpupeak.video.container import KNOWN_MATRICES, Clip
+from gpupeak.video.container import KNOWN_MATRICES, KNOWN_TRANSFERS, Clip
 
 _NEAR = 2  # frames that programs count otherwise at the end of a video
 
@@ -39,8 +39,16 @@ def plan_frames(sample: Sample, frames: int, codec: str, files: tuple[FileStamp,
 def plan_clip(sample: Sample, clip: Clip, files: tuple[FileStamp, ...] = ()) -> FramePlan:
     """`plan_frames` for a sample's open video."""
     plan = plan_frames(sample, clip.frames, clip.codec, files)
-    colours = () if clip.colorspace in KNOWN_MATRICES else (f"colours of matrix {clip.colorspace}, taken for BT.601",)
-    return replace(plan, recounted=clip.recounted, warnings=plan.warnings + colours)
+    return replace(plan, recounted=clip.recounted, warnings=(*plan.warnings, *_oddities(clip)))
+
+
+def _oddities(clip: Clip) -> Iterator[str]:
+    if clip.colorspace not in KNOWN_MATRICES:
+        yield f"colours of matrix {clip.colorspace}, taken for BT.601"
+    if clip.transfer not in KNOWN_TRANSFERS:
+        yield f"colours of transfer {clip.transfer}, taken for BT.601"
+    if clip.ends_early:
+        yield "the file ends early: cut, or still being copied"
 
 
 def _doubts(indices: tuple[int, ...], frames: int, peak: Peak | None) -> Iterator[str]:

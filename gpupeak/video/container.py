@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.bitstream import Picture, Syntax
+from gpupeak.video.ending import ends_early
 from gpupeak.video.gops import Gops
 from gpupeak.video.h264 import Sequence
 from gpupeak.video.orientation import UPRIGHT, Matrix, certainly_upright, degrees, display_matrix
@@ -39,6 +40,7 @@ KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
 # Matrices of ITU-T H.273 that swscale converts by; all others are taken for BT.601.
 KNOWN_MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
+KNOWN_TRANSFERS = (1, 2, *range(4, 19))  # the others are reserved
 FULL_RANGE = 2
 _UNSPECIFIED, _BT601 = 2, 5
 
@@ -70,13 +72,14 @@ class Clip:
     Attributes:
         codec, pix_fmt: libav's names, such as "h264" and "yuv420p"; the last is None if unknown.
         width, height: the declared size in pixels, before rotation.
-        colorspace, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
+        colorspace, transfer, color_range: as in ITU-T H.273: 1 is BT.709, 5 and 6 BT.601; 1 limited, 2 full.
         tagged_full_range: H.264 itself says that its range is full, not only its container.
         packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         gops: which packets they are, and what decoding takes of them.
         recounted: decoding does not deliver the frames that the packets tell. They are numbered as a decode in full
             delivers them, for which the video was decoded once.
+        ends_early: the file ends before its headers say that it does, or within a packet.
         timed: the packets tell their frames, and when these are presented. Not so in raw streams, H.264 and packed
             MPEG-4 in AVI, H.264 of single fields, and damaged files: these are decoded once to count the frames.
     """
@@ -90,6 +93,7 @@ class Clip:
         # Not `pix_fmt`: where the format is not known, PyAV 17, the last for Python 3.10, crashes on that.
         self.pix_fmt = self.decoder.format.name if self.decoder.format else None
         self.colorspace, self.color_range = int(self.decoder.colorspace), int(self.decoder.color_range)
+        self.transfer = int(self.decoder.color_trc)
         self.fps = float(stream.average_rate or 0)
         self._container = container
         self._format = container.format.name
@@ -99,6 +103,7 @@ class Clip:
         if stream.frames > MAX_PACKETS and self._format.startswith("mov"):
             raise SampleError("plan", f"declares {stream.frames} video packets, expected at most {MAX_PACKETS}")
         self.recounted = False
+        self.ends_early = ends_early(path, self._format)
         self.timed = self._demux(stream)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
         if not self.width * self.height:
@@ -186,7 +191,7 @@ class Clip:
     def _demux(self, stream: VideoStream) -> bool:
         syntax = Syntax(self.codec, self.decoder.extradata or b"")
         pictures, pts, shown = list[Picture](), list[int](), list[int]()
-        damaged = False
+        damaged = torn = False
         size = 0
         try:
             for packet in _demuxed(self._container, stream):
@@ -197,7 +202,8 @@ class Clip:
                     self._kept = None
                 elif self._kept is not None:
                     self._kept.append(packet)
-                damaged = damaged or packet.pts is None or packet.is_corrupt
+                torn = packet.is_corrupt  # of the last one, as libavformat marks what it could not read in full
+                damaged = damaged or packet.pts is None or torn
                 pts.append(packet.pts or 0)
                 picture = syntax.read(memoryview(packet), packet.is_keyframe)
                 if picture.shown and not packet.is_discard:
@@ -212,6 +218,7 @@ class Clip:
                 raise SampleError("plan", f"cannot be demuxed: {error.strerror}") from error
             damaged = True
         self.packets = len(pictures)
+        self.ends_early |= torn
         starts = [number for number, picture in enumerate(pictures) if picture.start]
         fresh = [number for number, picture in enumerate(pictures) if picture.fresh]
         droppable = [syntax.unreferenced(picture) for picture in pictures]
@@ -219,10 +226,11 @@ class Clip:
         self._oriented, self._headless = syntax.oriented, syntax.headless
         sequence = syntax.sequence
         self.tagged_full_range = sequence is not None and sequence.color_range == FULL_RANGE
-        if self.pix_fmt is None and sequence:
-            # The bitstream has the last word, as in libav's decoders.
-            self.pix_fmt, self.color_range = sequence.pix_fmt, sequence.color_range or self.color_range
+        if sequence is not None:  # the bitstream has the last word, as in libav's decoders
+            if self.pix_fmt is None:
+                self.pix_fmt, self.color_range = sequence.pix_fmt, sequence.color_range or self.color_range
             self.colorspace = self.colorspace if sequence.colorspace is None else sequence.colorspace
+            self.transfer = self.transfer if sequence.transfer is None else sequence.transfer
         if damaged or not syntax.framed or not gops.ordered(syntax.bidirectional) or not self._sort(gops):
             return False
         if syntax.doubtful or self._drops(sequence):

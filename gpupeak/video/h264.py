@@ -12,7 +12,7 @@ _LONGEST = 1024  # bytes of a parameter set; it is shorter even with all scaling
 
 
 class Sequence(NamedTuple):
-    """What a sequence parameter set says; a `colorspace` of None is the container's.
+    """What a sequence parameter set says; where `colorspace` and `transfer` are None, they are the container's.
 
     `before_field_flag` is how many bits of a slice header lie between pic_parameter_set_id and field_pic_flag, None
     where all pictures are frames. `reordering`: it says how many pictures may have to wait for one presented before.
@@ -20,6 +20,7 @@ class Sequence(NamedTuple):
 
     pix_fmt: str
     colorspace: int | None
+    transfer: int | None
     color_range: int
     before_field_flag: int | None
     reordering: bool
@@ -91,7 +92,7 @@ def _read_sequence(bits: Bits) -> Sequence:
     fields = 2 - frames_only  # in a frame, of each of which `height` is told
     across, down = {1: (2, 2), 2: (2, 1)}.get(chroma, (1, 1))
     cropping = bits.cropping(width, height * fields, (across, down * fields))
-    colorspace, color_range, reordering = None, 0, False
+    colorspace, transfer, color_range, reordering = None, None, 0, False
     if bits.u(1):  # vui_parameters_present_flag
         if bits.u(1) and bits.u(8) == 255:  # an aspect ratio of its own
             bits.u(32)
@@ -100,15 +101,15 @@ def _read_sequence(bits: Bits) -> Sequence:
             bits.u(3)
             color_range = 1 + bits.u(1)
             if bits.u(1):  # colour_description_present_flag
-                bits.u(16)
-                colorspace = bits.u(8)
+                bits.u(8)
+                transfer, colorspace = bits.u(8), bits.u(8)
         reordering = _says_reordering(bits)
     name = {2: "yuv422p", 3: "gbrp" if colorspace == 0 else "yuv444p"}.get(chroma, "yuv420p")
     if depth == 8 and color_range == 2:
         name = name.replace("yuv", "yuvj")
     pix_fmt = name if depth == 8 else f"{name}{depth}le"
     before_field_flag = None if frames_only else frame_num + 2 * planes
-    return Sequence(pix_fmt, colorspace, color_range, before_field_flag, reordering, cropping)
+    return Sequence(pix_fmt, colorspace, transfer, color_range, before_field_flag, reordering, cropping)
 
 
 def _says_reordering(bits: Bits) -> bool:

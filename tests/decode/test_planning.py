@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clips import filtered
+from clips import filtered, write_clip
 from samples import sample
 
 from gpupeak.decode.planning import plan_clip, plan_frames
+from gpupeak.features.fresh import find_stale, made_of
 from gpupeak.features.records import ManifestLine
 from gpupeak.tally import Tally
 from gpupeak.types import FramePlan, Saved
 from gpupeak.video.container import open_clip
+
+ClipOf = Callable[[str], Path]
 
 
 def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
@@ -65,11 +68,38 @@ def test_one_frame_that_was_asked_for(tmp_path: Path) -> None:
     assert planned(tmp_path, 48, n=1, peak_index=3).warnings == ()
 
 
-def test_colours_that_are_unknown(clip_of: Callable[[str], Path], tmp_path: Path) -> None:
-    path = filtered(clip_of("h264"), tmp_path / "clip.mp4", "h264_metadata=matrix_coefficients=8")
-    for video, warnings in ((path, ("colours of matrix 8, taken for BT.601",)), (clip_of("h264_bt709"), ())):
+@pytest.mark.parametrize(
+    ("tag", "what"), [("matrix_coefficients=8", "matrix 8"), ("transfer_characteristics=3", "transfer 3")]
+)
+@pytest.mark.parametrize("kind", ["h264", "h264_mkv", "h264_ts"])
+def test_colours_that_are_unknown(clip_of: ClipOf, tmp_path: Path, kind: str, tag: str, what: str) -> None:
+    path = filtered(clip_of(kind), tmp_path / clip_of(kind).name, f"h264_metadata={tag}")
+    for video, warnings in ((path, (f"colours of {what}, taken for BT.601",)), (clip_of(kind), ())):
         with open_clip(video) as clip:
             assert plan_clip(sample(tmp_path, video=video), clip).warnings == warnings
+
+
+@pytest.mark.parametrize(
+    "kind", ["h264_mkv", "h264_fragmented", "h264_avi", "h264_ts", "h264_grows_flv", "vp9", "first"]
+)
+def test_a_file_that_ends_early_is_warned_of_and_once_whole_it_is_stale(
+    clip_of: ClipOf, tmp_path: Path, kind: str
+) -> None:
+    if kind == "first":  # an MP4 with its index before its packets
+        whole = write_clip(tmp_path / "whole.mp4", mux_options={"movflags": "faststart"})
+    else:
+        whole = clip_of(kind)
+    data, asked = whole.read_bytes(), sample(tmp_path, video=tmp_path / f"clip{whole.suffix}")
+    plans = []
+    for part in (data[: 2 * len(data) // 3 | 1], data):
+        (tmp_path / f"clip{whole.suffix}").write_bytes(part)
+        with open_clip(tmp_path / f"clip{whole.suffix}") as clip:
+            plans.append(plan_clip(asked, clip, made_of(asked)))
+    cut, complete = plans
+    assert (cut.warnings, complete.warnings) == (("the file ends early: cut, or still being copied",), ())
+    assert 0 < cut.frames < complete.frames
+    line = ManifestLine.of(Saved(cut, {}))
+    assert "another video" in find_stale("mine", [asked], {"clip": line}, lambda some: (), [])["clip"]
 
 
 def test_a_run_tells_how_many_it_warns_of(tmp_path: Path) -> None:

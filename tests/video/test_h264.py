@@ -60,7 +60,7 @@ def test_parameter_sets_whole_and_damaged(clip_of: Callable[[str], Path]) -> Non
     for found, before_field_flag in ((unit, None), (sequence_unit(clip_of("h264_interlaced")), 4)):
         sequence = read_sequence(found)
         assert sequence is not None
-        assert sequence[:5] == ("yuv420p", None, 0, before_field_flag, True)
+        assert sequence[:6] == ("yuv420p", None, None, 0, before_field_flag, True)
         assert sequence.cropping[:6] == (96, 64, 0, 0, 0, 0)
     for size in range(1, 8):
         assert read_sequence(unit[:size]) is None
