@@ -17,6 +17,12 @@ _PLAIN = ("dataset", "expected", "fallbacks", "peaks", "warnings")
 _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
+def warned_of(dataset: str, warned: Counter[str]) -> list[str]:
+    """What samples that are saved are `warned` of, as lines."""
+    counted = ((f"{count} sample{'s' * (count > 1)}", text) for text, count in warned.most_common())
+    return [f"{dataset}: {samples} saved: {text}" for samples, text in counted]
+
+
 @dataclass(slots=True)
 class Tally:
     """One dataset's counts, advanced by `add` once per outcome; `expected` is how many samples AffectGPT counts,
@@ -81,8 +87,7 @@ class Tally:
 
     def close(self) -> None:
         """The run is over: add the samples' own warnings, and the one that a large share of fallbacks deserves."""
-        for text, count in self.warned.most_common():
-            self.warnings.append(f"{self.dataset}: {count} {'sample' if count == 1 else 'samples'} saved: {text}")
+        self.warnings += warned_of(self.dataset, self.warned)
         fell_back = sum(self.fallbacks.values())
         if fell_back > FALLBACK_WARNING * self.saved:
             reason, count = self.fallbacks.most_common(1)[0]

@@ -42,6 +42,7 @@ from gpupeak.run import feature_place, settings_of
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import open_bounded
 from gpupeak.storage.places import local, names, place
+from gpupeak.tally import warned_of
 from gpupeak.types import Failed, Place, Sample, Url
 
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
@@ -203,7 +204,7 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
         there = names(path)
     saved = (entry for entry in listing.samples if isinstance(entry, Sample) and f"{entry.name}.npy" in there)
     stale = find_stale(corpus.name, saved, lines, partial(read_peaks, config=config), found.warnings)
-    rows, alike = 0, defaultdict[bytes, list[Sample]](list)
+    rows, alike, warned = 0, defaultdict[bytes, list[Sample]](list), Counter[str]()
     for entry in listing.samples:
         if isinstance(entry, Failed):
             look.blame(entry.sample, MISSING, entry.reason)
@@ -224,6 +225,7 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
         else:
             look.good.append(entry)
             found.unknown += line is None or line.outcome != SAVED
+            warned.update(() if line is None else line.warnings)
             look.mean += features.sum(0, dtype=np.float64)
             rows += len(features)
             alike[hashlib.blake2b(features.data, digest_size=16).digest()].append(entry)
@@ -232,6 +234,7 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
                 look.still.append(entry)
     look.mean /= max(rows, 1)
     found.whole = len(look.good)
+    found.warnings += warned_of(corpus.name, warned)
     if found.unknown:
         told = f"{found.unknown} of {found.whole} files are of unknown origin: no run's manifest tells of them"
         found.warnings.append(f"{corpus.name}: {told}")

@@ -107,7 +107,12 @@ def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
 
     require("PIL")
     plan = found.plan
-    told = (plan.peak and f"peak by {plan.peak.source}", plan.fallback and plan.fallback.reason, plan.clamp)
+    told = (
+        plan.peak and f"peak by {plan.peak.source}",
+        plan.fallback and plan.fallback.reason,
+        plan.clamp,
+        *plan.warnings,
+    )
     peak = None if plan.peak is None else plan.peak.index
     task = SheetTask(found.sample, plan.indices, peak, remarks=tuple(text for text in told if text))
     ((_, sheet),) = read_sheets([task], time_limit=time_limit)

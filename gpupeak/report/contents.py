@@ -47,7 +47,7 @@ class Row:
     """One listed sample; a text is "" where there is nothing to tell.
 
     `why` is the reason of a failure, a broken file or a fallback; `source` one of `PEAK_SOURCES`; `indices` of `frames`
-    were chosen, () and 0 where no manifest tells; `unusual` is why its features stand out of the dataset's, `oddness`
+    were chosen, () and 0 where no manifest tells; `warnings` are the manifest's; `unusual` is why its features stand out of the dataset's, `oddness`
     how far, in robust standard deviations.
     """
 
@@ -58,6 +58,7 @@ class Row:
     peak: int | None = None
     fallback: bool = False
     clamp: str = ""
+    warnings: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
     frames: int = 0
     unusual: str = ""
@@ -68,7 +69,7 @@ class Row:
         """What is to be known besides its frames."""
         reason = f"fell back: {self.why}" if self.fallback else self.why
         clamp = f"clamped: {self.clamp}" if self.clamp else ""
-        return tuple(filter(None, (reason, clamp, self.unusual)))
+        return tuple(filter(None, (reason, clamp, *self.warnings, self.unusual)))
 
 
 @dataclass(slots=True)
@@ -102,6 +103,10 @@ class Overview:
         return Counter(row.why for row in self.saved if row.fallback)
 
     @property
+    def warned(self) -> Counter[str]:
+        return Counter(warning for row in self.saved for warning in row.warnings)
+
+    @property
     def failures(self) -> Counter[str]:
         return Counter(row.why for row in self.rows if row.outcome in (FAILED, BROKEN))
 
@@ -120,11 +125,12 @@ class Overview:
         return counts
 
     def counts(self) -> Counter[str]:
-        """Samples by outcome, and how many are listed, clamped and unusual."""
+        """Samples by outcome, and how many are listed, clamped, warned of and unusual."""
         outcomes = Counter(dict.fromkeys(OUTCOMES, 0))
         outcomes.update(row.outcome for row in self.rows)
         outcomes["listed"] = len(self.rows)
         outcomes["clamped"] = sum(bool(row.clamp) for row in self.saved)
+        outcomes["warned"] = sum(bool(row.warnings) for row in self.saved)
         outcomes["unusual"] = sum(bool(row.unusual) for row in self.rows)
         return outcomes
 
@@ -137,6 +143,7 @@ class Overview:
             **self.counts(),
             "peaks": dict(self.sources),
             "fallbacks": dict(self.fallbacks),
+            "warnings": dict(self.warned),
             "failures": dict(self.failures),
             "stage_seconds": {stage: round(seconds, 6) for stage, seconds in self.stage_seconds.items()},
             "sheets": self.shown,
@@ -234,7 +241,7 @@ def _row(sample: Sample, line: ManifestLine | None, there: bool) -> Row:
         row.outcome, row.why = FAILED, line.failure
     if len(line.indices) != sample.rule.n or line.frames is None:
         return row
-    row.indices, row.frames, row.clamp = line.indices, line.frames, line.clamp or ""
+    row.indices, row.frames, row.clamp, row.warnings = line.indices, line.frames, line.clamp or "", line.warnings
     if line.peak is not None:
         row.peak, row.source = line.peak.index, line.peak.source
     if line.fallback is not None and row.outcome != FAILED:

@@ -6,7 +6,7 @@
   const { datasets, outcomes, words, rows } = JSON.parse(byId("data").textContent);
   const folded = rows.name.map((name) => name.toLowerCase());
   const PAGE = 50;
-  const FIELDS = ["q", "dataset", "outcome", "source", "fallback", "clamped", "unusual"];
+  const FIELDS = ["q", "dataset", "outcome", "source", "fallback", "clamped", "warned", "unusual"];
   const [form, body, status, previous, next] = ["filters", "rows", "status", "previous", "next"].map(byId);
   const sheets = new Map();
   rows.sheet.forEach((number, row) => {
@@ -34,6 +34,7 @@
       [asked.source, (row) => words[rows.source[row]] === source],
       [asked.fallback, (row) => rows.fallback[row]],
       [asked.clamped, (row) => rows.clamped[row]],
+      [asked.warned, (row) => rows.warned[row]],
       [asked.unusual, (row) => rows.unusual[row]],
     ].filter(([value]) => value);
     return [...rows.name.keys()].filter((row) => filters.every(([, fits]) => fits(row)));

@@ -94,6 +94,7 @@ def _rows(found: Sequence[Overview]) -> dict[str, Any]:
         "remarks": [[word(remark) for remark in row.remarks] for row in rows],
         "fallback": [int(row.fallback) for row in rows],
         "clamped": [int(bool(row.clamp)) for row in rows],
+        "warned": [int(bool(row.warnings)) for row in rows],
         "unusual": [int(bool(row.unusual)) for row in rows],
         "indices": [row.indices for row in rows],
         "peak": [-1 if row.peak is None else row.peak for row in rows],

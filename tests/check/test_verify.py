@@ -243,13 +243,14 @@ def test_a_still_picture_is_a_warning_until_it_is_extracted_again(own: ExtractCo
     save(moving, right[:1].repeat(8, axis=0))
     found = look(own)
     assert found.ok
-    (warning,) = found.warnings
+    single, warning = found.warnings
+    assert single == f"{found.dataset}: 1 sample saved: the video has a single frame"
     assert re.search(r"the same in 2 samples \(moving, still\)", warning), "of one frame they have to be"
     assert set(faults(look(own, deep=2))) == {"moving"}
     save(moving, right)
     deep = look(own, deep=1)
     assert deep.ok
-    assert deep.warnings == []
+    assert deep.warnings == [single]
 
 
 def test_files_of_unknown_origin_are_counted(config: ExtractConfig) -> None:

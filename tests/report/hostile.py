@@ -35,7 +35,7 @@ def make_hostile(root: Path) -> ExtractConfig:
         (features / f"{name}.npy").write_bytes(npy_header((8, 768)) + rows.tobytes())
         found: dict[str, Any] = {"peak": {"index": 20, "source": SCRIPT}}
         if number == 0:
-            found = {"fallback": {"reason": SCRIPT, "detail": QUOTED}}
+            found = {"fallback": {"reason": SCRIPT, "detail": QUOTED}, "warnings": [SCRIPT, "a single frame"]}
         entry = {"sample": name, "outcome": "saved", "indices": INDICES, "frames": 40, "codec": SCRIPT, "clamp": QUOTED}
         lines.append({**entry, **found, "seconds": {"plan": 0.1, "decode": 0.2}})
     (features / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))

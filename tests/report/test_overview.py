@@ -59,7 +59,7 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
         tmp_path,
         line("whole"),
         line("clamped", clamp="peak 90 -> 39; 2 indices -> 39"),
-        line("fallback", peak=None, fallback={"reason": "no AU file", "detail": "x"}),
+        line("fallback", warnings=["one frame"], peak=None, fallback={"reason": "no AU file", "detail": "x"}),
         {"sample": "failed", "outcome": "failed", "stage": "decode", "reason": "no moov atom"},
         line("lost"),
         line("torn"),
@@ -81,6 +81,8 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
     assert found.positions == [0] * 15 + [3] + [0] * 4
     assert "1 files belong to no sample of the list" in found.remarks
     told = found.to_json()
+    assert found.rows[2].remarks == ("fell back: no AU file", "one frame")
+    assert (told["warned"], told["warnings"]) == (1, {"one frame": 1})
     counts = {"listed": 9, "saved": 5, "failed": 1, "missing": 2, "broken": 1, "clamped": 1}
     assert {key: told[key] for key in counts} == counts
     assert (told["peaks"], told["fallbacks"]) == ({"openface": 3}, {"no AU file": 1})

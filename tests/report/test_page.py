@@ -95,7 +95,9 @@ def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
     assert rows["name"] == [*NAMES, REFUSED, "missing"]
     assert [outcomes[place] for place in rows["outcome"]] == ["saved"] * 11 + ["failed", "missing"]
     assert [words[place] for place in rows["remarks"][11]] == [f"{SCRIPT}: {QUOTED}"]
-    assert [words[place] for place in rows["remarks"][0]] == [f"fell back: {SCRIPT}", f"clamped: {QUOTED}"]
+    warned = [f"fell back: {SCRIPT}", f"clamped: {QUOTED}", SCRIPT, "a single frame"]
+    assert [words[place] for place in rows["remarks"][0]] == warned
+    assert rows["warned"] == [1] + [0] * 12
     assert [words[place] for place in rows["source"]] == ["", *[SCRIPT] * 10, "", ""]
     assert rows["indices"][0] == INDICES
     assert {len(column) for column in rows.values()} == {13}
@@ -104,10 +106,14 @@ def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
 
 def test_the_figures_are_those_of_the_run(document: Document) -> None:
     figures = {e.attributes["data-count"]: int(e.text) for e in document.all("dd") if "data-count" in e.attributes}
-    ones, none = dict.fromkeys(("fell back", "failed", "missing"), 1), dict.fromkeys(("unusual", "broken"), 0)
+    ones, none = (
+        dict.fromkeys(("fell back", "warned of", "failed", "missing"), 1),
+        dict.fromkeys(("unusual", "broken"), 0),
+    )
     assert figures == {"saved": 11, "from a peak": 10, "clamped": 11, **ones, **none}
     texts = {element.text for element in document.elements}
     assert {"11 of 13 samples have their features", "11 of 13 saved", "100.0 ms a sample"} <= texts
+    assert {"Warned of, because", "a single frame"} <= texts
 
 
 def test_pictures_are_the_frames(document: Document) -> None:
