@@ -25,14 +25,14 @@ from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.shards import MOST_SIZES, assign
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import few
+from gpupeak.errors import ConfigError, few
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.fresh import find_stale
-from gpupeak.features.layout import feature_directory
+from gpupeak.features.layout import feature_directory, is_feature_directory
 from gpupeak.features.records import read_manifest
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
-from gpupeak.storage.places import place
+from gpupeak.storage.places import names, place
 from gpupeak.tally import Observer, RunReport, Tally
 from gpupeak.types import Failed, Outcome, Place, Sample
 
@@ -130,6 +130,7 @@ def prepare(
     """
     corpora = resolve(config)
     targets = [feature_place(config, corpus, spec) for corpus in corpora]
+    _refuse_twins(corpora, place(config.output_root))
     listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
     taken = _taken([listing.samples for listing in listings], config)
     jobs = []
@@ -162,6 +163,16 @@ def prepare(
         kept = {sample.name for sample in samples} - wanted | stale.keys()
         jobs.append(Job(corpus, directory, names, samples, done, pending, kept, refused, warnings, tally))
     return jobs
+
+
+def _refuse_twins(corpora: Collection[Corpus], root: Place) -> None:
+    """A file system that ignores capitals would make one dataset of two."""
+    with contextlib.suppress(OSError):
+        there = names(root)
+        for own in {corpus.name for corpus in corpora} - there - {root.name}:
+            for other in there:
+                if other.casefold() == own.casefold() and any(map(is_feature_directory, names(root / other))):
+                    raise ConfigError(f"{own}: {root} has features of {other}, and capitals do not tell names apart")
 
 
 def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list[list[Sample | Failed]]:

@@ -16,6 +16,7 @@ from samples import ENCODER, read_manifest, small
 
 import gpupeak
 from gpupeak import ExtractConfig
+from gpupeak.check.plan import plan
 from gpupeak.errors import AuError, ConfigError, RunError
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Outcome
@@ -167,3 +168,14 @@ def test_an_output_that_cannot_be_written_stops_the_run_in_one_line(
         gpupeak.extract(config)
     assert "\n" not in str(caught.value)
     assert not [path for path in directory(config).iterdir() if path.suffix in (".npy", ".tmp")]
+
+
+def test_a_name_that_differs_by_capitals_from_what_is_there_is_refused(config: ExtractConfig) -> None:
+    root = Path(str(config.output_root))
+    for there in ("MINE/frame_CLIP_VIT_LARGE_uniform_8frms", "OTHER/aus", "Mine"):
+        (root / there).mkdir(parents=True)
+    for command in (plan, gpupeak.extract):
+        with pytest.raises(ConfigError, match=f"^mine: {root} has features of MINE, and capitals do not tell"):
+            command(config)
+    for name in ("Mine", "MINE", "other"):  # there already, or no features
+        assert plan(replace(config, name=name))[0].listed == 4

@@ -17,5 +17,9 @@ def feature_directory(root: _Root, dataset: str, encoder: str, sampling: str, n:
     return home / name  # type: ignore[return-value]  # of the root's own kind
 
 
+def is_feature_directory(name: str) -> bool:
+    return name.startswith(("frame_", "face_")) and name.endswith("frms")
+
+
 def encoder_directory(encoder: str) -> str:
     return encoder if ":" not in encoder else encoder_spec(encoder).directory
