@@ -34,7 +34,7 @@ from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
 from gpupeak.storage.places import names, place
 from gpupeak.tally import Observer, RunReport, Tally
-from gpupeak.types import Failed, Outcome, Place, Sample
+from gpupeak.types import Failed, NoPeak, Outcome, Peak, Place, Sample
 
 _LOOKING = 16  # threads that ask for the sizes of videos
 
@@ -97,6 +97,7 @@ class Job:
 
     `names` are those of all its samples in the order of their list; the others are the run's own, or its shard's.
     `again` are those of `pending` whose files are there: what is recorded of them holds until they are made again.
+    `peaks` are those that are known by now, by the samples' names.
     """
 
     corpus: Corpus
@@ -109,6 +110,7 @@ class Job:
     refused: list[Failed]
     warnings: list[str]
     tally: Tally
+    peaks: dict[str, Peak | NoPeak]
 
 
 def feature_place(config: ExtractConfig, corpus: Corpus, spec: EncoderSpec) -> Place:
@@ -141,11 +143,11 @@ def prepare(
         samples = [entry for entry in mine if isinstance(entry, Sample)]
         wanted = {sample.name for sample in samples if str(sample.target) not in again}
         done = set() if config.overwrite else directory.done(wanted)
-        warnings, stale = list(listing.warnings), dict[str, str]()
+        warnings, stale, peaks = list(listing.warnings), dict[str, str](), dict[str, Peak | NoPeak]()
         if done:
             lines = {line.sample: line for line in read_manifest(directory.path)}
             finished = (sample for sample in samples if sample.name in done)
-            stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings)
+            stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings, peaks)
         if config.refresh:
             done -= stale.keys()
         pending = [sample for sample in samples if sample.name not in done]
@@ -161,7 +163,7 @@ def prepare(
         tally = Tally(corpus.name, target, len(mine), None if tag else corpus.expected, skipped=len(done))
         tally.stale = len(stale)
         kept = {sample.name for sample in samples} - wanted | stale.keys()
-        jobs.append(Job(corpus, directory, names, samples, done, pending, kept, refused, warnings, tally))
+        jobs.append(Job(corpus, directory, names, samples, done, pending, kept, refused, warnings, tally, peaks))
     return jobs
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.peaks import count_peaks
+from gpupeak.corpora.peaks import read_peaks
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.features.npy import npy_header
@@ -16,7 +17,7 @@ from gpupeak.features.remote import copies_below
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.run import Job, prepare
 from gpupeak.storage.places import place
-from gpupeak.types import Place
+from gpupeak.types import Peak, Place
 
 _NAMED = 5
 
@@ -58,7 +59,11 @@ def plan(config: ExtractConfig) -> tuple[Plan, ...]:
 
 def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig) -> Plan:
     rule, tally = job.corpus.rule, job.tally
-    found = count_peaks(job.samples if rule.method == "emotion_peak" else (), config)
+    found = Counter[str]()
+    if rule.method == "emotion_peak":
+        unread = [sample for sample in job.samples if sample.name not in job.peaks]
+        peaks = chain(job.peaks.values(), (peak for _, peak in read_peaks(unread, config)))
+        found.update(peak.source if isinstance(peak, Peak) else peak.reason for peak in peaks)
     missing = [sample.name for sample in job.pending if sample.video is None]
     file_size = len(npy_header((rule.n, spec.dim))) + 4 * rule.n * spec.dim
     return Plan(

@@ -39,10 +39,6 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
         raise AuError(f"{corpus.name}: {missing} ({counted}; first {example}); {way_out}")
 
 
-def count_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Counter[str]:
-    return Counter(peak.source if isinstance(peak, Peak) else peak.reason for _, peak in read_peaks(samples, config))
-
-
 def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
     """Each sample's peak, or why it has none; in any order, where files have to be fetched."""
     listed = (sample for sample in samples if isinstance(sample, Sample))

@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from gpupeak.errors import SampleError
@@ -57,12 +58,14 @@ def find_stale(
     lines: Mapping[str, ManifestLine],
     read_peaks: Callable[[Iterable[Sample]], Iterable[tuple[Sample, Peak | NoPeak]]],
     warnings: list[str],
+    peaks: dict[str, Peak | NoPeak] | None = None,
 ) -> dict[str, str]:
     """Of `samples` that have features, those that `lines` say were made of another video or of other frames than would
     be taken now, and why. What was only touched or moved is not among them. Lines that do not tell of files are judged
     by their frames; what no line calls saved, or has no video any more, is not judged. Peaks without any action-unit
-    directory are not either, with a warning.
+    directory are not either, with a warning. `peaks` gets those that are known afterwards.
     """
+    as_dict, peaks = cache(dataclasses.asdict), {} if peaks is None else peaks
     stale: dict[str, str] = {}
     changed: list[Sample] = []  # something that the choice of frames depends on
     unknown = 0
@@ -73,9 +76,12 @@ def find_stale(
         if line is None or line.outcome != SAVED or not line.frames or sample.video is None:
             continue
         now = made_of(sample, content=False)
+        same = bool(line.files) and now[1:] == line.files[1:] and line.rule == as_dict(sample.rule)
+        if same and (peak := line.peak or line.fallback) is not None:
+            peaks[sample.name] = peak
         if now and line.files and (fault := _other_video(sample, now[0], line.files[0])) is not None:
             stale[sample.name] = fault
-        elif not line.files or now[1:] != line.files[1:] or line.rule != dataclasses.asdict(sample.rule):
+        elif not same:
             if sample.rule.method != "emotion_peak" or any(map(is_directory, sample.au_dirs)) or line.peak is None:
                 changed.append(sample)
             else:
@@ -83,11 +89,11 @@ def find_stale(
     if unknown:
         told = f"{unknown} samples have peaks, and there is no action-unit directory"
         warnings.append(f"{dataset}: {told}: whether the peaks are still those cannot be told")
-    found = {s.name: peak for s, peak in read_peaks(s for s in changed if s.rule.method == "emotion_peak")}
+    peaks |= {s.name: peak for s, peak in read_peaks(s for s in changed if s.rule.method == "emotion_peak")}
     for sample in changed:
         then = lines[sample.name]
         try:
-            indices = choose(sample.rule, sample.name, then.frames or 1, found.get(sample.name)).indices
+            indices = choose(sample.rule, sample.name, then.frames or 1, peaks.get(sample.name)).indices
         except SampleError as error:
             stale[sample.name] = f"no frames would be taken now: {error.reason}"
             continue

@@ -47,8 +47,8 @@ class Row:
     """One listed sample; a text is "" where there is nothing to tell.
 
     `why` is the reason of a failure, a broken file or a fallback; `source` one of `PEAK_SOURCES`; `indices` of `frames`
-    were chosen, () and 0 where no manifest tells; `warnings` are the manifest's; `unusual` is why its features stand out of the dataset's, `oddness`
-    how far, in robust standard deviations.
+    were chosen, () and 0 where no manifest tells; `warnings` are the manifest's; `unusual` is why its features stand
+    out of the dataset's, `oddness` how far, in robust standard deviations.
     """
 
     sample: Sample
