@@ -15,24 +15,21 @@ import io
 import itertools
 import json
 import math
-import pickle
-import pickletools
 import reprlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gpupeak.errors import LabelError
 from gpupeak.storage.files import bounded_lines, read_bounded
+from gpupeak.storage.pickles import LARGEST, Asked, noted
 
-_LARGEST_FILE = 256 << 20
-_LARGEST_ARRAY = 64 << 20  # a pickled dict of a million names with their labels takes 60 MB and ten seconds
-_LONGEST_STRING = 1 << 10  # bytes, four a character: one string may be the name of any number of entries
-_MOST_NAMES = 10_000_000
-_MOST_VALUES = 2 * _MOST_NAMES  # of a .json, opcodes of a pickle
+_LARGEST_FILE = 64 << 20
+_LONGEST_NAME = 1 << 10  # characters
+_MOST_NAMES = 1_000_000
+_MOST_VALUES = 4_000_000  # of a .json, which take up to 300 bytes each
 
 
 def read_names(file: Path, key: str | None = None) -> list[str]:
@@ -64,7 +61,7 @@ def _from_txt(file: Path, key: str | None) -> list[str]:
 
 
 def _from_csv(file: Path, key: str | None) -> list[str]:
-    rows = csv.reader(bounded_lines(io.StringIO(_text(file), newline="")), skipinitialspace=True)
+    rows = csv.reader(bounded_lines(io.StringIO(_text(file), newline=""), _MOST_VALUES), skipinitialspace=True)
     try:
         first = next((row for row in rows if row), [])
         header = [cell.strip().casefold() for cell in first]
@@ -84,7 +81,7 @@ def _from_csv(file: Path, key: str | None) -> list[str]:
 
 def _from_json(file: Path, key: str | None) -> list[str]:
     text = _text(file)
-    if sum(map(text.count, ",[{")) > _MOST_VALUES:  # read, the shortest takes thirty times its size
+    if sum(map(text.count, ",[{")) > _MOST_VALUES:
         raise _Unlike(f"more than {_MOST_VALUES:,} values")
     document = json.loads(text)
     if key is not None:
@@ -107,9 +104,9 @@ def _from_npz(file: Path, key: str | None) -> list[str]:
             missing = "several arrays and no key to say which" if key is None else f"no key {key!r}"
             raise _Unlike(f"{missing}, there is {_listed(members)}")
         with archive.open(members[key]) as member:
-            data = member.read(_LARGEST_ARRAY + 1)
-        if len(data) > _LARGEST_ARRAY:
-            raise _Unlike(f"{key} is larger than {_LARGEST_ARRAY:,} bytes")
+            data = member.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise _Unlike(f"{key} is larger than {LARGEST:,} bytes")
         return _bounded(_strings(_array(data)))
     except _Unlike:
         raise
@@ -124,7 +121,7 @@ def _array(data: bytes) -> Iterable[object]:
     shape, _, dtype = read_header(stream)
     body = data[stream.tell() :]
     if dtype.hasobject:
-        return _contents(_unpickled(body))
+        return _contents(noted(io.BytesIO(body), _admitted))
     encoding, size = _ENCODINGS.get(dtype.str[:2]), dtype.itemsize
     if encoding is None:
         raise _Unlike(f"an array of {dtype.str} found where names belong")
@@ -139,15 +136,18 @@ _ENCODINGS = {"<U": "utf-32-le", ">U": "utf-32-be", "|S": "utf-8"}  # of NumPy's
 def _contents(pickled: object) -> Iterable[object]:
     """The entries of a pickled array, or of the one container in an array of no dimension."""
     match pickled:
-        case _Asked("array", _, (_, (), _, _, [(dict() | list() | tuple()) as held])):
+        case Asked("array", _, (_, (), _, _, [(dict() | list() | tuple()) as held])):
             return held
-        case _Asked("array", _, (_, _, _, _, list() as held)):
+        case Asked("array", _, (_, _, _, _, list() as held)):
             return held
     raise _Unlike("the pickle holds neither a dict nor a list of names")
 
 
 def _bounded(names: Iterable[str]) -> list[str]:
     taken = list(itertools.islice(names, _MOST_NAMES + 1))
+    if (longest := max(map(len, taken), default=0)) > _LONGEST_NAME:
+        name = next(name for name in taken if len(name) == longest)
+        raise _Unlike(f"{reprlib.repr(name)} of {longest:,} characters found where a name belongs")
     if len(taken) > _MOST_NAMES:
         raise _Unlike(f"more than {_MOST_NAMES:,} names")
     return taken
@@ -160,7 +160,7 @@ def _strings(entries: Iterable[object]) -> Iterator[str]:
                 yield entry
             case bytes():
                 yield entry.decode("utf-8")
-            case _Asked("scalar", (_Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)) if (
+            case Asked("scalar", (Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)) if (
                 encoding := _ENCODINGS.get(order + kind[:1])
             ):
                 yield _raw(raw).decode(encoding).rstrip("\0")
@@ -170,31 +170,13 @@ def _strings(entries: Iterable[object]) -> Iterator[str]:
 
 def _raw(value: object) -> bytes:
     match value:
-        case _Asked("bytes", (str() as text, *_)):
+        case Asked("bytes", (str() as text, *_)):
             value = text.encode("latin-1")
     if not isinstance(value, bytes):
         raise ValueError("a string of NumPy's without its characters")
-    if len(value) > _LONGEST_STRING:
+    if len(value) > 4 * _LONGEST_NAME:  # before it is decoded: it may be that of any number of entries
         raise _Unlike(f"a string of {len(value):,} bytes found where a name belongs")
     return value
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """Something that a pickle asks for by name: noted down, with what it is called with, and never built or copied."""
-
-    what: str
-    arguments: object = ()
-    state: object = None
-
-    def __call__(self, *arguments: object) -> object:
-        return {} if self.what == "dict" and not arguments else _Asked(self.what, arguments)
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-    def __repr__(self) -> str:  # a dataclass's own would show what a tuple holds twice, forty levels down
-        return f"<{self.what}>"
 
 
 _ADMITTED = {
@@ -211,23 +193,12 @@ _ADMITTED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> _Asked:
-        wanted = f"{module}.{name}"
-        what = _ADMITTED.get(wanted.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins."))
-        if what is None:
-            raise _Unlike(f"its pickle asks for {wanted[:200]!r}, which no list of names needs; nothing was run")
-        return _Asked(what)
-
-
-def _unpickled(pickled: bytes) -> object:
-    # The unpickler would allocate what an opcode claims: here every length is compared with what is there.
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled), 1):
-        if count > _MOST_VALUES:
-            raise _Unlike(f"more than {_MOST_VALUES:,} values")
-        if "PUT" in opcode.name and (argument or 0) > count:
-            raise ValueError(f"memo {argument:,} after {count:,} opcodes")
-    return _Unpickler(io.BytesIO(pickled), encoding="bytes").load()
+def _admitted(module: str, name: str) -> str:
+    wanted = f"{module}.{name}"
+    what = _ADMITTED.get(wanted.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins."))
+    if what is None:
+        raise _Unlike(f"its pickle asks for {wanted[:200]!r}, which no list of names needs; nothing was run")
+    return what
 
 
 def _text(file: Path) -> str:

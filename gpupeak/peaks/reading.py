@@ -19,9 +19,10 @@ NO_FILE = "no AU file"
 UNREADABLE = "AU file unreadable"
 NO_USABLE_PEAK = "no usable peak in the AU file"
 
-# Parsed JSON takes up to twenty times its size; 64 MiB is 10,000 frames with 6 KiB of text on each.
-_LARGEST_JSON = 64 << 20
+_LARGEST_JSON = 64 << 20  # 10,000 frames with 6 KiB of text on each
+_MOST_VALUES = 1_000_000  # of one; each takes up to 400 bytes, and four files of a sample are held at once
 _LARGEST_CSV = 256 << 20
+_MOST_ROWS = 1 << 18  # two hours of 30 frames a second
 _LONGEST_CURVE = 1 << 20
 
 
@@ -99,7 +100,7 @@ def _candidates(
 def _rows(source: Source, file: Path, documents: dict[Path, object]) -> Iterator[Row]:
     if file.suffix == ".csv":
         with io.TextIOWrapper(open_bounded(file, _LARGEST_CSV), "utf-8-sig", "replace", newline="") as text:
-            yield from source.read(csv.reader(bounded_lines(text), skipinitialspace=True))
+            yield from source.read(csv.reader(bounded_lines(text, _MOST_ROWS), skipinitialspace=True))
     else:
         yield from source.read(_document(file, documents))
 
@@ -107,8 +108,11 @@ def _rows(source: Source, file: Path, documents: dict[Path, object]) -> Iterator
 def _document(file: Path, documents: dict[Path, object]) -> object:
     if file not in documents:
         try:
+            data = read_bounded(file, _LARGEST_JSON)
+            if len(data) > _MOST_VALUES and sum(map(data.count, b",[{")) > _MOST_VALUES:
+                raise ValueError(f"more than {_MOST_VALUES:,} values")
             # The text around the numbers may be in any encoding; it does not matter here.
-            documents[file] = json.loads(read_bounded(file, _LARGEST_JSON).decode("utf-8-sig", "replace"))
+            documents[file] = json.loads(data.decode("utf-8-sig", "replace"))
         except (OSError, ValueError, RecursionError) as error:
             documents[file] = error
     document = documents[file]

@@ -43,11 +43,15 @@ def read_bounded(file: Path, limit: int) -> bytes:
         return stream.read(limit)
 
 
-def bounded_lines(text: TextIO) -> Iterator[str]:
-    """The lines of a text. Raises ValueError for one of more than a million characters."""
+def bounded_lines(text: TextIO, most: int) -> Iterator[str]:
+    """The lines of a text. Raises ValueError for one of more than a million characters, and after `most` lines."""
+    left = most
     while line := text.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:
             raise ValueError(f"a line of more than {_LONGEST_LINE:,} characters")
+        if not left:
+            raise ValueError(f"more than {most:,} lines")
+        left -= 1
         yield line
 
 

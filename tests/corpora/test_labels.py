@@ -98,7 +98,7 @@ class TestNpz:
         )
         assert "several arrays and no key" in refused(tmp_path / "a.npz")
 
-    @pytest.mark.parametrize("key", [1, 1.5, (1, 2), None, True])
+    @pytest.mark.parametrize("key", [1, 1.5, None, True])
     def test_names_are_strings(self, tmp_path: Path, key: object) -> None:
         # A number has lost the zeros that a file's name may begin with.
         np.savez(tmp_path / "a.npz", boxed({"a": 1, key: 2}))
@@ -137,6 +137,8 @@ class TestHostilePickles:
             # A tuple that holds a tuple twice, forty levels down.
             b"\x80\x02]" + b"q\x00h\x00\x86" * 40 + b".",
             b"\x80\x02N" + b"q\x00cnumpy\ndtype\nh\x00h\x00\x86R" * 40 + b"q\x00" + ARRAY_OF + b"]h\x00aatb.",
+            # The same, as a key.
+            b"\x80\x02}Nq\x000" + b"h\x00h\x00\x86q\x000" * 40 + b"h\x00Ns.",
             # One that holds itself, and tuples a hundred thousand levels deep.
             b"\x80\x02]q\x00h\x00a.",
             b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
@@ -157,9 +159,9 @@ class TestHostilePickles:
         assert "a string of 1,200,000 bytes found where a name belongs" in refused(path)
 
     def test_a_zip_bomb_is_not_unpacked(self, tmp_path: Path) -> None:
-        path = npz(tmp_path / "a.npz", k=b"N" * (65 << 20))
+        path = npz(tmp_path / "a.npz", k=b"N" * (9 << 20))
         assert path.stat().st_size < 1 << 20
-        assert "k is larger than 67,108,864 bytes" in refused(path)
+        assert "k is larger than 8,388,608 bytes" in refused(path)
 
     @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.sampled_from(OPCODES), max_size=40))
@@ -228,8 +230,17 @@ class TestText:
         refused(tmp_path / "a.json")
 
     def test_more_values_than_any_list_has(self, tmp_path: Path) -> None:
-        (tmp_path / "a.json").write_text("[" + "," * 20_000_000)
-        assert refused(tmp_path / "a.json").endswith("more than 20,000,000 values")
+        (tmp_path / "a.json").write_text("[" + "," * 4_000_000)
+        assert refused(tmp_path / "a.json").endswith("more than 4,000,000 values")
+        (tmp_path / "a.txt").write_text("a\n" * 1_000_001)
+        assert refused(tmp_path / "a.txt").endswith("more than 1,000,000 names")
+
+    @pytest.mark.parametrize("content", ["x" * 2000, json.dumps(["x" * 2000])])
+    def test_a_line_that_is_no_name_is_not_printed(self, tmp_path: Path, content: str) -> None:
+        path = tmp_path / ("a.json" if content.startswith("[") else "a.txt")
+        path.write_text(content)
+        line = refused(path)
+        assert line.endswith("of 2,000 characters found where a name belongs") and len(line) < 200 + len(str(path))
 
     @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json"])
     def test_what_is_not_utf8(self, tmp_path: Path, suffix: str) -> None:

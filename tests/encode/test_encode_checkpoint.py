@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -290,6 +291,50 @@ def test_a_torch_script_archive_is_a_program(tmp_path: Path) -> None:
 def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert f"{name} cannot be read" in fault(tmp_path / name)
+
+
+class Made:
+    def __init__(self, kind: type, *arguments: object) -> None:
+        self.call = kind, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
+
+
+MANY = list(range(10_000))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Made(bytearray, 10**12), "holds more than tensors"),
+        ([Made(set, MANY) for _ in range(500)], "more than 4,000,000 values"),
+        ({Made(torch.Size, Made(list, MANY)): 1 for _ in range(500)}, "more than 4,000,000 values"),
+    ],
+    ids=["zeros", "sets", "nested"],
+)
+def test_a_pickle_that_becomes_more_than_it_is(value: object, told: str, zipped: bool, tmp_path: Path) -> None:
+    torch.save({**open_clip_state(), "more": value}, tmp_path / "clip.pt", _use_new_zipfile_serialization=zipped)
+    assert told in fault(tmp_path / "clip.pt")
+
+
+def test_an_archive_is_mapped_and_holds_what_was_saved(tmp_path: Path) -> None:
+    torch.save(open_clip_state(), tmp_path / "clip.pt")
+    with zipfile.ZipFile(tmp_path / "clip.pt") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    whole = (tmp_path / "clip.pt").read_bytes()
+    largest = max(files.values(), key=len)
+    (tmp_path / "clip.pt").write_bytes(whole.replace(largest, bytes([largest[0] ^ 1]) + largest[1:]))
+    assert "is damaged" in fault(tmp_path / "clip.pt")
+    for kind, extra, told in ((8, 0, "is compressed"), (0, 17 << 20, "clip/extra of 17,825,792 bytes")):
+        with zipfile.ZipFile(tmp_path / "clip.pt", "w", kind) as archive:
+            for name, data in {**files, "clip/extra": bytes(extra)}.items():
+                archive.writestr(name, data)
+        assert told in fault(tmp_path / "clip.pt")
+    (tmp_path / "clip.pt").write_bytes(b"")
+    os.truncate(tmp_path / "clip.pt", 4 << 30)
+    assert "in torch's old format, expected at most 3,221,225,472" in fault(tmp_path / "clip.pt")
 
 
 @pytest.mark.parametrize(("name", "save"), [("clip.pt", torch.save), ("clip.safetensors", save_file)])

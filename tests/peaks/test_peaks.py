@@ -321,6 +321,13 @@ class TestBadFiles:
         assert peak.reason == UNREADABLE
         assert "4,294,967,296 bytes, expected at most" in peak.detail
 
+    def test_more_values_or_rows_than_any_video_has(self, tmp_path: Path) -> None:
+        analysis(tmp_path, '{"more": [' + "0," * 1_000_000 + "0]}")
+        write(tmp_path / f"{NAME}.csv", openface([{"frame": 1, "AU12_r": 1}]) + "\n" * (1 << 18))
+        peak = missing(tmp_path)
+        assert peak.reason == UNREADABLE
+        assert "more than 1,000,000 values" in peak.detail and "more than 262,144 lines" in peak.detail
+
     @pytest.mark.parametrize("place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}.csv"])
     def test_what_is_no_file(self, tmp_path: Path, place: str) -> None:
         write(tmp_path / place, "").unlink()

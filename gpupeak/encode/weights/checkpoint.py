@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,12 +21,14 @@ from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
-from gpupeak.storage.files import read_bounded
+from gpupeak.storage.files import open_bounded, read_bounded
+from gpupeak.storage.pickles import LARGEST, noted
 
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
 """A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
 
 _CONFIG_BYTES = 1 << 20
+_LARGEST_ARCHIVE, _LARGEST_OLD = 16 << 30, 3 << 30  # bytes; the old format is read as a whole
 _TORCH_SCRIPT = (
     "a TorchScript archive is a program; expected a state dict: "
     "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
@@ -101,8 +106,6 @@ def _reading(what: str) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
             reason = "it is no checkpoint, or holds more than tensors, which is never run"
-        elif "TorchScript archive" in reason:
-            reason = _TORCH_SCRIPT
         raise WeightsError(f"{what} cannot be read: {reason}") from error
 
 
@@ -112,12 +115,49 @@ def _open(file: Path) -> Tensors:
         return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 - no mapping
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd pickles torch says more, on lines of its own
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=_check_pickles(file))
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise WeightsError(f"{file.name} holds a {type(state).__name__}, expected a state dict")
     return {str(name): value.detach for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _check_pickles(file: Path) -> bool:
+    """Whether it is an archive, which is mapped. Raises for what becomes more than its tensors when torch reads it."""
+    with open_bounded(file, _LARGEST_ARCHIVE) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if not zipfile.is_zipfile(stream):
+            if size > _LARGEST_OLD:
+                raise ValueError(f"{size:,} bytes in torch's old format, expected at most {_LARGEST_OLD:,}")
+            stream.seek(0)
+            head = io.BytesIO(stream.read(LARGEST))
+            for _ in range(5):  # magic number, protocol, system, the tensors, and which storages follow
+                noted(head, _called)
+            return False
+        stream.seek(max(0, size - LARGEST))
+        with zipfile.ZipFile(io.BytesIO(stream.read())) as end:  # an archive's directory lies there, or is too large
+            entries = end.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise WeightsError(f"{file.name} cannot be read: {_TORCH_SCRIPT}")
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename[:100]} is compressed, as torch.save compresses nothing")
+            if entry.file_size > LARGEST and "/data/" not in entry.filename:
+                raise ValueError(f"{entry.filename[:100]} of {entry.file_size:,} bytes, expected at most {LARGEST:,}")
+        with zipfile.ZipFile(stream) as archive:
+            if (damaged := archive.testzip()) is not None:  # of what is mapped, nobody computes a checksum
+                raise ValueError(f"{damaged[:100]} is damaged")
+            for name in archive.namelist():
+                if name.endswith("/data.pkl"):
+                    noted(io.BytesIO(archive.read(name)), _called)
+    return True
+
+
+def _called(module: str, name: str) -> str:
+    if name == "bytearray":  # of a number it is as large
+        raise pickle.UnpicklingError(name)
+    return f"{module}.{name}"
 
 
 def _transformers_names(name: str) -> tuple[str, ...]:
