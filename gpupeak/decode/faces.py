@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gpupeak.errors import SampleError
+from gpupeak.features.npy import LONGEST_HEADER, read_header
 from gpupeak.video.container import MAX_SIDE
 
 
@@ -18,10 +19,15 @@ def open_faces(path: Path) -> npt.NDArray[np.uint8]:
     if not path.is_file():
         raise SampleError("plan", "is not a regular file")
     try:
-        faces: npt.NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            header = read_header(file.read(LONGEST_HEADER))
+        if header is None or header.dtype.hasobject:
+            raise SampleError("plan", "is no whole .npy file")
+        order: Literal["C", "F"] = "F" if header.fortran_order else "C"
+        faces: npt.NDArray[np.uint8] = np.memmap(path, header.dtype, "r", header.offset, header.shape, order)
     except OSError as error:
         raise SampleError("plan", f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # NumPy promises ValueError, but corrupted headers provoke other errors, too
+    except (ValueError, TypeError, OverflowError) as error:
         raise SampleError("plan", "is no whole .npy file") from error
     shape = faces.shape
     if len(shape) != 4 or shape[3] != 3 or faces.dtype != np.uint8 or not all(shape) or max(shape[1:3]) > MAX_SIDE:

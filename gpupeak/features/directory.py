@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
     FORMAT,
     KEPT,
+    LARGEST_MANIFEST,
     ManifestLine,
     Record,
     Records,
@@ -287,6 +287,6 @@ def _remove(part: Record) -> None:
 
 
 def _content(file: Path) -> bytes | None:
-    with contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
+    with contextlib.suppress(FileNotFoundError), open_bounded(file, LARGEST_MANIFEST) as opened:
         return opened.read()
     return None

@@ -18,8 +18,8 @@ from gpupeak.storage import places
 from gpupeak.storage.files import open_bounded
 from gpupeak.types import Place, Url
 
-_LONGEST_HEADER = 1 << 16
-_LARGEST_FEATURES = 1 << 30
+LONGEST_HEADER = 1 << 16
+_LARGEST_FEATURES = 256 << 20  # bytes of one sample's
 _LARGEST_VALUE = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown a mean
 
 
@@ -48,7 +48,7 @@ def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
         header = _fitting(data, len(data), n)
     else:
         with open_bounded(path, sys.maxsize) as file:
-            data = file.read(_LONGEST_HEADER)
+            data = file.read(LONGEST_HEADER)
             header = _fitting(data, os.fstat(file.fileno()).st_size, n)  # before a sparse file of a terabyte is read
             data += b"" if isinstance(header, str) else file.read()
     if isinstance(header, str):
@@ -60,7 +60,7 @@ def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
     """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
     size = 4 * n * dim
     try:
-        with open_bounded(path, size + _LONGEST_HEADER) as file:
+        with open_bounded(path, size + LONGEST_HEADER) as file:
             data = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
@@ -98,7 +98,7 @@ def is_whole(path: str | Path, n: int, dim: int) -> bool:
         if size == len(header) + 4 * n * dim and os.read(descriptor, len(header)) == header:
             return True
         os.lseek(descriptor, 0, os.SEEK_SET)
-        start = os.read(descriptor, _LONGEST_HEADER)  # another writer's, or none
+        start = os.read(descriptor, LONGEST_HEADER)  # another writer's, or none
     except OSError:
         return False
     finally:
@@ -115,7 +115,7 @@ class NpyHeader(NamedTuple):
 
 def read_header(data: bytes) -> NpyHeader | None:
     """The header at the start of `data`, as NumPy itself reads it; None if there is none."""
-    file = io.BytesIO(data[:_LONGEST_HEADER])
+    file = io.BytesIO(data[:LONGEST_HEADER])
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -137,4 +137,6 @@ def _fitting(start: bytes, size: int, n: int, dim: int | None = None) -> NpyHead
     if not fits or header.dtype != np.dtype("<f4") or header.fortran_order:
         return f"{header.dtype} {list(shape)}{', Fortran order' * header.fortran_order}, {wanted}"
     expected = header.offset + 4 * n * shape[1]
+    if expected > _LARGEST_FEATURES:
+        return f"{list(shape)}, {expected:,} bytes, expected at most {_LARGEST_FEATURES:,}"
     return header if size == expected else f"{size} bytes, expected {expected}"

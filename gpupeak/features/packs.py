@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -28,12 +29,13 @@ from gpupeak.features.npy import npy_header, read_features
 from gpupeak.features.records import difference, read_records, setting
 from gpupeak.storage import places
 from gpupeak.storage.atomic import replace_file
-from gpupeak.storage.files import name_fault
+from gpupeak.storage.files import name_fault, open_bounded
 from gpupeak.types import Url
 
 if TYPE_CHECKING:
     import torch
 
+_LARGEST_HEADER = 64 << 20  # half a million samples
 _TENSOR, _SAMPLES, _FILES, _SETTINGS = "features", "samples", "files", "settings"
 
 
@@ -249,7 +251,13 @@ class _Pack(NamedTuple):
 def _read_pack(file: Path, n: int) -> _Pack:
     """Map a packed file. Raises ValueError if it is not one of `n` frames a sample."""
     try:
+        with open_bounded(file, sys.maxsize) as start:
+            size = int.from_bytes(start.read(8), "little")
+        if size > _LARGEST_HEADER:
+            raise ValueError(f"a header of {size:,} bytes, expected at most {_LARGEST_HEADER:,}")
         opened: Any = safe_open(file, framework="np")
+        if (tensors := list(opened.keys())) != [_TENSOR]:
+            raise ValueError(f"{len(tensors)} tensors, expected {_TENSOR}")
         features = opened.get_slice(_TENSOR)
         metadata = {_FILES: "[]", _SETTINGS: "null", **(opened.metadata() or {})}
         names, files, settings = (json.loads(metadata[key]) for key in (_SAMPLES, _FILES, _SETTINGS))

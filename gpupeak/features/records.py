@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,9 @@ from gpupeak.types import Failed, FileStamp, NoPeak, Outcome, Peak
 
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
-_LONGEST_LINE = 16 << 20  # bytes of a manifest's line: a million frames' numbers
+LARGEST_MANIFEST, _LONGEST_LINE = 512 << 20, 1 << 20  # bytes
+_MOST_VALUES, _OF_A_LINE = 20_000_000, 32  # of all lines of a manifest, and what the least of a line counts for
+_MOST_KEYS = 16
 _LARGEST_RUN = 16 << 20
 _MOST_FRAMES = 1 << 31
 _PROVENANCE = ("id", "shard", "command", "started", "device", "versions", "earlier_versions")
@@ -130,12 +131,16 @@ class ManifestLine:
             recounted=entry.get("recounted") is True,
             warnings=tuple(each for each in warnings if isinstance(each, str)) if isinstance(warnings, list) else (),
             files=_files(entry.get("files")),
-            rule=rule if isinstance(rule, dict) else {},
-            seconds=_seconds(seconds) if isinstance(seconds, dict) else {},
+            rule=rule if isinstance(rule, dict) and _is_small(rule) else {},
+            seconds=_seconds(seconds) if isinstance(seconds, dict) and _is_small(seconds) else {},
             origin=text.get("origin"),
             crc32=crc32 if isinstance(crc32, int) else None,
             raw=raw if raw.endswith(b"\n") else raw + b"\n",
         )
+
+
+def _is_small(values: Mapping[str, Any]) -> bool:
+    return len(values) <= _MOST_KEYS and not any(isinstance(value, (dict, list)) for value in values.values())
 
 
 def _is_frame(value: object) -> bool:
@@ -296,9 +301,13 @@ def read_manifest(directory: Path) -> Iterator[ManifestLine]:
 
 
 def read_lines(file: Path) -> Iterator[ManifestLine]:
-    """One manifest's lines; none if there is no such file. Raises RunError if it cannot be read."""
-    with reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, sys.maxsize) as opened:
+    """One manifest's lines; none if there is no such file. Raises RunError if it cannot be read, or is too large."""
+    values = 0
+    with reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, LARGEST_MANIFEST) as opened:
         for raw in iter(partial(opened.readline, _LONGEST_LINE), b""):
+            values += raw.count(b",") + _OF_A_LINE
+            if values > _MOST_VALUES:
+                raise OSError(f"more than {_MOST_VALUES:,} values")
             if (line := ManifestLine.read(raw)) is not None:
                 yield line
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,11 @@ def test_what_is_not_a_file_of_faces_is_refused(tmp_path: Path) -> None:
     for damaged in (b"", whole[:100], whole[:-1], b"x" + whole, whole.replace(b"(2, 112", b"(9, 112")):
         path.write_bytes(damaged)
         assert refused(path) == "is no whole .npy file"
+    path.write_bytes(b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little"))
+    os.truncate(path, 3 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert refused(path) == "is no whole .npy file"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10  # KiB
 
 
 @pytest.fixture

@@ -194,6 +194,17 @@ def test_readers_are_safe_while_it_is_packed_again(tmp_path: Path) -> None:
     assert all(reader.result() for reader in readers)
 
 
+EMPTY = b'"more": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'
+
+
+def with_header(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A packed file with another header; its end stays where numbers are aligned."""
+    (size,) = struct.unpack("<Q", data[:8])
+    header = change(data[8 : 8 + size])
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -206,6 +217,7 @@ def test_readers_are_safe_while_it_is_packed_again(tmp_path: Path) -> None:
         lambda data: data.replace(rb"\"b\"", rb"\"-a\"", 1),
         lambda data: data.replace(b'"features"', b'"futurest"'),
         lambda data: data.replace(b"[4, 8, 6]", b"[-4, 8,6]"),
+        lambda data: with_header(data, lambda header: header.rstrip()[:-1] + b"," + EMPTY),
     ],
 )
 def test_a_packed_file_of_a_stranger_is_checked(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
@@ -231,6 +243,11 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
         pack(tmp_path / "nowhere", N)
     with pytest.raises(ConfigError, match=r"there is no packed file to unpack"):
         unpack(directory, N)
+    packed_file(directory).write_bytes(struct.pack("<Q", 65 << 20))
+    os.truncate(packed_file(directory), 66 << 20)
+    with pytest.raises(ConfigError, match=r"a header of 68,157,440 bytes, expected at most 67,108,864"):
+        unpack(directory, N)
+    packed_file(directory).unlink()
     os.mkfifo(packed_file(directory))
     with pytest.raises(ConfigError, match="there is no packed file to unpack"):
         unpack(directory, N)

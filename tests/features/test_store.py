@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import is_whole, npy_header, read_features
+from gpupeak.features.records import ManifestLine
 from gpupeak.features.writer import NpyWriter
 from gpupeak.types import Failed, Saved
 
@@ -195,6 +197,26 @@ def test_nothing_waits_for_a_pipe_and_nothing_huge_is_read(tmp_path: Path) -> No
         file.truncate(1 << 40)
     with pytest.raises(ValueError, match="1099511627776 bytes, expected 256"):
         read_features(tmp_path / "b.npy", 8)
+    with (tmp_path / "c.npy").open("wb") as file:  # as large as it says
+        file.write(npy_header((8, 1 << 34)))
+        file.truncate(128 + (512 << 30))
+    with pytest.raises(ValueError, match="549,755,814,016 bytes, expected at most 268,435,456"):
+        read_features(tmp_path / "c.npy", 8)
+    (tmp_path / "manifest.jsonl").unlink()
+    (tmp_path / "manifest.jsonl").touch()
+    os.truncate(tmp_path / "manifest.jsonl", 400 << 30)
+    with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: 429,496,729,600 bytes, expected at most"):
+        list(read_manifest(tmp_path))
+    (tmp_path / "manifest.jsonl").write_bytes((b"," * (1 << 20)) * 20)
+    with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: more than 20,000,000 values"):
+        list(read_manifest(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["rule", "seconds"])
+@pytest.mark.parametrize("values", [dict.fromkeys("abcdefghijklmnopq", 1), {"n": [[]]}, {"n": {}}])
+def test_of_a_line_no_more_is_kept_than_a_run_writes(key: str, values: dict[str, Any]) -> None:
+    line = ManifestLine.read(json.dumps({"sample": "a", key: values}).encode())
+    assert line is not None and getattr(line, key) == {}
 
 
 def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) -> None:
