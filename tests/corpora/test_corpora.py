@@ -387,6 +387,8 @@ class TestConfigurationFile:
             ("datasets = ['meld']", "datasets is ['meld'], expected a section for each dataset"),
             ("[datasets]\nmeld = 7", "datasets.meld: 7 found where settings belong"),
             ("[datasets.meld", "Expected ']'"),
+            (f"a = '{'a' * 8190}'", "a line of more than 8,192 characters"),
+            ("[" + "a." * 101 + "a]", "a line of more than 8,192 characters, or a key with 100 dots"),
         ],
     )
     def test_refusals(self, tmp_path: Path, text: str, message: str) -> None:
