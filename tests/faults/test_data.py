@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 from pathlib import Path
@@ -12,8 +11,6 @@ from faults import data
 from faults.corpus import SMALL
 from faults.data import Guard
 
-from gpupeak.corpora.labels import read_names
-from gpupeak.errors import LabelError
 from gpupeak.storage.atomic import replace_file
 
 TAKE_LONG = ("configuration of AffectGPT",)
@@ -58,10 +55,3 @@ def test_a_file_is_never_written_through_a_link(tmp_path: Path, monkeypatch: pyt
     replace_file(tmp_path / "page.html", [b"page"])
     assert (tmp_path / "precious").read_text() == "precious"
     assert (tmp_path / "page.html").read_bytes() == b"page"
-
-
-@pytest.mark.slow
-def test_a_text_of_more_names_than_any_list_has_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "names.json").write_text(json.dumps([""] * 10_000_001))
-    with pytest.raises(LabelError, match="more than 10,000,000"):
-        read_names(tmp_path / "names.json")
