@@ -36,7 +36,6 @@ OUTCOMES = (SAVED, FAILED, MISSING, BROKEN)
 """What can be said of a listed sample: its features are there; they are not, and a run said why; they are not, and
 nobody knows why; there is a file that cannot be features."""
 
-_POSITIONS = 20  # parts of a clip in which peaks are counted
 _UNUSUAL = 6.0  # robust standard deviations; of 12,799 samples none is that far by chance
 _ENOUGH = 20  # samples, for a median absolute deviation to mean something
 _SIDE = 240  # pixels of a picture in the page
@@ -114,15 +113,6 @@ class Overview:
     def shown(self) -> int:
         """Contact sheets that have pictures."""
         return sum(not sheet.fault for sheet in self.sheets.values())
-
-    @property
-    def positions(self) -> list[int]:
-        """The peaks in 20 equal parts of their clips."""
-        counts = [0] * _POSITIONS
-        for row in self.saved:
-            if row.peak is not None and row.frames:
-                counts[min(row.peak * _POSITIONS // row.frames, _POSITIONS - 1)] += 1
-        return counts
 
     def counts(self) -> Counter[str]:
         """Samples by outcome, and how many are listed, clamped, warned of and unusual."""

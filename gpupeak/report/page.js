@@ -1,19 +1,18 @@
 "use strict";
-// The list of all samples: search, filters and pages. What came from files is only ever set as text.
+// The list of all samples: search and filters. What came from files is only ever set as text.
 (() => {
   const began = performance.now();
   const byId = (id) => document.getElementById(id);
   const { datasets, outcomes, words, rows } = JSON.parse(byId("data").textContent);
   const folded = rows.name.map((name) => name.toLowerCase());
-  const PAGE = 50;
+  const AT_ONCE = 50;
   const FIELDS = ["q", "dataset", "outcome", "source", "fallback", "clamped", "warned", "unusual"];
-  const [form, body, status, previous, next] = ["filters", "rows", "status", "previous", "next"].map(byId);
+  const [form, body, status, more] = ["filters", "rows", "status", "more"].map(byId);
   const sheets = new Map();
   rows.sheet.forEach((number, row) => {
     if (number >= 0) sheets.set(row, byId(`sheet-${rows.dataset[row]}-${number}`));
   });
   let found = [];
-  let page = 0;
 
   function make(name, content, ...classes) {
     const element = document.createElement(name);
@@ -47,7 +46,7 @@
 
   // The address holds what was asked, so that it can be kept and sent.
   function remember() {
-    const kept = Object.entries({ ...state(), page: page ? page + 1 : "" }).filter(([, value]) => value);
+    const kept = Object.entries(state()).filter(([, value]) => value);
     history.replaceState(null, "", `#${new URLSearchParams(kept)}`);
   }
 
@@ -59,7 +58,6 @@
       else control.value = given.get(field) || "";
       if (control.selectedIndex === -1) control.value = "";
     }
-    return (Number.parseInt(given.get("page"), 10) || 1) - 1;
   }
 
   function listed(row) {
@@ -78,19 +76,17 @@
     return line;
   }
 
-  function turn(to) {
-    const last = Math.max(0, Math.ceil(found.length / PAGE) - 1);
-    page = Math.min(Math.max(0, to), last);
-    body.replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(listed));
-    previous.disabled = page === 0;
-    next.disabled = page === last;
-    byId("page").textContent = `page ${page + 1} of ${last + 1}`;
+  function show() {
+    const there = body.childElementCount;
+    body.append(...found.slice(there, there + AT_ONCE).map(listed));
+    more.hidden = body.childElementCount === found.length;
   }
 
-  function search(to) {
+  function search() {
     const start = performance.now();
     found = match(state());
-    turn(to);
+    body.replaceChildren();
+    show();
     const wanted = new Set(found);
     for (const [row, sheet] of sheets) sheet.hidden = !wanted.has(row);
     const visible = [...sheets.keys()].filter((row) => wanted.has(row)).length;
@@ -99,23 +95,17 @@
     document.documentElement.dataset.searchMs = (performance.now() - start).toFixed(1);
   }
 
-  function go(step) {
-    turn(page + step);
-    remember();
-    byId("list").scrollIntoView();
-  }
-
   function ask() {
-    search(0);
+    search();
     remember();
   }
 
   form.addEventListener("input", ask);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(ask));
-  previous.addEventListener("click", () => go(-1));
-  next.addEventListener("click", () => go(1));
-  search(recall());
+  more.addEventListener("click", show);
+  recall();
+  search();
   document.documentElement.dataset.readyMs = (performance.now() - began).toFixed(1);
   window.addEventListener("load", () => {
     const pictures = [...document.images];

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,6 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
     assert found.failures["decode: no moov atom"] == 1
     assert found.failures.total() == 2
     assert (found.stage_seconds, found.timed) == ({"plan": 1.25, "decode": 5.0}, 5)
-    assert found.positions == [0] * 15 + [3] + [0] * 4
     assert "1 files belong to no sample of the list" in found.remarks
     told = found.to_json()
     assert found.rows[2].remarks == ("fell back: no AU file", "one frame")
@@ -89,34 +87,16 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
     assert json.loads(json.dumps(told)) == told
 
 
-def test_peaks_are_counted_in_the_part_of_the_clip_that_they_lie_in(tmp_path: Path) -> None:
-    peak = line("x")["peak"]
-    manifest(tmp_path, *(line(name, peak={**peak, "index": i}) for name, i in zip("abcd", (0, 1, 2, 39), strict=True)))
-    for seed, name in enumerate("abcd"):
-        save(tmp_path, name, features(seed))
-    assert look(listed(tmp_path, *"abcd")).positions == [2, 1] + [0] * 17 + [1]
+def test_records_and_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    manifest(tmp_path, line("a"), line("b"))
     (tmp_path / SUB / "run.json").write_text("[]")
-    found = look(listed(tmp_path, *"abcd"))
-    assert (found.run, found.rows[0].source) == ({}, "openface")
-    assert any("run.json" in remark for remark in found.remarks), "and no error"
-    assert f"no video is at hand in {tmp_path / 'videos'}" in found.remarks
-
-
-@pytest.mark.parametrize(
-    ("rows", "why"),
-    [
-        (np.full((8, 768), np.nan, np.float32), "not finite"),
-        (np.zeros((4, 768), np.float32), r"expected float32 \[8, 768\]"),
-        (np.zeros((8, 512), np.float32), r"float32 \[8, 512\], expected float32 \[8, 768\]"),
-    ],
-)
-def test_a_file_that_cannot_be_features_is_broken(rows: npt.NDArray[np.float32], why: str, tmp_path: Path) -> None:
-    save(tmp_path, "a", rows)
+    save(tmp_path, "a", np.full((8, 768), np.nan, np.float32))
     save(tmp_path, "b", features(0))
     found = look(listed(tmp_path, "a", "b"))
-    assert [row.outcome for row in found.rows] == [BROKEN, SAVED]
-    assert re.search(why, found.rows[0].why)
-    assert str(tmp_path) not in found.rows[0].why
+    assert [(row.outcome, row.source) for row in found.rows] == [(BROKEN, "openface"), (SAVED, "openface")]
+    assert "not finite" in found.rows[0].why and str(tmp_path) not in found.rows[0].why
+    assert found.run == {} and any("run.json" in remark for remark in found.remarks), "and no error"
+    assert f"no video is at hand in {tmp_path / 'videos'}" in found.remarks
 
 
 def test_samples_that_stand_out_are_named_by_what_is_wrong_with_them(tmp_path: Path) -> None:
