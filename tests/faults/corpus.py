@@ -37,7 +37,7 @@ class Scale:
     minutes: float  # of the soak
 
 
-SMALL = Scale("small", clips=60, kills=4, few=24, rounds=1, divisor=100, listed=5_000, minutes=0.25)
+SMALL = Scale("small", clips=40, kills=3, few=24, rounds=1, divisor=100, listed=5_000, minutes=0.25)
 FULL = Scale("full", clips=2_000, kills=100, few=120, rounds=3, divisor=1, listed=200_000, minutes=30.0)
 
 

@@ -1,21 +1,16 @@
-"""How is a run disturbed and watched? A real one in processes of its own, every file looked at as its name appears."""
+"""How is a run disturbed and watched? A real one in processes of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import select
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,83 +122,17 @@ def _alive(process: psutil.Process) -> bool:
     return False
 
 
-def after(count: int, watcher: Watcher, run: Extraction, seconds: float = 300) -> bool:
+def files(directory: Path) -> int:
+    return sum(1 for _ in directory.glob("*.npy"))
+
+
+def after(count: int, directory: Path, run: Extraction, seconds: float = 300) -> bool:
     """Wait until so many more files are there; False if the run ends before."""
-    wanted, deadline = watcher.appeared + count, time.monotonic() + seconds
-    while watcher.appeared < wanted and run.running and time.monotonic() < deadline:
+    wanted, deadline = files(directory) + count, time.monotonic() + seconds
+    while files(directory) < wanted and run.running and time.monotonic() < deadline:
         run.workers()
-        time.sleep(0.002)
+        time.sleep(0.005)
     return run.running
-
-
-_MOVED_TO, _CREATE, _OVERFLOW = 0x80, 0x100, 0x4000  # Linux's inotify.h
-_EVENT = struct.Struct("iIII")
-
-
-class Watcher:
-    """While it is open: every `.npy` that appears in a directory is read and compared at once.
-
-    `appeared` counts them; `torn` names those that were not whole and right, or were written under their own name;
-    `doubled` those that were made twice; `missed` counts times that the kernel had more to tell than it could.
-    """
-
-    def __init__(self, directory: Path, expected: Mapping[str, bytes]) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.appeared, self.missed = 0, 0
-        self.torn: list[str] = []
-        self._seen: Counter[str] = Counter()
-        self._directory, self._expected = directory, expected
-        self._stopped = threading.Event()
-
-    @property
-    def doubled(self) -> int:
-        return sum(count - 1 for count in self._seen.values())
-
-    def __enter__(self) -> Watcher:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._events = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self._events < 0 or libc.inotify_add_watch(self._events, os.fsencode(self._directory), 0x180) < 0:
-            raise OSError(ctypes.get_errno(), "inotify")
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-        os.close(self._events)
-
-    def _watch(self) -> None:
-        while True:
-            ready, _, _ = select.select([self._events], [], [], 0.02)
-            if ready:
-                self._hear(os.read(self._events, 1 << 16))
-            elif self._stopped.is_set():
-                return
-
-    def _hear(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            _, mask, _, length = _EVENT.unpack_from(data, at)
-            name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0").decode(errors="surrogateescape")
-            at += _EVENT.size + length
-            self.missed += bool(mask & _OVERFLOW)
-            if not name.endswith(".npy"):
-                continue
-            if mask & _CREATE:
-                self.torn.append(f"{name}: written under its own name")
-            elif mask & _MOVED_TO:
-                self._check(name)
-
-    def _check(self, name: str) -> None:
-        try:
-            data = (self._directory / name).read_bytes()
-        except FileNotFoundError:
-            return
-        if data != self._expected.get(name):
-            self.torn.append(f"{name}: {len(data)} bytes, or others than expected")
-        self._seen[name] += 1
-        self.appeared += 1
 
 
 @dataclass(frozen=True, slots=True)

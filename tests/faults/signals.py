@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from faults.corpus import Scale
 from faults.disk import Trials, trial
-from faults.harness import Extraction, Watcher, after, extracted, home, look, words
+from faults.harness import Extraction, after, extracted, home, look, words
 
 LIMIT = 3.0
 """Seconds a sample may take where processes are stopped for longer than that."""
@@ -106,18 +106,15 @@ def two_runs(trials: Trials) -> None:
 
 @contextlib.contextmanager
 def _going(trials: Trials, out: Path, *more: str) -> Iterator[Extraction]:
-    """A run of which some samples are done and many are not, its files watched to its end."""
+    """A run of which some samples are done and many are not."""
     count = len(trials.corpus.names)
-    with Watcher(home(out), trials.expected.features) as watcher:
-        process = Extraction([*words(trials.corpus, out), *more], pause=SECONDS / count)
-        try:
-            after(1 + trials.draw.randrange(max(1, count // 4)), watcher, process)
-            yield process
-        finally:
-            if process.running:
-                process.end()
-    trials.wrong += watcher.torn
-    trials.demand(f"{watcher.doubled} made twice", not watcher.doubled)
+    process = Extraction([*words(trials.corpus, out), *more], pause=SECONDS / count)
+    try:
+        after(1 + trials.draw.randrange(max(1, count // 4)), home(out), process)
+        yield process
+    finally:
+        if process.running:
+            process.end()
 
 
 FAULTS: dict[str, Callable[[Trials], None]] = {

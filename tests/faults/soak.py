@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import psutil
 from faults.corpus import Scale, make_corpus
 from faults.disk import Trials
-from faults.harness import Extraction, Watcher, home, undisturbed, words
+from faults.harness import Extraction, files, home, undisturbed, words
 
 LIMIT = 4.0
 BETWEEN = 3.0
@@ -26,11 +26,11 @@ BETWEEN = 3.0
 STARTING = {-signal.SIGINT, -signal.SIGTERM}
 """How a signal ends any Python that is still starting."""
 CODES = {0, 1, 130, -signal.SIGKILL} | STARTING
-COUNTED = ("directories", "runs", "files_checked", "doubled_samples", "failed_and_made_again")
+COUNTED = ("directories", "runs", "failed_and_made_again")
 
 Fault: TypeAlias = Callable[[Extraction, random.Random], None]
-Moment: TypeAlias = Callable[[Extraction, Watcher], bool]
-"""Waits for the next one; False if the run ends before, or has been disturbed enough."""
+Moment: TypeAlias = Callable[[Extraction, Path], bool]
+"""Waits for the next one; False if the run, over features in a directory, ends before or has been disturbed enough."""
 
 
 @dataclass(slots=True)
@@ -51,28 +51,22 @@ class Disturbed(Trials):
         """Start runs and disturb them until one comes to its end; `codes` are those they may end with."""
         out = self.place()
         self.found["directories"] += 1
-        with Watcher(home(out), self.expected.features) as watcher:
-            code = -1
-            while code != 0:
-                process, before = Extraction([*words(self.corpus, out), *more], pause=pause), watcher.appeared
-                self.found["runs"] += 1
-                while moment(process, watcher):
-                    name = self.draw.choice(list(faults))
-                    self.happened[name] += 1
-                    faults[name](process, self.draw)
-                code = self.ended("disturbed", process, out, codes)
-                self.codes[str(code)] += 1
-                self.found["failed_and_made_again"] += process.summary.get("failed", 0) if code == 1 else 0
-                if code not in codes:
-                    break
-                begun = before < watcher.appeared < len(self.corpus.names)
-                self.demand(f"ended with {code} in the middle", not (code in STARTING and begun))
-        self.wrong += watcher.torn
-        self.found["torn_files"] += len(watcher.torn)
-        self.found["files_checked"] += watcher.appeared
-        self.found["doubled_samples"] += watcher.doubled
-        self.demand(f"{watcher.doubled} made twice", not watcher.doubled)
-        self.found["events_missed"] += watcher.missed
+        code = -1
+        while code != 0:
+            before, process = files(home(out)), Extraction([*words(self.corpus, out), *more], pause=pause)
+            self.found["runs"] += 1
+            while moment(process, home(out)):
+                name = self.draw.choice(list(faults))
+                self.happened[name] += 1
+                faults[name](process, self.draw)
+            code = self.ended("disturbed", process, out, codes)
+            self.codes[str(code)] += 1
+            self.found["failed_and_made_again"] += process.summary.get("failed", 0) if code == 1 else 0
+            if code not in codes:
+                break
+            begun = before < files(home(out)) < len(self.corpus.names)
+            self.demand(f"ended with {code} in the middle", not (code in STARTING and begun))
+            self.demand("some were made twice", code != 0 or process.summary["skipped"] == before, process)
         self.made_good("disturbed", out)
 
     def figures(self) -> dict[str, Any]:
@@ -87,7 +81,7 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     began, until = time.monotonic(), time.monotonic() + 60 * scale.minutes
     worst = 0.0
 
-    def moment(process: Extraction, watcher: Watcher) -> bool:
+    def moment(process: Extraction, out: Path) -> bool:
         nonlocal worst
         next_one = min(until, time.monotonic() + runs.draw.uniform(0, BETWEEN))
         while process.running and time.monotonic() < next_one:

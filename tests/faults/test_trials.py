@@ -10,7 +10,7 @@ from faults.corpus import SMALL
 from faults.disk import Trials, prepared
 
 FAULTS = {**disk.FAULTS, **signals.FAULTS}
-QUICK = ("disk_full", "not_permitted", "SIGINT once", "SIGTERM once", "SIGINT twice", "clock")
+QUICK = ("disk_full", "SIGINT once", "SIGTERM twice")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,6 @@ def test_killed_runs_lose_nothing_and_leave_nothing_torn(tmp_path: Path) -> None
     found = kills.run(SMALL, 7, tmp_path)
     assert found["ok"], found
     assert found["kills"] == SMALL.kills
-    assert found["files_checked"] == SMALL.clips * found["directories"]
 
 
 @pytest.mark.slow
