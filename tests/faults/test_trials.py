@@ -8,6 +8,9 @@ import pytest
 from faults import disk, kills, load, signals, soak
 from faults.corpus import SMALL
 from faults.disk import Trials, prepared
+from samples import features
+
+from gpupeak.features.writer import NpyWriter
 
 FAULTS = {**disk.FAULTS, **signals.FAULTS}
 QUICK = ("disk_full", "SIGINT once", "SIGTERM twice")
@@ -34,6 +37,14 @@ def test_killed_runs_lose_nothing_and_leave_nothing_torn(tmp_path: Path) -> None
     found = kills.run(SMALL, 7, tmp_path)
     assert found["ok"], found
     assert found["kills"] == SMALL.kills
+
+
+def test_whoever_reads_a_file_that_is_made_again_has_it_whole(tmp_path: Path) -> None:
+    list(NpyWriter().write([features(tmp_path, "a")]))
+    with (tmp_path / "a.npy").open("rb") as file:
+        before = (tmp_path / "a.npy").read_bytes()
+        list(NpyWriter().write([features(tmp_path, "a", dim=5)]))
+        assert file.read() == before != (tmp_path / "a.npy").read_bytes()
 
 
 @pytest.mark.slow
