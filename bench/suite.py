@@ -5,8 +5,8 @@
 
 Every part puts gpupeak beside its peers in one run, in turns, on clips that are drawn for it. The record, rows
 with their conditions, lies in --out (default: bench/results) and grows as it is measured; a table of what was to
-be reached and one JSON line come last. Figures of one record can be compared, with care; those of two, by
-bench/compare.py. Exit code: 1 if a row failed; what was not reached is told and is no failure.
+be reached and one JSON line come last. Figures of one record can be compared, with care; those of two cannot.
+Exit code: 1 if a row failed; what was not reached is told and is no failure.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ round: above 1 they took longer.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from compare import read
 from record import Row
 
 LIBRARIES = ("decord", "torchcodec", "OpenCV", "PyAV")
@@ -66,4 +66,5 @@ def tables(rows: dict[str, Row]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(tables(read(Path(sys.argv[1]))[1])))
+    lines = map(json.loads, Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()[1:])
+    print("\n".join(tables({f"{row['part']}: {row['row']}": row for row in lines})))
