@@ -1,9 +1,8 @@
-"""How do time and memory grow: with samples, workers, finished files?
+"""How do time and memory grow with samples?
 
 What bounds it: for the line alone, a file written and renamed a sample and the Python between the stages; for decoding,
-libavcodec and the frames that the wanted ones need; for what is finished, looking at every file once. The encoder is
-synthetic throughout. Every point is measured warm, in a process of its own: its memory is what that process and its
-decoding processes held in their whole lives at most, added up.
+libavcodec and the frames that the wanted ones need. The encoder is synthetic throughout. Every point is measured warm,
+in a process of its own: its memory is what that process and its decoding processes held at most, added up.
 
     python bench/growth.py REQUEST      one such process: the arguments of `measure` as JSON; prints its figures
 """
@@ -29,10 +28,7 @@ from workload import Clip, Scale, make, saved
 
 from gpupeak import pipeline
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.encoders import CLIP_VIT_LARGE
-from gpupeak.features.layout import feature_directory
 from gpupeak.features.writer import NpyWriter
-from gpupeak.storage.places import local
 from gpupeak.types import Sample, SamplingRule
 
 SIZE, DIM = 224, 768
@@ -45,17 +41,13 @@ HALF = 5
 
 
 def growth(record: Record, scale: Scale, work: Path) -> None:
-    """Rows of points, with the line through them where there should be one; one child process a point."""
-    quick = scale.quick
-    few, many = ((100, 1000, 2000), (100, 300)) if quick else ((100, 300, 1000, 3000, 10_000), (100, 300, 1000, 3000))
-    small = Clip("h264", (160, 120), 1, gop=12)
-    large = Clip("h264", (854, 480), 3)
-    paths = make([small, large], work / "clips")
-
+    """Rows of points, with the line through them; one child process a point."""
+    few, many = [100, 300, 1000, 3000, 10_000], [100, 300, 1000, 3000]
+    if scale.quick:
+        few, many = [100, 1000, 2000], [100, 300]
+    (video,) = make([Clip("h264", (160, 120), 1, gop=12)], work / "clips").values()
     record.row("samples, the line alone", by_samples, few, work)
-    record.row("samples, decoding", by_samples, many, work, paths[small])
-    record.row("workers", by_workers, paths[large], 24 if quick else 48, work)
-    record.row("finished files", by_finished, few, work)
+    record.row("samples, decoding", by_samples, many, work, video)
 
 
 def by_samples(counts: Sequence[int], work: Path, video: Path | None = None) -> Row:
@@ -70,68 +62,26 @@ def by_samples(counts: Sequence[int], work: Path, video: Path | None = None) -> 
         {"what": f"memory, {from_to}", "figure": flat["peak_mib"], "sign": "<=", "limit": 1.1},
         {"what": second_half, "figure": flat["samples_per_s"], "sign": ">=", "limit": 0.9},
     ]
-    line = fit(points, "samples", "seconds")
+    line = fit(points)
     says = f"{1000 * line['slope']:.2f} ms a sample, R2 {line['r2']:.4f}; {from_to}: memory {flat['peak_mib']:.2f} "
     says += f"({most['peak_mib']:.0f} MiB); second half over first: samples/s {flat['samples_per_s']:.2f}"
     return {"points": points, "fit": line, "flat": flat, "targets": targets, "says": says}
 
 
-def by_workers(video: Path, names: int, work: Path) -> Row:
-    points = [measured(work, names, video, workers=workers) for workers in (1, 2)]
-    one, two = (point["samples_per_s"] for point in points)
-    says = f"{one:.1f} samples/s with one, {two:.1f} with two: {two / one:.2f} times"
-    return {"points": points, "times": two / one, "says": says}
-
-
-def by_finished(counts: Sequence[int], work: Path) -> Row:
-    """`gpupeak extract` over a corpus whose features are all there, from its start to its end."""
-    points = []
-    with tempfile.TemporaryDirectory(dir=work) as name:
-        root, made = Path(name), 0
-        home = feature_directory(root / "out", "growth", CLIP_VIT_LARGE.directory, "uniform", 8)
-        for directory in (home, root / "videos"):
-            directory.mkdir(parents=True)
-        for count in counts:
-            for sample in islice(samples(home, SamplingRule("uniform"), count), made, None):
-                np.save(local(sample.target), np.zeros((8, DIM), np.float32))
-                (root / "videos" / f"{sample.name}.mp4").touch()
-            made = count
-            points.append({"files": count, "seconds": min(resumed(root, count) for _ in range(3))})
-    line = fit(points, "files", "seconds")
-    says = f"{points[-1]['seconds']:.2f} s for {counts[-1]}: {line['start']:.2f} s "
-    says += f"and {1e6 * line['slope']:.0f} us a file, R2 {line['r2']:.3f}"
-    return {"points": points, "fit": line, "says": says}
-
-
-def resumed(root: Path, count: int) -> float:
-    command = ["-m", "gpupeak", "extract", "--videos", str(root / "videos"), "--name", "growth"]
-    command += ["--sampling", "uniform", "--output-root", str(root / "out"), "--weights", "random:0", "--json"]
-    began = time.perf_counter()
-    skipped = answer(*command)["skipped"]
-    seconds = time.perf_counter() - began
-    if skipped != count:
-        raise RuntimeError(f"{skipped} of {count} finished samples were skipped")
-    return seconds
-
-
-def fit(points: Sequence[Row], x: str, y: str) -> Row:
-    """The straight line through points, by least squares, and how much of the variance of `y` it explains."""
-    xs, ys = (np.array([float(point[key]) for point in points]) for key in (x, y))
+def fit(points: Sequence[Row]) -> Row:
+    """The straight line through samples and seconds, by least squares, and how much of the variance it explains."""
+    xs, ys = (np.array([float(point[key]) for point in points]) for key in ("samples", "seconds"))
     slope, start = (float(each) for each in np.polyfit(xs, ys, 1))
     left = ys - (start + slope * xs)
-    return {"x": x, "y": y, "slope": slope, "start": start, "r2": 1 - float(left.var() / ys.var())}
+    return {"slope": slope, "start": start, "r2": 1 - float(left.var() / ys.var())}
 
 
 def measured(work: Path, count: int, video: Path | None, *, workers: int) -> Row:
-    """`measure` in a process of its own."""
+    """`measure` in a process of its own, which has gpupeak from where this one has the benchmarks from."""
     request = {"work": str(work), "count": count, "video": video and str(video), "workers": workers}
-    return answer(__file__, json.dumps(request))
-
-
-def answer(*arguments: str) -> Row:
-    """What a Python process prints as JSON; it has gpupeak from where this one has the benchmarks from."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    command = [sys.executable, __file__, json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1])
     found: Row = json.loads(done.stdout)
