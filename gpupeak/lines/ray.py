@@ -47,7 +47,6 @@ class RayLine:
     def __init__(self, recipe: Recipe, tell: Tell, *, address: str | None = None, **wanted: Any) -> None:
         self._recipe, self._tell, self._told = recipe, tell, set[str]()
         self._ray = import_ray()
-        self._driven: list[_Driven] = []
         self._own = contextlib.ExitStack()  # what ends with this line
         own = not self._ray.is_initialized()
         if own:
@@ -70,15 +69,7 @@ class RayLine:
         tell(f"{why}; by Ray, in {many} with {each}, over {_counted(self._nodes, 'node')}")
 
     def close(self) -> None:
-        self._end_actors()
         self._own.close()
-
-    def _end_actors(self) -> None:
-        if self._ray.is_initialized():  # else asking for anything would start a cluster
-            for driven in self._driven:
-                with contextlib.suppress(self._ray.exceptions.RayError):
-                    self._ray.kill(driven.actor)
-        self._driven.clear()
 
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
         """Yield one outcome a sample; `stop` as in `pipeline.run`.
@@ -88,14 +79,13 @@ class RayLine:
         everything, stop = list(samples), stop or threading.Event()
         if not everything:
             return
-        job = _Job(self._ray, self._actors, self._driven, self._recipe, everything)
+        job = _Job(self._ray, self._actors, self._recipe, everything)
         try:
             yield from self._take_through(job, stop)
         except self._ray.exceptions.RayError as error:
             raise RunError(f"the Ray cluster no longer answers: {one_line(error)}") from error
         finally:
-            if job.open() or stop.is_set():  # else they are ready for another run
-                self._end_actors()
+            job.end()
 
     def _take_through(self, job: _Job, stop: threading.Event) -> Iterator[Outcome]:
         seen: set[str] = set()  # hosts whose files have been looked for
@@ -119,7 +109,7 @@ class RayLine:
                     raise done.error
                 self._look_for_a_file(done, seen)
                 yield from done.outcomes
-            if not any(driven.ready for driven in self._driven) and time.monotonic() - began > _IDLE_SECONDS:
+            if not any(driven.ready for driven in job.driven) and time.monotonic() - began > _IDLE_SECONDS:
                 gpus = f" and {self._actors.gpus:g} GPU" if self._actors.gpus else ""
                 self._say(f"waiting for Ray to give an actor {_counted(self._actors.cpus, 'CPU')}{gpus}")
 
@@ -150,8 +140,9 @@ class _Driven:
 
 
 class _Job:
-    def __init__(self, ray: Any, actors: Actors, driven: list[_Driven], recipe: Recipe, samples: list[Sample]) -> None:
-        self._ray, self._actors, self._driven = ray, actors, driven
+    def __init__(self, ray: Any, actors: Actors, recipe: Recipe, samples: list[Sample]) -> None:
+        self._ray, self._actors = ray, actors
+        self.driven: list[_Driven] = []
         self._fresh = deque(samples)
         self._suspects: Suspects[Sample] = Suspects("an actor's line", _MAX_DEATHS + actors.most)
         self._size = actors.block(len(samples))
@@ -163,25 +154,23 @@ class _Job:
         self._remote = ray.remote(_Actor).options(
             num_cpus=actors.cpus, num_gpus=actors.gpus or None, max_concurrency=_MOST_CALLS + 2
         )
-        for each in driven:  # of a run before
-            self._prepare(each)
 
     def open(self) -> bool:
-        return bool(self._fresh or self._suspects or any(any(driven.calls.values()) for driven in self._driven))
+        return bool(self._fresh or self._suspects or any(any(driven.calls.values()) for driven in self.driven))
 
     def give_out(self) -> None:
         blocks = -(-len(self._fresh) // self._size)
-        busy = sum(bool(driven.calls) for driven in self._driven)
-        there = len(self._driven)
-        if there >= self._actors.least and all(driven.ready for driven in self._driven):
+        busy = sum(bool(driven.calls) for driven in self.driven)
+        there = len(self.driven)
+        if there >= self._actors.least and all(driven.ready for driven in self.driven):
             there *= 2
         most = min(max(there, self._actors.least), self._actors.most, busy + blocks + len(self._suspects))
-        while len(self._driven) < most:
-            self._driven.append(_Driven(self._remote.remote(), {}))
-            self._prepare(self._driven[-1])
+        while len(self.driven) < most:
+            actor = self._remote.remote()
+            self.driven.append(_Driven(actor, {actor.prepare.remote(*self._preparation): []}))
         # Not more in one actor than its part of what is left, so that all have work to the end.
-        calls = max(2, min(self._most_calls, blocks // (2 * len(self._driven) or 1)))
-        for driven in self._driven:
+        calls = max(2, min(self._most_calls, blocks // (2 * len(self.driven) or 1)))
+        for driven in self.driven:
             if self._suspects and driven.ready and not driven.calls:
                 driven.alone = True
                 self._give(driven, [self._suspects.popleft()])
@@ -189,16 +178,12 @@ class _Job:
             while takes_more and self._fresh and len(driven.calls) < calls:
                 self._give(driven, [self._fresh.popleft() for _ in range(min(self._size, len(self._fresh)))])
 
-    def _prepare(self, driven: _Driven) -> None:
-        driven.ready = False
-        driven.calls[driven.actor.prepare.remote(*self._preparation)] = []
-
     def _give(self, driven: _Driven, samples: list[Sample]) -> None:
         driven.calls[driven.actor.take.remote(samples)] = samples
 
     def answers(self) -> Iterator[_Answer | Failed]:
         errors = self._ray.exceptions
-        of = {call: driven for driven in self._driven for call in driven.calls}
+        of = {call: driven for driven in self.driven for call in driven.calls}
         for call in self._ray.wait(list(of), timeout=_POLL_SECONDS)[0]:
             driven = of[call]
             try:
@@ -206,7 +191,7 @@ class _Job:
             except (errors.RayTaskError, errors.LocalRayletDiedError):
                 raise
             except errors.RayError:  # of its process, its node or the way there: what it had goes through another one
-                self._driven.remove(driven)
+                self.driven.remove(driven)
                 self._ray.kill(driven.actor)
                 lost = [sample for samples in driven.calls.values() for sample in samples]
                 for sample in self._suspects.ended(lost, driven.alone, "ended"):
@@ -223,8 +208,14 @@ class _Job:
             self._stopped = True
             self._fresh.clear()
             self._suspects.clear()
-            for driven in self._driven:
+            for driven in self.driven:
                 driven.actor.stop.remote()
+
+    def end(self) -> None:
+        if self._ray.is_initialized():  # else asking for anything would start a cluster
+            for driven in self.driven:
+                with contextlib.suppress(self._ray.exceptions.RayError):
+                    self._ray.kill(driven.actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +235,11 @@ class _Actor:
         self._stop = threading.Event()
         self._blocks: queue.SimpleQueue[list[tuple[Sample, Future[Outcome]]]] = queue.SimpleQueue()
         self._open: dict[Place, Future[Outcome]] = {}  # by target: the samples that are in the line
-        self._line: Line | None = None
         self._notices: list[str] = []
         self._error: GpupeakError | None = None
 
     def prepare(self, recipe: Recipe, places: Sequence[Path], directory: str, version: str) -> _Answer:
-        """Build the line, unless it is there, where `places`, seen by the driver in its `directory`, are seen, too."""
+        """Build the line where `places`, seen by the driver in its `directory`, are seen, too."""
         try:
             if version != __version__:
                 raise RunError(f"gpupeak is {__version__} there and {version} here: install the same on all nodes")
@@ -259,10 +249,9 @@ class _Actor:
                 if not _appears(place):
                     shared = "videos, action-unit files and output have to be where all nodes see them, or at URLs"
                     raise RunError(f"{Path(directory, place)} is not there, and the driver sees it: {shared}")
-            if self._line is None:
-                function, arguments = recipe
-                self._line = function(*arguments, self._notices.append)
-                threading.Thread(target=self._work, args=(self._line,), daemon=True).start()
+            function, arguments = recipe
+            line = function(*arguments, self._notices.append)
+            threading.Thread(target=self._work, args=(line,), daemon=True).start()
         except Exception as error:
             self._error = _told(error)
         return self._answer(())

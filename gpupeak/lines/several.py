@@ -30,7 +30,6 @@ class ManyLines:
         if errors:
             self.close()
             raise errors[0]
-        self._lost: list[Line] = []
 
     @property
     def device(self) -> str:
@@ -43,7 +42,7 @@ class ManyLines:
     def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
         """Yield one outcome a sample; `stop` as in `pipeline.run`. Raises RunError as the last line did."""
         stop = stop or threading.Event()
-        shared = _Shared(samples, stop, [line for line in self._lines if line not in self._lost])
+        shared = _Shared(samples, stop, self._lines)
         stages = [self._through(line, shared, stop) for line in shared.held]
         yield from merged(stages, READY_OUTCOMES, cancel=shared.end, name="line")
         if shared.error is not None:
@@ -61,7 +60,6 @@ class ManyLines:
             if isinstance(error, WriteError) or not left:
                 shared.end(error)
                 return
-            self._lost.append(line)
             line.close()
             others = "the other one" if left == 1 else f"the {left} others"
             back = f"; {given_back} samples of its go to {others}" if given_back else ""

@@ -161,6 +161,7 @@ def command(corpus: DemoCorpus, out: Path, *options: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.slow
 def test_a_cluster_of_its_own_makes_the_bytes_of_a_plain_run_and_prints_one_object(
     corpus: DemoCorpus, tmp_path: Path
 ) -> None:
