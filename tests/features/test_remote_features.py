@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import Answer, Server
 from samples import ENCODER, features, of_demo
+from storage.conftest import calm  # noqa: F401 - a fixture
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -63,16 +63,6 @@ def server() -> Iterator[Server]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield server
     server.close()
-
-
-@pytest.fixture(autouse=True)
-def calm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No pauses between tries, and nothing left behind for the next test."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    yield
-    remote.forget()
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +154,23 @@ def counts(report: RunReport) -> tuple[int, int, int]:
     return told["saved"], told["skipped"], told["failed"]
 
 
+def upload(root: Path, place: str) -> None:
+    for path in root.rglob("*"):
+        if path.is_file():
+            fsspec.filesystem("memory").pipe_file(f"{place}/{path.relative_to(root)}", path.read_bytes())
+
+
+def test_a_run_from_a_store_to_a_store_saves_what_a_local_one_does(corpus: DemoCorpus, tmp_path: Path) -> None:
+    upload(corpus.dataset_root.parent, "/mer")
+    there = {"dataset_root": "memory://mer/dataset", "mer_factory_output": "memory://mer/mer-factory-output"}
+    for changes in ({"output_root": tmp_path / "out"}, {**there, "output_root": "memory://out", "cache": tmp_path}):
+        assert counts(gpupeak.extract(settings(corpus, datasets=("iemocap",), **changes))) == (2, 0, 0)
+    stored = {name: file.getvalue() for name, file in MemoryFileSystem.store.items() if name.endswith("npy")}
+    plain = {f"/{path.relative_to(tmp_path)}": path.read_bytes() for path in tmp_path.rglob("*.npy")}
+    assert {name: data for name, data in stored.items() if name.startswith("/out")} == plain
+
+
+@pytest.mark.slow
 def test_a_run_from_s3_to_s3_saves_what_a_local_one_does(store: Store, plain: dict[str, bytes]) -> None:
     config, server = store.config(), store.server
     report = gpupeak.extract(config)
@@ -381,16 +388,11 @@ def test_wrong_credentials_are_one_line(store: Store, tmp_path: Path, monkeypatc
         gpupeak.extract(store.config(dataset_root="s3://locked/mer"))
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_reached_is_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(RunError, match=r"^s3://far/mer: cannot be listed: Could not connect .*, 6 times$"):
         gpupeak.extract(store.config(dataset_root="s3://far/mer"))
-
-
-def upload(fs: Any, root: Path, place: str) -> None:
-    for path in root.rglob("*"):
-        if path.is_file():
-            fs.pipe_file(f"{place}/{path.relative_to(root)}", path.read_bytes())
 
 
 def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path) -> None:
@@ -405,7 +407,7 @@ def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path)
     videos.mkdir()
     for name in ("a.mp4", "a.avi", "b.AVI", "c.txt", "d.mp4", "d.avi", ".e.mp4", "h.mkv", "-.mov"):
         (videos / name).write_bytes(b"x")
-    upload(fsspec.filesystem("memory"), root, "/mer")
+    upload(root, "/mer")
     own = tmp_path / "own.toml"
     for labels in ("", 'labels = "mer2023-dataset-process/list.txt"'):
         own.write_text(f'[datasets.mine]\nvideos = "mer2023-dataset-process/video"\n{labels}\n')
