@@ -34,12 +34,12 @@ class Terminal(io.StringIO):
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", self.getvalue())
 
 
-def output(monkeypatch: pytest.MonkeyPatch, file: io.StringIO, width: int = 80, colour: bool = False) -> Output:
+def output(monkeypatch: pytest.MonkeyPatch, file: io.StringIO, width: int = 80) -> Output:
     """A console that writes to `file`, a terminal of that width if it is one."""
     for name, value in {"COLUMNS": str(width), "LINES": "24", "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.setenv("NO_COLOR", "" if colour else "1")
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("sys.stderr", file)
     return Output(stderr=True)
 
@@ -155,12 +155,3 @@ def test_a_terminal_shows_a_bar_for_each_dataset(width: int, tmp_path: Path, mon
     assert re.search(r"19011/20000 10 saved, 1 failed, 10 fell back, 0.91 samples/s", lines[0])
     assert "19000/20000" in lines[8]
     assert "\x1b[?25h" in file.getvalue(), "the cursor is back"
-
-
-@pytest.mark.parametrize("colour", [False, True])
-def test_no_colour_is_respected(colour: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, count = Terminal(), tally(listed=1)
-    count.add(failed(tmp_path))
-    print_report(output(monkeypatch, file, colour=colour), RunReport((count,), 12.5, "cpu", False, ()))
-    assert "mer2023 failed" in file.shown
-    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", file.getvalue())) == colour

@@ -33,9 +33,8 @@ for name in ("CUPY_CACHE_DIR", "TRITON_CACHE_DIR"):
 """
 
 
-@pytest.mark.parametrize(
-    "home", ["below a file", *(pytest.param(each, marks=pytest.mark.slow) for each in ("read-only", "as usual"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["below a file", "read-only", "as usual"])
 def test_a_home_that_cannot_be_written_costs_no_kernel(home: str, tmp_path: Path) -> None:
     """CuPy itself is imported, and compiles up to where it needs a driver."""
     (tmp_path / "file").touch()
