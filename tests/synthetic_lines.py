@@ -83,14 +83,6 @@ def make_line(device: str, seconds: float, pids: Path | None, tell: Tell) -> Syn
     return SyntheticLine(device, seconds, pids)
 
 
-def make_line_once(device: str, mark: Path, tell: Tell) -> SyntheticLine:
-    """The second time, the device is gone. The process id is left in `mark`."""
-    if mark.exists():
-        raise DeviceError(f"{device} has fallen off the bus")
-    mark.write_text(str(os.getpid()))
-    return SyntheticLine(device)
-
-
 def make_seeing_line(config: object, spec: object, n: int, name: str, decoder: str, tell: Tell) -> SyntheticLine:
     """Made as `cuda_line` is; its device says which GPUs the process sees, and whether torch was there before."""
     early = " too late" if "torch" in sys.modules else ""

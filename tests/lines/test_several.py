@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Generator, Iterable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from samples import sample
-from synthetic_lines import SyntheticLine, make_line, make_line_once, make_no_line
+from synthetic_lines import SyntheticLine, make_line, make_no_line
 
 from gpupeak.errors import DeviceError, RunError, WriteError
-from gpupeak.lines import Recipe
-from gpupeak.lines import supervised as supervise
 from gpupeak.lines.several import ManyLines
 from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.storage.places import local
-from gpupeak.types import Outcome, Saved
+from gpupeak.types import Outcome, Sample, Saved
 
 
-@pytest.fixture(autouse=True)
-def _children_import_these_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+class Mortal(SyntheticLine):
+    """Is lost after three outcomes."""
 
-
-def children(*recipes: Recipe, tell: Callable[[str], None] = print, window: int = 8) -> ManyLines:
-    """Several lines, each in a child process of its own."""
-    return ManyLines([partial(SupervisedLine, recipe, tell, window=window) for recipe in recipes], tell)
-
-
-def two(pids: Path | None = None) -> tuple[Recipe, Recipe]:
-    return (make_line, ("cuda:0", 0.0, pids)), (make_line, ("cuda:1", 0.0, pids))
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        for number, outcome in enumerate(super().run(samples, stop)):
+            if number == 3:
+                raise RunError("has fallen off the bus")
+            yield outcome
 
 
 def names(outcomes: Iterable[Outcome]) -> list[str]:
     return sorted(outcome.sample.name for outcome in outcomes)
 
 
-def test_two_children_make_the_files_of_one_line(tmp_path: Path) -> None:
+def test_two_children_make_the_files_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # children import these files
     for name in ("plain", "many", "pids"):
         (tmp_path / name).mkdir()
     plain = [sample(tmp_path / "plain", f"clip {i}") for i in range(100)]
     assert all(isinstance(outcome, Saved) for outcome in SyntheticLine().run(plain))
-    many = children(*two(tmp_path / "pids"))
+    recipes = [(make_line, (device, 0.0, tmp_path / "pids")) for device in ("cuda:0", "cuda:1")]
+    many = ManyLines([partial(SupervisedLine, recipe, print, window=8) for recipe in recipes], print)
     assert many.device == "cuda:0,cuda:1"
     mine = [sample(tmp_path / "many", one.name) for one in plain]
     assert names(many.run(mine)) == sorted(one.name for one in mine)
@@ -60,45 +55,36 @@ def test_two_children_make_the_files_of_one_line(tmp_path: Path) -> None:
 
 def test_what_a_lost_line_held_goes_to_the_others_and_that_is_said(tmp_path: Path) -> None:
     told: list[str] = []
-    mark = tmp_path / "mark"
-    once: Recipe = (make_line_once, ("cuda:1", mark))
-    many = children(two()[0], once, tell=told.append)
     samples = [sample(tmp_path, str(i)) for i in range(200)]
-    outcomes = many.run(iter(samples))
-    seen = [next(outcomes)]
-    os.kill(int(mark.read_text()), signal.SIGKILL)
-    seen += outcomes
-    assert names(seen) == sorted(one.name for one in samples)
-    assert all(isinstance(outcome, Saved) for outcome in seen)
-    (notice,) = (text for text in told if "lost" in text)
-    assert notice.startswith("cuda:1 is lost: cuda:1 has fallen off the bus")
-    many.close()
+    outcomes = list(
+        ManyLines([partial(SyntheticLine, "cuda:0", 0.001), partial(Mortal, "cuda:1")], told.append).run(samples)
+    )
+    assert names(outcomes) == sorted(one.name for one in samples)
+    assert all(isinstance(outcome, Saved) for outcome in outcomes)
+    (notice,) = told
+    assert notice.startswith("cuda:1 is lost: has fallen off the bus; ") and notice.endswith("go to the other one")
 
 
-def test_when_the_last_line_is_lost_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "MAX_DEATHS", 2)
+def test_when_the_last_line_is_lost_the_run_ends(tmp_path: Path) -> None:
     told: list[str] = []
-    many = children(*two(), tell=told.append)
-    with pytest.raises(RunError, match="the GPU line failed 2 times in a row"):
-        list(many.run(sample(tmp_path, f"deadly {i}") for i in range(60)))
-    assert len([text for text in told if "is lost" in text]) == 1
-    many.close()
+    with pytest.raises(RunError, match="has fallen off the bus"):
+        list(ManyLines([Mortal, Mortal], told.append).run(sample(tmp_path, str(i)) for i in range(60)))
+    assert len(told) == 1
 
 
 def test_an_output_that_cannot_be_written_ends_all_lines(tmp_path: Path) -> None:
-    many = children(*two())
     with pytest.raises(WriteError, match="cannot be written: No such file"):
+        many = ManyLines([SyntheticLine, SyntheticLine], print)
         list(many.run(sample(tmp_path / "gone", str(i)) for i in range(1000)))
-    many.close()
 
 
 def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
-    many, stop = children(*two()), threading.Event()
+    stop = threading.Event()
     outcomes = []
+    many = ManyLines([SyntheticLine, SyntheticLine], print)
     for outcome in many.run((sample(tmp_path, str(i)) for i in range(100_000)), stop):
         outcomes.append(outcome)
         stop.set()
-    many.close()
     assert 1 <= len(outcomes) < 3000
     assert {outcome.sample.name for outcome in outcomes} == {path.stem for path in tmp_path.iterdir()}
 
