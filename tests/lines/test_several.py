@@ -73,8 +73,8 @@ def test_when_the_last_line_is_lost_the_run_ends(tmp_path: Path) -> None:
 
 
 def test_an_output_that_cannot_be_written_ends_all_lines(tmp_path: Path) -> None:
+    many = ManyLines([SyntheticLine, SyntheticLine], pytest.fail)  # told of no line that is lost
     with pytest.raises(WriteError, match="cannot be written: No such file"):
-        many = ManyLines([SyntheticLine, SyntheticLine], print)
         list(many.run(sample(tmp_path / "gone", str(i)) for i in range(1000)))
 
 
