@@ -52,20 +52,6 @@ class Row:
     gpu: str = ""
 
 
-@dataclass(frozen=True)
-class Result:
-    """A row and what came of it: "passed", "failed", "not installed" or "no such Python"."""
-
-    name: str
-    python: str
-    pins: Sequence[str]
-    outcome: str
-    detail: str
-    versions: dict[str, str]
-    seconds: float
-    commit: str
-
-
 def lowest(requirements: Sequence[str]) -> dict[str, str]:
     """The lowest version of each requirement that names one with >=; markers and extras are left out."""
     found = {}
@@ -106,7 +92,8 @@ def find_python(version: str) -> Path | None:
 
 
 def attempt(row: Row, work: Path) -> tuple[str, str, dict[str, str]]:
-    """Make the row's environment, and run its tests there: what came of it, more of that, and the versions."""
+    """Make the row's environment, and run its tests there: "passed", "failed", "not installed" or "no such Python",
+    more of that, and the versions."""
     python = find_python(row.python)
     if python is None:
         return "no such Python", f"no python{row.python} on the PATH or among pyenv's", {}
@@ -138,34 +125,25 @@ def _last(done: subprocess.CompletedProcess[str]) -> str:
     return lines[-1][:300] if lines else f"exit code {done.returncode}"
 
 
-def _commit() -> str:
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
-    return told.stdout.strip()
-
-
 def _versions(inside: Path) -> dict[str, str]:
-    ask = (
-        "import json; from importlib.metadata import distributions as d; "
-        "print(json.dumps({x.metadata['Name']: x.version for x in d()}))"
-    )
-    told = subprocess.run([str(inside), "-c", ask], capture_output=True, text=True, check=True)
-    there = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in json.loads(told.stdout).items()}
+    told = json.loads(subprocess.check_output([str(inside), "-m", "pip", "list", "--format=json"], text=True))
+    there = {re.sub(r"[-_.]+", "-", each["name"]).lower(): each["version"] for each in told}
     names = (*IN_TURN, *DALI, "numpy", "safetensors", "huggingface_hub", "pillow")
     return {name: there[key] for name in names if (key := name.replace("_", "-")) in there}
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[dict[str, Any]]) -> str:
     """The results as a table in Markdown."""
     lines = [
         "| Row | Python | torch | open_clip | av | DALI | Outcome |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
-        there = [result.versions.get(name, "") for name in ("torch", "open_clip_torch", "av")]
-        there.append(next((result.versions[name] for name in DALI if name in result.versions), ""))
-        passed = result.detail.partition(" in ")[0]
-        told = passed if result.outcome == "passed" else f"{result.outcome}: {result.detail}"
-        cells = (result.name, result.python, *there, told.replace("|", "/"))
+        versions, outcome, detail = result["versions"], result["outcome"], result["detail"]
+        there = [versions.get(name, "") for name in ("torch", "open_clip_torch", "av")]
+        there.append(next((versions[name] for name in DALI if name in versions), ""))
+        told = detail.partition(" in ")[0] if outcome == "passed" else f"{outcome}: {detail}"
+        cells = (result["name"], result["python"], *there, told.replace("|", "/"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -177,7 +155,8 @@ def main() -> int:
     given = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [row for row in rows(project) if not given.only or any(word in row.name for word in given.only)]
-    results = []
+    commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True, cwd=ROOT).strip()
+    results: list[dict[str, Any]] = []
     for row in wanted:
         print(f"{row.name}, Python {row.python} ...", file=sys.stderr, flush=True)
         began = time.monotonic()
@@ -186,18 +165,20 @@ def main() -> int:
                 found = attempt(row, Path(temporary))
             except (OSError, subprocess.CalledProcessError) as error:
                 found = "failed", str(error)[:300], {}
+        outcome, detail, versions = found
+        came = {"outcome": outcome, "detail": detail, "versions": versions}
         seconds = round(time.monotonic() - began, 1)
-        results.append(Result(row.name, row.python, row.pins, *found, seconds, _commit()))
-        print(f"  {results[-1].outcome}: {results[-1].detail}", file=sys.stderr, flush=True)
+        results.append({**asdict(row), **came, "seconds": seconds, "commit": commit})
+        print(f"  {outcome}: {detail}", file=sys.stderr, flush=True)
     print(table(results))
     if given.out is not None:
         record = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "machine": platform.platform(),
-            "rows": [asdict(each) for each in results],
+            "rows": results,
         }
         given.out.write_text(json.dumps(record, indent=1) + "\n")
-    return int(any(result.outcome in ("failed", "not installed") for result in results))
+    return int(any(result["outcome"] in ("failed", "not installed") for result in results))
 
 
 if __name__ == "__main__":

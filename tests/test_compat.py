@@ -7,7 +7,7 @@ import sys
 
 import compat
 import pytest
-from compat import PYTHONS, Result, lowest, rows, table
+from compat import PYTHONS, lowest, rows, table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +34,6 @@ def test_rows_hold_every_bound_and_every_python() -> None:
 def test_the_page_shows_the_last_record(page: str) -> None:
     record = json.loads((compat.ROOT / "bench/results/compat.json").read_text())
     text = (compat.ROOT / "docs" / page).read_text(encoding="utf-8")
-    found = [Result(**each) for each in record["rows"]]
-    assert [result.name for result in found] == [row.name for row in rows(PROJECT)]
-    assert {result.outcome for result in found} == {"passed"}
-    assert table(found) in text
+    assert [each["name"] for each in record["rows"]] == [row.name for row in rows(PROJECT)]
+    assert {each["outcome"] for each in record["rows"]} == {"passed"}
+    assert table(record["rows"]) in text
