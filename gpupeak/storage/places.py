@@ -37,8 +37,6 @@ def place(text: Place | str) -> Place:
     url, protocol, where = match[0], match[1].lower(), match[2]
     host, _, rest = where.partition("/")
     if protocol in _LOCAL:
-        if host in (".", "..", "~"):
-            return Path(where).expanduser()
         if host not in ("", "localhost") or not rest:
             raise ConfigError(f"{url!r} names no place on this machine, expected {protocol}:///PATH")
         return Path(f"/{rest}")
