@@ -269,14 +269,13 @@ def _measure(rows: Sequence[Row], n: int, dim: int) -> None:
 
 def _deviations(values: npt.NDArray[np.float64]) -> list[float]:
     """How far each is from the median, by ratio, in robust standard deviations; 0 of what is not a number."""
-    known = ~np.isnan(values)
-    logs = np.log(np.maximum(values[known], 1e-12))
-    away = logs - np.median(logs) if len(logs) else logs
+    if np.isnan(values).all():
+        return [0.0] * len(values)
+    logs = np.log(np.maximum(values, 1e-12))
+    away = logs - np.nanmedian(logs)
     # What varies by less than a hundredth is one value, printed: nothing stands out of it for being 1 % off.
-    deviation = max(1.4826 * float(np.median(np.abs(away))), 0.01) if len(logs) else 1.0
-    found = np.zeros(len(values))
-    found[known] = away / deviation
-    return [float(value) for value in found]
+    deviation = max(1.4826 * float(np.nanmedian(np.abs(away))), 0.01)
+    return [float(value) for value in np.nan_to_num(away / deviation)]
 
 
 def _draw_sheets(
