@@ -57,6 +57,7 @@ def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
     assert found["ok"], found
 
 
+@pytest.mark.slow
 def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: Path, hook: Path) -> None:
     hook.write_text(DEADLY)
     videos = tmp_path / "videos"
