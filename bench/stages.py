@@ -1,20 +1,16 @@
 """How fast is each stage alone, beside what does the same elsewhere, and how far is it from what bounds it?
 
 What bounds planning is reading a file once; decoding, libavcodec given nothing but the packets that the wanted
-frames need; writing, creating and renaming a file; loading, reading one. Files lie in the page cache. One thread
-of one process, but where a row says otherwise.
+frames need; loading, reading a file. Files lie in the page cache. One thread of one process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import statistics
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from timeit import timeit
@@ -28,16 +24,13 @@ from record import NOISE, Record, Row, alternated, beside
 from workload import Scale, decode_clips, facts, make, mean_difference, real_clips, sample_of
 
 import gpupeak
-from gpupeak.channel import Channel
 from gpupeak.decode import decode_frames
 from gpupeak.decode.planning import plan_frames
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.features.layout import feature_directory
-from gpupeak.features.npy import npy_header
-from gpupeak.features.writer import NpyWriter
 from gpupeak.sampling import emotion_peak
 from gpupeak.storage.places import local
-from gpupeak.types import Failed, FeatureBatch, FramePlan, Sample
+from gpupeak.types import FramePlan, Sample
 from gpupeak.video.container import open_clip
 
 OURS, BOUND = "gpupeak", "bound"
@@ -236,80 +229,6 @@ class Bound:
                 if len(pictures) == len(self._wanted):
                     break
         return np.stack([pictures[index] for index in self._indices])
-
-
-# Writing
-
-
-def writing(record: Record, scale: Scale, work: Path) -> None:
-    """Features to files, on one to four threads, beside `np.save`."""
-    record.row("float32 [8, 768]", written, work / "written", 100 if scale.quick else 400, 2 * scale.rounds)
-
-
-def written(directory: Path, files: int, rounds: int) -> Row:
-    """So many files by each side in turn, every time into a directory that is new."""
-    features = np.random.default_rng(0).standard_normal((files * N, DIM), np.float32)
-
-    def ours(threads: int) -> Callable[[], object]:
-        made = iter([_batches(directory, features) for _ in range(rounds + 1)])
-        return lambda: _write(next(made), threads)
-
-    directory.mkdir(parents=True)
-    sides: dict[str, Callable[[], object]] = {OURS: ours(1)}
-    sides |= {f"{OURS}, {threads} threads": ours(threads) for threads in (2, 4)}
-    sides["np.save"] = partial(_save, directory, features, whole=False)
-    sides["np.save and rename"] = partial(_save, directory, features, whole=True)
-    seconds = alternated(sides, rounds)
-    shutil.rmtree(directory)
-    per_s = {side: files / statistics.median(each) for side, each in seconds.items()}
-    size = len(npy_header((N, DIM))) + 4 * N * DIM
-    return {
-        "files": files,
-        "bytes": size,
-        "rounds": rounds,
-        **beside(OURS, seconds),
-        "files_per_s": per_s,
-        "mb_per_s": {side: rate * size / 1e6 for side, rate in per_s.items()},
-        "says": "files/s: " + ", ".join(f"{side} {rate:.0f}" for side, rate in per_s.items()),
-    }
-
-
-def _batches(directory: Path, features: Features) -> list[FeatureBatch]:
-    """Batches of up to eight samples, their files to go into a new directory."""
-    home, batches = Path(tempfile.mkdtemp(dir=directory)), []
-    for start in range(0, len(features), 8 * N):
-        rows = features[start : start + 8 * N]
-        spans = tuple((row, row + N) for row in range(0, len(rows), N))
-        samples = [sample_of(home / f"{start + row}", home, home) for row, _ in spans]
-        plans = tuple(FramePlan(sample, tuple(range(N)), N, "h264") for sample in samples)
-        batches.append(FeatureBatch(plans, rows, spans, ({},) * len(plans)))
-    return batches
-
-
-def _write(batches: Sequence[FeatureBatch], threads: int) -> None:
-    """As the line does it: threads that take batches from one channel, each through the writer's one verb."""
-    channel: Channel[FeatureBatch] = Channel(len(batches))
-    for batch in batches:
-        channel.put(batch)
-    channel.finish()
-
-    def failed(_: int) -> int:
-        return sum(isinstance(outcome, Failed) for outcome in NpyWriter().write(channel))
-
-    with ThreadPoolExecutor(threads) as pool:
-        if number := sum(pool.map(failed, range(threads))):
-            raise ValueError(f"{number} files could not be written")
-
-
-def _save(directory: Path, features: Features, whole: bool) -> None:
-    """`whole`: never a part of a file under its name, as `NpyWriter` promises."""
-    home = Path(tempfile.mkdtemp(dir=directory))
-    for start in range(0, len(features), N):
-        target = home / f"{start}.npy"
-        written = home / f"{start}.tmp.npy" if whole else target
-        np.save(written, features[start : start + N])
-        if whole:
-            written.replace(target)
 
 
 # Loading

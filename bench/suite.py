@@ -26,12 +26,12 @@ from end_to_end import end_to_end
 from growth import growth
 from profiling import profile
 from record import RESULTS, Record, Row, conditions, cores, rounded
-from stages import decoding, loading, planning, writing
+from stages import decoding, loading, planning
 from workload import FULL, QUICK, Scale
 
 Part: TypeAlias = Callable[[Record, Scale, Path], None]
 
-PARTS = (planning, decoding, encoding, writing, loading, end_to_end, growth)
+PARTS = (planning, decoding, encoding, loading, end_to_end, growth)
 PACKAGES = ("torch", "av", "numpy", "open_clip_torch", "transformers", "nvidia-dali-cuda130", "cupy-cuda13x")
 PEERS = ("decord", "torchcodec", "opencv-python-headless")
 

@@ -78,7 +78,7 @@ def test_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(stages, "make", lambda clips, directory: paths)
     monkeypatch.setattr(stages, "real_clips", list)
-    rows = measured(tmp_path, stages.planning, stages.decoding, stages.writing, stages.loading)
+    rows = measured(tmp_path, stages.planning, stages.decoding, stages.loading)
     missing = [name for name, row in rows.items() if row["says"].startswith("left out")]
     assert missing == ["decoding: decord", "decoding: torchcodec", "decoding: OpenCV"]
     assert {judged["wrong"] for judged in rows["decoding: clip"]["judged"].values()} == {0}
