@@ -15,7 +15,8 @@ from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds, 
 
 
 class TowerEncoder:
-    """Runs `tower`, uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, over `batch_size` samples at a time.
+    """Runs `tower`, uint8 RGB `[N, size, size, 3]` -> float32 `[N, dim]`, over `batch_size` samples at a time, in
+    parts of at most `images`.
 
     With one at a time features do not depend on which samples meet: rounding changes with a product's number of rows.
     """
@@ -25,10 +26,11 @@ class TowerEncoder:
         tower: Callable[[torch.Tensor], torch.Tensor],
         device: torch.device | str = "cpu",
         batch_size: int = 1,
+        images: int = 256,
     ) -> None:
         self._tower = tower
         self._device = torch.device(device)
-        self._batch_size = batch_size
+        self._batch_size, self._images = batch_size, images
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure; release each `FrameBatch` when it has been read. Raises
@@ -69,9 +71,11 @@ class TowerEncoder:
     @torch.inference_mode()
     def _features(self, pixels: torch.Tensor) -> np.ndarray:
         try:
-            return self._tower(pixels.to(self._device)).cpu().numpy()
+            parts = [self._tower(part.to(self._device)) for part in torch.split(pixels, self._images)]
+            return torch.cat(parts).cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise DeviceError(f"{self._device.type} has not memory enough for {len(pixels)} frames at once") from error
+            images = min(len(pixels), self._images)
+            raise DeviceError(f"{self._device.type} has not memory enough for {images} frames at once") from error
 
 
 class _Frames(NamedTuple):

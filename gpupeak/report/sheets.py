@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby
@@ -38,6 +39,8 @@ _A_ROW = 8
 _MARGIN, _GAP, _CURVE, _CAPTION = 32, 12, 120, 26  # pixels of the picture
 _PAPER, _INK, _MUTED, _LINE, _CHOSEN, _PEAK = "#fbfaf8", "#1c1c1e", "#66666c", "#dedbd4", "#2b5a87", "#c2410c"
 _MOST_POINTS = 400
+_FULL_SIZE = 256  # pictures of a sheet; more of them are smaller, and take no more memory
+_MOST_PICTURES = 8192
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -78,8 +81,8 @@ def require(*packages: str) -> None:
 class SheetTask:
     """A sheet to be read: of frames `indices`, around `peak`; without any, of what would be chosen now.
 
-    Its pictures are at most `side` pixels wide or high. Called, it reads the sheet, or raises SampleError if the video
-    is not there, has no such frame or cannot be decoded.
+    Its pictures are at most `side` pixels wide or high, less where there are over 256. Called, it reads the sheet, or
+    raises SampleError if the video is not there, has no such frame or cannot be decoded.
     """
 
     sample: Sample
@@ -87,6 +90,10 @@ class SheetTask:
     peak: int | None = None
     side: int = 320
     remarks: tuple[str, ...] = ()
+
+    @property
+    def _side(self) -> int:
+        return round(self.side * min(1.0, math.sqrt(_FULL_SIZE / self.sample.rule.n)))
 
     def __call__(self) -> Sheet:
         with at_hand(self.sample) as found:
@@ -98,17 +105,17 @@ class SheetTask:
             task = self._planned(sample, len(faces), "faces")
             if max(task.indices) >= len(faces):
                 raise SampleError("decode", f"face {max(task.indices)} planned, file has {len(faces)}")
-            pixels = faces[list(task.indices)][..., ::-1]  # as OpenCV wrote them: BGR
+            turned = (faces[index][..., ::-1] for index in task.indices)  # as OpenCV wrote them: BGR
             # No curve: faces are numbered as they were cut out, action units by the frames of the video.
-            return task._sheet(pixels, faces.shape[2], faces.shape[1], len(faces), (), None)
+            return task._sheet(turned, faces.shape[2], faces.shape[1], len(faces), (), None)
         with open_clip(video) as clip:
             task = self._planned(sample, clip.frames, clip.codec)
             # Squashed to a square while decoding, so that a large video costs no more memory than a small one.
             try:
-                pixels = decode_clip(clip, task.indices, size=self.side)
+                pixels = decode_clip(clip, task.indices, size=self._side)
             except Recounted:
                 task = self._planned(sample, clip.frames, clip.codec)
-                pixels = decode_clip(clip, task.indices, size=self.side)
+                pixels = decode_clip(clip, task.indices, size=self._side)
             width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
             times = tuple(clip.times[index] for index in task.indices)
             curve = read_curve(sample.name, [local(each) for each in sample.au_dirs])
@@ -124,11 +131,17 @@ class SheetTask:
         return replace(self, indices=plan.indices, peak=peak, remarks=remarks)
 
     def _sheet(
-        self, pixels: _Picture, width: int, height: int, frames: int, times: tuple[float, ...], curve: Curve | None
+        self,
+        pixels: Iterable[_Picture],
+        width: int,
+        height: int,
+        frames: int,
+        times: tuple[float, ...],
+        curve: Curve | None,
     ) -> Sheet:
         from PIL import Image
 
-        scale = self.side / max(width, height)
+        scale = self._side / max(width, height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         pictures = tuple(np.asarray(Image.fromarray(picture).resize(size)) for picture in pixels)
         peak = None if self.peak is None else min(self.peak, frames - 1)
@@ -139,7 +152,11 @@ def read_sheets(
     tasks: Sequence[SheetTask], workers: int = 1, time_limit: float = 120.0
 ) -> Iterator[tuple[Sample, Sheet | Failed]]:
     """Read sheets in at most `workers` processes, each within `time_limit` seconds; yielded as they are done. Raises
-    RunError if the processes cannot be started."""
+    ConfigError if they are too many, RunError if the processes cannot be started."""
+    pictures = sum(min(task.sample.rule.n, _FULL_SIZE) for task in tasks)
+    if pictures > _MOST_PICTURES:
+        told = f"expected at most {_MOST_PICTURES:,}, for they are in memory together; show fewer samples"
+        raise ConfigError(f"{len(tasks):,} contact sheets have {pictures:,} pictures, {told}")
     pool = WorkerPool(min(workers, len(tasks)), n=1, size=1, time_limit=time_limit, held=0)
     with contextlib.closing(pool):
         for done in pool.perform(tasks):

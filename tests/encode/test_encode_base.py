@@ -82,15 +82,20 @@ def test_every_sample_gets_the_features_of_its_own_frames(batch_size: int, frame
     assert sorted(frames.released) == ["a", "b+c", "d"]
 
 
-@pytest.mark.parametrize(("batch_size", "calls"), [(1, [2, 2, 2, 2, 2]), (2, [4, 4, 2]), (3, [6, 4]), (9, [10])])
-def test_as_many_samples_as_asked_for_go_in_together(batch_size: int, calls: list[int], frames: Frames) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "images", "calls"),
+    [(1, 9, [2, 2, 2, 2, 2]), (2, 9, [4, 4, 2]), (3, 9, [6, 4]), (9, 10, [10]), (2, 3, [3, 1, 3, 1, 2])],
+)
+def test_as_many_samples_as_asked_for_go_in_together_in_parts_that_memory_holds(
+    batch_size: int, images: int, calls: list[int], frames: Frames
+) -> None:
     rows = []
 
     def tower(pixels: torch.Tensor) -> torch.Tensor:
         rows.append(len(pixels))
         return mean(pixels)
 
-    encoder = TowerEncoder(tower, batch_size=batch_size)
+    encoder = TowerEncoder(tower, batch_size=batch_size, images=images)
     list(encoder.encode(frames.batch(name) for name in "abcde"))
     assert rows == calls
 

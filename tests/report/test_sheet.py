@@ -18,7 +18,7 @@ from samples import sample
 
 from gpupeak.cli.app import main
 from gpupeak.decode import decode_frames
-from gpupeak.errors import SampleError
+from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve
 from gpupeak.report import sheets
 from gpupeak.report.sheets import Sheet, SheetTask, heights, read_sheets, to_png, to_terminal
@@ -53,6 +53,13 @@ def test_a_sheet_holds_the_frames_asked_for_in_order(drawn: Sheet, video: Path) 
     assert SheetTask(sample(video.parent, video=video), INDICES, 900)().peak == 47, "a peak past the end is the last"
     full = decode_frames(video, [24], size=None)[0].astype(int)
     assert np.abs(full - drawn.pictures[3].astype(int)).mean() < 12  # squashed and stretched again
+
+
+def test_many_pictures_are_small_and_too_many_are_refused(video: Path) -> None:
+    task = SheetTask(sample(video.parent, n=1024, video=video), side=96)
+    assert {picture.shape for picture in task().pictures} == {(32, 48, 3)}
+    with pytest.raises(ConfigError, match="33 contact sheets have 8,448 pictures, expected at most 8,192"):
+        list(read_sheets([task] * 33))
 
 
 def test_a_turned_video_is_shown_upright(video: Path, tmp_path: Path) -> None:
