@@ -14,13 +14,15 @@ from typing import Any, TypeVar, get_args
 from gpupeak.errors import ConfigError
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.storage.places import cache_directory, place
-from gpupeak.types import FALLBACKS, SAMPLINGS, STREAMS, Shard
+from gpupeak.types import FALLBACKS, MOST_SHARDS, SAMPLINGS, STREAMS, Shard
 
 SOURCE, SAMPLING, ENCODER, RUN, OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
 """The panels of `--help`."""
 _COMMANDS = (("pack", "unpack"), ("doctor",), ("inspect",), ("verify", "report"), ("extract", "plan"))
 """Each of these takes the options of those before it, and more."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
+MOST_FRAMES = 1024
+"""A sample's, for its frames are in memory together, 150 KB each; a clip of these corpora has 40 to 340."""
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _T = TypeVar("_T")
 
 
@@ -29,7 +31,7 @@ class Option:
     """What there is to know of one field of `ExtractConfig`; a default of None is "not given".
 
     `types` are `Path` and `str` for a place, which may be a URL. `command` is, of those that take the option, the one
-    with the fewest. `told` is the default in words, `form` what `most` or `pattern` expects. `file` says whether the
+    with the fewest. `told` is the default in words, `form` what `pattern` expects. `file` says whether the
     settings file may set it: for `all` datasets, for `one`, or for either.
     """
 
@@ -42,8 +44,7 @@ class Option:
     help: str
     told: str
     choices: tuple[str, ...] = ()
-    least: int | None = None
-    most: float | None = None
+    bounds: tuple[float, float] | None = None
     pattern: str | None = None
     form: str = ""
     file: str = ""
@@ -55,12 +56,12 @@ class Option:
         fine, words = True, self.form
         if self.choices:
             fine, words = value in self.choices, f"one of {', '.join(self.choices)}"
-        elif int in self.types:
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            fine = whole and (self.least is None or value >= self.least)
-            words = "a whole number" if self.least is None else f"a whole number of at least {self.least}"
-        elif self.most is not None:
-            fine = isinstance(value, (int, float)) and 0 < value <= self.most
+        elif int in self.types or float in self.types:
+            numbers, words = (int, "a whole number") if int in self.types else ((int, float), "a number")
+            fine = isinstance(value, numbers) and not isinstance(value, bool)
+            if self.bounds is not None:
+                least, most = self.bounds
+                fine, words = fine and least <= value <= most, f"{words} from {least:,} to {most:,}"
         elif self.pattern is not None:
             fine = isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
         return None if fine else words
@@ -96,7 +97,7 @@ class ExtractConfig:
     samples: Path | str | None = _option(None, SOURCE, "inspect", "FILE",
         "Take only the samples of this list: .txt, .csv, .json, .npz.", file="one")
     limit: int | None = _option(None, SOURCE, "inspect", "N",
-        "At most so many samples a dataset.", least=1)
+        "At most so many samples a dataset.", bounds=(1, 1_000_000_000))
     videos: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
         "A corpus of your own: a directory of videos, or one video.", file="one")
     name: str | None = _option(None, SOURCE, "doctor", "NAME",
@@ -108,7 +109,7 @@ class ExtractConfig:
     cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
         "Where what is fetched from URLs lies while it is needed.", "~/.cache/gpupeak")
     cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
-        "The most that lies there at once.", "20GB", least=1)
+        "The most that lies there at once.", "20GB", bounds=(1, 10**18))
 
     stream: str = _option("frame", SAMPLING, "pack", "STREAM",
         "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "
@@ -116,7 +117,7 @@ class ExtractConfig:
     sampling: str | None = _option(None, SAMPLING, "pack", "RULE",
         "How frames are chosen: emotion_peak, uniform or headtail.", "emotion_peak", choices=SAMPLINGS, file="all, one")
     n_frms: int | None = _option(None, SAMPLING, "pack", "N",
-        "Frames a sample.", "8", least=1, file="all, one")
+        "Frames a sample.", "8", bounds=(1, MOST_FRAMES), file="all, one")
     fallback: str | None = _option(None, SAMPLING, "inspect", "RULE",
         "For a sample without a usable peak: uniform, middle or fail. "
         "Given, a dataset without any usable peak is no error.", "uniform", choices=FALLBACKS, file="all, one")
@@ -138,15 +139,15 @@ class ExtractConfig:
     decoder: str = _option("auto", RUN, "doctor", "DECODER",
         "auto, nvdec, cpu, or hybrid for both at once.", choices=("auto", "nvdec", "cpu", "hybrid"))
     batch_size: int | None = _option(None, RUN, "inspect", "N",
-        "Samples encoded at once.", "what suits the device", least=1)
+        "Samples encoded at once.", "what suits the device", bounds=(1, 4096))
     workers: int | None = _option(None, RUN, "inspect", "N",
-        "Decoding processes.", "one a core", least=1)
+        "Decoding processes.", "one a core", bounds=(1, 1024))
     time_limit: float = _option(120.0, RUN, "inspect", "SECONDS",
         "How long a sample may take to decode.", "120",
-        most=86_400, form="more than 0 and at most 86400")  # a day; the system waits no longer than some weeks
+        bounds=(0.001, 86_400))  # a day; the system waits no longer than some weeks
     num_shards: int | None = _option(None, RUN, "extract", "N",
         "Take one of N parts of all samples; the others may run at the same time, elsewhere.",
-        "as SLURM's array or srun says, else 1")
+        "as SLURM's array or srun says, else 1", bounds=(1, MOST_SHARDS))
     shard_index: int | None = _option(None, RUN, "extract", "I",
         "Which of the N, from 0.")
     engine: str | None = _option(None, RUN, "verify", "ENGINE",
@@ -157,10 +158,9 @@ class ExtractConfig:
         form="auto, HOST or HOST:PORT, on a node of the cluster, not ray://")
     actors: str | None = _option(None, RUN, "verify", "N",
         "Ray actors, each with a line: N or MIN:MAX.", "one a GPU, else one a node",
-        pattern="[0-9]{1,6}(:[0-9]{1,6})?", form="N or MIN:MAX, of at least 1")
+        pattern="[0-9]{1,4}(:[0-9]{1,4})?", form="N or MIN:MAX, from 1 to 9999")
     gpus_per_actor: float | None = _option(None, RUN, "verify", "GPUS",
-        "What of a GPU each takes, such as 0.5.", "1",
-        most=1, form="more than 0 and at most 1: an actor uses one GPU")
+        "What of one GPU each takes, such as 0.5.", "1", bounds=(0.01, 1))
 
     output_root: Path | str = _option(Path("preextracted_features"), OUTPUT, "pack", "DIR_OR_URL",
         "Where the features go.")

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
+import resource
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+_SHORT = re.compile("map segment|allocate memory|alloc_cpu", re.IGNORECASE)
 OUT_OF_MEMORY = "asks for more memory than it may have"
 """The reason of a sample whose file made the decoder ask for too much; the process that decoded it is replaced."""
 
@@ -85,6 +88,15 @@ def writing(where: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The line for an error that a lack of memory made, whatever it calls itself; None for any other."""
+    if not isinstance(error, MemoryError) and not _SHORT.search(str(error)):
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    bound = f": this process may have {limit / 2**30:.1f} GiB of addresses (ulimit -v)"
+    return f"out of memory{'' if limit == resource.RLIM_INFINITY else bound}"
 
 
 def few(names: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.shards import MOST_SIZES, assign
+from gpupeak.decode.resources import fitted, refuse_excess
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, few
@@ -131,6 +132,7 @@ def prepare(
     Raises UsageError: all that can be refused about a dataset is refused here.
     """
     corpora = resolve(config)
+    refuse_excess(config, max(corpus.rule.n for corpus in corpora), spec.size, len(corpora))
     targets = [feature_place(config, corpus, spec) for corpus in corpora]
     _refuse_twins(corpora, place(config.output_root))
     listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
@@ -207,6 +209,8 @@ def _run(
     from gpupeak.lines.build import build  # torch is imported here, where there is work for it
 
     n = max(job.corpus.rule.n for job in jobs)
+    if config.engine is None:
+        config = fitted(config, n, spec.size, sum(len(job.pending) for job in jobs), tell)
     by_name = {job.corpus.name: job for job in jobs}
 
     def record(outcome: Outcome) -> None:

@@ -21,7 +21,7 @@ STREAMS = ("frame", "face", "face-rgb")
 """Frames, or the faces that OpenFace cut out, with channels as stored (BGR, as in AffectGPT) or swapped to RGB."""
 STAGES = ("find", "plan", "decode", "encode", "write")
 """The stages at which a sample can fail."""
-_MOST_SHARDS = 99_999
+MOST_SHARDS = 99_999
 
 Seconds: TypeAlias = Mapping[str, float]
 """Stage name -> seconds spent on one sample; a batched stage's is its batch time over its samples."""
@@ -141,8 +141,8 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= _MOST_SHARDS:
-            raise ValueError(f"num-shards is {self.count}, expected 1 to {_MOST_SHARDS}")
+        if not 1 <= self.count <= MOST_SHARDS:
+            raise ValueError(f"num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
         if not 0 <= self.index < self.count:
             raise ValueError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
 

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from gpupeak import ExtractConfig
-from gpupeak.config import file_fields
+from gpupeak.config import OPTIONS, file_fields
 from gpupeak.errors import ConfigError
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
-        ("n_frms", 2.5, "n-frms is 2.5, expected a whole number of at least 1"),
-        ("n_frms", "8", "n-frms is '8', expected a whole number of at least 1"),
-        ("workers", True, "workers is True, expected a whole number of at least 1"),
+        ("n_frms", 2.5, "n-frms is 2.5, expected a whole number from 1 to 1,024"),
+        ("n_frms", "8", "n-frms is '8', expected a whole number from 1 to 1,024"),
+        ("workers", True, "workers is True, expected a whole number from 1 to 1,024"),
         ("seed", "a", "seed is 'a', expected a whole number"),
-        ("time_limit", float("inf"), "time-limit is inf, expected more than 0 and at most 86400"),
+        ("time_limit", float("inf"), "time-limit is inf, expected a number from 0.001 to 86,400"),
         ("device", None, "device is None, expected auto, cpu or cuda:N"),
         ("split", None, "split is None, expected one of test, train, all"),
         ("datasets", "mer2023", "datasets is the one word 'mer2023', expected a tuple of names"),
@@ -34,6 +34,16 @@ def test_what_cannot_be_meant_is_refused_in_one_line(setting: str, value: Any, t
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("setting", [name for name, option in OPTIONS.items() if option.bounds])
+def test_what_multiplies_is_bounded(setting: str) -> None:
+    least, most = OPTIONS[setting].bounds or (0, 0)
+    assert OPTIONS[setting].expected(least) is OPTIONS[setting].expected(most) is None
+    beyond: Any
+    for beyond in (0, most + 1):
+        with pytest.raises(ConfigError, match=f"{OPTIONS[setting].name} is .* from {least:,} to {most:,}"):
+            ExtractConfig(**{setting: beyond})
+
+
 def test_what_can_be_meant_is_taken() -> None:
     for device in ("auto", "cpu", "cuda", "cuda:0", "cuda:12", "cuda:0,cuda:1"):
         assert ExtractConfig(device=device).time_limit == 120
@@ -44,4 +54,4 @@ def test_what_can_be_meant_is_taken() -> None:
 def test_the_settings_file_may_say_some() -> None:
     assert set(file_fields("all")) == {"dataset_root", "mer_factory_output", "sampling", "n_frms", "fallback"}
     assert set(file_fields("one")) == {"samples", "videos", "aus", "sampling", "n_frms", "fallback"}
-    assert file_fields("one")["n_frms"].expected(0) == "a whole number of at least 1"
+    assert file_fields("one")["n_frms"].expected(0) == "a whole number from 1 to 1,024"

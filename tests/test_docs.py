@@ -119,7 +119,8 @@ def options_table() -> str:
         taken = [command for command in takers if field in options_of(command)]
         commands = "all" if "pack" in taken else ", ".join(taken)
         words = f"--{option.name} {option.metavar}".rstrip()
-        rows.append(f"| `{words}` | {option.help} | {option.told} | {commands} | {option.file} |")
+        bounds = "{:,} to {:,}".format(*option.bounds) if option.bounds else ""
+        rows.append(f"| `{words}` | {option.help} | {option.told} | {bounds} | {commands} | {option.file} |")
     return "\n".join(rows)
 
 

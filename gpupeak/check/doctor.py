@@ -21,9 +21,10 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.table import default_datasets
+from gpupeak.decode.resources import refuse_excess
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
-from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError
+from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError, out_of_memory
 from gpupeak.features.npy import npy_header
 from gpupeak.storage import remote
 from gpupeak.storage.fetching import at_hand
@@ -60,6 +61,12 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     """
     remote.forget()
     corpora, datasets = _datasets(config)
+    try:
+        spec = encoder_spec(config.encoder)
+    except UsageError:  # which the finding about weights tells
+        spec = CLIP_VIT_LARGE
+    for corpus in corpora:
+        refuse_excess(config, corpus.rule.n, spec.size, len(corpora))
     system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
@@ -69,7 +76,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
         _package("open_clip", "open_clip_torch", module="open_clip"),
         _weights(config),
         *datasets,
-        _disk(config, corpora),
+        _disk(config, corpora, spec.dim),
         *_reading(corpora),
     )
 
@@ -85,6 +92,8 @@ def _package(name: str, *distributions: str, module: str | None = None, without:
     try:
         import_module(module or distributions[0])
     except Exception as error:  # a broken installation may raise anything
+        if short := out_of_memory(error):
+            return Finding(name, lacking, f"cannot be loaded: {short}", "let it have more")
         advice = f"pip install '{_gpu_extra()}'" if optional else f"pip install {distributions[0]}"
         advice = f"{without}; {advice}" if without else advice
         return Finding(name, lacking, f"cannot be imported: {_line(error)}", advice)
@@ -112,7 +121,7 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
         from gpupeak.decode.nvdec import nvdec_abilities
         from gpupeak.lines.build import choose_decoder, choose_device
     except Exception as error:
-        yield Finding("device", MISSING, f"cannot be chosen: {_line(error)}", "mend that first")
+        yield Finding("device", MISSING, f"cannot be chosen: {out_of_memory(error) or _line(error)}", "mend that first")
         return
     try:
         chosen = [choose_device(each) for each in config.device.split(",")]
@@ -221,16 +230,12 @@ def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
             yield from (each for each in list_samples(corpus, Path()).samples if isinstance(each, Sample))
 
 
-def _disk(config: ExtractConfig, corpora: Sequence[Corpus]) -> Finding:
+def _disk(config: ExtractConfig, corpora: Sequence[Corpus], dim: int) -> Finding:
     root = place(config.output_root)
     if isinstance(root, Url):
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
     root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
-    try:
-        dim = encoder_spec(config.encoder).dim
-    except UsageError:  # which the finding about weights tells
-        dim = CLIP_VIT_LARGE.dim
     rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
     need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
     free = shutil.disk_usage(there).free

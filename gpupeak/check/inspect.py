@@ -16,6 +16,7 @@ from gpupeak.decode.faces import open_faces
 from gpupeak.decode.libav import decode_clip
 from gpupeak.decode.planning import plan_clip, plan_frames, video_of
 from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.resources import refuse_excess
 from gpupeak.decode.worker import Done
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import encoder_spec
@@ -91,6 +92,7 @@ def inspect_video(config: ExtractConfig, target: str) -> Inspection:
     """
     with copies_below(place(config.output_root)) as copies:
         sample, corpus = _find(config, target)
+        refuse_excess(config, sample.rule.n, encoder_spec(config.encoder).size)
         pool = WorkerPool(1, n=1, size=1, time_limit=config.time_limit, held=0)
         with contextlib.closing(pool):
             (done,) = pool.perform([InspectTask(sample)])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpupeak.config import ExtractConfig
+from gpupeak.decode.resources import fitted
 from gpupeak.encoders import EncoderSpec
 from gpupeak.run import extract
 from gpupeak.storage.places import local
@@ -42,6 +43,8 @@ def extract_aside(
     from gpupeak.lines.build import build  # torch is imported here, where there is work for it
 
     n = max(sample.rule.n for sample in samples)
+    if config.engine is None:
+        config = fitted(config, n, spec.size, len(samples), tell)
     with (
         tempfile.TemporaryDirectory(prefix="gpupeak-verify-") as directory,
         contextlib.closing(build(config, spec, n, tell)) as line,

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpupeak.errors import GpupeakError, SampleError, WriteError
+from gpupeak.errors import GpupeakError, SampleError, WriteError, out_of_memory
 
 INTERRUPTED = 130
 """The exit code of an interrupted command."""
@@ -106,8 +106,8 @@ def verdict(error: BaseException) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         return error.exit_code, f"{error.format_message()}{hint}"
-    if isinstance(error, MemoryError):
-        return 3, "out of memory"
+    if short := out_of_memory(error):
+        return 3, short
     if isinstance(error, ImportError):
         return 3, f"a package cannot be loaded: {error} (gpupeak doctor says what to install)"
     return 3, (

@@ -145,7 +145,9 @@ def _checked(given: object, allowed: Sequence[str], where: str) -> dict[str, Any
             told = f"unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
             raise ConfigError(f"{where}: {told}")
         expected = None
-        if key in ("expected", "n_frms"):
+        if key == "n_frms":
+            expected = OPTIONS[key].expected(value)
+        elif key == "expected":
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= sys.maxsize:
                 expected = "a whole number of at least 1"
         elif not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:

@@ -19,6 +19,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.decode.driver import Abilities, abilities, too_old
 from gpupeak.decode.nvdec import nvdec_abilities
 from gpupeak.decode.pool import WorkerPool
+from gpupeak.decode.resources import LARGEST_BATCH, batches_behind, fitted, samples_at_once
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.encode.load import fetched, load_tower
 from gpupeak.encode.vit import VisionTower
@@ -35,6 +36,7 @@ from gpupeak.storage.places import place
 from gpupeak.types import Outcome, Sample, Url
 
 _PLANNERS = 3  # one plans over 400 samples/s
+_CPU_IMAGES = 32  # encoded at once, which takes ViT-L/14 0.6 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def actor_line(config: ExtractConfig, spec: EncoderSpec, n: int, sha256: str | N
         workers=max(1, int(given.get("CPU", 1))),
         device="cuda:0" if on_gpu else "cpu",  # CUDA_VISIBLE_DEVICES shows that one alone
     )
+    config = fitted(config, n, spec.size, config.workers or 1, tell)
     return build(config, spec, n, tell if on_gpu else lambda text: None)  # on the CPU it has nothing to choose
 
 
@@ -140,7 +143,7 @@ def _cpu_line(config: ExtractConfig, spec: EncoderSpec, n: int) -> Parts:
     decoder = _pool(config, spec, n, held=pipeline.READY_BATCHES + batch_size + 1)
     try:
         tower = load_tower(spec, config.weights, "cpu", torch.float32)
-        encoder = TowerEncoder(tower, "cpu", batch_size)
+        encoder = TowerEncoder(tower, "cpu", batch_size, _CPU_IMAGES)
     except BaseException:
         decoder.close()
         raise
@@ -158,8 +161,7 @@ def cuda_line(config: ExtractConfig, spec: EncoderSpec, n: int, name: str, decod
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     # Before DALI: what it allocates must not meet a graph's capture.
     encoder = _cuda_encoder(config, spec, n, device, lambda text: tell(f"{name}: {text}"))
-    # What may be with an encoder and before it: it reads ahead as much as it takes at once.
-    pool = _pool(config, spec, n, held=2 * pipeline.READY_BATCHES + 4 * _samples_at_once(n))
+    pool = _pool(config, spec, n, held=batches_behind(config, n))
     if decoder == "cpu":
         return _parts(config, pool, encoder, name)
     from gpupeak.decode.dali import DaliDecoder
@@ -187,7 +189,7 @@ def _cuda_encoder(
     tell(f"attention by {attention.name}")
     if not isinstance(tower, VisionTower):
         attending = sdpa_kernel(attention.backend)(tower.forward)
-        return TowerEncoder(attending, device, config.batch_size or _samples_at_once(n))
+        return TowerEncoder(attending, device, samples_at_once(config, n), LARGEST_BATCH)
     most = config.batch_size * n if config.batch_size else max(BUCKETS)
     buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
     kernels = compile_kernels(FASTEST, device, tower.shape, tell)
@@ -205,10 +207,6 @@ def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.E
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int, most: int | None = None) -> WorkerPool:
     workers = config.workers or cores()
     return WorkerPool(min(workers, most or workers), n, spec.size, time_limit=config.time_limit, held=held)
-
-
-def _samples_at_once(n: int) -> int:
-    return max(1, 256 // n)  # a GPU's largest batch is 256 images
 
 
 def _refuse_memory(config: ExtractConfig, other: str) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import list_samples
+from gpupeak.decode.resources import fitted
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features.layout import feature_directory
@@ -297,7 +297,8 @@ def _draw_sheets(
             tasks.append(SheetTask(row.sample, row.indices, row.peak, _SIDE, row.remarks))
     if not tasks:
         return
-    for sample, sheet in read_sheets(tasks, config.workers or cores(), config.time_limit):
+    workers = fitted(config, max(task.sample.rule.n for task in tasks), _SIDE, len(tasks), tell).workers or 1
+    for sample, sheet in read_sheets(tasks, workers, config.time_limit):
         each, number = places[sample.target]
         if isinstance(sheet, Failed):
             fault = f"{sheet.stage}: {sheet.reason}"

@@ -11,6 +11,7 @@ from gpupeak.cli.app import main
 
 OWN = "--videos videos --name mine"
 UNIFORM = f"{OWN} --sampling uniform"
+LARGE = "--visual-encoder open_clip:ViT-SO400M-16-SigLIP2-512"
 RAY = "extract --engine ray"
 USES = [
     # words that no command has
@@ -25,9 +26,15 @@ USES = [
     ("verify --overwrite", 2, "No such option: --overwrite"),
     ("inspect x --engine ray", 2, "No such option: --engine"),
     # values that an option cannot have
-    ("extract --n-frms 0", 2, "n-frms is 0, expected a whole number of at least 1"),
+    ("extract --n-frms 0", 2, "n-frms is 0, expected a whole number from 1 to 1,024"),
+    ("plan --n-frms 1000000", 2, "n-frms is 1000000, expected a whole number from 1 to 1,024"),
+    ("inspect x --batch-size 5000", 2, "batch-size is 5000, expected a whole number from 1 to 4,096"),
+    ("plan --workers 2000", 2, "workers is 2000, expected a whole number from 1 to 1,024"),
+    (f"verify --limit {10**20}", 2, f"limit is {10**20}, expected a whole number from 1 to 1,000,000,000"),
+    (f"doctor --cache-size {'9' * 400}TB", 2, "size is '999"),
+    (f"{RAY} --actors 10000", 2, "actors is '10000', expected N or MIN:MAX, from 1 to 9999"),
     ("extract --seed a", 2, "Invalid value for '--seed'"),
-    ("extract --time-limit 0", 2, "time-limit is 0.0, expected more than 0 and at most 86400"),
+    ("extract --time-limit 0", 2, "time-limit is 0.0, expected a number from 0.001 to 86,400"),
     ("extract --sampling even", 2, "sampling is 'even', expected one of emotion_peak, uniform, headtail"),
     ("extract --stream faces", 2, "stream is 'faces', expected one of frame, face, face-rgb"),
     ("extract --fallback none", 2, "fallback is 'none', expected one of uniform, middle, fail"),
@@ -38,9 +45,9 @@ USES = [
     ("extract --device cuda:0,cuda:00", 2, "device is 'cuda:0,cuda:00', expected every GPU once"),
     ("extract --cache-size much", 2, "size is 'much', expected one such as 20GB or 512MiB"),
     ("extract --engine dask", 2, "engine is 'dask', expected one of ray"),
-    (f"{RAY} --actors 0", 2, "actors is '0', expected N or MIN:MAX, of at least 1"),
-    (f"{RAY} --actors 4:2", 2, "actors is '4:2', expected N or MIN:MAX, of at least 1"),
-    (f"{RAY} --gpus-per-actor 2", 2, "gpus-per-actor is 2.0, expected more than 0 and at most 1: an actor uses one"),
+    (f"{RAY} --actors 0", 2, "actors is '0', expected N or MIN:MAX, from 1 to 9999"),
+    (f"{RAY} --actors 4:2", 2, "actors is '4:2', expected N or MIN:MAX, from 1 to 9999"),
+    (f"{RAY} --gpus-per-actor 2", 2, "gpus-per-actor is 2.0, expected a number from 0.01 to 1"),
     (f"{RAY} --address ray://head:1", 2, "address is 'ray://head:1', expected auto, HOST or HOST:PORT, on a"),
     ("extract --visual-encoder CLIP_VIT_HUGE", 2, "encoder is 'CLIP_VIT_HUGE', expected CLIP_VIT_LARGE or "),
     ("extract --samples s3://", 2, "'s3://' names no place in a store, expected s3://BUCKET/DIRECTORY"),
@@ -52,12 +59,16 @@ USES = [
     ("extract --num-shards 4", 2, "num-shards is 4; shard-index says which of them, from 0"),
     ("extract --shard-index 1", 2, "shard-index is 1; num-shards says of how many"),
     ("extract --num-shards 4 --shard-index 4", 2, "shard-index is 4, expected 0 to 3"),
-    ("extract --num-shards 0 --shard-index 0", 2, "num-shards is 0, expected 1 to 99999"),
+    ("extract --num-shards 0 --shard-index 0", 2, "num-shards is 0, expected a whole number from 1 to 99,999"),
     ("extract --address auto", 2, "address goes with --engine ray, and there is no engine"),
     ("extract --actors 2", 2, "actors goes with --engine ray, and there is no engine"),
     (f"{RAY} --num-shards 2 --shard-index 0", 2, "--num-shards divides a run without an engine; with --engine ray,"),
     (f"{RAY} --device cuda:1", 2, "device is 'cuda:1', expected auto, cpu or cuda: Ray gives each actor its GPU"),
     (f"{RAY} --device cpu --gpus-per-actor 1", 2, "gpus-per-actor is 1.0, and device is 'cpu'"),
+    (f"plan {UNIFORM} --workers 400", 2, "n-frms 8, batch-size 32, workers 400: 4,256 frames of 224x224 pixels and"),
+    (f"extract {UNIFORM} --batch-size 4096", 2, "n-frms 8, batch-size 4096, workers 1: 131,112 frames of 224x224 "),
+    (f"inspect text {UNIFORM} --workers 90", 2, "n-frms 8, batch-size 32, workers 90: "),
+    (f"doctor {OWN} --n-frms 1024 {LARGE}", 2, "n-frms 1024, batch-size 1, workers 1: 9,216 frames of 512x512 pixels"),
     # what is not there, or is something else
     ("extract meld ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
     ("config check list.txt --dataset ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),

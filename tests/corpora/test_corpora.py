@@ -367,7 +367,7 @@ class TestConfigurationFile:
             ("[datasets.meld]\nlabel = 'x'", "datasets.meld: unknown key 'label', did you mean labels"),
             ("[datasets.meld]\nlabels = 7", "datasets.meld: labels is 7, expected text"),
             ('[datasets.meld]\nvideos = "a\\u0000"', "datasets.meld: videos is 'a\\x00', expected text"),
-            ("[datasets.meld]\nn_frms = 0", "datasets.meld: n_frms is 0, expected a whole number of at least 1"),
+            ("[datasets.meld]\nn_frms = 0", "datasets.meld: n_frms is 0, expected a whole number from 1 to 1,024"),
             ("[datasets.meld]\nn_frms = true", "datasets.meld: n_frms is True, expected a whole number"),
             ("sampling = 'random'", "sampling is 'random', expected one of emotion_peak, uniform, headtail"),
             (

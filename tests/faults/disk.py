@@ -204,7 +204,7 @@ def few_descriptors(trials: Trials) -> None:
     for limit in trials.draw.sample(range(5, 40), 3):
         out = trials.place()
         few = Extraction(words(trials.corpus, out), nofile=limit)
-        trials.stopped("few descriptors", few, out, codes=(0, 1, 3))
+        trials.stopped("few descriptors", few, out, codes=(0, 1, 2, 3))
         trials.goes_on("few descriptors", out)
 
 
