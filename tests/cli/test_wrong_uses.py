@@ -72,7 +72,7 @@ USES = [
     # what is not there, or is something else
     ("extract meld ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
     ("config check list.txt --dataset ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
-    ("extract mer2032", 2, "unknown dataset 'mer2032', did you mean mer2024 or mer2023 or mer2025ov?"),
+    ("extract mer2032", 2, "unknown dataset 'mer2032', did you mean mer2024 or mer2023 or mer2026ov?"),
     ("plan --dataset-root nowhere", 2, "dataset root nowhere is not a directory"),
     ("plan mer2023", 2, "mer2023: "),
     (f"plan {OWN}", 2, "mine: emotion_peak needs action-unit files; --mer-factory-output (or --aus) says where"),

@@ -83,6 +83,8 @@ TABLE = [
     ("mercaptionplus", "MERCaptionPlus", None, "mer2025-dataset", "track2_train_mercaptionplus.csv", "name", "video"),
     ("ovmerd", "OVMERD", None, "mer2025-dataset", "track2_train_ovmerd.csv", "name", "video"),
     ("mer2025ov", "MER2025OV", 20000, "mer2025-dataset", "track_all_candidates.csv", "name", "video"),
+    ("mer2026human", "Human", 1532, "mer2026-dataset", "track2_train_human.csv", "name", "video"),
+    ("mer2026ov", "MER2026OV", 20000, "mer2026-dataset", "track1_track2_candidate.csv", "name", "video"),
 ]
 
 
@@ -100,6 +102,22 @@ class TestTable:
         assert corpus.au_dirs == (Path("/aus") / consumer, Path("/aus") / name, Path("/aus"))
         assert corpus.rule == SamplingRule("emotion_peak", 8, "uniform", "auto", 0)
         assert not corpus.fallback_given
+
+    @pytest.mark.parametrize(
+        ("name", "expected", "file", "level"),
+        [
+            ("mer2026captionplus", 31327, "track2_train_mercaptionplus", "MERCaptionPlus"),
+            ("mer2026track1", 9395, "track1_train", "mer2026track1"),
+            ("mer2026track3", 10000, "track3_candidate", "mer2026track3"),
+        ],
+    )
+    def test_the_sets_of_2026(self, tmp_path: Path, name: str, expected: int, file: str, level: str) -> None:
+        home = tmp_path / "mer2026-dataset"
+        touch(home / f"{file}.csv", home / "video" / "a.mp4")
+        write(home / f"{file}.csv", "name\na\n")
+        corpus = one(datasets=(name,), dataset_root=tmp_path, mer_factory_output=Path("/aus"))
+        assert (corpus.name, corpus.expected, corpus.au_dirs[0]) == (name, expected, Path("/aus") / level)
+        assert names(list_samples(corpus, TARGET)) == ["a"]
 
     def test_the_nine_by_default(self, tmp_path: Path) -> None:
         for name, _, _, home, labels, _, directory in TABLE[:9]:
