@@ -122,8 +122,18 @@ class ExtractConfig:
         "For a sample without a usable peak: uniform, middle or fail. "
         "Given, a dataset without any usable peak is no error.", "uniform", choices=FALLBACKS, file="all, one")
     peak_source: str = _option("auto", SAMPLING, "inspect", "KIND",
-        "Read peaks only from au_info, per_frame, merr_data or openface; auto tries them in this order.",
+        f"Read peaks only from {', '.join(PEAK_SOURCES[:-1])} or {PEAK_SOURCES[-1]}; auto tries them in this order.",
         choices=("auto", *PEAK_SOURCES))
+    face: int | None = _option(None, SAMPLING, "inspect", "ID",
+        "Of several people in an action-unit file, the one with this face_id.", "highest summed confidence",
+        bounds=(0, 1_000_000))
+    min_confidence: float | None = _option(None, SAMPLING, "inspect", "C",
+        "Pass over frames with a face of lower confidence; files that tell none have no peak then.", "0",
+        bounds=(0, 1))
+    no_blinks: bool = _option(False, SAMPLING, "inspect", "",
+        "Leave AU45, the blink, out of the sum whose largest is the peak.")
+    smooth: int | None = _option(None, SAMPLING, "inspect", "K",
+        "Take of that sum the median over K frames.", "1", bounds=(1, 1001))
     seed: int = _option(0, SAMPLING, "inspect", "N",
         "What headtail, verify --deep and report draw from.")
 

@@ -257,6 +257,8 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
     }
     if rule.method == "emotion_peak":
         settings |= {"fallback": rule.fallback, "peak_source": rule.peak_source}
+        options = {key: getattr(rule, key) for key in ("face", "min_confidence", "no_blinks", "smooth")}
+        settings |= {key: value for key, value in options.items() if value not in (None, False)}
     if rule.method == "headtail":
         settings["seed"] = rule.seed
     if corpus.stream != "frame":

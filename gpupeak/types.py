@@ -34,7 +34,9 @@ class SamplingRule:
     """How the frames of a sample are chosen: `n` of them by `method`, one of `SAMPLINGS`.
 
     `fallback` is what `emotion_peak` does without a usable peak, whose source is one of `peaks.PEAK_SOURCES`, or
-    "auto"; `headtail` draws from `seed` and the sample's name.
+    "auto"; `headtail` draws from `seed` and the sample's name. Of rows that tell the action units of a frame, those of
+    the person `face` are taken, with at least `min_confidence`, without AU45 if `no_blinks`, and each intensity is the
+    median over `smooth` frames.
     """
 
     method: str = "emotion_peak"
@@ -42,6 +44,10 @@ class SamplingRule:
     fallback: str = "uniform"
     peak_source: str = "auto"
     seed: int = 0
+    face: int | None = None
+    min_confidence: float | None = None
+    no_blinks: bool = False
+    smooth: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, SAMPLINGS)
@@ -158,7 +164,8 @@ class Shard:
 class Peak:
     """The emotional peak an action-unit file names, as 0-based frame numbers in presentation order.
 
-    `before`, `after` and `total` are the file's own, None where it has none.
+    `before`, `after` and `total` are the file's own, None where it has none; `rows` is of how many frames it tells.
+    `face` says which of several people it is of, and why.
     """
 
     index: int
@@ -167,6 +174,8 @@ class Peak:
     total: int | None
     source: str
     file: Place
+    rows: int | None = None
+    face: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

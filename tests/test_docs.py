@@ -47,6 +47,7 @@ PIPS_OPTIONS = {
     *("--constraint", "--dest", "--find-links", "--no-deps", "--no-index", "--only-binary", "--platform"),
     *("--python-version", "--wheel-dir"),
 }
+AU_TOOLS_OPTIONS = {"--type", "--input_path", "--output_path"}
 
 
 def _commands(group: Any, path: str = "") -> dict[str, Any]:
@@ -106,6 +107,8 @@ def test_every_command_parses(name: str) -> None:
 def test_every_option_exists(name: str) -> None:
     there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     elsewhere = AFFECTGPTS_OPTIONS | BENCHMARKS_OPTIONS | PROFILERS_OPTIONS
+    if "action-units" in name:
+        elsewhere |= AU_TOOLS_OPTIONS
     if "clusters" in name:
         elsewhere |= SLURMS_OPTIONS | RAYS_OPTIONS | PIPS_OPTIONS
     assert options(text(name)) - there - elsewhere == set()

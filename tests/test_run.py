@@ -18,8 +18,11 @@ import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.plan import plan
 from gpupeak.errors import AuError, ConfigError, RunError
+from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Outcome
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "action-units"
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,20 @@ def directory(config: ExtractConfig) -> Path:
 @pytest.fixture
 def extracted(config: ExtractConfig) -> gpupeak.RunReport:
     return gpupeak.extract(config)
+
+
+def test_every_producer_of_action_units_gives_the_same_peak_and_features(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    write_clip(tmp_path / "clip.mp4", frames=5)
+    for source in PEAK_SOURCES:
+        (tmp_path / f"videos/{source}.mp4").hardlink_to(tmp_path / "clip.mp4")
+    config = replace(small(tmp_path / "videos", tmp_path / "out"), sampling="emotion_peak", n_frms=2, aus=EXAMPLES)
+    (planned,) = plan(config)
+    assert planned.peaks == dict.fromkeys(PEAK_SOURCES, 1)
+    gpupeak.extract(config)
+    lines = read_manifest(directory(config))
+    assert {line["sample"]: line["indices"] for line in lines} == {key: [2, 3] for key in PEAK_SOURCES}
+    assert len({path.read_bytes() for path in directory(config).glob("*.npy")}) == 1
 
 
 def test_a_run_saves_every_good_sample_and_records_every_outcome(

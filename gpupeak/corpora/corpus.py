@@ -100,6 +100,10 @@ def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, setting
         fallback=fallback or default.fallback,
         peak_source=config.peak_source,
         seed=config.seed,
+        face=config.face,
+        min_confidence=config.min_confidence,
+        no_blinks=config.no_blinks,
+        smooth=config.smooth,
     )
     return Corpus(
         name=name,

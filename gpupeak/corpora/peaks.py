@@ -47,5 +47,5 @@ def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Ite
         if found.error is not None:
             yield sample, NoPeak(UNREADABLE, found.error.reason)
             continue
-        peak = read_peak(sample.name, [local(each) for each in found.here.au_dirs], sample.rule.peak_source)
+        peak = read_peak(sample.name, [local(each) for each in found.here.au_dirs], sample.rule)
         yield sample, peak if isinstance(peak, Peak) else NoPeak(peak.reason, found.told(peak.detail))

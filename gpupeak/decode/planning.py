@@ -13,6 +13,7 @@ from gpupeak.types import FileStamp, FramePlan, Peak, Place, Sample
 from gpupeak.video.container import KNOWN_MATRICES, KNOWN_TRANSFERS, Clip
 
 _NEAR = 2  # frames that programs count otherwise at the end of a video
+_PART = 0.02  # of the frames, in the same way
 
 
 def video_of(sample: Sample) -> Place:
@@ -28,7 +29,7 @@ def plan_frames(sample: Sample, frames: int, codec: str, files: tuple[FileStamp,
     rule = sample.rule
     peak = None
     if rule.method == "emotion_peak":
-        peak = read_peak(sample.name, [local(each) for each in sample.au_dirs], rule.peak_source)
+        peak = read_peak(sample.name, [local(each) for each in sample.au_dirs], rule)
     choice = choose(rule, sample.name, frames, peak)
     found = peak if isinstance(peak, Peak) else None
     warnings = tuple(_doubts(choice.indices, frames, found))
@@ -60,3 +61,8 @@ def _doubts(indices: tuple[int, ...], frames: int, peak: Peak | None) -> Iterato
         last = min(frames, max(1, peak.total or frames)) - 1
         if not -_NEAR <= peak.index <= last + _NEAR:
             yield f"the peak is more than {_NEAR} frames outside of the video"
+        counted = peak.rows or peak.total or frames
+        if abs(counted - frames) > max(_NEAR, _PART * frames):
+            yield f"the action-unit file tells of {counted} frames, the video has {frames}"
+        if peak.face is not None:
+            yield f"several people: {peak.face}"

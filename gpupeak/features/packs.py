@@ -212,7 +212,7 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
     with FeatureDirectory(directory, n, pack.dim) as held, writing(directory):
         own, packed = _settings(directory), pack.settings
-        if own and packed and (key := difference(own, packed) or difference(packed, own)) is not None:
+        if own and packed and (key := difference(own, packed)) is not None:
             told = f"is of features made with {key} {setting(own, key)}, the packed ones with {setting(packed, key)}"
             raise ConfigError(f"{directory}: {told}; unpack them below another output root")
         for row, name in missing:

@@ -150,8 +150,12 @@ def _is_frame(value: object) -> bool:
 def _peak(value: object) -> Peak | None:
     if not isinstance(value, dict) or not _is_frame(value.get("index")):
         return None
-    before, after, total = (value[key] if _is_frame(value.get(key)) else None for key in ("before", "after", "total"))
-    return Peak(value["index"], before, after, total, str(value.get("source")), Path(str(value.get("file"))))
+    numbers = (value[key] if _is_frame(value.get(key)) else None for key in ("before", "after", "total", "rows"))
+    before, after, total, rows = numbers
+    face = value["face"] if isinstance(value.get("face"), str) else None
+    return Peak(
+        value["index"], before, after, total, str(value.get("source")), Path(str(value.get("file"))), rows, face
+    )
 
 
 def _fallback(value: object) -> NoPeak | None:
@@ -333,13 +337,11 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """The first of `settings` that `there` contradicts or does not tell of; None if there is none."""
+    """The first setting in which the two differ, or of which one does not tell; None if there is none."""
     hashed = None not in (there.get("weights_sha256"), settings.get("weights_sha256"))
-    for key, value in settings.items():
-        # The same weights may lie under two paths: the hash decides where both sides know it.
-        if key != ("weights" if hashed else "weights_sha256") and (key not in there or there[key] != value):
-            return key
-    return None
+    # The same weights may lie under two paths: the hash decides where both sides know it.
+    keys = (key for key in {**settings, **there} if key != ("weights" if hashed else "weights_sha256"))
+    return next((key for key in keys if not (key in there and key in settings and there[key] == settings[key])), None)
 
 
 def setting(settings: Mapping[str, Any], key: str) -> str:

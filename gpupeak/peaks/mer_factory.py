@@ -26,7 +26,10 @@ def per_frame(document: object) -> Iterator[Row]:
     """Every frame that is described, counted from 1."""
     for entry in member(document, "per_frame_au_descriptions", list):
         if isinstance(entry, dict) and (frame := as_whole(entry.get("frame"), least=1)) is not None:
-            yield Row(frame, total_intensity(entry.get("active_aus")), entry.get("is_peak_frame") == 1)
+            units = entry.get("active_aus")
+            blink = units.get("AU45_r") if isinstance(units, dict) else None
+            marked = entry.get("is_peak_frame") == 1
+            yield Row(frame, total_intensity(units), marked, blink=total_intensity([blink]) or 0.0)
 
 
 def merr_data(document: object) -> Iterator[Row]:

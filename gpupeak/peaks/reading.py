@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gpupeak.peaks.rows import Row, Unusable, strongest
+import orjson
+
+from gpupeak.peaks.rows import Row, Unusable, as_asked, strongest
 from gpupeak.peaks.sources import PEAK_SOURCES, SOURCES, Source
+from gpupeak.peaks.tables import Table
 from gpupeak.storage.files import bounded_lines, is_directory, open_bounded, read_bounded
-from gpupeak.types import NoPeak, Peak
+from gpupeak.types import NoPeak, Peak, SamplingRule
 
 NO_DIRECTORY = "no AU directory"
 NO_FILE = "no AU file"
@@ -24,39 +29,35 @@ _MOST_VALUES = 1_000_000  # of one; each takes up to 400 bytes, and four files o
 _LARGEST_CSV = 256 << 20
 _MOST_ROWS = 1 << 18  # two hours of 30 frames a second
 _LONGEST_CURVE = 1 << 20
+_BAD = (Unusable, OSError, ValueError, RecursionError, csv.Error)
+_TABLES = [source.name for source in SOURCES if isinstance(source.read, Table)]
+_PLAIN = SamplingRule()
 
 
-def read_peak(name: str, au_dirs: Sequence[Path], source: str = "auto") -> Peak | NoPeak:
+def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) -> Peak | NoPeak:
     """The emotional peak of the sample `name`, or a `NoPeak` that says of every file found what was wrong. A directory
     that comes first, the nearest to the dataset, wins over a better source in a later one."""
-    if source not in ("auto", *PEAK_SOURCES):
-        raise ValueError(f"source is {source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
+    if rule.peak_source not in ("auto", *PEAK_SOURCES):
+        raise ValueError(f"peak_source is {rule.peak_source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
     faults: list[NoPeak] = []
-    for each, file, rows in _candidates(name, au_dirs, source):
-        found = _peak(each, file, rows)
-        if isinstance(found, Peak):
-            return found
-        if found is not None:
-            faults.append(found)
+    for each, file, content in _candidates(name, au_dirs, rule.peak_source):
+        try:
+            rows, face = _told(each, content, rule)
+            if (row := strongest(rows)) is None:
+                raise Unusable("no frame with a face and AU intensities")
+        except _BAD as error:
+            reason = NO_USABLE_PEAK if isinstance(error, Unusable) else UNREADABLE
+            said = " ".join((getattr(error, "strerror", None) or str(error)).split())
+            faults.append(NoPeak(reason, f"{file}: {said}"))
+            continue
+        counted = len({row.frame for row in rows}) if isinstance(each.read, Table) else None
+        return Peak(row.frame - each.base, row.before, row.after, row.total, each.name, file, counted, face)
     if faults:
         return NoPeak(faults[0].reason, "; ".join(dict.fromkeys(fault.detail for fault in faults)))
     searched = ", ".join(map(str, au_dirs)) or "none was given"
     if not any(map(is_directory, au_dirs)):
         return NoPeak(NO_DIRECTORY, searched)
     return NoPeak(NO_FILE, f"nothing of this sample in {searched}")
-
-
-def _peak(source: Source, file: Path, rows: Iterator[Row]) -> Peak | NoPeak | None:
-    try:
-        row = strongest(rows)
-    except FileNotFoundError:
-        return None
-    except (Unusable, OSError, ValueError, RecursionError, csv.Error) as error:
-        reason = NO_USABLE_PEAK if isinstance(error, Unusable) else UNREADABLE
-        return NoPeak(reason, f"{file}: {' '.join((getattr(error, 'strerror', None) or str(error)).split())}")
-    if row is None:
-        return NoPeak(NO_USABLE_PEAK, f"{file}: no frame with a face and AU intensities")
-    return Peak(row.frame - source.base, row.before, row.after, row.total, source.name, file)
 
 
 def places(name: str) -> tuple[str, ...]:
@@ -73,49 +74,84 @@ class Curve:
     file: Path
 
 
-def read_curve(name: str, au_dirs: Sequence[Path]) -> Curve | None:
+def read_curve(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) -> Curve | None:
     """The action units of the sample `name`, from the first usable file that tells of every frame, None without one."""
-    for each, file, rows in _candidates(name, au_dirs):
+    for each, file, content in _candidates(name, au_dirs, "auto"):
         try:
-            read = ((row.frame - each.base, row.intensity) for row in rows)
-            sums = {frame: sum_ for frame, sum_ in read if sum_ is not None and frame < _LONGEST_CURVE}
-        except (Unusable, OSError, ValueError, RecursionError, csv.Error):
+            read = [(row.frame - each.base, row.intensity) for row in _told(each, content, rule)[0]]
+        except _BAD:
             continue
+        sums = {frame: sum_ for frame, sum_ in read if sum_ is not None and 0 <= frame < _LONGEST_CURVE}
         if frames := sorted(sums):
             return Curve(tuple(frames), tuple(sums[frame] for frame in frames), each.name, file)
     return None
 
 
-def _candidates(
-    name: str, au_dirs: Sequence[Path], source: str = "auto"
-) -> Iterator[tuple[Source, Path, Iterator[Row]]]:
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A table whose header is read."""
+
+    source: Source | None
+    header: list[str]
+    lines: Iterable[str]
+
+
+def _candidates(name: str, au_dirs: Sequence[Path], wanted: str) -> Iterator[tuple[Source, Path, object]]:
+    """The files that are there, each with a source that it may be of, and what it holds or what reading it raised."""
     for directory in au_dirs:
-        documents: dict[Path, object] = {}  # read once for all sources: what each holds, or what reading it raised
+        contents: dict[Path, object] = {}  # read once for all sources
         for each in SOURCES:
-            for place in each.places if source in ("auto", each.name) else ():
+            for place in each.places if wanted in ("auto", each.name) else ():
                 file = directory / place.format(name)
-                yield each, file, _rows(each, file, documents)
+                if file not in contents:
+                    contents[file] = _content(file)
+                content = contents[file]
+                if isinstance(content, _Open) and content.source is not each:
+                    if content.source is not None and wanted == "auto":
+                        continue
+                    content = Unusable(
+                        f"its columns are not those of {' or '.join(_TABLES) if wanted == 'auto' else wanted}"
+                    )
+                if not isinstance(content, FileNotFoundError):
+                    yield each, file, content
 
 
-def _rows(source: Source, file: Path, documents: dict[Path, object]) -> Iterator[Row]:
-    if file.suffix == ".csv":
-        with io.TextIOWrapper(open_bounded(file, _LARGEST_CSV), "utf-8-sig", "replace", newline="") as text:
-            yield from source.read(csv.reader(bounded_lines(text, _MOST_ROWS), skipinitialspace=True))
-    else:
-        yield from source.read(_document(file, documents))
+def _content(file: Path) -> object:
+    try:
+        return _open_table(file) if file.suffix == ".csv" else _document(file)
+    except _BAD as error:
+        return error
 
 
-def _document(file: Path, documents: dict[Path, object]) -> object:
-    if file not in documents:
-        try:
-            data = read_bounded(file, _LARGEST_JSON)
-            if len(data) > _MOST_VALUES and sum(map(data.count, b",[{")) > _MOST_VALUES:
-                raise ValueError(f"more than {_MOST_VALUES:,} values")
-            # The text around the numbers may be in any encoding; it does not matter here.
-            documents[file] = json.loads(data.decode("utf-8-sig", "replace"))
-        except (OSError, ValueError, RecursionError) as error:
-            documents[file] = error
-    document = documents[file]
-    if isinstance(document, Exception):
-        raise document
-    return document
+def _document(file: Path) -> object:
+    content = read_bounded(file, _LARGEST_JSON)
+    if len(content) > _MOST_VALUES and sum(map(content.count, b",[{")) > _MOST_VALUES:
+        raise ValueError(f"more than {_MOST_VALUES:,} values")
+    try:
+        return orjson.loads(content)
+    except ValueError:  # NaN, a byte order mark; the text around the numbers may be in any encoding
+        return json.loads(content.decode("utf-8-sig", "replace"))
+
+
+def _open_table(file: Path) -> _Open:
+    lines = _lines(file)
+    header = _cells(next(lines, ""))
+    first = next(lines, "")
+    producers = (each for each in SOURCES if isinstance(each.read, Table) and each.read.knows(header, _cells(first)))
+    return _Open(next(producers, None), header, itertools.chain([first], lines))
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with io.TextIOWrapper(open_bounded(file, _LARGEST_CSV), "utf-8-sig", "replace") as text:
+        yield from bounded_lines(text, _MOST_ROWS)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
+
+
+def _told(source: Source, content: Any, rule: SamplingRule) -> tuple[list[Row], str | None]:
+    if isinstance(content, Exception):
+        raise content
+    rows = source.read.rows(content.header, content.lines) if isinstance(source.read, Table) else source.read(content)
+    return as_asked([row for row in rows if row.frame >= source.base], rule)

@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import math
 import reprlib
+import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TypeGuard, TypeVar
+
+from gpupeak.types import SamplingRule
 
 # 2**31 frames are 24 days at 1,000 frames a second.
 _MOST_FRAMES = 2**31
@@ -17,7 +22,8 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a file says of one frame, counted as the file counts; `intensity` is the sum of its action units."""
+    """What a file says of one frame, counted as the file counts; `intensity` is the sum of its action units, None
+    without a face, and `blink` what AU45 adds to it. `face` tells several people apart."""
 
     frame: int
     intensity: float | None = None
@@ -25,6 +31,9 @@ class Row:
     before: int | None = None
     after: int | None = None
     total: int | None = None
+    blink: float = 0.0
+    face: int | None = None
+    confidence: float | None = None
 
 
 class Unusable(Exception):
@@ -40,6 +49,59 @@ def strongest(rows: Iterable[Row]) -> Row | None:
         if row.intensity is not None and (best is None or row.intensity > best[0]):
             best = row.intensity, row
     return None if best is None else best[1]
+
+
+def one_face(rows: list[Row], face: int | None = None) -> tuple[list[Row], str | None]:
+    """The rows of one person, and how it was chosen if there are several: `face`, else the one with the largest summed
+    confidence, the first of equals; without numbers of faces, in each frame the row with the highest confidence.
+
+    Raises Unusable if the file does not tell of `face`.
+    """
+    sums: dict[int, float] = {}
+    for row in rows:
+        if row.face is not None and row.intensity is not None:
+            sums[row.face] = sums.get(row.face, 0.0) + (1 if row.confidence is None else row.confidence)
+    if face is not None and face not in sums:
+        raise Unusable(f"no face {face}, there are {', '.join(map(str, sorted(sums))) or 'no numbers of faces'}")
+    if face is not None or len(sums) > 1:
+        chosen = face if face is not None else max(sorted(sums), key=sums.__getitem__)
+        told = "asked for" if face is not None else "largest summed confidence"
+        return [row for row in rows if row.face == chosen], f"face {chosen} of {len(sums)}: {told}"
+    best: dict[int, Row] = {}
+    for row in rows:
+        if (other := best.setdefault(row.frame, row)) is not row and (row.confidence or 0) > (other.confidence or 0):
+            best[row.frame] = row
+    if len(best) == len(rows) or sums:
+        return rows, None
+    return list(best.values()), "of several faces the one of highest confidence in each frame"
+
+
+def as_asked(rows: list[Row], rule: SamplingRule) -> tuple[list[Row], str | None]:
+    """The rows of one person, made as a rule with options asks for, and how the person was chosen. What a file marks as
+    its peak counts no longer, then."""
+    if rule.no_blinks or rule.smooth is not None or rule.min_confidence is not None:
+        rows = [replace(row, marked=False) for row in rows]
+    if rule.no_blinks:
+        rows = [
+            row if row.intensity is None else replace(row, intensity=round(row.intensity - row.blink, 6))
+            for row in rows
+        ]
+    if rule.min_confidence is not None:
+        rows = [row for row in rows if row.confidence is not None and row.confidence >= rule.min_confidence]
+    rows, face = one_face(rows, rule.face)
+    return rows if rule.smooth is None else smoothed(rows, rule.smooth), face
+
+
+def smoothed(rows: list[Row], frames: int) -> list[Row]:
+    """The rows that have an intensity, each with the median over the rows at most `frames` // 2 frames away."""
+    known = sorted(((r.frame, r.intensity, r) for r in rows if r.intensity is not None), key=itemgetter(0))
+    numbers, values, reach = [each[0] for each in known], [each[1] for each in known], frames // 2
+    return [
+        replace(
+            row, intensity=statistics.median(values[bisect_left(numbers, n - reach) : bisect_right(numbers, n + reach)])
+        )
+        for n, _, row in known
+    ]
 
 
 def total_intensity(intensities: object) -> float | None:

@@ -118,7 +118,7 @@ class SheetTask:
                 pixels = decode_clip(clip, task.indices, size=self._side)
             width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
             times = tuple(clip.times[index] for index in task.indices)
-            curve = read_curve(sample.name, [local(each) for each in sample.au_dirs])
+            curve = read_curve(sample.name, [local(each) for each in sample.au_dirs], sample.rule)
             return task._sheet(pixels, width, height, clip.frames, times, curve)
 
     def _planned(self, sample: Sample, frames: int, codec: str) -> SheetTask:

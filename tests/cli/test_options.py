@@ -29,6 +29,12 @@ WORDS: dict[str, dict[str, Any]] = {
     },
     "--stream face --sampling uniform --n-frms 4": {"stream": "face", "sampling": "uniform", "n_frms": 4},
     "--fallback middle --peak-source openface --seed 3": {"fallback": "middle", "peak_source": "openface", "seed": 3},
+    "--face 2 --min-confidence 0.8 --no-blinks --smooth 5": {
+        "face": 2,
+        "min_confidence": 0.8,
+        "no_blinks": True,
+        "smooth": 5,
+    },
     "--visual-encoder open_clip:ViT-B-32 --weights random:7": {
         "encoder": "open_clip:ViT-B-32",
         "weights": "random:7",
@@ -103,7 +109,17 @@ def test_every_command_takes_the_options_that_mean_something_to_it(capsys: pytes
     shards = {"--num-shards", "--shard-index", "--overwrite", "--refresh"}
     ray = {"--engine", "--address", "--actors", "--gpus-per-actor"}
     work = {"--split", "--samples", "--limit", "--fallback", "--peak-source", "--seed"}
-    work |= {"--batch-size", "--workers", "--time-limit", "--fsync", "--quiet"}
+    work |= {
+        "--face",
+        "--min-confidence",
+        "--no-blinks",
+        "--smooth",
+        "--batch-size",
+        "--workers",
+        "--time-limit",
+        "--fsync",
+        "--quiet",
+    }
     assert options("plan") == every
     assert options("verify") - {"--deep", "--against", "--min-cosine", "--fix"} == every - shards
     assert options("report") - {"--out", "--show", "--show-unusual", "--show-samples"} == every - shards

