@@ -19,7 +19,7 @@ from record import NOISE, Record, Row, alternated, beside, timed
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from workload import Scale
 
-from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 
@@ -84,7 +84,7 @@ def encoders(
 ) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
     """Every side by name, given the same pixels; `state` is named as in open_clip."""
     yield OURS, partial(VisionTower.from_state(state, shape, device=pixels.device, dtype=torch.float32), pixels)
-    images = ((pixels / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
+    images = ((pixels / 255 - torch.tensor(shape.mean)) / torch.tensor(shape.std)).permute(0, 3, 1, 2).contiguous()
     visual = open_clip_tower(shape)
     visual.load_state_dict(state, strict=True, assign=True)
     yield "open_clip", partial(visual.eval(), images)

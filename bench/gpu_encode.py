@@ -27,7 +27,7 @@ from gpupeak.encode.gpu.attention import choose_attention
 from gpupeak.encode.gpu.device import Cuda, Stream, TorchCuda, Work
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.kernels import FASTEST, KERNELS, Kernels, compile_kernels
-from gpupeak.encode.vit import MEAN, STD, VisionTower, expected_state
+from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.errors import DeviceError
@@ -328,7 +328,7 @@ class Towers:
 
         shape, visual = self.setup.shape, open_clip_tower(self.setup.shape)
         visual.load_state_dict(random_state(0, expected_state(shape)), strict=True, assign=True)
-        return OpenClipTower(visual, MEAN, STD, device=self.setup.device, dtype=self.setup.dtype)
+        return OpenClipTower(visual, shape.mean, shape.std, device=self.setup.device, dtype=self.setup.dtype)
 
     def open_clip(self) -> Way:
         tower = self.of_open_clip

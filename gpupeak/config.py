@@ -138,9 +138,10 @@ class ExtractConfig:
         "What headtail, verify --deep and report draw from.")
 
     encoder: str = _option("CLIP_VIT_LARGE", ENCODER, "pack", "NAME",
-        "CLIP_VIT_LARGE or open_clip:MODEL[/TAG].", name="visual-encoder")
+        "CLIP_VIT_LARGE, DINO2_LARGE, SigLIP_SO, hf:DIRECTORY of such a model of Hugging Face's, or "
+        "open_clip:MODEL[/TAG].", name="visual-encoder")
     weights: str | None = _option(None, ENCODER, "doctor", "WEIGHTS",
-        "A Hugging Face directory, an open_clip file, openai (fetched) or random:SEED.", "openai, or TAG")
+        "A Hugging Face directory, an open_clip file, openai (fetched) or random:SEED.", "openai, TAG, or DIRECTORY")
 
     device: str = _option("auto", RUN, "doctor", "DEVICE",
         "auto, cpu, cuda:N, or several GPUs: cuda:0,cuda:1.",

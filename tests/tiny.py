@@ -12,13 +12,17 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.random import random_state
-from gpupeak.encoders import EncoderSpec, TowerShape
+from gpupeak.encoders import DINO2, SIGLIP, EncoderSpec, TowerShape
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
 torch.set_num_threads(1)
 
 SHAPE = TowerShape(size=28, patch=14, width=32, layers=3, heads=2, dim=24)
 SPEC = EncoderSpec("TINY", "TINY", SHAPE.dim, SHAPE.size, "ViT-L-14-quickgelu", "openai", SHAPE)
+
+DINO2_SHAPE = TowerShape(28, 14, 32, 2, 2, 32, 128, DINO2, trained=42, resize=36)
+SIGLIP_SHAPE = TowerShape(40, 14, 32, 2, 2, 32, 80, SIGLIP, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""Of pictures of 28 pixels, as of all others here, the processor makes larger ones."""
 
 
 def state(seed: int = 0, shape: TowerShape = SHAPE) -> dict[str, torch.Tensor]:

@@ -32,11 +32,11 @@ def compile_kernels(
     names: Iterable[str], device: torch.device, shape: TowerShape, tell: Callable[[str], None]
 ) -> Kernels:
     """The kernels of these names for a GPU, ready to be captured; `tell` hears of each that cannot be had, and why."""
-    width = shape.width
+    width, hidden = shape.width, shape.hidden
     makers: dict[str, Callable[[], object]] = {
-        "patch_rows": lambda: cuda_patch_rows(device, shape.size, shape.patch),
+        "patch_rows": lambda: cuda_patch_rows(device, shape.covered, shape.patch),
         "add_layer_norm": lambda: cuda_add_layer_norm(device, width),
-        "linear_silu": lambda: triton_linear_silu(device, width, 4 * width),
+        "linear_silu": lambda: triton_linear_silu(device, width, hidden),
     }
 
     def made(name: str) -> object:

@@ -195,7 +195,7 @@ def _cuda_encoder(
     kernels = compile_kernels(FASTEST, device, tower.shape, tell)
     runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets), kernels, attention), buckets)
     runner.check()
-    return GraphEncoder(runner, n=n)
+    return GraphEncoder(runner, n=n, size=spec.size)
 
 
 def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.Encoder, device: str) -> Parts:

@@ -49,7 +49,7 @@ USES = [
     (f"{RAY} --actors 4:2", 2, "actors is '4:2', expected N or MIN:MAX, from 1 to 9999"),
     (f"{RAY} --gpus-per-actor 2", 2, "gpus-per-actor is 2.0, expected a number from 0.01 to 1"),
     (f"{RAY} --address ray://head:1", 2, "address is 'ray://head:1', expected auto, HOST or HOST:PORT, on a"),
-    ("extract --visual-encoder CLIP_VIT_HUGE", 2, "encoder is 'CLIP_VIT_HUGE', expected CLIP_VIT_LARGE or "),
+    ("extract --visual-encoder CLIP_VIT_HUGE", 2, "encoder is 'CLIP_VIT_HUGE', expected CLIP_VIT_LARGE, "),
     ("extract --samples s3://", 2, "'s3://' names no place in a store, expected s3://BUCKET/DIRECTORY"),
     # options that do not go together
     ("extract --videos clips", 2, "a corpus of your own takes both --videos and --name"),

@@ -112,9 +112,9 @@ def test_half_precision_is_widened(tmp_path: Path, transformers_features: torch.
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act gelu, expected quick_gelu"),
-        ({"hidden_size": 64}, "is [64], expected [32]"),
-        ({"patch_size": 7, "image_size": 14}, "is [32, 3, 7, 7], expected [32, 3, 14, 14]"),
+        ({"hidden_act": "gelu"}, "activation gelu, expected quick_gelu"),
+        ({"hidden_size": 64}, "width 64, expected 32"),
+        ({"patch_size": 7, "image_size": 14}, "image_size 14, and pictures are made of 28 pixels"),
     ],
 )
 def test_another_model(change: dict[str, Any], expected: str, tmp_path: Path) -> None:

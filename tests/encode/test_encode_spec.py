@@ -41,8 +41,9 @@ def test_every_model_of_open_clip_has_a_spec_and_a_safe_directory() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("CLIP_VIT_LARG", "CLIP_VIT_LARGE or open_clip:"),
-        ("", "CLIP_VIT_LARGE or open_clip:"),
+        ("CLIP_VIT_LARG", "CLIP_VIT_LARGE, DINO2_LARGE, SigLIP_SO, hf:<directory> or open_clip:"),
+        ("EVA_CLIP_G", "a Q-Former of AffectGPT's own"),
+        ("hf:nowhere", "no file "),
         ("open_clip:", "expected one of its"),
         ("open_clip:ViT-B32", "ViT-B-32"),
         ("open_clip:ViT-B/32", "ViT-B-32"),

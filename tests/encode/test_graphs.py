@@ -17,12 +17,13 @@ import pytest
 import torch
 from lazy_cuda import LazyCuda
 from samples import plan
-from tiny import state
+from tiny import DINO2_SHAPE, SIGLIP_SHAPE, state
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.kernels import Kernels
-from gpupeak.encode.vit import VisionTower
-from gpupeak.encoders import TowerShape
+from gpupeak.encode.vit import VisionTower, expected_state
+from gpupeak.encoders import ENCODERS, TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import Failed, FeatureBatch, FrameBatch
@@ -33,15 +34,21 @@ HERE = Path("features")
 
 
 @cache
-def tower() -> VisionTower:
-    return VisionTower.from_state(state(7, SHAPE), SHAPE)
+def tower(shape: TowerShape = SHAPE) -> VisionTower:
+    return VisionTower.from_state(state(7, shape), shape)
 
 
 def encoder(
-    cuda: LazyCuda, *, graphs: bool = True, n: int = 8, slots: int = 4, patch: Callable[..., None] = patch_rows
+    cuda: LazyCuda,
+    *,
+    graphs: bool = True,
+    n: int = 8,
+    slots: int = 4,
+    patch: Callable[..., None] = patch_rows,
+    shape: TowerShape = SHAPE,
 ) -> GraphEncoder:
-    eager = EagerRunner(tower(), cuda, max(BUCKETS), Kernels(patch_rows=patch))
-    return GraphEncoder(GraphRunner(eager, BUCKETS) if graphs else eager, n=n, slots=slots)
+    eager = EagerRunner(tower(shape), cuda, max(BUCKETS), Kernels(patch_rows=patch))
+    return GraphEncoder(GraphRunner(eager, BUCKETS) if graphs else eager, n=n, slots=slots, size=SHAPE.size)
 
 
 def pictures(name: str, count: int) -> np.ndarray:
@@ -53,8 +60,8 @@ def pictures(name: str, count: int) -> np.ndarray:
 class Frames:
     """Batches of one kind, what their features must be, and whether they were given back, once."""
 
-    def __init__(self, cuda: LazyCuda) -> None:
-        self.cuda = cuda
+    def __init__(self, cuda: LazyCuda, shape: TowerShape = SHAPE) -> None:
+        self.cuda, self._tower = cuda, tower(shape)
         self.wanted: dict[str, np.ndarray] = {}
         self.borrowed: set[str] = set()
         self._decoder = cuda.stream()
@@ -83,7 +90,7 @@ class Frames:
 
     def _want(self, name: str, finished: np.ndarray) -> None:
         with torch.inference_mode():
-            self.wanted[name] = tower()(torch.from_numpy(finished.copy())).numpy()
+            self.wanted[name] = self._tower(torch.from_numpy(finished.copy())).numpy()
 
     def _lend(self, name: str, spoil: Callable[[], object]) -> Callable[[], None]:
         self.borrowed.add(name)
@@ -131,12 +138,29 @@ def mixed(frames: Frames) -> list[FrameBatch]:
     ]
 
 
-@pytest.mark.parametrize("graphs", [True, False])
-def test_features_are_those_of_the_eager_tower(graphs: bool) -> None:
-    frames = Frames(cuda := LazyCuda())
-    found = features(encoder(cuda, graphs=graphs).encode(mixed(frames)))
+@pytest.mark.parametrize(
+    ("graphs", "shape"), [(True, SHAPE), (False, SHAPE), (True, DINO2_SHAPE), (True, SIGLIP_SHAPE)]
+)
+def test_features_are_those_of_the_eager_tower(graphs: bool, shape: TowerShape) -> None:
+    frames = Frames(cuda := LazyCuda(), shape)
+    found = features(encoder(cuda, graphs=graphs, shape=shape).encode(mixed(frames)))
     assert_same(found, frames.wanted)
     assert frames.borrowed == set()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_tower_computes_on_the_gpu_in_half_precision(name: str) -> None:
+    """Shapes, dtypes and devices of its full sizes but for the number of blocks, in tensors without memory."""
+    spec = ENCODERS[name]
+    assert spec.tower is not None
+    shape = replace(spec.tower, layers=2)
+    with FakeTensorMode(), torch.device("cuda:0"), torch.inference_mode():
+        full = VisionTower.from_state(expected_state(shape), shape, device="cuda:0", dtype=torch.float16)
+        pixels = torch.empty((3, spec.size, spec.size, 3), dtype=torch.uint8)
+        rows = full.patch_rows(pixels)
+        found = full.encode_rows(rows)
+    assert (rows.shape, rows.dtype) == ((3 * shape.grid**2, 592), torch.float16)
+    assert (found.shape, found.dtype, str(found.device)) == ((3, spec.dim), torch.float32, "cuda:0")
 
 
 def one_at_a_time(subject: GraphEncoder, batches: Sequence[FrameBatch]) -> Iterator[FeatureBatch | Failed]:

@@ -25,8 +25,8 @@ from tiny import state
 
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.kernels import Kernels
-from gpupeak.encode.vit import MEAN, STD, VisionTower
-from gpupeak.encoders import TowerShape
+from gpupeak.encode.vit import VisionTower
+from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
 from gpupeak.kernels import add_layer_norm, compile, patch_rows
 from gpupeak.types import FeatureBatch, FrameBatch
 
@@ -136,8 +136,10 @@ def nvrtc_compile(name: str, architecture: str, *options: str) -> tuple[str, byt
 
 
 def clip_scale_shift() -> torch.Tensor:
-    std = torch.tensor(STD)
-    return torch.stack([1 / (255 * std), -torch.tensor(MEAN) / std])
+    clip = CLIP_VIT_LARGE.tower
+    assert clip is not None
+    std = torch.tensor(clip.std)
+    return torch.stack([1 / (255 * std), -torch.tensor(clip.mean) / std])
 
 
 def poisoned(rows: int, columns: int) -> torch.Tensor:

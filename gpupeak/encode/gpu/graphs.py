@@ -120,7 +120,7 @@ class GraphRunner:
                 wanted = torch.cat([plain(some) for some in torch.split(pixels, 16)])
             for bucket in self._buckets:
                 rows = self.rows[: bucket * patches]
-                tower.kernels.patch_rows(pixels[:bucket], images[:bucket], tower.scale_shift, rows)
+                tower.write_rows(pixels[:bucket], images[:bucket], rows)
                 self.run(bucket)
                 errors[bucket] = apart(self.features[:bucket], wanted[:bucket])
 
@@ -175,19 +175,17 @@ class GraphEncoder:
     """Encodes whatever frames are ready together, on the GPU while the host prepares the next ones.
 
     It never waits for a second batch while it has one, nor for the disk while a slot is free. A batch is handed on when
-    its features have arrived, while the next one is computed. `n` is the most frames a sample can have; `slots` is at
-    least 3: two batches are in flight while one is written.
+    its features have arrived, while the next one is computed. `n` is the most frames a sample can have, `size` their
+    edge, the tower's own by default; `slots` is at least 3: two batches are in flight while one is written.
     """
 
-    def __init__(self, runner: Runner, *, n: int = 8, slots: int = SLOTS) -> None:
-        tower = runner.tower
-        self._runner, self._patch_rows, self._slots = runner, tower.kernels.patch_rows, slots
+    def __init__(self, runner: Runner, *, n: int = 8, slots: int = SLOTS, size: int | None = None) -> None:
+        self._runner, self._write_rows, self._slots = runner, runner.tower.write_rows, slots
         self._stream, self._uploads = runner.stream, runner.cuda.stream()
-        self._size, self._patches = tower.shape.size, tower.shape.grid**2
+        self._patches, size = runner.tower.shape.grid**2, size or runner.tower.shape.size
         self._most = max(runner.largest, n)  # images a slot
-        # Made on torch's default stream: the lanes' zeros wait for it, too.
-        self._scale_shift = tower.scale_shift
-        self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, self._size) for _ in range(2)])
+        # The tower was made on torch's default stream: the lanes' zeros wait for that, too.
+        self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, size) for _ in range(2)])
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError."""
@@ -276,8 +274,7 @@ class GraphEncoder:
         self._stream.wait(self._uploads.record())
         for pixels, first, last in sources:
             rows = self._runner.rows[first * self._patches : last * self._patches]
-            patch_rows = partial(self._patch_rows, pixels, lane.images[first:last], self._scale_shift, rows)
-            self._stream.run("patch rows", patch_rows)
+            self._stream.run("patch rows", partial(self._write_rows, pixels, lane.images[first:last], rows))
         lane.read = self._stream.record()
         return lane.read
 

@@ -7,9 +7,10 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +27,8 @@ from gpupeak.storage.pickles import LARGEST, noted
 
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
 """A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
+Tensor: TypeAlias = tuple[str, Callable[[], torch.Tensor]]
+"""With its own name, where it is known by another."""
 
 _CONFIG_BYTES = 1 << 20
 _LARGEST_ARCHIVE, _LARGEST_OLD = 16 << 30, 3 << 30  # bytes; the old format is read as a whole
@@ -33,24 +36,28 @@ _TORCH_SCRIPT = (
     "a TorchScript archive is a program; expected a state dict: "
     "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
 )
-_OUTER = {
-    "class_embedding": "vision_model.embeddings.class_embedding",
-    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "ln_pre.weight": "vision_model.pre_layrnorm.weight",  # their spelling
-    "ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "ln_post.weight": "vision_model.post_layernorm.weight",
-    "ln_post.bias": "vision_model.post_layernorm.bias",
-    "proj": "visual_projection.weight",
-}
-_INNER = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_NOT_LEARNT = "vision_model.embeddings.position_ids"  # 0, 1, 2, ...: older transformers saved them
+_OPEN_CLIPS = tuple(
+    (re.compile(theirs), ours)
+    for theirs, ours in (
+        (r"^(vision_model|dinov2)\.", ""),
+        (r"^embeddings\.(class_embedding|cls_token)$", "class_embedding"),
+        (r"^embeddings\.position_embedding(s|\.weight)$", "positional_embedding"),
+        (r"^embeddings\.patch_embedding(s\.projection)?\.", "conv1."),
+        (r"^pre_layrnorm\.", "ln_pre."),  # their spelling
+        (r"^post_layernorm\.", "ln_post."),
+        (r"^visual_projection\.weight$", "proj"),
+        (r"^encoder\.layers?\.", "transformer.resblocks."),
+        (r"\.(layer_)?norm([12])\.", r".ln_\2."),
+        (r"\.layer_scale([12])\.lambda1$", r".ls_\1.gamma"),
+        (r"\.(self_attn|attention(\.attention)?)\.([qkv])(uery|ey|alue|_proj)\.", r".attn.\3."),
+        (r"\.(self_attn\.out_proj|attention\.(output\.dense|o_proj))\.", ".attn.out_proj."),
+        (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+        (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    )
+)
+"""From transformers' names of CLIP, DINOv2 and SigLIP to those of open_clip's image tower."""
+_unread = re.compile(r"embeddings\.(position_ids|mask_token)$|(layernorm|ln_post|head|classifier)\.").match
+"""What features do not come of: 0, 1, 2, ... that older transformers saved; the last LayerNorm and what follows it."""
 
 
 def load_state(
@@ -59,8 +66,9 @@ def load_state(
     """An image tower's state: random, or read from `weights.files`, floating-point tensors widened to float32.
 
     open_clip's layout (`visual.*`, or an image tower's state alone) and, for this project's own tower, that of
-    transformers (`vision_model.*`) are read. `expected` has the names, shapes and dtypes wanted; `quick_gelu` is the
-    module's activation, which a configuration beside the files may contradict. Raises WeightsError.
+    transformers (`vision_model.*`, `embeddings.*`) are read. `expected` has the names, shapes and dtypes wanted;
+    `quick_gelu` is the module's activation, which open_clip's configuration beside the files may contradict. Raises
+    WeightsError.
     """
     if weights.seed is not None:
         return random_state(weights.seed, expected)
@@ -79,21 +87,16 @@ def _read_state(
             tensors |= _open(file)
     if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
         tensors = {name.removeprefix("module."): read for name, read in tensors.items()}
-    directory = weights.files[0].parent
-    if any(name.startswith("vision_model.") for name in tensors):
+    if any(re.match(r"(vision_model\.|dinov2\.)?embeddings\.", name) for name in tensors):
         if spec.tower is None:
             raise WeightsError("parameters are named as in transformers (vision_model.*), expected open_clip's")
-        _check_config(directory / "config.json", "vision_config", "hidden_act", "quick_gelu", "quick_gelu")
-        names = {name: _transformers_names(name) for name in expected}
-        prefixes: tuple[str, ...] = ("vision_model.", "visual_projection.")
-    else:
-        if weights.tag is None:  # of a tag, open_clip itself knows the configuration
-            _check_config(directory / "open_clip_config.json", "model_cfg", "quick_gelu", False, quick_gelu)
-        prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
-        names = {name: (prefix + name,) for name in expected}
-        prefixes = (prefix,)
-    _check_names(names, tensors, prefixes)
-    return {name: _assemble(names[name], tensors, like) for name, like in expected.items()}
+        found = {ours: tensor for ours, tensor in _of_transformers(tensors) if ours in expected or not _unread(ours)}
+        return _assembled(found, expected)
+    if weights.tag is None:  # of a tag, open_clip itself knows the configuration
+        _check_activation(weights.files[0].with_name("open_clip_config.json"), quick_gelu)
+    prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
+    found = {name.removeprefix(prefix): (name, tensors[name]) for name in tensors if name.startswith(prefix)}
+    return _assembled(found, expected, prefix)
 
 
 @contextlib.contextmanager
@@ -160,53 +163,65 @@ def _called(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def _transformers_names(name: str) -> tuple[str, ...]:
-    """The parameters of transformers' CLIP that one of open_clip's consists of."""
-    if name in _OUTER:
-        return (_OUTER[name],)
-    layer, _, parameter = name.removeprefix("transformer.resblocks.").partition(".")
-    home = f"vision_model.encoder.layers.{layer}"
-    if parameter.startswith("attn.in_proj_"):
-        kind = parameter.removeprefix("attn.in_proj_")
-        return tuple(f"{home}.self_attn.{part}_proj.{kind}" for part in "qkv")
-    part, _, kind = parameter.rpartition(".")
-    return (f"{home}.{_INNER[part]}.{kind}",)
+def _of_transformers(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
+    """An image tower's tensors by open_clip's names, query, key and value apart; those of a text tower are left out."""
+    whole = tuple(home for home in ("vision_model.", "dinov2.") if any(name.startswith(home) for name in tensors))
+    for name, read in tensors.items():
+        if whole and not name.startswith((*whole, "visual_projection.")):
+            continue
+        ours = name
+        for old, new in _OPEN_CLIPS:
+            ours = old.sub(new, ours)
+        yield ours, (name, read)
 
 
-def _check_names(names: Mapping[str, tuple[str, ...]], tensors: Tensors, prefixes: tuple[str, ...]) -> None:
-    wanted = {part for parts in names.values() for part in parts}
-    missing = sorted(wanted - tensors.keys())
+def _assembled(
+    found: Mapping[str, Tensor], expected: Mapping[str, torch.Tensor], prefix: str = ""
+) -> dict[str, torch.Tensor]:
+    parts = {name: _parts(name, found) for name in expected}
+    wanted = {part for each in parts.values() for part in each}
+    missing = sorted(wanted - found.keys())
     if len(missing) == len(wanted):
         raise WeightsError(
-            f"no image tower found among {len(tensors)} tensors{_such_as(sorted(tensors))}; expected visual.*, "
-            "as open_clip names it, or vision_model.*, as transformers does"
+            f"no image tower found among {len(found)} tensors{_such_as(sorted(found))}; expected visual.*, "
+            "as open_clip names it, or vision_model.* or embeddings.*, as transformers does"
         )
     if missing:
-        raise WeightsError(f"{len(missing)} of {len(wanted)} parameters are missing{_such_as(missing)}")
-    extra = sorted(name for name in tensors.keys() - wanted - {_NOT_LEARNT} if name.startswith(prefixes))
+        told = _such_as([prefix + name for name in missing])
+        raise WeightsError(f"{len(missing)} of {len(wanted)} parameters are missing{told}")
+    extra = sorted(found[name][0] for name in found.keys() - wanted)
     if extra:
         raise WeightsError(f"{len(extra)} parameters more than expected{_such_as(extra)}")
+    return {name: _assemble([found[part] for part in parts[name]], like) for name, like in expected.items()}
+
+
+def _parts(name: str, found: Mapping[str, Tensor]) -> list[str]:
+    """Query, key and value, where they lie apart."""
+    home, _, kind = name.partition("in_proj_")
+    return [f"{home}{part}.{kind}" for part in "qkv"] if f"{home}q.{kind}" in found else [name]
 
 
 def _such_as(names: list[str]) -> str:
     return f" (such as {', '.join(name[:100] for name in names[:3])})" if names else ""
 
 
-def _assemble(parts: tuple[str, ...], tensors: Tensors, like: torch.Tensor) -> torch.Tensor:
+def _assemble(parts: Sequence[Tensor], like: torch.Tensor) -> torch.Tensor:
     """One tensor of the state from its parts in the checkpoint, in memory of its own."""
-    transposed = parts == (_OUTER["proj"],)  # a Linear there, a right factor here
-    shape = list(reversed(like.shape)) if transposed else list(like.shape)
+    transposed = parts[0][0] == "visual_projection.weight"  # a Linear there, a right factor here
+    shape = list(like.shape)[:: -1 if transposed else 1]
     if len(parts) > 1:
         shape[0] //= len(parts)
     values = []
-    for name in parts:
+    for name, read in parts:
         with _reading(name):
-            value = _checked(name, tensors[name](), shape, like)
+            value = _checked(name, read(), shape, like)
         values.append(value.T if transposed else value)
     return torch.cat(values) if len(values) > 1 else values[0]
 
 
 def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tensor) -> torch.Tensor:
+    while value.ndim > len(shape) and len(value) == 1:  # DINOv2's tokens, for a batch of one
+        value = value[0]
     if list(value.shape) != shape:
         raise WeightsError(f"{name} is {list(value.shape)}, expected {shape}")
     if value.is_floating_point() != like.is_floating_point():
@@ -219,9 +234,9 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
     return value
 
 
-def _check_config(file: Path, section: str, name: str, default: object, wanted: object) -> None:
+def _check_activation(file: Path, quick_gelu: bool) -> None:
     with _reading(file.name), contextlib.suppress(FileNotFoundError):
         config = json.loads(read_bounded(file, _CONFIG_BYTES))
-        found = config.get(section, config).get(name, default)
-        if found != wanted:
-            raise WeightsError(f"{file.name} says {name} {str(found)[:60]}, expected {wanted}")
+        found = config.get("model_cfg", config).get("quick_gelu", False)
+        if found != quick_gelu:
+            raise WeightsError(f"{file.name} says quick_gelu {str(found)[:60]}, expected {quick_gelu}")

@@ -21,6 +21,7 @@ _FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
 _INDEX_BYTES = 16 << 20
 
@@ -56,11 +57,11 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
     """Find what `weights` means, without reading or hashing it; None is the encoder's own tag. Raises WeightsError."""
+    weights = weights if weights is not None else spec.tag or spec.home
     if weights is None:
-        if spec.tag is None:
-            raise WeightsError(f"{spec.name} names no pretrained tag: give {spec.name}/TAG, or as weights {INSTEAD}")
-        weights = spec.tag
-    if weights in ("openai", spec.tag):
+        of_model = f"{spec.name}/TAG, or " if spec.model else ""
+        raise WeightsError(f"{spec.name} names no pretrained tag: give {of_model}as weights {INSTEAD}")
+    if spec.model and weights in ("openai", spec.tag):
         return _tagged(spec, weights)
     if weights.startswith("random:"):
         match = _RANDOM.fullmatch(weights)
@@ -70,9 +71,11 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
     path = expanded(weights).absolute()
     if weights and os.path.exists(path):  # noqa: PTH110 - never raises
         return WeightsId(str(path), files=_weight_files(path))
-    if tag := pretrained_tag(weights):
+    if spec.model and (tag := pretrained_tag(weights)):
         return _tagged(spec, tag)
-    raise WeightsError(f"weights {weights!r}: no such file or directory; expected openai, {INSTEAD}")
+    raise WeightsError(
+        f"weights {weights!r}: no such file or directory; expected {'openai, ' * bool(spec.model)}{INSTEAD}"
+    )
 
 
 def _tagged(spec: EncoderSpec, tag: str) -> WeightsId:
