@@ -10,8 +10,8 @@ import math
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -29,7 +29,7 @@ from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphR
 from gpupeak.encode.kernels import FASTEST, KERNELS, Kernels, compile_kernels
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
-from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
+from gpupeak.encoders import CLIP_VIT_LARGE, DINO2, ENCODERS, SIGLIP, TowerShape
 from gpupeak.errors import DeviceError
 from gpupeak.kernels.add_layer_norm import add_layer_norm
 from gpupeak.kernels.linear_silu import linear_silu
@@ -118,6 +118,7 @@ class Setup:
     cuda: Cuda
     dtype: torch.dtype
     shape: TowerShape
+    others: Mapping[str, TowerShape]
     buckets: tuple[int, ...]
     repeats: int
 
@@ -137,16 +138,21 @@ class Setup:
 
 
 def on_gpu() -> Setup:
-    device, shape = torch.device("cuda:0"), CLIP_VIT_LARGE.tower
+    device = torch.device("cuda:0")
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # as on the line
-    assert shape is not None
-    return Setup(False, device, OneStream(device), torch.float16, shape, BUCKETS, 3)
+    shapes = {name: spec.tower for name, spec in ENCODERS.items() if spec.tower is not None}
+    shape = shapes.pop(CLIP_VIT_LARGE.name)
+    return Setup(False, device, OneStream(device), torch.float16, shape, shapes, BUCKETS, 3)
 
 
 def in_small() -> Setup:
     """A tower of two blocks on the CPU; DALI on the CPU in NVDEC's place."""
     shape = TowerShape(size=SIZE, patch=56, width=64, layers=2, heads=2, dim=16)
-    return Setup(True, torch.device("cpu"), HostCuda(), torch.float32, shape, (8, 16), 1)
+    others = {
+        "DINO2_LARGE": TowerShape(SIZE, 56, 64, 2, 2, 64, 256, DINO2, trained=280, resize=256),
+        "SigLIP_SO": TowerShape(384, 112, 64, 2, 2, 64, 240, SIGLIP),
+    }
+    return Setup(True, torch.device("cpu"), HostCuda(), torch.float32, shape, others, (8, 16), 1)
 
 
 def steps(setup: Setup, record: Record) -> Iterator[Step]:
@@ -167,6 +173,9 @@ def steps(setup: Setup, record: Record) -> Iterator[Step]:
         yield Step(4, "encode", f"{towers.most}: {name}", seconds, partial(towers.measure, way))
         if name == DEFAULT:
             yield Step(4, "encode", "where the time goes", 6, towers.where)
+    for name, shape in setup.others.items():
+        other = Towers(replace(setup, shape=shape), towers.ceiling)
+        yield Step(4, "encode", f"{DEFAULT}: {name}", 40, partial(other.measure, other.default))
 
 
 def seconds_of(setup: Setup, work: Work, repeats: int = 20, warm: int = 3) -> list[float]:
@@ -295,7 +304,7 @@ class Towers:
     """Ways to go from pixels to features, each held against float32, and each timed beside graphs without a kernel."""
 
     def __init__(self, setup: Setup, ceiling: Callable[[], float]) -> None:
-        self.setup, self._ceiling, self.most = setup, ceiling, max(setup.buckets)
+        self.setup, self.ceiling, self.most = setup, ceiling, max(setup.buckets)
 
     @cached_property
     def tower(self) -> VisionTower:
@@ -343,6 +352,9 @@ class Towers:
 
         return Way(features, partial(encode, self.given[: self.most]))
 
+    def default(self) -> Way:
+        return self.graphs(FASTEST)
+
     def eager(self) -> Way:
         return self.of(EagerRunner(self.tower, self.setup.cuda, self.most))
 
@@ -353,12 +365,12 @@ class Towers:
         return self.of(GraphRunner(eager, buckets or (self.most,)))
 
     def of(self, runner: Runner) -> Way:
-        count, patch = self.most, runner.tower.kernels.patch_rows
+        count = self.most
         images = torch.arange(count, dtype=torch.int32, device=self.setup.device)
-        encoder = GraphEncoder(runner, n=count)
+        encoder = GraphEncoder(runner, n=count, size=SIZE)
 
         def work() -> None:
-            patch(self.given[:count], images, runner.tower.scale_shift, runner.rows)
+            runner.tower.write_rows(self.given[:count], images, runner.rows)
             runner.run(count)
 
         return Way(lambda pixels: features_of(encoder, [alone("drawn", pixels)])["drawn"], work)
@@ -399,7 +411,7 @@ class Towers:
                     seconds[name] += seconds_of(self.setup, work, repeats=6, warm=1)
         row, other, seen = timed(seconds["this"]), timed(seconds["graphs"]), monitor.figures()
         rate, ratio = self.most / row["median_s"], other["median_s"] / row["median_s"]
-        share = rate * sum(flop(self.setup.shape).values()) / self._ceiling()
+        share = rate * sum(flop(self.setup.shape).values()) / self.ceiling()
         says = f"{rate:.0f} images/s, {100 * share:.0f} % of the product, {ratio:.3f} of graphs{clocks(seen)}"
         figures = {"images": self.most, "images_per_s": rate, "of_product": share, "over_graphs": ratio}
         return {**row, **figures, "graphs": other, **seen, "says": says}
@@ -426,18 +438,20 @@ class Towers:
         rate = self.most * flop(self.setup.shape)["products"] / kinds["products"]
         shares = ", ".join(f"{kind} {100 * took / kinds.total():.0f} %" for kind, took in kinds.most_common())
         says = f"{1e3 * kinds.total():.1f} ms: {shares}; products at {rate / 1e12:.3g} TFLOP/s, "
-        says += f"{100 * rate / self._ceiling():.0f} % of the large one"
+        says += f"{100 * rate / self.ceiling():.0f} % of the large one"
         figures = {"flop_per_image": flop(self.setup.shape), "products_flop_per_s": rate}
         return {"seconds": kinds, "kernels": dict(kernels.most_common(20)), **figures, "says": says}
 
 
 def flop(shape: TowerShape) -> dict[str, float]:
-    """Of one image, 156 GFLOP for ViT-L/14; the last block computes one token only."""
-    tokens, width, full = shape.grid**2 + 1, shape.width, shape.layers - 1
+    """Of one image, 156 GFLOP for ViT-L/14; where its token alone is read, the last block computes no other."""
+    tokens, width, full = shape.tokens, shape.width, shape.layers - 1
+    wanted, projected = (1, shape.dim) if shape.family.pooling == "class" else (tokens, 0)
     row = -(-3 * shape.patch**2 // 8) * 8
-    products = full * 12 * tokens * width**2 + (2 * tokens + 10) * width**2
-    products += shape.grid**2 * row * width + width * shape.dim
-    return {"products": 2.0 * products, "attention": 2.0 * (full * tokens + 1) * 2 * tokens * width}
+    block = 2 * width**2 + 2 * width * shape.hidden  # of a token, beside its key and value
+    products = shape.layers * 2 * tokens * width**2 + (full * tokens + wanted) * block
+    products += shape.grid**2 * row * width + width * projected
+    return {"products": 2.0 * products, "attention": 2.0 * (full * tokens + wanted) * 2 * tokens * width}
 
 
 def fidelity(found: npt.NDArray[Any], wanted: npt.NDArray[Any], corpus_mean: npt.NDArray[Any]) -> Of:

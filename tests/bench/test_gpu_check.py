@@ -112,6 +112,7 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
     ]
     assert [name for name in by_name if name in order] == order
     assert {f"encode: 16: {way}" for way in gpu_encode.WAYS} < by_name.keys()
+    assert {f"encode: {gpu_check.DEFAULT}: {name}" for name in ("DINO2_LARGE", "SigLIP_SO")} < by_name.keys()
     checked = by_name["encode: 16: graphs+patch_rows"]
     assert set(checked["controls_passing"].values()) == {0}
     assert by_name["decode: whole beside trimmed"]["difference"] == 0
