@@ -2,6 +2,8 @@
 
 inference   reads the section `inference` alone; files are loaded exactly when frame_sampling is emotion_peak
 training    reads `datasets.<name>`; files are loaded exactly when use_preextracted_frame is set
+
+Both load files of the face stream exactly when use_preextracted_face is set.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from gpupeak.check.affectgpt_yaml import KEYS, Document, Section, Value, read_document
 from gpupeak.corpora.table import default_datasets, expected_samples
-from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.encoders import CLIP_VIT_LARGE, ENCODERS, encoder_spec
 from gpupeak.errors import ConfigError, RunError, few
 from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest
@@ -28,6 +30,7 @@ INFERENCE, TRAINING = "inference", "training"
 _N_FRMS = "model.vis_processor.train.n_frms"
 _TRAINING_SETS = ("mercaptionplus", "ovmerd")
 """AffectGPT's training sets; inference takes face_or_frame from their sections, which have to agree."""
+_DIMS: dict[object, int] = {spec.directory: spec.dim for spec in ENCODERS.values()}
 _SWITCHES = set(KEYS) - {"visual_encoder", "face_or_frame"}
 """A section that has one of these means to say how frames are loaded."""
 
@@ -43,7 +46,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether AffectGPT would load the features of one dataset, in one use of it: `INFERENCE` or `TRAINING`.
+    """Whether AffectGPT would load one stream's features of a dataset, in one use of it: `INFERENCE` or `TRAINING`.
 
     `directory` is what it would look into, None where it builds no path; `expected` how many samples it counts,
     None where nobody knows; `problems` why files are not loaded, or not all (`partly`: some are); `instead` what
@@ -60,6 +63,7 @@ class Judgement:
     instead: str
     warnings: tuple[str, ...] = ()
     partly: bool = False
+    stream: str = "frame"
 
     @property
     def loads(self) -> bool:
@@ -114,8 +118,12 @@ def check(
 
 
 def consumer_directory(root: str, dataset: str, encoder: object, sampling: object, n: object) -> str:
-    """The directory that AffectGPT builds, in its own spelling: `root` may have the dataset at its end already."""
-    return f"{_home(root, dataset)}/frame_{encoder}_{sampling}_{n}frms"
+    """The directory that AffectGPT builds, in its own spelling: `root` may have the dataset at its end already.
+
+    Without a `sampling` it is that of the face stream.
+    """
+    of = f"face_{encoder}" if sampling is None else f"frame_{encoder}_{sampling}"
+    return f"{_home(root, dataset)}/{of}_{n}frms"
 
 
 def emit(
@@ -125,18 +133,21 @@ def emit(
     n_frms: int = 8,
     encoder: str = CLIP_VIT_LARGE.name,
     training: bool = False,
+    faces: bool = False,
 ) -> str:
     """The YAML that makes AffectGPT load what `extract` with the same settings writes.
 
     A comment names the directories of `datasets`; with `training`, each, or else AffectGPT's two training sets, has a
-    section, too. Raises ConfigError if there is no such encoder, or a name or `output_root` would not survive YAML.
+    section, too; with `faces`, the face stream's files are loaded beside those of frames. Raises ConfigError if there
+    is no such encoder, or a name or `output_root` would not survive YAML.
     """
     for name in datasets:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ConfigError(f"dataset is {name!r}, expected a name")
     if "${" in output_root or not output_root.isprintable():
         raise ConfigError(f"output root is {output_root!r}, expected a path that AffectGPT reads as it stands")
-    directory = encoder_spec(encoder).directory
+    spec = encoder_spec(encoder)
+    directory = spec.directory
     names = tuple(dict.fromkeys(map(_lower, datasets)))
     keys = [
         "frame_sampling: emotion_peak",
@@ -144,11 +155,19 @@ def emit(
         f"preextracted_root: {json.dumps(output_root, ensure_ascii=False)}",
         f"visual_encoder: {json.dumps(directory, ensure_ascii=False)}",
     ]
+    told: list[str] = []
+    if faces:
+        keys.append("use_preextracted_face: true")
+        told.append(f"# For faces it has to contain face, too, and {_N_FRMS} has to be {n_frms}.")
+    if spec.dim != CLIP_VIT_LARGE.dim:
+        told.append(f"# A frame of {directory} is {spec.dim} numbers: as many as model.visual_encoder's has to be.")
+    for sampling in ("emotion_peak", None) if faces else ("emotion_peak",):
+        told += [f"# {name}: {consumer_directory(output_root, name, directory, sampling, n_frms)}" for name in names]
     lines = [
         "# For the section inference of AffectGPT's configuration, where emotion_peak is what loads files.",
         "# face_or_frame has to contain frame: AffectGPT takes it from datasets.mercaptionplus or datasets.ovmerd,",
         "# or from --outside_face_or_frame. A relative preextracted_root starts where AffectGPT runs.",
-        *(f"# {name}: {consumer_directory(output_root, name, directory, 'emotion_peak', n_frms)}" for name in names),
+        *told,
         "inference:",
         *(f"  {key}" for key in keys),
     ]
@@ -165,10 +184,13 @@ def _check(file: Path, document: Document, asked: tuple[str, ...], face_or_frame
     warnings = list(_warnings(document))
     if document.inference is not None:
         settings = _settings(document.inference, INFERENCE, document, "./preextracted_features")
-        frames, doubts = _frames_at_inference(document, face_or_frame)
+        frames, doubts = _needed_at_inference("frame", document, face_or_frame)
         warnings += doubts
         names = asked or _meant(settings, told, run_dir) or default_datasets()
         judgements += [_inference(name, settings, frames, run_dir) for name in names]
+        if document.inference.get("use_preextracted_face"):
+            faces, _ = _needed_at_inference("face", document, face_or_frame)
+            judgements += [_faces(each, INFERENCE, [*faces], document, run_dir) for each in judgements]
     else:
         why = ("no section inference, and at inference AffectGPT reads nothing else",)
         for name in asked:
@@ -176,7 +198,8 @@ def _check(file: Path, document: Document, asked: tuple[str, ...], face_or_frame
             judgements.append(Judgement(name, INFERENCE, (), None, 0, expected, why, "does not start"))
     for name, section in told.items():
         if not asked or _lower(name) in asked:
-            judgements.append(_training(name, section, document, run_dir))
+            judgements += _training(name, section, document, run_dir)
+    warnings += _other_widths(document, judgements)
     return Check(file, run_dir, tuple(judgements), tuple(_without_effect(document, told)), tuple(warnings))
 
 
@@ -211,9 +234,9 @@ def _settings(section: Section, path: str, document: Document, root: str | None)
     return found
 
 
-def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple[list[str], list[str]]:
+def _needed_at_inference(what: str, document: Document, face_or_frame: str | None) -> tuple[list[str], list[str]]:
     if face_or_frame is not None:
-        return _without_frames("--outside_face_or_frame", face_or_frame), []
+        return _without(what, "--outside_face_or_frame", face_or_frame), []
     sections = {f"datasets.{name}": document.datasets.get(name, {}) for name in _TRAINING_SETS}
     given = {f"{path}.{key}": told[key] for path, told in sections.items() for key in told if key == "face_or_frame"}
     if not given:
@@ -222,11 +245,11 @@ def _frames_at_inference(document: Document, face_or_frame: str | None) -> tuple
     if len(set(given.values())) > 1:
         values = " and ".join(f"{key} is {value!r}" for key, value in given.items())
         return [f"{values}, and AffectGPT takes only one"], []
-    return _without_frames(*given.popitem()), []
+    return _without(what, *given.popitem()), []
 
 
-def _without_frames(key: str, value: object) -> list[str]:
-    return [] if "frame" in str(value) else [f"{key} is {value!r}, without frame in it"]
+def _without(what: str, key: str, value: object) -> list[str]:
+    return [] if what in str(value) else [f"{key} is {value!r}, without {what} in it"]
 
 
 def _warnings(document: Document) -> Iterator[str]:
@@ -249,7 +272,7 @@ def _without_effect(document: Document, told: Mapping[str, Section]) -> Iterator
     if "face_or_frame" in inference:
         yield "inference.face_or_frame: not read; it is datasets.mercaptionplus's, or --outside_face_or_frame"
     for name, section in told.items():
-        keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features"}))
+        keys = ", ".join(sorted(_SWITCHES & section.keys() - {"use_preextracted_features", "use_preextracted_face"}))
         if keys and not section.get("use_preextracted_frame"):
             yield f"datasets.{name} ({keys}): not read at inference, nor in training without use_preextracted_frame"
     for option in document.ignored:
@@ -270,7 +293,7 @@ def _inference(name: str, settings: Mapping[str, Setting], frames: list[str], ru
     return _judgement(name, INFERENCE, settings, problems, instead, run_dir)
 
 
-def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Judgement:
+def _training(section_name: str, section: Section, document: Document, run_dir: Path) -> Iterator[Judgement]:
     path = f"datasets.{section_name}"
     settings = _settings(section, path, document, None)
     problems: list[str] = []
@@ -278,39 +301,61 @@ def _training(section_name: str, section: Section, document: Document, run_dir: 
         there = "is false" if "use_preextracted_frame" in section else "is not set"
         problems.append(f"{path}.use_preextracted_frame {there}, and in training nothing else loads files")
     if "face_or_frame" in section:
-        problems += _without_frames(f"{path}.face_or_frame", section["face_or_frame"])
+        problems += _without("frame", f"{path}.face_or_frame", section["face_or_frame"])
     sampling = settings["frame_sampling"].value
     instead = f"decodes the video again, with {sampling} sampling"
     if sampling == "emotion_peak":
         instead += ", and looks for action-unit files right under mer_factory_output, without the dataset's directory"
-    return _judgement(_lower(section_name), TRAINING, settings, problems, instead, run_dir)
+    frames = _judgement(_lower(section_name), TRAINING, settings, problems, instead, run_dir)
+    yield frames
+    if section.get("use_preextracted_face"):
+        problems = _without("face", f"{path}.face_or_frame", section.get("face_or_frame", "face"))
+        yield _faces(frames, path, problems, document, run_dir)
+
+
+def _faces(frames: Judgement, path: str, problems: list[str], document: Document, run_dir: Path) -> Judgement:
+    switch = Setting("use_preextracted_face", True, f"{path}.use_preextracted_face")
+    settings = (switch, Setting("n_frms", document.n_frms, _N_FRMS), *frames.settings[2:])
+    instead = "encodes the faces of openface_face again"
+    by_key = {setting.key: setting for setting in settings}
+    return _judgement(frames.dataset, frames.use, by_key, problems, instead, run_dir)
+
+
+def _other_widths(document: Document, judgements: Sequence[Judgement]) -> Iterator[str]:
+    trained = _DIMS.get(document.encoder, 0)
+    encoders = {s.value for each in judgements for s in each.settings if s.key == "visual_encoder"}
+    for encoder in sorted(encoders & _DIMS.keys(), key=str):
+        if trained not in (0, dim := _DIMS[encoder]):
+            told = f"model.visual_encoder is {document.encoder}, of {trained} numbers a frame"
+            yield f"{told}, and {encoder} has {dim}: a model that was trained on those does not take these"
 
 
 def _judgement(
     name: str, use: str, settings: Mapping[str, Setting], problems: list[str], instead: str, run_dir: Path
 ) -> Judgement:
+    stream = "frame" if "frame_sampling" in settings else "face"
     expected = expected_samples().get(name) if use == INFERENCE else None
     sampling, n, root, encoder = (setting.value for setting in settings.values())
     directory, files, partly = None, set[str](), False
     warnings: list[str] = []
     if n is None:
-        problems.append(f"frame_n_frms is not set, nor is its default, {_N_FRMS}")
+        problems.append(f"{list(settings)[1]} is not set, nor is its default, {_N_FRMS}")
     elif not root:
         problems.append(f"{_told(settings['preextracted_root'])}, and without one no file is looked for")
     else:
-        directory = consumer_directory(str(root), name, encoder, sampling, n)
+        directory = consumer_directory(str(root), name, encoder, sampling if stream == "frame" else None, n)
         path = run_dir / directory
         files = {entry[:-4] for entry in _entries(path) if entry.endswith(".npy")}
-        if use == TRAINING or sampling == "emotion_peak":
+        if use == TRAINING or stream == "face" or sampling == "emotion_peak":
             if is_directory(path):
                 broken = _broken(path, files, encoder, n)
                 missing, warnings = _missing(path, files, expected)
                 partly = bool(files and missing and not (problems or broken))
                 problems += [*broken, *missing]
             else:
-                problems.append(_why_not_there(str(root), directory, run_dir))
+                problems.append(_why_not_there(str(root), directory, run_dir, stream))
     told, why, doubts = tuple(settings.values()), tuple(problems), tuple(warnings)
-    return Judgement(name, use, told, directory, len(files), expected, why, instead, doubts, partly)
+    return Judgement(name, use, told, directory, len(files), expected, why, instead, doubts, partly, stream)
 
 
 def _told(setting: Setting) -> str:
@@ -320,9 +365,9 @@ def _told(setting: Setting) -> str:
 
 
 def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str]:
-    if encoder != CLIP_VIT_LARGE.directory or not str(n).isdecimal():
+    if encoder not in _DIMS or not str(n).isdecimal():
         return []  # nobody knows their shape
-    rows, dim = int(str(n)), CLIP_VIT_LARGE.dim
+    rows, dim = int(str(n)), _DIMS[encoder]
     broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", rows, dim))
     return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
 
@@ -345,11 +390,11 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
     return problems, warnings
 
 
-def _why_not_there(root: str, directory: str, run_dir: Path) -> str:
+def _why_not_there(root: str, directory: str, run_dir: Path, stream: str) -> str:
     home, name = os.path.split(directory)
     home = os.path.normpath(home)
     if is_directory(run_dir / home):
-        others = [other for other in _entries(run_dir / home) if other.startswith("frame_")]
+        others = [other for other in _entries(run_dir / home) if other.startswith(f"{stream}_")]
         return f"no {name} in {home}, there is {few(others) or 'none of its kind'}"
     if is_directory(run_dir / root):
         last = os.path.basename(os.path.normpath(root))  # noqa: PTH119

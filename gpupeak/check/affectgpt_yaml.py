@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     *("frame_sampling", "frame_n_frms", "preextracted_root", "visual_encoder", "face_or_frame"),
-    *("use_preextracted_frame", "use_preextracted_features"),
+    *("use_preextracted_frame", "use_preextracted_face", "use_preextracted_features"),
 )
 """What is read of a section; the rest of it has no part in how frames are loaded."""
 
@@ -40,13 +40,14 @@ Section: TypeAlias = Mapping[str, Value]
 class Document:
     """AffectGPT's configuration, as far as it says how frames are loaded.
 
-    `n_frms` is `model.vis_processor.train.n_frms`. `absent` are sections without which AffectGPT does not start,
-    `ignored` options that change nothing.
+    `n_frms` is `model.vis_processor.train.n_frms`, `encoder` `model.visual_encoder`. `absent` are sections without
+    which AffectGPT does not start, `ignored` options that change nothing.
     """
 
     inference: Section | None
     datasets: Mapping[str, Section]
     n_frms: Value
+    encoder: Value
     absent: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -91,6 +92,7 @@ def _document(text: str, options: Sequence[str]) -> Document:
         inference=None if inference is None else _values(inference, "inference."),
         datasets={name: _values(each, f"datasets.{name}.") for name, each in sections.items() if each is not None},
         n_frms=_value(kept, "model.vis_processor.train.n_frms"),
+        encoder=_value(kept, "model.visual_encoder"),
         absent=tuple(name for name in _SECTIONS if name not in whole),
         ignored=tuple(option for option in options if option not in effective),
     )

@@ -57,26 +57,28 @@ def config_emit(
     n_frms: int = option(8, SAMPLING, "N", "As in extract.", min=1),
     visual_encoder: str = option("CLIP_VIT_LARGE", ENCODER, "NAME", "As in extract."),
     training: bool = option(False, OUTPUT, "", "Sections for training, too.", "--training"),
+    faces: bool = option(False, OUTPUT, "", "Load the face stream's features, too.", "--faces"),
 ) -> int:
     """Print the lines that make AffectGPT load these features, to be put into its configuration."""
     from gpupeak.check.affectgpt import emit
 
     names = dataset_names(datasets or ())
-    text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training)
+    text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training, faces=faces)
     for line in text.splitlines():
         Output().say(line)
     return 0
 
 
 def _print(console: Output, found: "Check") -> None:
-    groups: dict[tuple[str, tuple[Setting, ...]], list[Judgement]] = {}
+    groups: dict[tuple[str, str, tuple[Setting, ...]], list[Judgement]] = {}
     for judgement in found.judgements:
-        groups.setdefault((judgement.use, judgement.settings), []).append(judgement)
-    for (use, settings), judgements in groups.items():
-        console.say(use, "bold")
+        groups.setdefault((judgement.use, judgement.stream, judgement.settings), []).append(judgement)
+    for (use, stream, settings), judgements in groups.items():
+        console.say(use if stream == "frame" else f"{use}, faces", "bold")
         wide = max((len(str(setting.value)) for setting in settings), default=0)
+        keys = max([18, *(len(setting.key) for setting in settings)])
         for setting in settings:
-            console.say(f"  {setting.key:<18} {setting.value!s:<{wide}}  {setting.origin}")
+            console.say(f"  {setting.key:<{keys}} {setting.value!s:<{wide}}  {setting.origin}")
         for judgement in judgements:
             console.say(_loads(judgement), "" if judgement.loads else "red")
         for problem in dict.fromkeys(problem for each in judgements for problem in each.problems):

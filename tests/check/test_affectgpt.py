@@ -62,6 +62,14 @@ def affectgpt_inference(config: Mapping[str, Any], name: str, run_dir: Path, out
     )
 
 
+def affectgpt_faces(config: Mapping[str, Any], section: Mapping[str, Any], name: str, run_dir: Path, root: Any) -> bool:
+    """Whether faces that are to be loaded are."""
+    encoder, n = section.get("visual_encoder", "CLIP_VIT_LARGE"), config["model"]["vis_processor"]["train"]["n_frms"]
+    home = affectgpt_directory(section.get("preextracted_root", root), name, encoder, "", n)
+    file = home and f"{home.rpartition('/')[0]}/face_{encoder}_{n}frms/{SAMPLES[0]}.npy"
+    return file is not None and (run_dir / file).exists()
+
+
 def affectgpt_training(config: Mapping[str, Any], name: str, run_dir: Path) -> bool:
     section = config["datasets"][name]
     file = affectgpt_file(config, section, name, None)
@@ -131,13 +139,17 @@ def told(found: Check) -> str:
         ({"inference.frame_sampling": "uniform"}, False, "decodes every video again, with uniform sampling"),
         ({"inference.frame_sampling": "uniform", "inference.use_preextracted_features": True}, False, "nowhere"),
         ({"model": ...}, False, "no section model"),
+        ({"model.visual_encoder": "SigLIP_SO"}, True, "SigLIP_SO, of 1152 numbers a frame, and CLIP_VIT_LARGE has 768"),
+        ({"inference.visual_encoder": "DINO2_LARGE"}, False, "no frame_DINO2_LARGE_emotion_peak_8frms"),
+        ({"inference.use_preextracted_face": True}, False, "no face_CLIP_VIT_LARGE_8frms"),
+        ({"inference.use_preextracted_face": False}, True, ""),
     ],
 )
 def test_inference_loads_what_it_would(tree: Path, changes: dict[str, Any], loads: bool, says: str) -> None:
     found = judge(tree, merged(changes))
     assert found.exit_code == (0 if loads else 1), told(found)
     assert says in told(found)
-    assert bool(found.judgements[0].problems) is not loads
+    assert all(judgement.loads for judgement in found.judgements) is loads
 
 
 VALUES: dict[str, list[Any]] = {
@@ -150,9 +162,11 @@ VALUES: dict[str, list[Any]] = {
     ],
     "inference.use_preextracted_features": [..., True, False],
     "inference.use_preextracted_frame": [..., True, False],
+    "inference.use_preextracted_face": [..., True, False],
     "model.vis_processor.train.n_frms": [8, 16],
     "datasets.mercaptionplus.face_or_frame": ["multiface_audio_face_frame_text", "frame", "face", "audio_text"],
     "datasets.mercaptionplus.use_preextracted_frame": [..., True, False],
+    "datasets.mercaptionplus.use_preextracted_face": [..., True, False],
     "datasets.mercaptionplus.frame_sampling": [..., "emotion_peak", "uniform"],
     "datasets.mercaptionplus.preextracted_root": [
         *(..., None, "./preextracted_features", "preextracted_features/mercaptionplus"),
@@ -169,6 +183,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         root = home / ("elsewhere" if dataset == "iemocap" else ROOT)
         write_features(root / dataset / f"frame_CLIP_VIT_LARGE_{sampling}_{n}frms", shape=(n, 768))
+        write_features(root / dataset / f"face_CLIP_VIT_LARGE_{n}frms", shape=(n, 768))
     return home
 
 
@@ -182,10 +197,17 @@ def test_the_answer_is_affectgpts(many: Path, changes: dict[str, Any], name: str
     changes = {k: v.format(here=many) if isinstance(v, str) else v for k, v in changes.items()}
     config = merged(changes)
     found = judge(many, config, [name], face_or_frame=outside)
-    assert found.exit_code == (0 if affectgpt_inference(config, name, many, outside) else 1), told(found)
+    section, inference = config["datasets"]["mercaptionplus"], config["inference"]
+    loads = affectgpt_inference(config, name, many, outside)
+    if inference.get("use_preextracted_face"):
+        faces = "face" in (outside or section["face_or_frame"])
+        loads &= faces and affectgpt_faces(config, inference, name, many, ROOT)
+    assert found.exit_code == (0 if loads else 1), told(found)
     training = judge(many, config, ["mercaptionplus"], face_or_frame=outside).judgements
-    says_how = len(config["datasets"]["mercaptionplus"]) > 1
-    expected = [affectgpt_training(config, "mercaptionplus", many)] if says_how else []
+    expected = [affectgpt_training(config, "mercaptionplus", many)] if len(section) > 1 else []
+    if section.get("use_preextracted_face"):
+        faces = "face" in section["face_or_frame"]
+        expected.append(faces and affectgpt_faces(config, section, "mercaptionplus", many, None))
     assert [judgement.loads for judgement in training if judgement.use == "training"] == expected
 
 
@@ -361,7 +383,7 @@ def test_a_file_of_no_use_is_refused_in_one_line(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("n", "encoder", "directory", "dim"),
-    [(8, "CLIP_VIT_LARGE", "CLIP_VIT_LARGE", 768), (4, "open_clip:ViT-B-32/openai", "open_clip_ViT-B-32_openai", 512)],
+    [(8, "DINO2_LARGE", "DINO2_LARGE", 1024), (4, "open_clip:ViT-B-32/openai", "open_clip_ViT-B-32_openai", 512)],
 )
 @pytest.mark.parametrize("root", ["./a b: c#, '\"\\/中文", "1e3"])
 def test_what_is_emitted_passes_the_check(
@@ -369,12 +391,15 @@ def test_what_is_emitted_passes_the_check(
 ) -> None:
     for name in ("mer2023", "meld"):
         write_features(tmp_path / root / name / f"frame_{directory}_emotion_peak_{n}frms", shape=(n, dim))
-    file = tmp_path / "affectgpt.yaml"
-    file.write_text(emit(["MER2023", "meld"], output_root=root, n_frms=n, encoder=encoder, training=training))
+        write_features(tmp_path / root / name / f"face_{directory}_{n}frms", shape=(n, dim))
+    file, datasets = tmp_path / "affectgpt.yaml", ["MER2023", "meld"]
+    text = emit(datasets, output_root=root, n_frms=n, encoder=encoder, training=training, faces=training)
+    assert f"# A frame of {directory} is {dim} numbers" in text
+    file.write_text(f"{text}model: {{vis_processor: {{train: {{n_frms: {n}}}}}, visual_encoder: {directory}}}\n")
     found = check(file, ["mer2023", "meld"], run_dir=tmp_path)
     assert found.exit_code == 0, told(found)
     assert all(judgement.loads for judgement in found.judgements)
-    assert len(found.judgements) == (4 if training else 2)
+    assert len(found.judgements) == (8 if training else 2)
     assert found.no_effect == ()
     assert check(file, run_dir=tmp_path).exit_code == 0
 
@@ -432,6 +457,11 @@ def test_the_command_says_what_is_read_and_what_happens_instead(
         ] * (code == 0)
     assert main([*words[:-2], "mer2023", "--options", "inference.frame_n_frms=8", "--face-or-frame", "face"]) == 1
     assert "--outside_face_or_frame is 'face', without frame in it" in capfd.readouterr().out
+    assert main([*words[:-2], "mer2023", "--options", "inference.use_preextracted_face=true"]) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert "inference, faces" in lines
+    assert ["use_preextracted_face", "True", "inference.use_preextracted_face"] in map(str.split, lines)
+    assert "  instead, AffectGPT encodes the faces of openface_face again" in lines
     (tree / HERE / "sample_1.npy").unlink()
     assert main([*words[:-2], "mer2023", "--options", "inference.frame_n_frms=8"]) == 1
     lines = capfd.readouterr().out.splitlines()
