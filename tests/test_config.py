@@ -39,7 +39,7 @@ def test_what_multiplies_is_bounded(setting: str) -> None:
     least, most = OPTIONS[setting].bounds or (0, 0)
     assert OPTIONS[setting].expected(least) is OPTIONS[setting].expected(most) is None
     beyond: Any
-    for beyond in (0, most + 1):
+    for beyond in (least - 1, most + 1):
         with pytest.raises(ConfigError, match=f"{OPTIONS[setting].name} is .* from {least:,} to {most:,}"):
             ExtractConfig(**{setting: beyond})
 
