@@ -1,13 +1,23 @@
-# `make demo` and `make test` do everything themselves: the first one of them sets up $(VENV).
+# `make demo` installs what a run needs into $(VENV), which may be an environment of yours (VENV="$$CONDA_PREFIX");
+# `make test`, `check` and the other targets of development add what they need.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Whether the packages for NVIDIA GPUs are installed too. auto: where they can be, spoken if not;
-# 1: they must be; 0: they are not. What was last asked for is remembered in $(VENV).
+# Whether the packages for NVIDIA GPUs are installed too. auto: with a driver; 1: they must be; 0: they are not.
+# The tests import them without a GPU, so that development has them on Linux unless it is 0. What was last asked for is
+# remembered in $(VENV).
 GPU ?= $(or $(shell cat $(VENV)/.gpu 2>/dev/null),auto)
 READY := $(VENV)/.ready-$(GPU)
+TOOLS := $(VENV)/.tools-$(GPU)
+# uv takes the torch that fits the machine, pip the one of the index; what cannot be had by uv is had by pip.
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(shell test -t 2 || echo --quiet) \
+  -c constraints.txt
+# pip compiles on one core; what is of no Python 3 fails.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 `$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'` || true
+WITHOUT = the GPU packages could not be installed (see above); going on without them. To try again: make setup GPU=1
+UV = uv pip install --python $(BIN)/python --torch-backend=auto -c constraints.txt
 
 # What gpupeak is measured beside has an environment of its own, which shows it all of $(VENV) as well.
 PEERS := .venv-peers
@@ -24,36 +34,36 @@ PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Create .venv and install gpupeak into it (PYTHON=python3.12, GPU=0 without GPU packages, GPU=1 with)
+setup: $(READY) ## Install gpupeak into .venv (PYTHON=python3.12, GPU=0 without GPU packages, GPU=1 with, VENV=DIR elsewhere)
 
 demo: setup ## Extract features from a small corpus made on the spot, and show what came out
 	@$(BIN)/gpupeak demo --out demo
 
-test: setup ## Run the tests that take minutes in all, in three processes
+test: $(TOOLS) ## Run the tests that take minutes in all, in three processes
 	@$(PYTEST) -m 'not slow and not gpu'
 
-test-all: setup ## Run the slow ones, too: Ray, stores, fuzzing, faults in small
+test-all: $(TOOLS) ## Run the slow ones, too: Ray, stores, fuzzing, faults in small
 	@$(PYTEST) -m 'not gpu'
 
-test-browser: setup ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
+test-browser: $(TOOLS) ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
 	@$(BIN)/python -m pytest tests/browser/check_report.py
 
-check: setup ## Check formatting (ruff format), style (ruff), layers (import-linter) and types (mypy)
+check: $(TOOLS) ## Check formatting (ruff format), style (ruff), layers (import-linter) and types (mypy)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/mypy
 
-faults: setup ## Cause faults, hours of them, and count what is lost: tests/faults/run.py
+faults: $(TOOLS) ## Cause faults, hours of them, and count what is lost: tests/faults/run.py
 	@$(BIN)/python tests/faults/run.py
 
-compat: setup ## Try the lowest and the newest supported versions, in fresh environments
+compat: $(TOOLS) ## Try the lowest and the newest supported versions, in fresh environments
 	@$(BIN)/python tests/compat.py --out bench/results/compat.json
 
-bench: setup $(PEERS)/.ready ## Measure gpupeak beside what its users would run instead, in 15 minutes (PROFILE=1: with a trace)
+bench: $(PEERS)/.ready ## Measure gpupeak beside what its users would run instead, in 15 minutes (PROFILE=1: with a trace)
 	@$(SUITE)
 
-bench-quick: setup $(PEERS)/.ready ## The same in small, in 3 minutes
+bench-quick: $(PEERS)/.ready ## The same in small, in 3 minutes
 	@$(SUITE) --quick
 
 clean: ## Remove what the other targets leave behind, all but .venv and .venv-peers
@@ -68,26 +78,27 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@rm -f $(VENV)/.ready-*
-	@install() { \
-	  echo "Installing gpupeak $$1 into $(VENV): $$2, some minutes the first time."; \
-	  $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".[$$3]"; \
-	}; \
-	with() { install 'with the GPU packages' 'about 7 GB' gpu,dev; }; \
-	without() { install 'without the GPU packages' 'about 6 GB on Linux' dev; }; \
-	case "$(GPU) `uname -s -m`" in \
-	  1\ *) with ;; \
-	  0\ *) without ;; \
-	  auto\ Linux\ x86_64|auto\ Linux\ aarch64) with || { \
-	    echo "make: the GPU packages could not be installed (see above); going on without them, on the CPU only." \
-	      "To try again: make setup GPU=1" >&2; without; } ;; \
-	  *) echo "make: no GPU packages exist for `uname -s -m`; going on without them, on the CPU only."; without ;; \
-	esac
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip does it on one core; what is of no Python 3 fails
+	@rm -f $(VENV)/.ready-* $(VENV)/.tools-*
+	@packages=report; \
+	driver() { $(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2> /dev/null || test -e /proc/driver/nvidia; }; \
+	if test '$(GPU)' = 1 || { test '$(GPU)' = auto && driver; }; then packages=gpu,report; fi; \
+	echo "Installing gpupeak[$$packages] into $(VENV): on Linux up to 3 GB to fetch and 6 GB on disk, nearly all of it torch."; \
+	echo "It runs on Linux. On macOS all but a GPU's line should; Windows needs WSL."; \
+	{ command -v uv > /dev/null && $(UV) -e ".[$$packages]"; } || $(PIP) -e ".[$$packages]" || { \
+	  test "$$packages" != report -a '$(GPU)' != 1 && echo "make: $(WITHOUT)" >&2 && $(PIP) -e '.[report]'; }
+	@$(COMPILE)
 	@echo '$(GPU)' > $(VENV)/.gpu
 	@touch $@
 
-$(PEERS)/.ready: bench/peers/requirements.txt constraints.txt $(READY)
+$(TOOLS): $(READY)
+	@packages=dev; case "$(GPU) `uname -s`" in 1\ *|auto\ Linux) packages=dev,gpu ;; esac; \
+	echo "Adding what development needs, gpupeak[$$packages]: up to 2 GB more on disk."; \
+	$(PIP) -e ".[$$packages]" || { \
+	  test "$$packages" != dev -a '$(GPU)' != 1 && echo "make: $(WITHOUT)" >&2 && $(PIP) -e '.[dev]'; }
+	@$(COMPILE)
+	@touch $@
+
+$(PEERS)/.ready: bench/peers/requirements.txt constraints.txt $(TOOLS)
 	@echo "Installing what gpupeak is measured beside into $(PEERS): about 250 MB."
 	@rm -rf $(PEERS)
 	@$(BIN)/python -m venv $(PEERS)
