@@ -9,6 +9,7 @@ round: above 1 they took longer.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,18 @@ from pathlib import Path
 from record import Row
 
 LIBRARIES = ("decord", "torchcodec", "OpenCV", "PyAV")
+NINE_SETS = 12_799  # samples
+_CLIP = re.compile(r"([a-z0-9]+)_(\d+x\d+)_(\d+)fps_(\d+)s_g(\d+)_b(\d)_c(\d+)_s(\d+)")
+
+
+def readable(name: str) -> str:
+    """The name of a drawn clip in words."""
+    if (found := _CLIP.fullmatch(name)) is None:
+        return name
+    codec, size, rate, seconds, gop, between, cuts, _ = found.groups()
+    codec = {"h264": "H.264", "hevc": "HEVC", "vp9": "VP9", "mpeg4": "MPEG-4"}[codec]
+    more = [f"{between} B frames"] * (between != "0") + [f"{cuts} scene cuts"] * (cuts != "0")
+    return ", ".join([f"{codec} {size}", f"{seconds} s of {rate} fps", f"key frames {gop} apart", *more])
 
 
 def of_decoding(row: Row) -> list[str]:
@@ -38,7 +51,8 @@ def of_line(row: Row) -> list[str]:
     """Our seconds a sample, and the baseline in times of them."""
     ratio = row["ratios"]["baseline"]
     ours = f"{row['s_a_sample']['gpupeak']:.3g}"
-    return [ours, f"{ratio['median']:.2f}", f"{ratio['least']:.2f}-{ratio['most']:.2f}"]
+    hours = NINE_SETS * row["s_a_sample"]["gpupeak"] / 3600
+    return [ours, f"{hours:.1f}", f"{ratio['median']:.2f}", f"{ratio['least']:.2f}-{ratio['most']:.2f}"]
 
 
 def of_encoding(row: Row) -> list[str]:
@@ -49,7 +63,7 @@ def of_encoding(row: Row) -> list[str]:
 
 TABLES = {
     "decoding": ("clip | gpupeak, ms | decord | torchcodec | OpenCV | PyAV | bound", of_decoding),
-    "end to end": ("encoder, clip | gpupeak, s a sample | baseline | least and most", of_line),
+    "end to end": ("encoder, clip | gpupeak, s a sample | h for the nine sets | baseline | least and most", of_line),
     "encoding": ("tower | gpupeak, images/s | open_clip | transformers", of_encoding),
 }
 
@@ -61,7 +75,7 @@ def tables(rows: dict[str, Row]) -> Iterator[str]:
         yield "| --- " + "| ---: " * header.count("|") + "|"
         for name, row in rows.items():
             if name.startswith(f"{part}: ") and "ratios" in row:
-                yield f"| `{name.removeprefix(f'{part}: ')}` | {' | '.join(cells(row))} |"
+                yield f"| {readable(name.removeprefix(f'{part}: '))} | {' | '.join(cells(row))} |"
         yield ""
 
 

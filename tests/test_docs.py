@@ -137,9 +137,13 @@ def test_figures_are_those_of_the_record_that_is_linked(name: str) -> None:
     (record,) = re.findall(r"\]\((bench/results/[\w.-]+\.jsonl)\)", text(name))
     command = [sys.executable, "bench/tables.py", record]
     tables = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
-    shown = [line for line in text(name).splitlines() if re.match(r"\| `\w+` \| \d+\.\d \|", line)]
-    assert len(shown) == 7
+    shown = [
+        line for line in text(name).splitlines() if re.match(r"\| [\w/. ,-]+ \| [\d.]+ \| [\d.]+ \| .*\d \|$", line)
+    ]
+    assert len(shown) == 12
     assert set(shown) <= set(tables)
+    (hours,) = (line.split("|")[3].strip() for line in shown if "ViT-L/14" in line)
+    assert f"| {hours} h |" in text(name)
 
 
 @EVERY_README

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import shutil
 import time
@@ -29,8 +30,7 @@ def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int
     where it was drawn. Raises ConfigError if `out` holds something else than a demo, WriteError.
     """
     corpus = _draw(out, console)
-    words = [
-        ["extract", *corpus.datasets],
+    given = [
         ["--dataset-root", str(corpus.dataset_root)],
         ["--mer-factory-output", str(corpus.mer_factory_output)],
         ["--output-root", str(out / _FEATURES)],
@@ -38,11 +38,16 @@ def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int
         ["--weights", weights],
         ["--device", device],
     ]
+
+    def gpupeak(*words: str) -> int:
+        lines = [words, *given]
+        _say(console, "gpupeak " + " \\\n    ".join(map(shlex.join, lines)))
+        return command([word for line in lines for word in line])
+
     _say(console, "\nThe run", "bold")
-    _say(console, "gpupeak " + " \\\n    ".join(map(shlex.join, words)))
     if weights.startswith("random:"):
         _say(console, f"The weights are seeded random numbers ({weights}): the features mean nothing.", "yellow")
-    if code := command([word for line in words for word in line]):
+    if code := gpupeak("extract", *corpus.datasets):
         return code
     _say(console, "\nThe files", "bold")
     for file in sorted(path for path in out.rglob("*") if path.is_file()):
@@ -50,6 +55,14 @@ def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int
     array = np.load(_features(out, CLIPS[0]) / f"{CLIPS[0].name}.npy")
     _say(console, f"numpy.load('{CLIPS[0].name}.npy'): {array.dtype}, shape {array.shape}")
     right = _show_frames(console, out)
+    page = out / "report.html"
+    if all(map(importlib.util.find_spec, ("jinja2", "PIL"))):
+        _say(console, "\nThe page", "bold")
+        if code := gpupeak("report", *corpus.datasets, "--show", "8", "--out", str(page)):
+            return code
+        _say(console, f"Open it: {page.resolve().as_uri()}", "bold green")
+    else:
+        _say(console, "With pip install 'gpupeak[report]' the demo ends with a page and the frames as pictures.")
     _say(console, "\nNext: your own copy of MER-UniBench, or your own videos", "bold")
     _say(console, "gpupeak plan --dataset-root DIR --mer-factory-output DIR")
     _say(console, "gpupeak extract --dataset-root DIR --mer-factory-output DIR")
@@ -67,6 +80,7 @@ def _draw(out: Path, console: Console) -> DemoCorpus:
         if out.exists() and any(out.iterdir()):
             if not (config := out / "gpupeak.toml").is_file() or config.read_bytes() != CONFIG.encode():
                 raise ConfigError(f"{out}: is not empty and holds no demo; give another --out")
+            (out / "report.html").unlink(missing_ok=True)
             for name in ("dataset", "mer-factory-output", _FEATURES):
                 if (out / name).exists():
                     shutil.rmtree(out / name)
