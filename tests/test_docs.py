@@ -107,6 +107,8 @@ def test_every_command_parses(name: str) -> None:
 def test_every_option_exists(name: str) -> None:
     there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     elsewhere = AFFECTGPTS_OPTIONS | BENCHMARKS_OPTIONS | PROFILERS_OPTIONS
+    if "weights" in name:
+        elsewhere |= {"--local-dir", "--include"}
     if "action-units" in name:
         elsewhere |= AU_TOOLS_OPTIONS
     if "clusters" in name:

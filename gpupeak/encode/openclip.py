@@ -82,7 +82,8 @@ def fetch(spec: EncoderSpec, weights: WeightsId) -> WeightsId:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise WeightsError(
                 f"weights {weights.tag} of {spec.name} cannot be fetched from the Hugging Face hub "
-                f"({repository}: {reason}); pass {INSTEAD} instead"
+                f"({repository}: {reason}); pass {INSTEAD} instead, as docs/weights.md shows: "
+                f"hf download {repository} --local-dir DIR"
             ) from error
     cache.remember_tag(spec.model, weights.tag, file)
     return dataclasses.replace(weights, files=(file,))

@@ -188,6 +188,7 @@ def test_without_network_one_line_says_what_to_pass(hub: Hub) -> None:
         features_of_tiny()
     line = str(caught.value)
     assert "openai of TINY cannot be fetched" in line and "Name or service not known" in line
+    assert line.endswith(" --local-dir DIR") and "docs/weights.md" in line
     assert "pass an HF directory, a state dict file, or random:SEED instead" in line
     assert "\n" not in line
 
