@@ -33,8 +33,8 @@ def plan_frames(sample: Sample, frames: int, codec: str, files: tuple[FileStamp,
     choice = choose(rule, sample.name, frames, peak)
     found = peak if isinstance(peak, Peak) else None
     warnings = tuple(_doubts(choice.indices, frames, found))
-    made = FramePlan(sample, choice.indices, frames, codec, found, choice.fallback, choice.clamp)
-    return replace(made, files=files, warnings=warnings)
+    told = choice.fallback, choice.clamp
+    return FramePlan(sample, choice.indices, frames, codec, found, *told, files=files, warnings=warnings)
 
 
 def plan_clip(sample: Sample, clip: Clip, files: tuple[FileStamp, ...] = ()) -> FramePlan:

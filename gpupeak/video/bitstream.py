@@ -113,27 +113,25 @@ class Syntax:
             return self._unknown()
         if sequence.before_field_flag is not None and is_field(sequence, bytes(data[at : at + 16])):
             return self._unknown()
-        header, kind = data[at], slice_type(data[at + 1])
+        picture, kind = _h264_picture(data[at], data[at + 1], key)
         if kind == 1:
             self.bidirectional = True
-        # Periodic intra refresh has key frames that are P pictures: decoding from there is not exact.
-        idr = header & 31 == 5
-        return _picture(True, idr or (key and kind == 2), REFERENCED if header & 0x60 else 0, idr)
+        return picture
 
     def _hevc(self, data: memoryview, key: bool) -> Picture:
         at = self._first_slice(data)
         if at < 0:
             return self._unknown()
-        kind, layer = data[at] >> 1 & 63, (data[at + 1] & 7) - 1
-        self._highest = max(self._highest, layer)
-        # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
-        start = 16 <= kind <= 21
-        if start:  # from a BLA picture on, and after an end of sequence, a decoder starts anew
+        picture, kind, layer = _hevc_picture(data[at], data[at + 1])
+        if layer > self._highest:
+            self._highest = layer
+        if picture.start:  # from a BLA picture on, and after an end of sequence, a decoder starts anew
             self._anew = self._begun and (kind <= 18 or self._ended)
             self.doubtful |= self._begun and (data[at + 2] & 0x40 != 0 or (kind == 21 and self._ended))
-        self.doubtful |= self._anew and kind in (8, 9)  # RASL: it refers to what came before, and is dropped
-        self._ended = bytes(data[-2:]) == b"\x48\1"
-        return _picture(True, start, layer if kind < 16 and kind % 2 == 0 else REFERENCED, start)
+        elif self._anew and kind in (8, 9):  # RASL: it refers to what came before, and is dropped
+            self.doubtful = True
+        self._ended = data[-1] == 1 and data[-2] == 0x48
+        return picture
 
     def _mpeg4(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
@@ -191,9 +189,10 @@ class Syntax:
         """Where the first slice's NAL unit starts, or -1; the units before it are taken in."""
         at, length = 0, self._length
         if length:
+            shift, mask, slices = self._nal[:3]
             while at + length + 1 < len(data):
                 start = at + length
-                if (kind := self._kind(data[start])) in self._nal.slices:
+                if (kind := data[start] >> shift & mask) in slices:
                     return start
                 at = start + int.from_bytes(data[at:start], "big")
                 self._take_in(kind, bytes(data[start:at]))
@@ -230,18 +229,35 @@ class Syntax:
                 self.doubtful |= _may_hide(unit)
 
 
-def _vp9_frames(data: memoryview) -> Iterator[int]:
+@cache
+def _h264_picture(header: int, first: int, key: bool) -> tuple[Picture, int]:
+    """What the first two bytes of a slice's NAL unit say, and its slice_type."""
+    idr, kind = header & 31 == 5, slice_type(first)
+    # Periodic intra refresh has key frames that are P pictures: decoding from there is not exact.
+    return Picture(True, idr or (key and kind == 2), REFERENCED if header & 0x60 else 0, idr), kind
+
+
+@cache
+def _hevc_picture(header: int, following: int) -> tuple[Picture, int, int]:
+    """What the header of a slice's NAL unit says, its nal_unit_type and its temporal layer."""
+    kind, layer = header >> 1 & 63, (following & 7) - 1
+    start = 16 <= kind <= 21
+    # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
+    return Picture(True, start, layer if kind < 16 and kind % 2 == 0 else REFERENCED, start), kind, layer
+
+
+def _vp9_frames(data: memoryview) -> list[int]:
     """The first byte of each frame in a packet, which may be a superframe (VP9, annex B)."""
     marker = data[-1]
     size, count = (marker >> 3 & 3) + 1, (marker & 7) + 1
-    index = bytes(data[-size * count - 2 :])
-    if marker & 0xE0 != 0xC0 or index[0] != marker:
-        count = 1
-    at = 0
+    if marker & 0xE0 != 0xC0 or (index := bytes(data[-size * count - 2 :]))[0] != marker:
+        return [data[0]]
+    at, frames = 0, list[int]()
     for place in range(1, size * count + 1, size):
         if at < len(data):
-            yield data[at]
+            frames.append(data[at])
         at += int.from_bytes(index[place : place + size], "little")
+    return frames
 
 
 def _obus(data: memoryview) -> Iterator[tuple[int, int]]:

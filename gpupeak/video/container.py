@@ -23,10 +23,10 @@ from av.video.stream import VideoStream
 
 from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.video.bitstream import Picture, Syntax
-from gpupeak.video.ending import ends_early
 from gpupeak.video.gops import Gops
 from gpupeak.video.h264 import Sequence
-from gpupeak.video.orientation import UPRIGHT, Matrix, certainly_upright, degrees, display_matrix
+from gpupeak.video.headers import read_headers
+from gpupeak.video.orientation import UPRIGHT, Matrix, degrees, display_matrix
 
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
@@ -77,6 +77,7 @@ class Clip:
         packets, frames: how many video packets there are, and how many frames are presented.
         key_frames: the frames at which decoding can start, ascending; empty where not `timed`.
         gops: which packets they are, and what decoding takes of them.
+        changes: the packets that bring other parameters than those before.
         recounted: decoding does not deliver the frames that the packets tell. They are numbered as a decode in full
             delivers them, for which the video was decoded once.
         ends_early: the file ends before its headers say that it does, or within a packet.
@@ -102,8 +103,8 @@ class Clip:
         # An MP4 tells, and libavformat has made an index of them all, or run out of memory and made none.
         if stream.frames > MAX_PACKETS and self._format.startswith("mov"):
             raise SampleError("plan", f"declares {stream.frames} video packets, expected at most {MAX_PACKETS}")
-        self.recounted = False
-        self.ends_early = ends_early(path, self._format)
+        self.recounted, self.changes = False, set[int]()
+        self.ends_early, self._upright = read_headers(path, self._format)
         self.timed = self._demux(stream)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
         if not self.width * self.height:
@@ -138,9 +139,9 @@ class Clip:
     @cached_property
     def matrix(self) -> Matrix:
         """How the picture is turned upright; where headers leave it open, a frame is decoded."""
-        if certainly_upright(self.path, self._format) and not self._oriented:
+        if self._upright and not self._oriented:
             return UPRIGHT
-        first = next(self.decode_all(), None)
+        first = next(decoded(self.decoder, self.read(range(self.packets)), tolerant=True), None)
         return UPRIGHT if first is None else display_matrix(first.reformat(_SMALL, _SMALL, "gray"))
 
     @property
@@ -209,7 +210,8 @@ class Clip:
                 if picture.shown and not packet.is_discard:
                     shown.append(len(pictures))
                 for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
-                    syntax.standalone &= not pictures or side.data_type != "new_extradata"
+                    if side.data_type == "new_extradata":
+                        self.changes.add(len(pictures))
                 pictures.append(picture)
         except MemoryError:
             raise
@@ -217,6 +219,7 @@ class Clip:
             if not pictures:
                 raise SampleError("plan", f"cannot be demuxed: {error.strerror}") from error
             damaged = True
+        syntax.standalone &= self.changes <= {0}
         self.packets = len(pictures)
         self.ends_early |= torn
         starts = [number for number, picture in enumerate(pictures) if picture.start]
@@ -298,8 +301,8 @@ def _open(path: Path, quick: bool) -> InputContainer:
         if quick and (demuxer := _TELLING.get(path.suffix.lower())):
             with suppress(av.FFmpegError, ValueError):  # its name may be misleading
                 # libavformat decodes up to seven frames of H.264 (9 to 24 ms at 1280x720, all else takes 0.5 ms). So it
-                # gets no decoders but those that read only headers when told to skip frames.
-                only = {"analyzeduration": "1", "codec_whitelist": "h264,hevc,mpeg4"}
+                # gets no decoders but those that read only headers when told to skip frames; H.264's are read here.
+                only = {"analyzeduration": "1", "codec_whitelist": "hevc,mpeg4"}
                 container = _av_open(path, demuxer, {"skip_frame": "all"}, only)
                 if _told(container):
                     return container

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from gpupeak.video.bits import Bits, Cropping, unescaped
@@ -27,6 +27,7 @@ class Sequence(NamedTuple):
     cropping: Cropping
 
 
+@lru_cache(64)  # a video's is read three times, and many videos have the same
 def read_sequence(unit: bytes) -> Sequence | None:
     """Read the NAL unit of a sequence parameter set; None if it is damaged."""
     try:
@@ -37,7 +38,9 @@ def read_sequence(unit: bytes) -> Sequence | None:
 
 def read_cropping(unit: bytes) -> Cropping:
     """Read the NAL unit of a sequence parameter set; ValueError if it is damaged."""
-    return _read_sequence(unescaped(unit[1:_LONGEST])).cropping
+    if (sequence := read_sequence(unit)) is None:
+        raise ValueError("a damaged sequence parameter set")
+    return sequence.cropping
 
 
 def is_field(sequence: Sequence, slice_header: bytes) -> bool:

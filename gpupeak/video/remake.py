@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from struct import Struct
+from typing import NamedTuple, TypeAlias
 
 from gpupeak.video import h264, hevc
 from gpupeak.video.bits import Bits, configured, uncropped
@@ -23,8 +24,11 @@ _MAX_HEADER = 4096  # bytes of a parameter set, a codec's configuration or an MP
 _MAX_LATE = 7  # DALI puts 8 pictures at a time in order
 _BLOCK = 16  # pixels: sizes are coded in multiples
 _CLUSTER = 1 << 14  # packets in one of Matroska's, whose times are 16 bits
+_SIMPLE_BLOCK = Struct(">BQBhB")  # the start of a simple block: its code and length; its track, time and flags
 
-Size = tuple[int, int]
+Size: TypeAlias = tuple[int, int]
+Payload: TypeAlias = list[bytes | memoryview]
+"""The pieces of a packet, in turn: parts of the clip's packets are copied once, into what is made of them."""
 
 
 class Unsafe(Exception):
@@ -56,6 +60,8 @@ def remake(clip: Clip, indices: Iterable[int]) -> Remade:
     if not clip.timed:
         raise Unsafe(UNTIMED)
     numbers = gops.joined(wanted)
+    if not clip.changes.isdisjoint(numbers):
+        raise Unsafe(CHANGING)
     if numbers[0] not in gops.fresh:
         raise Unsafe("no IDR picture or key frame to start at" if numbers[0] in gops.starts else NO_FRAMES)
     pts = [gops.pts[number] for number in numbers]
@@ -71,23 +77,23 @@ def remake(clip: Clip, indices: Iterable[int]) -> Remade:
     return Remade(data, tuple(place[clip.pts(index)] for index in wanted), len(payloads), coded, shown)
 
 
-def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[bytes], Size, Size]:
+def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[Payload], Size, Size]:
     syntax = _SYNTAX[clip.codec](clip)
     for packet in clip.read([0]):
-        syntax.take_in(bytes(packet))
-    payloads, again, size = list[bytes](), b"", 0
+        syntax.take_in(memoryview(packet))
+    packets, size = list[memoryview](), 0
     for packet in clip.read(numbers):
         size += packet.size
         if size > MAX_BYTES:
             raise Unsafe(f"larger than {MAX_BYTES >> 20} MiB")
-        if packet.has_sidedata("new_extradata"):
-            raise Unsafe(CHANGING)
-        again = again if payloads else syntax.again(bytes(packet))
-        payloads.append(syntax.rewritten(bytes(packet)))
-    if len(payloads) < len(numbers):
+        packets.append(memoryview(packet))
+    if len(packets) < len(numbers):
         raise Unsafe(NO_FRAMES)  # the file was read once more, and has changed
+    again = syntax.again(packets[0])
+    payloads = [syntax.rewritten(data) for data in packets]
     header, coded, shown = syntax.header()
-    return syntax.name, header, [header + payloads[0], *payloads[1:], again], coded, shown
+    payloads[0].insert(0, header)
+    return syntax.name, header, [*payloads, again], coded, shown
 
 
 class _Syntax:
@@ -98,13 +104,13 @@ class _Syntax:
     def __init__(self, clip: Clip) -> None:
         self._shown = clip.width, clip.height
 
-    def take_in(self, data: bytes) -> None:
+    def take_in(self, data: memoryview) -> None:
         """Read the parameters in the clip's first packet, which may not be one of the video's."""
 
-    def rewritten(self, data: bytes) -> bytes:
+    def rewritten(self, data: memoryview) -> Payload:
         raise NotImplementedError
 
-    def again(self, data: bytes) -> bytes:
+    def again(self, data: memoryview) -> Payload:
         """The first packet of the video, as its last."""
         return self.rewritten(data)
 
@@ -120,29 +126,31 @@ class _Nals(_Syntax):
         super().__init__(clip)
         self._hevc = clip.codec == "hevc"
         self.name = b"V_MPEGH/ISO/HEVC" if self._hevc else b"V_MPEG4/ISO/AVC"
+        self._kept, self._headers = _HEVC_UNITS if self._hevc else _H264_UNITS
         self._sets: dict[tuple[int, int], bytes] = {}
         self._length = 0  # bytes of the length before a unit (ISO/IEC 14496-15); 0 for start codes
         record = clip.decoder.extradata or b""
         if len(record) < 7 or record.startswith((b"\0\0\1", b"\0\0\0\1")):
-            self._pictures(self._units(record))
+            self.take_in(memoryview(record))
         else:
             at = 21 if self._hevc else 4
             self._length = (int.from_bytes(record[at : at + 1], "big") & 3) + 1
             self._pictures(configured(record, self._hevc))
 
-    def take_in(self, data: bytes) -> None:
+    def take_in(self, data: memoryview) -> None:
         self._pictures(self._units(data))
 
-    def rewritten(self, data: bytes) -> bytes:
-        return _by_start_codes(self._pictures(self._units(data)))
+    def rewritten(self, data: memoryview) -> Payload:
+        return self._pictures(self._units(data))
 
-    def again(self, data: bytes) -> bytes:
-        units = self._pictures(self._units(data))
+    def again(self, data: memoryview) -> Payload:
+        pieces = self.rewritten(data)
         if not self._hevc:  # an access unit delimiter: else it might be more of the same IDR picture
-            return _by_start_codes([b"\x09\xf0", *units])
+            return [_START_CODE, b"\x09\xf0", *pieces]
         # After an end of sequence: else a CRA picture (21) would have its place in the order of the others. There, it
         # has a decoder drop those that it has not put out; a BLA picture (18) does not.
-        return _by_start_codes([b"\x48\1", *(b"\x24" + unit[1:] if unit[0] == 21 << 1 else unit for unit in units)])
+        entered = [b"\x24" + bytes(piece[1:]) if piece[0] == 21 << 1 else piece for piece in pieces]
+        return [_START_CODE, b"\x48\1", *entered]
 
     def header(self) -> tuple[bytes, Size, Size]:
         kind, size = (33, 2) if self._hevc else (7, 1)
@@ -159,44 +167,48 @@ class _Nals(_Syntax):
         if not self._hevc and in_blocks(self._shown) == in_blocks(shown) and width <= shown[0] and height <= shown[1]:
             shown = width, height
         sets = {**self._sets, (kind, 0): uncropped(unit, size, cropping)}
-        return _by_start_codes(sets[key] for key in sorted(sets)), coded, shown
+        return b"".join(_START_CODE + sets[key] for key in sorted(sets)), coded, shown
 
-    def _units(self, data: bytes) -> list[bytes]:
-        if not self._length:
-            return [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:]]
-        units, at = list[bytes](), 0
-        while at < len(data):
-            start = at + self._length
+    def _units(self, data: memoryview) -> Iterable[bytes | memoryview]:
+        if not (length := self._length):
+            return [unit.rstrip(b"\0") for unit in bytes(data).split(b"\0\0\1")[1:]]
+        units, at, end = Payload(), 0, len(data)
+        while at < end:
+            start = at + length
             at = start + int.from_bytes(data[at:start], "big")
-            if at > len(data):
-                raise Unsafe(NO_FRAMES)
             units.append(data[start:at])
+        if at > end:
+            raise Unsafe(NO_FRAMES)
         return units
 
-    def _pictures(self, units: Iterable[bytes]) -> Iterable[bytes]:
+    def _pictures(self, units: Iterable[bytes | memoryview]) -> Payload:
         """Those that hold or describe pictures; parameter sets are kept aside, layers and padding left out."""
-        pictures: list[bytes] = []
-        for unit in filter(None, units):
-            kind = unit[0] >> 1 & 63 if self._hevc else unit[0] & 31
-            if self._hevc and (unit[0] & 1 or unit[1:2] > b"\7"):
+        pieces = Payload()
+        for unit in units:
+            if not unit or (self._hevc and bytes(unit[1:2]) > b"\7"):
                 continue  # nuh_layer_id
-            if kind in ((32, 33, 34) if self._hevc else (7, 8)):
-                self._parameter_set(kind, unit)
-            elif kind < 32 or kind in (36, 39, 40) if self._hevc else 1 <= kind <= 6:
-                pictures.append(unit)
-        return pictures
+            if unit[0] in self._kept:
+                pieces += _START_CODE, unit
+            elif unit[0] in self._headers:
+                self._parameter_set(bytes(unit))
+        return pieces
 
-    def _parameter_set(self, kind: int, unit: bytes) -> None:
+    def _parameter_set(self, unit: bytes) -> None:
         if len(unit) > _MAX_HEADER:
             raise ValueError(f"{len(unit)} bytes")
+        kind = unit[0] >> 1 & 63 if self._hevc else unit[0] & 31
         # Of picture parameter sets there may be several.
         number = Bits(unit[2 if self._hevc else 1 :][:8]).ue() if kind in (8, 34) else 0
         if self._sets.setdefault((kind, number), unit.rstrip(b"\0")) != unit.rstrip(b"\0"):
             raise Unsafe(CHANGING)
 
 
-def _by_start_codes(units: Iterable[bytes]) -> bytes:
-    return b"".join(b"\0\0\0\1" + unit for unit in units)
+_START_CODE = b"\0\0\0\1"
+# The first bytes of the NAL units that are kept, and of those that hold parameter sets; of HEVC's base layer.
+_H264_UNITS = tuple({byte for byte in range(256) if byte & 31 in kinds} for kinds in (range(1, 7), (7, 8)))
+_HEVC_UNITS = tuple(
+    {byte for byte in range(0, 256, 2) if byte >> 1 & 63 in kinds} for kinds in ((*range(32), 36, 39, 40), (32, 33, 34))
+)
 
 
 class _Mpeg4(_Syntax):
@@ -208,14 +220,14 @@ class _Mpeg4(_Syntax):
         super().__init__(clip)
         self._header, self._layer = (clip.decoder.extradata or b"")[:_MAX_HEADER], b""
 
-    def take_in(self, data: bytes) -> None:
+    def take_in(self, data: memoryview) -> None:
         # libav picks its IDCT and workarounds by the encoder's name, which only the first packet may tell.
-        head = data[:_MAX_HEADER].partition(_VOP)[0]
+        head = bytes(data[:_MAX_HEADER]).partition(_VOP)[0]
         self._header = _LAYER.sub(self._coded, head if _LAYER.search(head) else self._header + head)
 
-    def rewritten(self, data: bytes) -> bytes:
-        head, start, picture = data.partition(_VOP)
-        return _LAYER.sub(self._coded, head) + start + picture
+    def rewritten(self, data: memoryview) -> Payload:
+        head, *picture = bytes(data).partition(_VOP)
+        return [_LAYER.sub(self._coded, head), *picture]
 
     def header(self) -> tuple[bytes, Size, Size]:
         if not self._layer:
@@ -266,16 +278,16 @@ class _Vp8(_Syntax):
 
     name = b"V_VP8"
 
-    def rewritten(self, data: bytes) -> bytes:
+    def rewritten(self, data: memoryview) -> Payload:
         if not data[0] & 0x10:
             raise Unsafe(NO_FRAMES)
         if data[0] & 1:
-            return data
+            return [data]
         told = [int.from_bytes(data[at : at + 2], "little") for at in (6, 8)]
         if (told[0] & 0x3FFF, told[1] & 0x3FFF) != self._shown:
             raise Unsafe(CHANGING)
         sides = zip(told, in_blocks(self._shown), strict=True)  # the two bits above are how it is to be scaled
-        return data[:6] + b"".join((old & 0xC000 | new).to_bytes(2, "little") for old, new in sides) + data[10:]
+        return [data[:6], *((old & 0xC000 | new).to_bytes(2, "little") for old, new in sides), data[10:]]
 
 
 class _Vp9(_Syntax):
@@ -283,7 +295,7 @@ class _Vp9(_Syntax):
 
     name = b"V_VP9"
 
-    def rewritten(self, data: bytes) -> bytes:
+    def rewritten(self, data: memoryview) -> Payload:
         # No superframe, show_existing_frame 0 and show_frame 1.
         if data[-1] & 0xE0 == 0xC0 or data[0] & 0b11111010 != 0b10000010:
             raise Unsafe(NO_FRAMES)
@@ -291,7 +303,7 @@ class _Vp9(_Syntax):
             width, height = (int.from_bytes(data[4:9], "big") >> shift & 0xFFFF for shift in (20, 4))
             if (width + 1, height + 1) != self._shown:
                 raise Unsafe(CHANGING)
-        return data
+        return [data]
 
     def header(self) -> tuple[bytes, Size, Size]:
         return b"", self._shown, self._shown
@@ -305,17 +317,17 @@ def in_blocks(size: Size) -> Size:
     return -(-size[0] // _BLOCK) * _BLOCK, -(-size[1] // _BLOCK) * _BLOCK
 
 
-def _matroska(name: bytes, header: bytes, size: Size, payloads: Sequence[bytes], places: Sequence[int]) -> bytes:
+def _matroska(name: bytes, header: bytes, size: Size, payloads: Sequence[Payload], places: Sequence[int]) -> bytes:
     """A file of one video stream (RFC 9559), whose time base is a picture."""
     video = _number("b0", size[0]) + _number("ba", size[1])  # PixelWidth, PixelHeight
     track = _number("d7", 1) + _number("73c5", 1) + _number("83", 1) + _number("9c", 0)  # number, UID, video, no lacing
     track += _element("86", name) + (_element("63a2", header) if header else b"") + _element("e0", video)
-    parts = [_element("1549a966", _number("2ad7b1", 40_000_000)), _element("1654ae6b", _element("ae", track))]
+    parts: Payload = [_element("1549a966", _number("2ad7b1", 40_000_000)), _element("1654ae6b", _element("ae", track))]
     for at in range(0, len(payloads), _CLUSTER):
-        blocks = [_number("e7", at)]
+        blocks: Payload = [_number("e7", at)]
         for number, payload in enumerate(payloads[at : at + _CLUSTER], at):
-            head = b"\x81" + (places[number] - at).to_bytes(2, "big", signed=True) + (b"\0" if number else b"\x80")
-            blocks += [_start("a3", len(head) + len(payload)), head, payload]
+            length, key = 4 + sum(map(len, payload)), 0 if number else 0x80
+            blocks += _SIMPLE_BLOCK.pack(0xA3, length | 1 << 56, 0x81, places[number] - at, key), *payload
         parts += [_start("1f43b675", sum(map(len, blocks))), *blocks]
     start = _element("1a45dfa3", _element("4282", b"matroska")) + _start("18538067", sum(map(len, parts)))
     return b"".join([start, *parts])

@@ -20,7 +20,7 @@ from gpupeak.errors import SampleError
 from gpupeak.video import container
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import Clip, open_clip
-from gpupeak.video.orientation import certainly_upright
+from gpupeak.video.headers import Headers, read_headers
 
 ClipOf = Callable[[str], Path]
 TELLING = (".mp4", ".mov", ".mkv", ".avi")
@@ -87,14 +87,14 @@ def test_which_way_up_is_known_without_decoding_from_common_headers(
 ) -> None:
     rotation = decode_in_full(clip_of(kind))[0].rotation
     with open_clip(clip_of(kind)) as clip:
-        if rotation == 0 and KINDS[kind][0] in (".mp4", ".mov", ".avi"):
-            monkeypatch.setattr(clip, "decode_all", None)
+        if rotation == 0 and (kind == "h264_mkv" or KINDS[kind][0] in (".mp4", ".mov", ".avi", ".webm")):
+            monkeypatch.setattr(container, "decoded", None)
         assert clip.rotation == rotation % 360
 
 
 def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
     mp4, path = "mov,mp4,m4a,3gp,3g2,mj2", tmp_path / "clip"
-    assert not certainly_upright(path, mp4)
+    assert read_headers(path, mp4) == Headers(False, False)
     whole = clip_of("h264").read_bytes()
     movie, track, box = whole.index(b"mvhd") + 4, whole.index(b"tkhd") + 4, whole.index(b"moov") - 4
     turned = bytearray(whole)
@@ -107,13 +107,28 @@ def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
         (large, True),
         (bytes(turned), False),
         (bytes(later), False),
+        (bytes(turned) + whole, False),
         (whole.replace(b"tkhd", b"free"), False),
         (whole[:box] + b"\0\0\0\7" + whole[box + 4 :], False),
         (whole[: track + 20], False),
         (b"", False),
     ]:
         path.write_bytes(data)
-        assert certainly_upright(path, mp4) == certain
+        assert read_headers(path, mp4).upright == certain
+
+
+def test_matroska_whose_tracks_come_late_or_are_projected(clip_of: ClipOf, tmp_path: Path) -> None:
+    whole, path = clip_of("vp9").read_bytes(), tmp_path / "clip.webm"
+    codec = whole.index(b"V_VP9")
+    tracks = whole.rindex(b"\x16\x54\xae\x6b", 0, codec)
+    for data, certain in [
+        (whole, True),
+        (whole[:codec] + b"\x76\x70" + whole[codec + 2 :], False),
+        (whole[:tracks] + b"\x1f\x43\xb6\x75" + whole[tracks + 4 :], False),
+        (whole[: tracks + 20], False),
+    ]:
+        path.write_bytes(data)
+        assert read_headers(path, "matroska,webm").upright == certain
 
 
 @pytest.mark.parametrize(("codec", "header"), [("libx264", b"\x06"), ("libx265", b"\x4e\1")])
