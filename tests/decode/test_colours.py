@@ -1,8 +1,7 @@
-"""Colours as libav's, from DALI's decoder on the CPU and from the arithmetic of that on the GPU, written out here."""
+"""Colours as libav's, from the arithmetic of DALI's decoder on the GPU, written out here."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import platform
 from pathlib import Path
@@ -14,14 +13,11 @@ import numpy.typing as npt
 import nvidia.dali
 import pytest
 import torch
-from samples import sample
 
 from gpupeak.decode import decode_frames
 from gpupeak.decode.colours import as_swscale, bias_on_gpu
-from gpupeak.decode.dali import DaliDecoder
 from gpupeak.decode.nvdec import examine
-from gpupeak.decode.pool import WorkerPool
-from gpupeak.types import FrameBatch, VideoFacts
+from gpupeak.types import VideoFacts
 from gpupeak.video.container import open_clip
 from gpupeak.video.remake import Remade
 
@@ -131,20 +127,3 @@ def test_the_gpus_colours_become_libavs_and_would_not_uncorrected(name: str, fil
         verdicts[by_gpu] = gpu_colours.judge(ours.numpy(), wanted)
     assert verdicts[True]["ok"], verdicts[True]["says"]
     assert not verdicts[False]["ok"], verdicts[False]["says"]
-
-
-@x86
-def test_the_cpus_colours_are_not_corrected_for_the_gpu(tmp_path: Path) -> None:
-    films = gpu_colours.write(tmp_path, codec="vp9")
-    samples = [sample(tmp_path, name, video=path) for name, path in films.items()]
-    found: dict[str, Pixels] = {}
-    decoder = DaliDecoder(8, SIZE, WorkerPool(1, held=0), torch.device("cpu"), pipelines=1, threads=1)
-    with contextlib.closing(decoder):
-        for batch in decoder.decode(samples):
-            assert isinstance(batch, FrameBatch)
-            for plan, (start, stop) in zip(batch.plans, batch.spans, strict=True):
-                found[plan.sample.name] = np.array(batch.pixels[start:stop])
-            batch.release()
-    for name, path in films.items():
-        verdict = gpu_colours.judge(found[name], decode_frames(path, range(gpu_colours.FRAMES)))
-        assert verdict["ok"], f"{name}: {verdict['says']}"

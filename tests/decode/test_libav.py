@@ -111,10 +111,10 @@ def test_every_display_matrix_is_honoured(clip_of: ClipOf, tmp_path: Path, matri
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 @pytest.mark.parametrize(("codec", "header"), [("libx264", b"\x06"), ("libx265", b"\x4e\1")])
 def test_pictures_mirrored_by_the_bitstream(tmp_path: Path, suffix: str, codec: str, header: bytes) -> None:
-    # ITU-T H.264, D.1.27: hor_flip, and in the second anticlockwise_rotation of 16384 of 65536 after it.
+    # ITU-T H.264, D.1.27, after another message: hor_flip, and in the second anticlockwise_rotation of 16384 of 65536.
     turned: dict[int, Callable[[Any], Any]] = {0x40: np.fliplr, 0x48: lambda picture: np.rot90(np.fliplr(picture))}
     for first, expected in turned.items():
-        unit = header + b"\x2f\x03" + bytes([first]) + b"\x00\x05\x80"
+        unit = header + b"\x05\xff\x03" + bytes([1]) * 258 + b"\x2f\x03" + bytes([first]) + b"\x00\x05\x80"
         start = b"\0\0\0\1" if suffix == ".ts" else len(unit).to_bytes(4, "big")
 
         def oriented(packets: list[Packet[Any]], added: bytes = start + unit) -> list[Packet[Any]]:

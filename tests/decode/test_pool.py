@@ -111,16 +111,17 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("hang", "gave no answer within the time limit"), ("deadly", "was ended by SIGSEGV")]
+    ("name", "count", "how"),
+    [("hang", 1, "gave no answer within the time limit"), ("deadly", 2, "was ended by SIGSEGV")],
 )
 def test_a_worker_that_hangs_or_crashes_is_replaced_and_its_sample_set_aside(
-    tmp_path: Path, clips: list[Path], faults: None, name: str, how: str
+    tmp_path: Path, clips: list[Path], faults: None, name: str, count: int, how: str
 ) -> None:
-    samples = [sample(tmp_path, f"{name}{i}", video=tmp_path / f"{name}{i}.mp4") for i in range(2)]
+    samples = [sample(tmp_path, f"{name}{i}", video=tmp_path / f"{name}{i}.mp4") for i in range(count)]
     samples[1:1] = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
     results = decoded(samples, 2, time_limit=1.0)
     failed = {name: result.reason for name, result in results.items() if isinstance(result, Failed)}
-    assert failed == {f"{name}{i}": f"the decoding process {how}, twice" for i in range(2)}
+    assert failed == {f"{name}{i}": f"the decoding process {how}, twice" for i in range(count)}
     assert results.keys() == {each.name for each in samples}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from av.video.stream import VideoStream
-from clips import KINDS, decode_in_full, filtered, remux, with_data, write_audio, write_clip
+from clips import KINDS, decode_in_full, filtered, remux, write_audio, write_clip
 
 from gpupeak.errors import SampleError
 from gpupeak.video import container
@@ -129,24 +129,6 @@ def test_matroska_whose_tracks_come_late_or_are_projected(clip_of: ClipOf, tmp_p
     ]:
         path.write_bytes(data)
         assert read_headers(path, "matroska,webm").upright == certain
-
-
-@pytest.mark.parametrize(("codec", "header"), [("libx264", b"\x06"), ("libx265", b"\x4e\1")])
-def test_pictures_turned_by_the_bitstream(tmp_path: Path, codec: str, header: bytes) -> None:
-    # ITU-T H.264, D.1.27, after another message: anticlockwise_rotation is 16384 of 65536, for the pictures to come.
-    message = header + b"\x05\xff\x03" + bytes([1]) * 258 + b"\x2f\x03\x08\x00\x05\x80"
-
-    def oriented(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
-        unit = len(message).to_bytes(4, "big") + message
-        return [with_data(packet, unit + bytes(packet)) for packet in packets]
-
-    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-    plain = write_clip(tmp_path / "plain.mp4", 6, codec=codec, options=options)
-    path = remux(plain, tmp_path / "clip.mp4", oriented)
-    assert abs(decode_in_full(path)[0].rotation) == 90
-    with open_clip(path) as clip, open_clip(plain) as upright:
-        assert clip.rotation == decode_in_full(path)[0].rotation % 360
-        assert (clip.frames, upright.rotation) == (6, 0)
 
 
 def test_colours_that_only_the_container_names(clip_of: ClipOf, tmp_path: Path) -> None:
@@ -419,16 +401,6 @@ def test_timestamps_that_cannot_be_believed(clip_of: ClipOf, tmp_path: Path, kin
         assert not clip.timed
         assert clip.frames == len(decode_in_full(path)) == 48
         assert clip.needed([3]) == list(range(48))
-
-
-def test_nothing_that_can_be_decoded(clip_of: ClipOf, tmp_path: Path) -> None:
-    with open_clip(clip_of("vp8_cut")) as clip:
-        packets = [bytes(packet) for packet in clip.read(range(clip.packets))]
-    data = clip_of("vp8_cut").read_bytes()
-    for packet in packets:
-        data = data.replace(packet, packet[:3] + bytes(len(packet) - 3))
-    (path := tmp_path / "spoilt.mkv").write_bytes(data)
-    assert "can be decoded" in refused(path)
 
 
 def test_a_clip_is_closed(clip_of: ClipOf) -> None:
