@@ -80,9 +80,13 @@ def uncropped(unit: bytes, header: int, cropping: Cropping) -> bytes:
     return unit[:header] + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", shorter)
 
 
-def configured(record: bytes, hevc: bool) -> list[bytes]:
-    """The parameter sets of a decoder configuration record (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1)."""
-    units, reader = list[bytes](), BytesIO(record)
+def configured(extradata: bytes, hevc: bool) -> tuple[int, list[bytes]]:
+    """What a decoder configuration record of H.264 or HEVC says (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1): how many bytes
+    of length lie before a NAL unit, and the parameter sets; 0 and none if it is no record: there are start codes."""
+    start_codes = extradata.startswith((b"\0\0\1", b"\0\0\0\1")) if hevc else extradata[:1] != b"\1"
+    if start_codes or len(extradata) < (23 if hevc else 7):
+        return 0, []
+    units, reader = list[bytes](), BytesIO(extradata)
 
     def number(size: int) -> int:
         return int.from_bytes(reader.read(size), "big")
@@ -91,4 +95,4 @@ def configured(record: bytes, hevc: bool) -> list[bytes]:
     for array in range(min(number(1), 16) if hevc else 2):
         count = number(1 + 2 * hevc) & (0xFFFF if hevc else 0xFF if array else 31)
         units += [reader.read(number(2)) for _ in range(min(count, 256))]
-    return units
+    return (extradata[21 if hevc else 4] & 3) + 1, list(filter(None, units))

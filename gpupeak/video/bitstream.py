@@ -68,16 +68,13 @@ class Syntax:
         self._begun = self._ended = self._anew = False
         self._parameters, self._kinds = b"", set[int]()
         self._nal = _NAL.get(codec, _NAL["h264"])
-        self._length = 0  # bytes of the length before a NAL unit (ISO/IEC 14496-15); 0 for start codes (Annex B)
-        if codec == "h264" and len(extradata) > 6 and extradata[0] == 1:
-            self._length = (extradata[4] & 3) + 1
-        elif codec == "hevc" and len(extradata) > 22 and not extradata.startswith((b"\0\0\1", b"\0\0\0\1")):
-            self._length = (extradata[21] & 3) + 1
-        if self._length:
-            for unit in filter(None, configured(extradata, codec == "hevc")):
+        self._length = 0  # bytes of the length before a NAL unit; 0 for start codes (Annex B)
+        if codec in _NAL:
+            self._length, units = configured(extradata, codec == "hevc")
+            for unit in units:
                 self._take_in(self._kind(unit[0]), unit)
-        elif codec in ("h264", "hevc"):
-            self._first_slice(memoryview(extradata))
+            if not self._length:
+                self._first_slice(memoryview(extradata))
         self._parameters += extradata
         self._reduced = False  # AV1's reduced_still_picture_header
         self._read = {

@@ -128,14 +128,9 @@ class _Nals(_Syntax):
         self.name = b"V_MPEGH/ISO/HEVC" if self._hevc else b"V_MPEG4/ISO/AVC"
         self._kept, self._headers = _HEVC_UNITS if self._hevc else _H264_UNITS
         self._sets: dict[tuple[int, int], bytes] = {}
-        self._length = 0  # bytes of the length before a unit (ISO/IEC 14496-15); 0 for start codes
-        record = clip.decoder.extradata or b""
-        if len(record) < 7 or record.startswith((b"\0\0\1", b"\0\0\0\1")):
-            self.take_in(memoryview(record))
-        else:
-            at = 21 if self._hevc else 4
-            self._length = (int.from_bytes(record[at : at + 1], "big") & 3) + 1
-            self._pictures(configured(record, self._hevc))
+        extradata = clip.decoder.extradata or b""
+        self._length, units = configured(extradata, self._hevc)
+        self._pictures(units if self._length else self._units(memoryview(extradata)))
 
     def take_in(self, data: memoryview) -> None:
         self._pictures(self._units(data))
