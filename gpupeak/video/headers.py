@@ -74,13 +74,12 @@ def _length(head: bytes) -> int:
 
 def _turns_no_box(movie: bytes) -> bool:
     # What is no such box, but has its name in it, leaves the question open at worst.
-    return all(_are_identities(movie, kind, places) for kind, places in _MATRIX.items())
-
-
-def _are_identities(movie: bytes, kind: bytes, places: tuple[int, int]) -> bool:
-    starts = [found.end() for found in re.finditer(kind, movie)]
-    matrices = [start + places[movie[start : start + 1] == b"\1"] for start in starts]
-    return bool(starts) and all(movie[at : at + len(_IDENTITY)] == _IDENTITY for at in matrices)
+    for kind, places in _MATRIX.items():
+        starts = [found.end() for found in re.finditer(kind, movie)]
+        matrices = [start + places[movie[start : start + 1] == b"\1"] for start in starts]
+        if not starts or any(movie[at : at + len(_IDENTITY)] != _IDENTITY for at in matrices):
+            return False
+    return True
 
 
 def _turns_no_track(segment: bytes) -> bool:
