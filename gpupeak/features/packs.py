@@ -2,7 +2,7 @@
 
 That is a safetensors file: a tensor "features", float32 `[S, n, D]`, and in its metadata, as JSON: "samples", the S
 names in the order of the rows; "files", for each its file's size, mtime and ctime in ns, and the CRC-32 of its row;
-"settings", what made them, or null. Earlier files have the names alone. It is mapped, not read.
+"settings", what made them, or null. It is mapped, not read.
 """
 
 from __future__ import annotations
@@ -138,13 +138,8 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
             return None
         pack = _read_pack(file, self.n)
         there = _npy_files(self.directory)
-        if pack.files:
-            known = dict(zip(pack.names, pack.files, strict=True))
-            changed = any(name not in known or self._differs(name, there[name], known[name]) for name in there)
-        else:  # of before they were recorded
-            newest = max((mtime for _, mtime, _ in there.values()), default=0)
-            changed = bool(there.keys() - set(pack.names)) or newest > file.stat().st_mtime_ns
-        if changed:
+        known = dict(zip(pack.names, pack.files, strict=True))
+        if any(name not in known or self._differs(name, there[name], known[name]) for name in there):
             raise ValueError(f"{file}: {self.directory} holds other or newer features; pack it again")
         return pack
 
@@ -217,12 +212,11 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
             raise ConfigError(f"{directory}: {told}; unpack them below another output root")
         for row, name in missing:
             data = pack.row(row).tobytes()
-            if pack.files and zlib.crc32(data) != pack.files[row][3]:
+            if zlib.crc32(data) != pack.files[row][3]:
                 raise ConfigError(f"{file}: what it holds of {name} is not what was packed")
             replace_file(directory / f"{name}.npy", (header, data))
         if packed and held.run is None and not there:
             held.begin({"settings": packed}, done=set(pack.names), overwrite=False)
-        os.utime(file)  # as new as what was made of it
     return len(missing), len(pack.names)
 
 
@@ -239,7 +233,7 @@ def _settings(directory: Path) -> dict[str, Any] | None:
 class _Pack(NamedTuple):
     names: list[str]
     dim: int
-    files: list[tuple[int, int, int, int]]  # none in a file that does not tell
+    files: list[tuple[int, int, int, int]]
     settings: dict[str, Any] | None
     features: Any  # the library's view of the mapped tensor
 
@@ -259,14 +253,13 @@ def _read_pack(file: Path, n: int) -> _Pack:
         if (tensors := list(opened.keys())) != [_TENSOR]:
             raise ValueError(f"{len(tensors)} tensors, expected {_TENSOR}")
         features = opened.get_slice(_TENSOR)
-        metadata = {_FILES: "[]", _SETTINGS: "null", **(opened.metadata() or {})}
-        names, files, settings = (json.loads(metadata[key]) for key in (_SAMPLES, _FILES, _SETTINGS))
+        names, files, settings = (json.loads(opened.metadata()[key]) for key in (_SAMPLES, _FILES, _SETTINGS))
         files = [tuple(map(int, file)) for file in files]
         count, rows, dim = features.get_shape()
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: not a packed file: {error}") from error
     named = isinstance(names, list) and all(map(_is_name, names)) and len(set(names)) == count
-    told = len(files) in (0, count) and all(len(each) == 4 for each in files)
+    told = len(files) == count and all(len(each) == 4 for each in files)
     if not (named and told and isinstance(settings, (dict, type(None)))) or features.get_dtype() != "F32" or rows != n:
         raise ValueError(f"{file}: not a packed file of {n} frames a sample")
     return _Pack(names, dim, files, settings, features)

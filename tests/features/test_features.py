@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from samples import features, read_manifest
 from torch.utils.data import DataLoader
 
@@ -105,21 +105,6 @@ def test_a_packed_file_that_is_out_of_date_is_refused_and_can_be_made_again(tmp_
     os.utime(directory / "new.npy", (0, 0))
     with pytest.raises(ValueError, match="pack it again"):
         list(store["mer2023"])
-
-
-def test_a_packed_file_without_stamps_is_judged_by_its_time(tmp_path: Path) -> None:
-    wanted = fill(tmp_path)
-    directory = FeatureStore(tmp_path).directory("mer2023")
-    names = sorted(wanted)
-    save_file(
-        {"features": np.stack([wanted[name] for name in names])}, packed_file(directory), {"samples": json.dumps(names)}
-    )
-    assert same(FeatureStore(tmp_path), "mer2023", wanted)
-    os.utime(directory / "b.npy", ns=(packed_file(directory).stat().st_mtime_ns + 1,) * 2)
-    with pytest.raises(ValueError, match="pack it again"):
-        list(FeatureStore(tmp_path)["mer2023"])
-    (directory / "b.npy").unlink()
-    assert unpack(directory, N) == (1, len(NAMES))
 
 
 def recorded(root: Path, names: list[str], seed: int) -> Path:
