@@ -12,14 +12,17 @@ from collections.abc import Generator, Iterable
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from synthetic import SyntheticDecoder, SyntheticEncoder
 
-from gpupeak import pipeline
+from gpupeak import ExtractConfig, pipeline
+from gpupeak.decode.worker import prepare
+from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines import Tell
 from gpupeak.storage.places import local
-from gpupeak.types import FrameBatch, Outcome, Sample, Saved
+from gpupeak.types import Failed, FrameBatch, Outcome, Sample, Saved
 
 
 class NamedDecoder(SyntheticDecoder):
@@ -61,6 +64,31 @@ def meet(what: str) -> None:
         raise getattr(torch, what, RuntimeError)(said)
     elif what.endswith("Error"):
         raise getattr(builtins, what)("vector::_M_range_check")
+
+
+class LineHere:
+    """In place of `lines.build.build`: plans and decodes in this process, and an encoder that computes nothing."""
+
+    device = "cpu"
+
+    def __init__(self, config: ExtractConfig, spec: EncoderSpec, n: int, tell: Tell) -> None:
+        self._dim, self._shape = spec.dim, (spec.size, spec.size, 3)
+        tell("on the CPU")
+
+    def decode(self, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
+        for sample in samples:
+            pixels = np.empty((sample.rule.n, *self._shape), np.uint8)
+            answer = prepare(sample, pixels)
+            if isinstance(answer, tuple):
+                yield FrameBatch((answer[0],), pixels, ((0, len(pixels)),), (answer[1],))
+            elif isinstance(answer, Failed):
+                yield answer
+
+    def run(self, samples: Iterable[Sample], stop: threading.Event | None = None) -> Generator[Outcome]:
+        return pipeline.run(samples, self, SyntheticEncoder(self._dim, self._shape[0]), NpyWriter(), stop=stop)
+
+    def close(self) -> None:
+        pass
 
 
 class SyntheticLine:

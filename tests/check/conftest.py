@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from samples import ENCODER, of_demo
+from synthetic_lines import LineHere
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -22,13 +23,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
 def extracted(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output root with the features of all of it. Read it only."""
     out = tmp_path_factory.mktemp("extracted")
-    assert gpupeak.extract(settings(corpus, out)).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpupeak.lines.build.build", LineHere)
+        assert gpupeak.extract(settings(corpus, out)).exit_code == 0
     return out
 
 
 @pytest.fixture
-def config(corpus: DemoCorpus, extracted: Path, tmp_path: Path) -> ExtractConfig:
-    """The settings of an extraction that is done: a copy, which may be changed."""
+def config(corpus: DemoCorpus, extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExtractConfig:
+    """The settings of an extraction that is done: a copy, which may be changed. More is extracted as that was."""
+    monkeypatch.setattr("gpupeak.lines.build.build", LineHere)
     shutil.copytree(extracted, tmp_path / "out")
     return settings(corpus, tmp_path / "out")
 

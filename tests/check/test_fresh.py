@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,7 @@ from typing import TypeAlias
 import pytest
 from clips import write_clip
 from samples import ENCODER, of_demo, read_manifest
+from synthetic_lines import LineHere
 
 import gpupeak
 from gpupeak.check.plan import plan
@@ -67,8 +68,10 @@ class Tree:
 
 
 @pytest.fixture(scope="module")
-def made(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    return Tree(corpus, tmp_path_factory.mktemp("fresh") / "work")
+def made(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpupeak.lines.build.build", LineHere)
+        yield Tree(corpus, tmp_path_factory.mktemp("fresh") / "work")
 
 
 @pytest.fixture

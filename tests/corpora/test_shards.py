@@ -18,6 +18,7 @@ from clips import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import ENCODER, read_manifest, small
+from synthetic_lines import LineHere
 
 import gpupeak
 import gpupeak.run
@@ -143,7 +144,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(videos: Path, tmp_path: Path) -> ExtractConfig:
+def config(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExtractConfig:
+    monkeypatch.setattr("gpupeak.lines.build.build", LineHere)
     return small(videos, tmp_path / "out")
 
 
