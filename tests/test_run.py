@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from clips import write_clip
 from samples import ENCODER, read_manifest, small
+from synthetic_lines import LineHere
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -45,10 +46,16 @@ def directory(config: ExtractConfig) -> Path:
 
 
 @pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpupeak.lines.build.build", LineHere)
+
+
+@pytest.fixture
 def extracted(config: ExtractConfig) -> gpupeak.RunReport:
     return gpupeak.extract(config)
 
 
+@pytest.mark.usefixtures("here")
 def test_every_producer_of_action_units_gives_the_same_peak_and_features(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     write_clip(tmp_path / "clip.mp4", frames=5)
@@ -89,6 +96,7 @@ def test_a_run_saves_every_good_sample_and_records_every_outcome(
     json.dumps(extracted.to_json())
 
 
+@pytest.mark.usefixtures("here")
 def test_a_second_run_skips_what_is_whole_and_tries_again_what_failed(
     config: ExtractConfig, extracted: gpupeak.RunReport
 ) -> None:
@@ -101,6 +109,7 @@ def test_a_second_run_skips_what_is_whole_and_tries_again_what_failed(
     assert len(list(read_manifest(home))) == 4
 
 
+@pytest.mark.usefixtures("here")
 def test_a_plan_and_a_rerun_over_finished_work_import_no_torch(
     config: ExtractConfig, extracted: gpupeak.RunReport, tmp_path: Path
 ) -> None:
@@ -135,6 +144,7 @@ def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
         gpupeak.extract(config)
 
 
+@pytest.mark.usefixtures("here")
 def test_the_versions_that_made_files_stay_listed(config: ExtractConfig, extracted: gpupeak.RunReport) -> None:
     home = directory(config)
     run = json.loads((home / "run.json").read_text())
@@ -147,6 +157,7 @@ def test_the_versions_that_made_files_stay_listed(config: ExtractConfig, extract
         assert (run["versions"], run["earlier_versions"]) == (now, earlier)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: ExtractConfig, tmp_path: Path) -> None:
     wrong = replace(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
     with pytest.raises(AuError, match="nowhere"):
