@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 LARGEST = 8 << 20
 """Bytes of a pickle, a byte an object at the shortest: of a hundred thousand samples with their labels."""
@@ -31,13 +31,6 @@ class Asked:
     state: object = None
     size: int = 1
 
-    def __call__(self, *arguments: object) -> object:
-        size = 1
-        for each in arguments:
-            if isinstance(each, (Asked, list, tuple, dict, str, bytes)):
-                size += len(each)
-        return {} if self.what == "dict" and not arguments else Asked(self.what, arguments, size=size)
-
     def __setstate__(self, state: object) -> None:
         self.state = state
 
@@ -47,51 +40,38 @@ class Asked:
     def __len__(self) -> int:
         return self.size
 
-    def __repr__(self) -> str:  # a dataclass's own would show what a tuple holds twice, forty levels down
+    def __repr__(self) -> str:  # a dataclass's own would show what a list holds twice, forty levels down
         return f"<{self.what}>"
-
-
-class _Tuple(tuple[Any, ...]):
-    __slots__ = ()
-
-    def __hash__(self) -> NoReturn:  # that of a tuple that holds a tuple twice, forty levels down, is never ready
-        raise ValueError("a tuple found where a name belongs")
-
-
-def _tuple(unpickler: Any) -> None:
-    items = unpickler.pop_mark()  # first: it changes what `append` is
-    unpickler.append(_Tuple(items))
 
 
 def _tuple_of(size: int) -> Callable[[Any], None]:
     def load(unpickler: Any) -> None:
-        stack = unpickler.stack
-        stack[-size:] = (_Tuple(stack[-size:]),)
+        unpickler.stack[-size:] = [unpickler.stack[-size:]]
 
     return load
 
 
 def _reduce(unpickler: Any) -> None:
-    arguments = unpickler.stack.pop()
-    made = unpickler.stack[-1] = unpickler.stack[-1](*arguments)
-    unpickler.given += len(made)  # what calls copy, and each may copy the same
+    arguments, asked = unpickler.stack.pop(), unpickler.stack[-1]
+    size = 1 + sum(len(each) for each in arguments if isinstance(each, Sized))
+    unpickler.stack[-1] = {} if asked.what == "dict" and not arguments else Asked(asked.what, arguments, size=size)
+    unpickler.given += size  # what calls copy, and each may copy the same
     if unpickler.given > _MOST_GIVEN:
         raise ValueError(f"more than {_MOST_GIVEN:,} values")
 
 
-def _bytearray(unpickler: Any) -> None:
-    unpickler.append(bytearray(unpickler.read(int.from_bytes(unpickler.read(8), "little"))))
-
-
 class _Unpickler(pickle._Unpickler):
-    """The one in Python: the one in C allocates what an opcode claims, as does `load_bytearray8` here."""
+    """The one in Python: the one in C allocates what an opcode claims, as does `load_bytearray8`.
+
+    Tuples are lists: the hash of one that holds a tuple twice, forty levels down, would never be ready.
+    """
 
     dispatch: ClassVar = {
         **pickle._Unpickler.dispatch,
-        pickle.TUPLE[0]: _tuple,
+        pickle.TUPLE[0]: pickle._Unpickler.load_list,
         **{code[0]: _tuple_of(n) for n, code in enumerate((pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3), 1)},
         pickle.REDUCE[0]: _reduce,
-        pickle.BYTEARRAY8[0]: _bytearray,
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
     }
 
     def __init__(self, stream: io.BytesIO, called: Callable[[str, str], str]) -> None:
