@@ -7,12 +7,10 @@ import dataclasses
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +22,11 @@ from gpupeak.corpora.table import default_datasets
 from gpupeak.decode.resources import refuse_excess
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
-from gpupeak.errors import GpupeakError, SampleError, UsageError, WeightsError, out_of_memory
+from gpupeak.errors import GpupeakError, UsageError, WeightsError, out_of_memory
 from gpupeak.features.npy import npy_header
 from gpupeak.storage import remote
-from gpupeak.storage.fetching import at_hand
-from gpupeak.storage.places import is_directory, local, place
-from gpupeak.types import Sample, Url
+from gpupeak.storage.places import is_directory, place
+from gpupeak.types import Url
 
 if TYPE_CHECKING:
     import torch
@@ -39,9 +36,7 @@ OK, NOTE, MISSING = ("ok", "note", "missing")
 
 _MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
 _SPARE = 64 << 20  # bytes beside the features
-_READ_SECONDS, _READ_BYTES = 2.0, 256 << 20
 _AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
-_SLOW_READING = 200e6  # bytes/s: 12,799 videos of 1 MB are read in a minute at that
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,6 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
         _weights(config),
         *datasets,
         _disk(config, corpora, spec.dim),
-        *_reading(corpora),
     )
 
 
@@ -224,19 +218,17 @@ def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], list[Finding]]
     return corpora, findings
 
 
-def _samples(corpora: Sequence[Corpus]) -> Iterator[Sample]:
-    for corpus in corpora:
-        with contextlib.suppress(UsageError):
-            yield from (each for each in list_samples(corpus, Path()).samples if isinstance(each, Sample))
-
-
 def _disk(config: ExtractConfig, corpora: Sequence[Corpus], dim: int) -> Finding:
     root = place(config.output_root)
     if isinstance(root, Url):
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
     root = root.absolute()
     there = next(path for path in (root, *root.parents) if path.exists())
-    rows = [sample.rule.n for sample in _samples(corpora)] or [config.n_frms or 8] * _MER_UNIBENCH
+    rows: list[int] = []
+    for corpus in corpora:
+        with contextlib.suppress(UsageError):
+            rows += [corpus.rule.n] * len(list_samples(corpus, Path()).samples)
+    rows = rows or [config.n_frms or 8] * _MER_UNIBENCH
     need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
     free = shutil.disk_usage(there).free
     found = f"{root}: {free / 1e9:.1f} GB free, {len(rows):,} samples take {need / 1e9:.2f} GB"
@@ -246,38 +238,6 @@ def _disk(config: ExtractConfig, corpora: Sequence[Corpus], dim: int) -> Finding
     if free < need:
         return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)
-
-
-def _reading(corpora: Sequence[Corpus]) -> Iterator[Finding]:
-    for corpus in corpora:
-        files = [sample for sample in islice(_samples([corpus]), 200) if sample.video is not None]
-        if not files:
-            found = f"{corpus.name}: no video of its samples below {corpus.videos}"
-            yield Finding("reading", NOTE, found, "gpupeak plan names the samples without a video")
-            continue
-        try:
-            count, seconds = _read(files)
-        except (OSError, SampleError) as error:
-            yield Finding("reading", MISSING, f"{corpus.name}: {error}", "the videos have to be readable")
-            continue
-        rate = count / seconds
-        found = f"{corpus.name}: {rate / 1e6:.0f} MB/s, over {count / 1e6:.1f} MB below {corpus.videos}"
-        slow = "slower than a GPU's line takes them: copy the videos to a local disk" if rate < _SLOW_READING else None
-        yield Finding("reading", NOTE if slow else OK, found, slow)
-
-
-def _read(samples: Sequence[Sample]) -> tuple[int, float]:
-    count, seconds, began = 0, 0.0, time.perf_counter()
-    buffer = bytearray(4 << 20)
-    for sample in samples:
-        with at_hand(sample, aus=False) as found, local(found.here.video or Path()).open("rb", buffering=0) as stream:
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # else a second look would time the memory
-            while got := stream.readinto(buffer):
-                count += got
-                seconds = time.perf_counter() - began
-                if seconds > _READ_SECONDS or count > _READ_BYTES:
-                    return count, seconds
-    return count, seconds or 1.0
 
 
 def _line(error: BaseException) -> str:

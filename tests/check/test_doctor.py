@@ -7,11 +7,8 @@ import ctypes
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import sys
-import time
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +41,6 @@ def test_a_machine_that_can_do_the_job(config: ExtractConfig) -> None:
     assert [finding for finding in findings if finding.state == MISSING] == []
     assert {finding.name: finding.found for finding in findings}["torch"] == torch.__version__.partition("+")[0]
     assert found(config, "datasets").found == "mer2023, iemocap"
-    assert [finding.found.split(":")[0] for finding in findings if finding.name == "reading"] == ["mer2023", "iemocap"]
     assert f"{len(CLIPS)} samples take" in found(config, "output").found
     assert not Path(config.output_root).exists(), "nothing is written"
 
@@ -105,27 +101,6 @@ def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypat
     assert found(config, "output").state == OK
     assert found(config, "output", n_frms=9).state == MISSING
     assert found(config, "output", output_root=Path(__file__) / "below a file").state == MISSING
-
-
-def test_a_slow_disk_and_videos_that_cannot_be_read(
-    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for step, state in ((1e-6, OK), (1e-1, NOTE)):  # seconds that pass between two looks at the clock
-        monkeypatch.setattr(time, "perf_counter", count(0, step).__next__)
-        assert found(config, "reading", datasets=("mer2023",)).state == state
-    assert "local disk" in str(found(config, "reading", datasets=("mer2023",)).advice)
-
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "list.txt").write_text("clip\n")
-    own = ExtractConfig(videos=tmp_path / "videos", name="own", samples=tmp_path / "list.txt", weights="random:0")
-    assert found(own, "reading").found.startswith("own: no video")
-    (tmp_path / "videos" / "clip.mp4").write_bytes(b"x")
-
-    def refused(*_: object) -> None:
-        raise PermissionError(13, "Permission denied", "clip.mp4")
-
-    monkeypatch.setattr(os, "posix_fadvise", refused)
-    assert found(own, "reading").state == MISSING
 
 
 def test_a_package_that_does_not_import(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
