@@ -80,10 +80,7 @@ def _from_csv(file: Path, key: str | None) -> list[str]:
 
 
 def _from_json(file: Path, key: str | None) -> list[str]:
-    text = _text(file)
-    if sum(map(text.count, ",[{")) > _MOST_VALUES:
-        raise _Unlike(f"more than {_MOST_VALUES:,} values")
-    document = json.loads(text)
+    document = json.loads(_text(file, _MOST_VALUES))
     if key is not None:
         if not isinstance(document, dict) or key not in document:
             raise _Unlike(f"no key {key!r}, only {_listed(document if isinstance(document, dict) else ())}")
@@ -201,9 +198,9 @@ def _admitted(module: str, name: str) -> str:
     return what
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, values: int | None = None) -> str:
     try:
-        return read_bounded(file, _LARGEST_FILE).decode("utf-8-sig")
+        return read_bounded(file, _LARGEST_FILE, values).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _Unlike(f"not UTF-8 at byte {error.start}") from error
 

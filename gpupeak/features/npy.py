@@ -43,31 +43,34 @@ def load_features(
 
 def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
     """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or of another kind."""
+    features = _read(path, n)
+    if isinstance(features, str):
+        raise ValueError(f"{path}: {features}")
+    return features
+
+
+def _read(path: Place, n: int, dim: int | None = None) -> npt.NDArray[np.float32] | str:
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
-        header = _fitting(data, len(data), n)
+        header = _fitting(data, len(data), n, dim)
     else:
         with open_bounded(path, sys.maxsize) as file:
             data = file.read(LONGEST_HEADER)
-            header = _fitting(data, os.fstat(file.fileno()).st_size, n)  # before a sparse file of a terabyte is read
+            header = _fitting(data, os.fstat(file.fileno()).st_size, n, dim)  # before a sparse terabyte is read
             data += b"" if isinstance(header, str) else file.read()
     if isinstance(header, str):
-        raise ValueError(f"{path}: {header}")
+        return header
     return np.frombuffer(bytearray(data), np.float32, offset=header.offset).reshape(header.shape)
 
 
 def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
     """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
-    size = 4 * n * dim
     try:
-        with open_bounded(path, size + LONGEST_HEADER) as file:
-            data = file.read()
+        features = _read(path, n, dim)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    header = _fitting(data, len(data), n, dim)
-    if isinstance(header, str):
-        return header
-    features = np.frombuffer(data, np.float32, offset=header.offset).reshape(n, dim)
+    if isinstance(features, str):
+        return features
     if not np.isfinite(features).all():
         return f"{int((~np.isfinite(features)).sum())} of {features.size} values are not finite"
     if (largest := float(np.abs(features).max())) > _LARGEST_VALUE:
@@ -94,16 +97,14 @@ def is_whole(path: str | Path, n: int, dim: int) -> bool:
     except OSError:
         return False
     try:
-        size = os.fstat(descriptor).st_size
-        if size == len(header) + 4 * n * dim and os.read(descriptor, len(header)) == header:
-            return True
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        start = os.read(descriptor, LONGEST_HEADER)  # another writer's, or none
+        size, start = os.fstat(descriptor).st_size, os.read(descriptor, LONGEST_HEADER)
     except OSError:
         return False
     finally:
         os.close(descriptor)
-    return not isinstance(_fitting(start, size, n, dim), str)
+    if start.startswith(header):
+        return size == len(header) + 4 * n * dim
+    return not isinstance(_fitting(start, size, n, dim), str)  # another writer's, or none
 
 
 class NpyHeader(NamedTuple):

@@ -37,10 +37,14 @@ def open_bounded(file: Path, limit: int) -> BinaryIO:
         raise
 
 
-def read_bounded(file: Path, limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does."""
+def read_bounded(file: Path, limit: int, values: int | None = None) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does, and ValueError if it is JSON
+    of more `values`: each may take hundreds of bytes of memory."""
     with open_bounded(file, limit) as stream:
-        return stream.read(limit)
+        content = stream.read(limit)
+    if values is not None and len(content) > values and sum(map(content.count, b",[{")) > values:
+        raise ValueError(f"more than {values:,} values")
+    return content
 
 
 def bounded_lines(text: TextIO, most: int) -> Iterator[str]:

@@ -127,7 +127,7 @@ SIZE = 128 + 4 * 8 * DIM
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), f"{SIZE - 1} bytes, expected {SIZE}"),
         (lambda path: path.write_text("no features " * 1000), "no .npy file (12000 bytes)"),
-        (lambda path: os.truncate(path, 1 << 40), "cannot be read: 1,099,511,627,776 bytes, expected at most"),
+        (lambda path: os.truncate(path, 1 << 40), f"{1 << 40} bytes, expected {SIZE}"),
         (lambda path: save(path, np.load(path).astype("<f2")), f"float16 [8, {DIM}], expected float32 [8, {DIM}]"),
         (lambda path: save(path, np.load(path)[:4]), f"float32 [4, {DIM}], expected float32 [8, {DIM}]"),
         (lambda path: save(path, np.asfortranarray(np.load(path))), f"float32 [8, {DIM}], Fortran order, exp"),
