@@ -22,7 +22,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import list_samples
-from gpupeak.corpora.shards import MOST_SIZES, assign
+from gpupeak.corpora.shards import assign
 from gpupeak.decode.resources import fitted, refuse_excess
 from gpupeak.encode.weights.identity import WeightsId, identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
@@ -184,12 +184,8 @@ def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list
     if shard is None:
         return listings
     samples = [_sample(entry) for listing in listings for entry in listing]
-    sizes = [0] * len(samples)
-    if len(samples) <= MOST_SIZES:
-        with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
-            slices = (samples[start : start + 1000] for start in range(0, len(samples), 1000))
-            found = threads.map(lambda some: [video_bytes(sample) or 0 for sample in some], slices)
-            sizes = [size for some in found for size in some]
+    with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
+        sizes = [size or 0 for size in threads.map(video_bytes, samples)]
     owners = iter(assign([str(sample) for sample in samples], sizes, shard.count))
     return [[entry for entry in listing if next(owners) == shard.index] for listing in listings]
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from gpupeak.errors import ConfigError
 from gpupeak.types import Shard
 
-MOST_SIZES = 200_000
-"""Of more samples, the sizes of the videos are not asked for: that many taking turns is as even as weighing."""
 _PER_SAMPLE = 256 << 10  # bytes: opening and encoding a sample take about as long as decoding so much of a video
 
 

@@ -33,7 +33,7 @@ from gpupeak.features.records import (
 from gpupeak.features.remote import RemoteRecords
 from gpupeak.storage import places, remote
 from gpupeak.storage.atomic import TEMPORARY, replace_file, writer_is_gone
-from gpupeak.storage.files import open_bounded
+from gpupeak.storage.files import read_bounded
 from gpupeak.types import Outcome, Place, Url
 
 _WAY_OUT = "give --overwrite to make them all again, or another --output-root"
@@ -78,21 +78,19 @@ class FeatureDirectory:
         return bool(self.run and self.run.get("overwriting"))
 
     def __enter__(self) -> FeatureDirectory:
-        try:
-            self._lock.take()
-            if self._store is not None:
-                self._store.pull()
-            else:
-                self._remove_temporaries()
-        except OSError as error:
-            self._lock.release()
-            raise WriteError(f"{self.place}: cannot be used as an output directory: {error.strerror}") from error
-        except remote.StoreError as error:
-            self._lock.release()
-            raise remote.write_error(self.place, error) from error
-        except RunError:
-            self._lock.release()
-            raise
+        with contextlib.ExitStack() as undone:
+            undone.callback(self._lock.release)
+            try:
+                self._lock.take()
+                if self._store is not None:
+                    self._store.pull()
+                else:
+                    self._remove_temporaries()
+            except OSError as error:
+                raise WriteError(f"{self.place}: cannot be used as an output directory: {error.strerror}") from error
+            except remote.StoreError as error:
+                raise remote.write_error(self.place, error) from error
+            undone.pop_all()
         return self
 
     def _remove_temporaries(self) -> None:
@@ -156,8 +154,8 @@ class FeatureDirectory:
                     f"this run has {settings.get(key)!r}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"
                 )
 
-    def absorb(self, names: Sequence[str] = (), *, overwrite: bool = False) -> int:
-        """Make the records of all shards one `run.json` and one manifest; return how many there were.
+    def absorb(self, names: Sequence[str] = (), *, overwrite: bool = False) -> None:
+        """Make the records of all shards one `run.json` and one manifest.
 
         The parts are removed last, by which time `run.json` names them: a kill at any moment loses nothing. Raises
         ConfigError if the records tell of features of two kinds, unless `overwrite`, and WriteError.
@@ -174,7 +172,6 @@ class FeatureDirectory:
                 self._write_merged(records, names, nothing_counts=told is not None)
             for part in records.parts:
                 _remove(part)
-        return len(records.parts)
 
     def _write_merged(self, records: Records, names: Sequence[str], *, nothing_counts: bool) -> None:
         run, lines = dict(records.run or {}), dict[str, ManifestLine]()
@@ -207,10 +204,9 @@ class FeatureDirectory:
             lines = {line.sample: line for line in read_lines(before.manifest) if line.sample not in pending}
         if done - lines.keys() and self._part is not None and not overwrite:
             elsewhere = {line.sample for line in records.lines()}
-        origin = "unknown" if self.run is None else "unrecorded"
         for name in sorted(done - lines.keys() - elsewhere):
             # A file with no line: made by another tool, or its run was killed between file and line.
-            lines[name] = ManifestLine(name, KEPT, origin=origin)
+            lines[name] = ManifestLine(name, KEPT)
         own = {"format": FORMAT, **run, "overwriting": overwrite or records.overwriting}
         if self._part is not None:
             joined = overwrite or any(part.overwriting for part in records.parts)
@@ -287,6 +283,6 @@ def _remove(part: Record) -> None:
 
 
 def _content(file: Path) -> bytes | None:
-    with contextlib.suppress(FileNotFoundError), open_bounded(file, LARGEST_MANIFEST) as opened:
-        return opened.read()
+    with contextlib.suppress(FileNotFoundError):
+        return read_bounded(file, LARGEST_MANIFEST)
     return None

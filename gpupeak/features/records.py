@@ -46,8 +46,7 @@ class ManifestLine:
 
     `outcome` is `SAVED`, `FAILED`, or `KEPT`: no run tells of it. `indices` to `files` are as in `FramePlan`; `rule`
     has the fields of the `SamplingRule`, and nothing in a line of before they were recorded, as `files` has.
-    `origin` of a kept file is "unknown" without any run's record, "unrecorded" with one. `crc32` is that of the rows
-    that were saved. `raw` is the line in its file.
+    `crc32` is that of the rows that were saved. `raw` is the line in its file.
     """
 
     sample: str
@@ -65,7 +64,6 @@ class ManifestLine:
     files: tuple[FileStamp, ...] = ()
     rule: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    origin: str | None = None
     crc32: int | None = None
     raw: bytes = b""
 
@@ -91,7 +89,7 @@ class ManifestLine:
         if self.outcome == FAILED:
             entry |= {"stage": self.stage, "reason": self.reason}
         if self.outcome == KEPT:
-            entry["origin"] = self.origin
+            entry["origin"] = "unknown"
         if self.frames is not None:
             entry |= {"indices": list(self.indices), "frames": self.frames, "codec": self.codec}
             entry["peak"] = self.peak and {**dataclasses.asdict(self.peak), "file": str(self.peak.file)}
@@ -133,7 +131,6 @@ class ManifestLine:
             files=_files(entry.get("files")),
             rule=rule if isinstance(rule, dict) and _is_small(rule) else {},
             seconds=_seconds(seconds) if isinstance(seconds, dict) and _is_small(seconds) else {},
-            origin=text.get("origin"),
             crc32=crc32 if isinstance(crc32, int) else None,
             raw=raw if raw.endswith(b"\n") else raw + b"\n",
         )
