@@ -148,10 +148,12 @@ def test_a_terminal_shows_a_bar_for_each_dataset(width: int, tmp_path: Path, mon
             tell(display, counts[0], outcome)
         file.seek(0)
         file.truncate()
+        display.stopping()
     # What is left is the last picture, drawn when the display ends and then taken away.
     lines = [line for line in file.shown.splitlines() if line.startswith("数据集")][-9:]
     assert [line[3] for line in lines] == list("012345678")
     assert all(cell_len(line.rstrip()) <= width for line in lines)
     assert re.search(r"19011/20000 10 saved, 1 failed, 10 fell back, 0.91 samples/s", lines[0])
     assert "19000/20000" in lines[8]
+    assert "stopping after what is in hand; press Ctrl-C again" in file.shown
     assert "\x1b[?25h" in file.getvalue(), "the cursor is back"
