@@ -139,6 +139,10 @@ def test_a_store_is_listed_once_and_its_names_lead_nowhere_else(monkeypatch: pyt
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"^foo://data: fsspec knows no foo://, as it knows s3:// and gs://"):
+        remote.listing(Url("foo", "data/x"))
+    with pytest.raises(UsageError, match=r"^gs://data: Please install gcsfs to access Google Storage"):
+        remote.listing(Url("gs", "data/x"))
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UsageError, match=r"URLs need fsspec: pip install 'gpupeak\[remote\]'"):
         remote.listing(Url("s3", "never/x"))
