@@ -30,8 +30,7 @@ from gpupeak.decode import decode_frames
 from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
-from gpupeak.errors import ConfigError, RunError
-from gpupeak.features.directory import FeatureDirectory
+from gpupeak.errors import ConfigError
 from gpupeak.features.npy import npy_header
 from gpupeak.types import Place
 
@@ -472,16 +471,11 @@ def test_what_is_missing_or_broken_is_mended_and_nothing_else_touched(config: Ex
     assert look(config, deep=3).ok
 
 
-def test_mending_waits_for_no_other_run_and_disturbs_none(config: ExtractConfig) -> None:
+def test_mending_overwrites_nothing_though_it_is_asked_to(config: ExtractConfig) -> None:
     directory = home(config)
-    change(directory / f"{FIRST}.npy")
     before = state(directory)
-    found = look(config)
-    with FeatureDirectory(directory, 8, DIM), pytest.raises(RunError, match="another gpupeak run is writing here"):
-        repair(config, [found])
-    assert state(directory) == before
     (directory / f"{FIRST}.npy").unlink()
-    overwrite = replace(config, overwrite=True)  # which mending does not
+    overwrite = replace(config, overwrite=True)
     (tally,) = repair(overwrite, verify(overwrite)).datasets
     assert (tally.saved, tally.skipped) == (1, 2)
     assert state(directory).items() > {name: each for name, each in before.items() if FIRST not in name}.items()

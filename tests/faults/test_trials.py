@@ -13,7 +13,7 @@ from samples import features
 from gpupeak.features.writer import NpyWriter
 
 FAULTS = {**disk.FAULTS, **signals.FAULTS}
-QUICK = ("disk_full", "SIGINT once", "SIGTERM twice")
+QUICK = ("disk_full", "SIGTERM twice")
 
 
 @pytest.fixture(scope="module")
