@@ -68,10 +68,10 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch: ClassVar = {
         **pickle._Unpickler.dispatch,
-        pickle.TUPLE[0]: pickle._Unpickler.load_list,
+        pickle.TUPLE[0]: pickle._Unpickler.dispatch[pickle.LIST[0]],
         **{code[0]: _tuple_of(n) for n, code in enumerate((pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3), 1)},
         pickle.REDUCE[0]: _reduce,
-        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
     }
 
     def __init__(self, stream: io.BytesIO, called: Callable[[str, str], str]) -> None:
