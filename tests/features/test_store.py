@@ -90,6 +90,7 @@ def test_another_array_is_not_whole(tmp_path: Path, array: npt.NDArray[np.float3
 
 
 @example(cut=128, flip=0, value=0)  # the header and nothing else
+@example(cut=0, flip=61, value=ord("9"))  # nine rows in place of eight
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 255), flip=st.integers(0, 100), value=st.integers(0, 255))
 def test_a_torn_or_corrupted_file_is_never_whole_and_never_raises(
