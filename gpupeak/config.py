@@ -133,7 +133,7 @@ class ExtractConfig:
     no_blinks: bool = _option(False, SAMPLING, "inspect", "",
         "Leave AU45, the blink, out of the sum whose largest is the peak.")
     smooth: int | None = _option(None, SAMPLING, "inspect", "K",
-        "Take of that sum the median over K frames.", "1", bounds=(1, 1001))
+        "Take of that sum the median over K frames, an odd number.", "1", bounds=(1, 1001))
     seed: int = _option(0, SAMPLING, "inspect", "N",
         "What headtail, verify --deep and report draw from.")
 
@@ -192,6 +192,8 @@ class ExtractConfig:
                 place(value or ".")  # a URL that cannot be is refused now
         if isinstance(self.datasets, str):
             raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
+        if self.smooth is not None and self.smooth % 2 == 0:
+            raise ConfigError(f"smooth is {self.smooth}, expected an odd number of frames")
         if self.stream != "frame" and self.sampling not in (None, "uniform"):
             raise ConfigError(f"sampling is {self.sampling!r}, expected uniform: AffectGPT samples faces so")
         numbers = [int(each[5:] or 0) for each in self.device.split(",") if each.startswith("cuda")]

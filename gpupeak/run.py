@@ -30,7 +30,7 @@ from gpupeak.errors import ConfigError, few
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory, is_feature_directory
-from gpupeak.features.records import read_manifest
+from gpupeak.features.records import WHERE_ASKED, read_manifest
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
 from gpupeak.storage.places import names, place
@@ -253,8 +253,8 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
     }
     if rule.method == "emotion_peak":
         settings |= {"fallback": rule.fallback, "peak_source": rule.peak_source}
-        options = {key: getattr(rule, key) for key in ("face", "min_confidence", "no_blinks", "smooth")}
-        settings |= {key: value for key, value in options.items() if value not in (None, False)}
+        options = {key: getattr(rule, key) for key in WHERE_ASKED}
+        settings |= {key: value for key, value in options.items() if value is not None and value is not False}
     if rule.method == "headtail":
         settings["seed"] = rule.seed
     if corpus.stream != "frame":

@@ -23,6 +23,7 @@ from gpupeak.errors import ConfigError
         ("device", None, "device is None, expected auto, cpu or cuda:N"),
         ("split", None, "split is None, expected one of test, train, all"),
         ("datasets", "mer2023", "datasets is the one word 'mer2023', expected a tuple of names"),
+        ("smooth", 4, "smooth is 4, expected an odd number of frames"),
         ("dataset_root", Path("s3://x/y"), "'s3:/x/y' was a URL: give it as text"),
     ],
 )

@@ -68,6 +68,11 @@ def test_every_producer_of_action_units_gives_the_same_peak_and_features(tmp_pat
     lines = read_manifest(directory(config))
     assert {line["sample"]: line["indices"] for line in lines} == {key: [2, 3] for key in PEAK_SOURCES}
     assert len({path.read_bytes() for path in directory(config).glob("*.npy")}) == 1
+    with pytest.raises(ConfigError, match="made with face none, this run has 0"):
+        gpupeak.extract(replace(config, face=0))
+    with pytest.raises(ConfigError, match="made with no_blinks none, this run has True"):
+        gpupeak.extract(replace(config, no_blinks=True))
+    assert gpupeak.extract(replace(config, smooth=1, min_confidence=0)).datasets[0].skipped == 8, "as without them"
 
 
 def test_a_run_saves_every_good_sample_and_records_every_outcome(

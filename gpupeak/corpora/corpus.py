@@ -101,9 +101,9 @@ def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, setting
         peak_source=config.peak_source,
         seed=config.seed,
         face=config.face,
-        min_confidence=config.min_confidence,
+        min_confidence=config.min_confidence or None,
         no_blinks=config.no_blinks,
-        smooth=config.smooth,
+        smooth=None if config.smooth == 1 else config.smooth,
     )
     return Corpus(
         name=name,

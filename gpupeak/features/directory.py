@@ -151,7 +151,7 @@ class FeatureDirectory:
             if record.run is not None and (key := difference(record.settings, settings)) is not None:
                 raise ConfigError(
                     f"{self.place}: holds features made with {key} {setting(record.settings, key)}, "
-                    f"this run has {settings.get(key)!r}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"
+                    f"this run has {setting(settings, key)}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"
                 )
 
     def absorb(self, names: Sequence[str] = (), *, overwrite: bool = False) -> None:

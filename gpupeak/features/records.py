@@ -35,6 +35,9 @@ _PROVENANCE = ("id", "shard", "command", "started", "device", "versions", "earli
 FORMAT = 1
 """Of `run.json`: one that says a later number is not read, one without a number is of before there was one."""
 
+WHERE_ASKED = ("face", "min_confidence", "no_blinks", "smooth")
+"""Settings that are recorded where they were asked for; all others always are."""
+
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
 _PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp", "recounted", "warnings", "files")
@@ -343,7 +346,7 @@ def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | N
 
 def setting(settings: Mapping[str, Any], key: str) -> str:
     """What `settings` say of `key`, for a message."""
-    return repr(settings[key]) if key in settings else "unknown"
+    return repr(settings[key]) if key in settings else "none" if key in WHERE_ASKED else "unknown"
 
 
 def pretty(run: Mapping[str, Any]) -> bytes:

@@ -42,7 +42,8 @@ def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) -
     faults: list[NoPeak] = []
     for each, file, content in _candidates(name, au_dirs, rule.peak_source):
         try:
-            rows, face = _told(each, content, rule)
+            told = _told(each, content)
+            rows, face = as_asked(told, rule)
             if (row := strongest(rows)) is None:
                 raise Unusable("no frame with a face and AU intensities")
         except _BAD as error:
@@ -50,7 +51,7 @@ def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) -
             said = " ".join((getattr(error, "strerror", None) or str(error)).split())
             faults.append(NoPeak(reason, f"{file}: {said}"))
             continue
-        counted = len({row.frame for row in rows}) if isinstance(each.read, Table) else None
+        counted = len({row.frame for row in told}) if isinstance(each.read, Table) else None
         return Peak(row.frame - each.base, row.before, row.after, row.total, each.name, file, counted, face)
     if faults:
         return NoPeak(faults[0].reason, "; ".join(dict.fromkeys(fault.detail for fault in faults)))
@@ -78,7 +79,7 @@ def read_curve(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) 
     """The action units of the sample `name`, from the first usable file that tells of every frame, None without one."""
     for each, file, content in _candidates(name, au_dirs, "auto"):
         try:
-            read = [(row.frame - each.base, row.intensity) for row in _told(each, content, rule)[0]]
+            read = [(row.frame - each.base, row.intensity) for row in as_asked(_told(each, content), rule)[0]]
         except _BAD:
             continue
         sums = {frame: sum_ for frame, sum_ in read if sum_ is not None and 0 <= frame < _LONGEST_CURVE}
@@ -109,9 +110,8 @@ def _candidates(name: str, au_dirs: Sequence[Path], wanted: str) -> Iterator[tup
                 if isinstance(content, _Open) and content.source is not each:
                     if content.source is not None and wanted == "auto":
                         continue
-                    content = Unusable(
-                        f"its columns are not those of {' or '.join(_TABLES) if wanted == 'auto' else wanted}"
-                    )
+                    known = " or ".join(_TABLES) if wanted == "auto" else wanted
+                    content = Unusable(f"columns {','.join(content.header)[:40]!r}..., expected those of {known}")
                 if not isinstance(content, FileNotFoundError):
                     yield each, file, content
 
@@ -134,7 +134,7 @@ def _document(file: Path) -> object:
 def _open_table(file: Path) -> _Open:
     lines = _lines(file)
     header = _cells(next(lines, ""))
-    first = next(lines, "")
+    first = next(filter(str.strip, lines), "")
     producers = (each for each in SOURCES if isinstance(each.read, Table) and each.read.knows(header, _cells(first)))
     return _Open(next(producers, None), header, itertools.chain([first], lines))
 
@@ -148,8 +148,12 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
 
 
-def _told(source: Source, content: Any, rule: SamplingRule) -> tuple[list[Row], str | None]:
+def _told(source: Source, content: Any) -> list[Row]:
     if isinstance(content, Exception):
         raise content
-    rows = source.read.rows(content.header, content.lines) if isinstance(source.read, Table) else source.read(content)
-    return as_asked([row for row in rows if row.frame >= source.base], rule)
+    if not isinstance(source.read, Table):
+        return list(source.read(content))
+    rows = list(source.read.rows(content.header, content.lines))
+    if early := [row.frame for row in rows if row.frame < source.base]:
+        raise Unusable(f"a frame {early[0]}, expected frames from {source.base}, as {source.name} counts them")
+    return rows

@@ -60,7 +60,7 @@ def one_face(rows: list[Row], face: int | None = None) -> tuple[list[Row], str |
     sums: dict[int, float] = {}
     for row in rows:
         if row.face is not None and row.intensity is not None:
-            sums[row.face] = sums.get(row.face, 0.0) + (1 if row.confidence is None else row.confidence)
+            sums[row.face] = sums.get(row.face, 0.0) + (1.0 if row.confidence is None else row.confidence)
     if face is not None and face not in sums:
         raise Unusable(f"no face {face}, there are {', '.join(map(str, sorted(sums))) or 'no numbers of faces'}")
     if face is not None or len(sums) > 1:
@@ -93,12 +93,14 @@ def as_asked(rows: list[Row], rule: SamplingRule) -> tuple[list[Row], str | None
 
 
 def smoothed(rows: list[Row], frames: int) -> list[Row]:
-    """The rows that have an intensity, each with the median over the rows at most `frames` // 2 frames away."""
+    """The rows that have an intensity, each with the lower median over the rows at most `frames` // 2 frames
+    away: what stands out at either end has fewer beside it."""
     known = sorted(((r.frame, r.intensity, r) for r in rows if r.intensity is not None), key=itemgetter(0))
     numbers, values, reach = [each[0] for each in known], [each[1] for each in known], frames // 2
     return [
         replace(
-            row, intensity=statistics.median(values[bisect_left(numbers, n - reach) : bisect_right(numbers, n + reach)])
+            row,
+            intensity=statistics.median_low(values[bisect_left(numbers, n - reach) : bisect_right(numbers, n + reach)]),
         )
         for n, _, row in known
     ]

@@ -28,7 +28,7 @@ class Source:
 
 _ANALYSIS = ("{0}/{0}_au_analysis.json", "{0}_au_analysis.json")
 _MERR_DATA = ("{0}/{0}_merr_data.json", "{0}_merr_data.json")
-_CSV = ("{0}.csv", "{0}/{0}.csv")
+_CSV = ("{0}.csv", "{0}/{0}.csv", "face_analysis_{0}.csv", "{0}/face_analysis_{0}.csv")
 
 SOURCES = (
     Source("au_info", _ANALYSIS, 0, au_info),
@@ -38,6 +38,6 @@ SOURCES = (
     Source("pyfaceau", _CSV, 0, pyfaceau),
     Source("py_feat", _CSV, 0, py_feat),
     Source("libreface", _CSV, 0, libreface),
-    Source("openface3", ("face_analysis_{0}.csv", "{0}/face_analysis_{0}.csv"), 0, openface3),
+    Source("openface3", _CSV, 0, openface3),
 )
 PEAK_SOURCES = tuple(source.name for source in SOURCES)

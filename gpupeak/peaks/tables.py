@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gpupeak.peaks.rows import Row, Unusable, as_float, as_whole
 
 _TEXT = ("True", "False")
+_LONGEST_LIST = 4096  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,15 @@ class Table:
     success_is_text: bool = False
 
     def knows(self, header: Sequence[str], first: Sequence[str]) -> bool:
-        """Whether a table with this header and first row is of this producer."""
-        cell = dict(zip(header, first, strict=False)).get("success")
+        """Whether a table with this header and first row is of this producer. Where there is a confidence, a `success`
+        in words is of OpenFace, and what has written its table again."""
+        cell = dict(zip(header, first, strict=False)).get("success", "")
         fits = self.frame in header and any(re.fullmatch(self.unit, name) for name in header)
-        return fits and (cell in _TEXT if self.success_is_text else cell not in _TEXT)
+        return fits and (cell.title() in _TEXT and "confidence" not in header) == self.success_is_text
 
     def rows(self, header: Sequence[str], lines: Iterable[str]) -> Iterator[Row]:
         """Every frame, those without a face too. Raises Unusable for a row that is not of the header's length."""
-        place = {name: column for column, name in enumerate(header)}
+        place = {name: column for column, name in enumerate(header) if name}
         units = [column for column, name in enumerate(header) if re.fullmatch(self.unit, name)]
         others = [place.get(name) for name in (self.frame, "success", self.confidence, self.face, "AU45_r")]
         _, success, confidence, face, blink = others
@@ -42,7 +44,7 @@ class Table:
             number = as_whole(as_float(row[place[self.frame]]))
             if number is None:
                 continue
-            there = success is None or row[success] == "True" or as_float(row[success]) == 1
+            there = success is None or row[success].title() == "True" or as_float(row[success]) == 1
             yield Row(
                 number,
                 _sum([row[column] for column in units]) if there else None,
@@ -89,18 +91,22 @@ def _check(found: int, columns: int, line: int) -> None:
 
 def _sum(cells: list[str]) -> float | None:
     """Of the numbers in cells, or of those that the one cell lists; None if one of them is none."""
+    numbers = cells if len(cells) > 1 else _listed(cells[0])
     try:
-        total = math.fsum(map(float, cells if len(cells) > 1 else _listed(cells[0])))
+        total = math.fsum(map(float, numbers))
     except (ValueError, OverflowError):
+        if wrong := [number for number in numbers if "," in number and not number.startswith("[")]:
+            raise Unusable(f"a number is {wrong[0][:20]!r}: are decimals written with commas?") from None
         return None
     return round(total, 6) if abs(total) < 1e9 else None
 
 
-def _score(cell: str) -> float | None:
-    """A confidence; of a box, what comes after its four corners."""
+def _score(cell: str) -> float:
+    """A confidence from 0 to 1; of a box, what comes after its four corners."""
     numbers = _listed(cell)
-    return as_float(numbers[4 if len(numbers) > 4 else 0])
+    score = as_float(numbers[4 if len(numbers) > 4 else 0])
+    return score if score is not None and 0 <= score <= 1 else 0.0
 
 
 def _listed(cell: str) -> list[str]:
-    return cell.strip("[]").split(",")
+    return cell.strip("[]").split(",") if cell.startswith("[") and len(cell) < _LONGEST_LIST else [cell]

@@ -403,10 +403,45 @@ def test_the_example_of_every_producer(source: str) -> None:
     other = "openface" if source == "libreface" else "libreface"
     refused = read_peak(source, [EXAMPLES], SamplingRule(peak_source=other))
     assert isinstance(refused, NoPeak)
-    assert is_json or source == "openface3" or f"not those of {other}" in refused.detail
+    assert is_json or source == "openface3" or f"expected those of {other}" in refused.detail
     curve = read_curve(source, [EXAMPLES])
     assert (curve is None) == (source in ("au_info", "merr_data"))
     assert curve is None or curve.values[curve.frames.index(3)] == max(curve.values)
+
+
+OF, PF, LF = (
+    "frame,face_id,confidence,success,AU06_r,AU12_r",
+    "frame,timestamp,success,AU06_r,AU12_r",
+    "frame_idx,au_12_intensity",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "peak"),
+    [
+        (f",{LF}\n0,0,1\n1,1,3\n2,2,2", ("libreface", 1)),  # pandas' own index, which has no name
+        (f",{PF}\n39,0,0,True,1,1\n7,1,0,True,2,2", ("pyfaceau", 1)),
+        (f"{PF}\n\n0,0,True,1,1\n1,0,TRUE,2,2", ("pyfaceau", 1)),
+        (f"{OF}\n1,0,0.9,True,1,1\n2,0,0.9,False,9,9\n3,0,0.9,True,2,2", ("openface", 2)),
+        (f"{OF}\n1,0,nan,1,9,9\n1,1,0.9,1,1,1\n2,1,0.9,1,2,2\n2,0,inf,1,1,1", ("openface", 1)),
+        (f'{OF}\n1,0,0.9,1,1,1\n2,0,0.9,1,"3,5",1', "a number is '3,5': are decimals written with commas?"),
+        (f"{OF}\n0,0,0.9,1,1,1\n1,0,0.9,1,2,2", "a frame 0, expected frames from 1, as openface counts them"),
+        (
+            f"{OF}\n".replace(",", ";"),
+            "columns 'frame;face_id;confidence;success;AU06_r;'..., expected those of openface or ",
+        ),
+        (f'frame_index,action_units\n0,"[{"1, " * 2000}1]"\n1,"[1, 2]"', ("openface3", 1)),
+    ],
+)
+@pytest.mark.parametrize("place", [f"{NAME}.csv", f"face_analysis_{NAME}.csv"])
+def test_tables_that_other_programs_have_written_again(
+    tmp_path: Path, table: str, peak: tuple[str, int] | str, place: str
+) -> None:
+    write(tmp_path / place, table)
+    if isinstance(peak, str):
+        assert peak in missing(tmp_path).detail
+    else:
+        assert (found(tmp_path).source, found(tmp_path).index) == peak
 
 
 @pytest.mark.slow
@@ -479,13 +514,24 @@ ROWS: list[dict[str, Any]] = [
         ({}, 1),
         ({"min_confidence": 0.5}, 2),
         ({"min_confidence": 0.5, "no_blinks": True}, 5),
-        ({"smooth": 3, "no_blinks": True}, 6),
+        ({"smooth": 3, "no_blinks": True}, 5),
         ({"smooth": 1}, 1),
     ],
 )
 def test_rows_are_made_as_asked(tmp_path: Path, asked: dict[str, Any], index: int) -> None:
     write(tmp_path / f"{NAME}.csv", openface(ROWS, ["frame", "confidence", "success", "AU12_r", "AU45_r"]))
     assert found(tmp_path, **asked).index == index
+
+
+def test_what_stands_out_at_an_end_is_smoothed_away_and_rows_are_counted_before(tmp_path: Path) -> None:
+    told = [
+        {"frame": n, "AU12_r": {1: 9, 9: 9}.get(n, 3 if 4 <= n <= 6 else 1), "confidence": 0.5} for n in range(1, 10)
+    ]
+    write(tmp_path / f"{NAME}.csv", openface([*told, {"frame": 10, "confidence": 0.1}]))
+    assert (
+        found(tmp_path, smooth=3, min_confidence=0.4).index,
+        found(tmp_path, smooth=3, min_confidence=0.4).rows,
+    ) == (3, 10)
 
 
 @pytest.mark.parametrize("asked", [{"no_blinks": True}, {"smooth": 3}])
