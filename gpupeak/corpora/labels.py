@@ -1,7 +1,7 @@
 """Which samples does a list name? .npz, .csv, .json or .txt -> list of names.
 
     .npz   the keys of a pickled dict (MER-UniBench's label files), or an array of strings
-    .csv   the column `name` where there is one, else the first column of every row
+    .csv   the column `name` where there is one, else the first column of every row; cells end at , or ; or a tab
     .json  a list of names, a list of objects with a `name`, or an object whose keys are the names
     .txt   one name a line; blank lines and lines that begin with # say nothing
 
@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import math
+import re
 import reprlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ from gpupeak.storage.pickles import LARGEST, Asked, noted
 
 _LARGEST_FILE = 64 << 20
 _LONGEST_NAME = 1 << 10  # characters
+_HEADING = re.compile(r"((video|clip|sample|file|utterance|utt|segment)[_ ]?)?(id|name|path)s?")
 _MOST_NAMES = 1_000_000
 _MOST_VALUES = 4_000_000  # of a .json, which take up to 300 bytes each
 
@@ -61,7 +63,11 @@ def _from_txt(file: Path, key: str | None) -> list[str]:
 
 
 def _from_csv(file: Path, key: str | None) -> list[str]:
-    rows = csv.reader(bounded_lines(io.StringIO(_text(file), newline=""), _MOST_VALUES), skipinitialspace=True)
+    text = _text(file)
+    start = text.lstrip().partition("\n")[0]
+    between = next((mark for mark in ",;\t" if mark in start), ",")
+    lines = bounded_lines(io.StringIO(text, newline=""), _MOST_VALUES)
+    rows = csv.reader(lines, skipinitialspace=True, delimiter=between)
     try:
         first = next((row for row in rows if row), [])
         header = [cell.strip().casefold() for cell in first]
@@ -69,6 +75,8 @@ def _from_csv(file: Path, key: str | None) -> list[str]:
         table: Iterable[list[str]] = rows
         if wanted in header:
             column = header.index(wanted)
+        elif key is None and header and _HEADING.fullmatch(header[0]):
+            raise _Unlike(f"no column 'name', only {_listed(header)}: call the one with the videos' names so")
         elif key is None:
             column, table = 0, itertools.chain([first], rows)
         else:
@@ -199,10 +207,14 @@ def _admitted(module: str, name: str) -> str:
 
 
 def _text(file: Path, values: int | None = None) -> str:
+    data = read_bounded(file, _LARGEST_FILE, values)
     try:
-        return read_bounded(file, _LARGEST_FILE, values).decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _Unlike(f"not UTF-8 at byte {error.start}") from error
+        try:
+            return data.decode("gb18030")  # of Chinese spreadsheets
+        except UnicodeDecodeError:
+            raise _Unlike(f"not UTF-8 at byte {error.start}, nor GB 18030: save it as UTF-8") from error
 
 
 def _listed(keys: Iterable[object]) -> str:

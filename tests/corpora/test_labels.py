@@ -209,6 +209,24 @@ class TestText:
         assert read_names(path) == read_names(path, "name") == ["00012", "a clip", "片段 一"]
         assert read_names(path, "id") == ["1", "2", "3", "4", "5"]
 
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "name;label\n00001;happy\n示例;sad, at last\n",
+            "label\tname\nx\t00001\ny\t示例\n",
+            "name,label\n00001,\n示例,x\n",
+        ],
+    )
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk"])
+    def test_csv_of_a_spreadsheet(self, tmp_path: Path, written: str, encoding: str) -> None:
+        (tmp_path / "a.csv").write_bytes(written.encode(encoding))
+        assert read_names(tmp_path / "a.csv") == ["00001", "示例"]
+
+    @pytest.mark.parametrize("header", ["video_id,clip_id", "ID;x", "filename", "Sample Name\tx"])
+    def test_a_header_without_the_column_name_is_no_sample(self, tmp_path: Path, header: str) -> None:
+        (tmp_path / "a.csv").write_text(f"{header}\nvideo_0001\n")
+        assert refused(tmp_path / "a.csv").endswith(": call the one with the videos' names so")
+
     def test_csv_without_the_column_name_lists_its_first(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("clip_1,happy\nclip_2,sad\n")
         assert read_names(tmp_path / "a.csv") == ["clip_1", "clip_2"]
@@ -245,7 +263,7 @@ class TestText:
     @pytest.mark.parametrize("suffix", [".txt", ".csv", ".json"])
     def test_what_is_not_utf8(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"a{suffix}"
-        path.write_bytes("片段".encode("gb18030"))
+        path.write_bytes("片段".encode("utf-16"))
         assert "not UTF-8 at byte" in refused(path)
 
     @pytest.mark.parametrize("name", ["list", "list.pkl"])
