@@ -121,7 +121,7 @@ def _overridden(entry: Entry, own: Entry) -> Entry:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    if file.suffix.lower() != ".toml":
+    if file.suffix.lower() != ".toml" and file.exists():
         example = 'dataset_root = "/data/MER" and, below [datasets.mycorpus], videos = "mycorpus/clips"'
         raise ConfigError(f"{file}: settings are TOML; write {example} into a .toml file")
     try:

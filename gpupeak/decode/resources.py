@@ -41,7 +41,7 @@ def refuse_excess(config: ExtractConfig, n: int, size: int, datasets: int = 1) -
         taken = (frames * size * size * 3 + each * _PROCESS_BYTES) / 2**30
         raise ConfigError(
             f"n-frms {n}, batch-size {samples_at_once(config, n)}, workers {workers}: {frames:,} frames of "
-            f"{size}x{size} pixels and the decoding processes take {taken:.1f} GiB, expected at most "
+            f"{size}x{size} pixels and the decoding processes take {taken:.2f} GiB, expected at most "
             f"{MOST_BYTES / 2**30:g}; give less of one of them"
         )
     files = _FILES + _FILES_A_WORKER * (config.workers or cores()) + (2 if config.shard is None else 3) * datasets

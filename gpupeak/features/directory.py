@@ -148,7 +148,8 @@ class FeatureDirectory:
                 raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
             wrong += records.current
         for record in wrong:
-            if record.run is not None and (key := difference(record.settings, settings)) is not None:
+            known = record.run is not None or record.manifest.is_file()
+            if known and (key := difference(record.settings, settings)) is not None:
                 raise ConfigError(
                     f"{self.place}: holds features made with {key} {setting(record.settings, key)}, "
                     f"this run has {setting(settings, key)}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"

@@ -26,7 +26,7 @@ from gpupeak.errors import ConfigError, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
-from gpupeak.features.records import difference, read_records, setting
+from gpupeak.features.records import difference, read_manifest, read_records, setting
 from gpupeak.storage import places
 from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import name_fault, open_bounded
@@ -162,7 +162,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
     if not there:
         raise ConfigError(f"{directory}: no .npy files to pack")
     shape = _load(directory, next(iter(there)), n).shape
-    sums: dict[str, int] = {}
+    sums = {line.sample: line.crc32 for line in read_manifest(directory) if line.crc32 is not None}
 
     def rows() -> Iterator[bytes]:
         for name in there:
@@ -170,7 +170,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
             if features.shape != shape:
                 raise ConfigError(f"{directory}/{name}.npy: is {list(features.shape)}, the others {list(shape)}")
             if sums.setdefault(name, zlib.crc32(features.data)) != zlib.crc32(features.data):
-                raise ConfigError(f"{directory}/{name}.npy: was changed while it was packed")
+                raise ConfigError(f"{directory}/{name}.npy: is not what was saved; gpupeak verify --fix makes it again")
             yield features.tobytes()
 
     def chunks() -> Iterator[bytes]:

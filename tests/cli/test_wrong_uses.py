@@ -78,6 +78,7 @@ USES = [
     (f"plan {OWN}", 2, "mine: emotion_peak needs action-unit files; --mer-factory-output (or --aus) says where"),
     ("plan --videos nowhere --name mine", 2, "mine: nowhere is not there"),
     ("plan --config nowhere.toml", 2, "nowhere.toml: No such file or directory"),
+    ("plan --config nowhere", 2, "nowhere: No such file or directory"),
     ("plan --config list.txt", 2, "list.txt: settings are TOML; write "),
     ("plan --config wrong.toml", 2, "wrong.toml: unknown key 'n_frame', did you mean n_frms?; allowed: "),
     (f"plan {UNIFORM} --samples nowhere.txt", 2, "mine: nowhere.txt is not there"),

@@ -126,6 +126,9 @@ def test_features_of_two_kinds_are_not_packed(tmp_path: Path) -> None:
     assert not packed_file(directory).exists()
     recorded(tmp_path, ["a", "b"], 1)
     assert pack(directory, N)[1] == 2
+    shutil.copy(directory / "a.npy", directory / "b.npy")
+    with pytest.raises(ConfigError, match=r"b\.npy: is not what was saved; gpupeak verify --fix makes it again"):
+        pack(directory, N)
 
 
 def test_a_packed_file_brings_its_settings_and_is_not_unpacked_among_others(tmp_path: Path) -> None:

@@ -234,6 +234,9 @@ def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) 
         (tmp_path / "run.json").write_text(json.dumps({**run, "settings": {**less, "weights_sha256": None}}))
         with pytest.raises(ConfigError, match=f"made with {key} unknown, this run has"):
             opened(tmp_path).refuse_mixing(SETTINGS)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ConfigError, match="made with encoder unknown, this run has"):
+        opened(tmp_path).refuse_mixing({**SETTINGS, "weights_sha256": None})
     (tmp_path / "run.json").write_text(json.dumps(run))
     with pytest.raises(ConfigError, match="made with weights_sha256 'aa', this run has 'bb'; give --overwrite"):
         again.refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
