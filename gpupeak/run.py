@@ -8,6 +8,7 @@ import shlex
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from gpupeak.features.records import WHERE_ASKED, read_manifest
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
 from gpupeak.storage.places import names, place
-from gpupeak.tally import Observer, RunReport, Tally
+from gpupeak.tally import Observer, RunReport, Tally, warned_of
 from gpupeak.types import Failed, NoPeak, Outcome, Peak, Place, Sample
 
 _LOOKING = 16  # threads that ask for the sizes of videos
@@ -150,6 +151,8 @@ def prepare(
             lines = {line.sample: line for line in read_manifest(directory.path)}
             finished = (sample for sample in samples if sample.name in done)
             stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings, peaks)
+            told = Counter(text for name in done & lines.keys() for text in lines[name].warnings)
+            warnings += warned_of(corpus.name, told)
         if config.refresh:
             done -= stale.keys()
         pending = [sample for sample in samples if sample.name not in done]

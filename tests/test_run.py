@@ -68,6 +68,9 @@ def test_every_producer_of_action_units_gives_the_same_peak_and_features(tmp_pat
     lines = read_manifest(directory(config))
     assert {line["sample"]: line["indices"] for line in lines} == {key: [2, 3] for key in PEAK_SOURCES}
     assert len({path.read_bytes() for path in directory(config).glob("*.npy")}) == 1
+    manifest = directory(config) / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"sample":"openface"', '"warnings":["odd"],"sample":"openface"'))
+    assert plan(config)[0].warnings == ("mine: 1 sample saved: odd",)
     with pytest.raises(ConfigError, match="made with face none, this run has 0"):
         gpupeak.extract(replace(config, face=0))
     with pytest.raises(ConfigError, match="made with no_blinks none, this run has True"):

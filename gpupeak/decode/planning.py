@@ -63,6 +63,6 @@ def _doubts(indices: tuple[int, ...], frames: int, peak: Peak | None) -> Iterato
             yield f"the peak is more than {_NEAR} frames outside of the video"
         counted = peak.rows or peak.total or frames
         if abs(counted - frames) > max(_NEAR, _PART * frames):
-            yield f"the action-unit file tells of {counted} frames, the video has {frames}"
+            yield "the action-unit file tells of another number of frames than the video has"
         if peak.face is not None:
-            yield f"several people: {peak.face}"
+            yield "the action-unit file shows several people, of whom one was chosen"

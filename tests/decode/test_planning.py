@@ -20,7 +20,8 @@ from gpupeak.video.container import open_clip
 
 ClipOf = Callable[[str], Path]
 OUTSIDE = "the peak is more than 2 frames outside of the video"
-OTHER_COUNT = "the action-unit file tells of {} frames, the video has 48"
+OTHER_COUNT = "the action-unit file tells of another number of frames than the video has"
+SEVERAL = "the action-unit file shows several people, of whom one was chosen"
 
 
 def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
@@ -44,11 +45,11 @@ def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
         (48, {"peak_index": 50}, (OUTSIDE,)),
         (48, {"peak_index": 49, "total": 50}, ()),
         (200, {"peak_index": 49, "total": 204}, ()),
-        (48, {"peak_index": 49, "total": 51}, (OTHER_COUNT.format(51),)),
-        (48, {"peak_index": 20, "total": 45}, (OTHER_COUNT.format(45),)),
-        (48, {"peak_index": 50, "total": 60}, (OUTSIDE, OTHER_COUNT.format(60))),
-        (48, {"peak_index": 0, "total": 1}, ("all 8 frames are the same one", OTHER_COUNT.format(1))),
-        (48, {"peak_index": 3, "total": 1}, ("all 8 frames are the same one", OUTSIDE, OTHER_COUNT.format(1))),
+        (48, {"peak_index": 49, "total": 51}, (OTHER_COUNT,)),
+        (48, {"peak_index": 20, "total": 45}, (OTHER_COUNT,)),
+        (48, {"peak_index": 50, "total": 60}, (OUTSIDE, OTHER_COUNT)),
+        (48, {"peak_index": 0, "total": 1}, ("all 8 frames are the same one", OTHER_COUNT)),
+        (48, {"peak_index": 3, "total": 1}, ("all 8 frames are the same one", OUTSIDE, OTHER_COUNT)),
     ],
 )
 def test_warnings(tmp_path: Path, frames: int, peak: dict[str, int], warnings: tuple[str, ...]) -> None:
@@ -113,7 +114,7 @@ def test_a_table_of_another_video_or_of_several_people_is_a_warning(tmp_path: Pa
     (tmp_path / "clip.csv").write_text("\n".join(["frame,face_id,confidence,success,AU12_r", *rows]))
     plan = plan_frames(replace(sample(tmp_path, method="emotion_peak"), au_dirs=(tmp_path,)), 48, "h264")
     assert plan.peak is not None
-    assert plan.warnings[1:] == (OTHER_COUNT.format(60), "several people: face 0 of 2: largest summed confidence")
+    assert plan.warnings[1:] == (OTHER_COUNT, SEVERAL)
     read = ManifestLine.read(ManifestLine.of(Saved(plan, {})).written())
     assert read is not None
-    assert read.peak == replace(plan.peak, rows=60)
+    assert read.peak == replace(plan.peak, rows=60, face="face 0 of 2: largest summed confidence")
