@@ -151,8 +151,8 @@ def prepare(
             lines = {line.sample: line for line in read_manifest(directory.path)}
             finished = (sample for sample in samples if sample.name in done)
             stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings, peaks)
-            told = Counter(text for name in done & lines.keys() for text in lines[name].warnings)
-            warnings += warned_of(corpus.name, told)
+            warned = Counter(text for name in done & lines.keys() for text in lines[name].warnings)
+            warnings += warned_of(corpus.name, warned)
         if config.refresh:
             done -= stale.keys()
         pending = [sample for sample in samples if sample.name not in done]

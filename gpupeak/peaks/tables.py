@@ -31,20 +31,22 @@ class Table:
         """Whether a table with this header and first row is of this producer. Where there is a confidence, a `success`
         in words is of OpenFace, and what has written its table again."""
         cell = dict(zip(header, first, strict=False)).get("success", "")
-        fits = self.frame in header and any(re.fullmatch(self.unit, name) for name in header)
-        return fits and (cell.title() in _TEXT and "confidence" not in header) == self.success_is_text
+        in_words = cell.title() in _TEXT and "confidence" not in header
+        fits = self.frame in header and in_words == self.success_is_text
+        return fits and any(map(re.compile(self.unit).fullmatch, header))
 
     def rows(self, header: Sequence[str], lines: Iterable[str]) -> Iterator[Row]:
         """Every frame, those without a face too. Raises Unusable for a row that is not of the header's length."""
         place = {name: column for column, name in enumerate(header) if name}
-        units = [column for column, name in enumerate(header) if re.fullmatch(self.unit, name)]
+        is_unit = re.compile(self.unit).fullmatch
+        units = [column for column, name in enumerate(header) if is_unit(name)]
         others = [place.get(name) for name in (self.frame, "success", self.confidence, self.face, "AU45_r")]
         _, success, confidence, face, blink = others
         for row in cells(lines, len(header), [*units, *(column for column in others if column is not None)]):
             number = as_whole(as_float(row[place[self.frame]]))
             if number is None:
                 continue
-            there = success is None or row[success].title() == "True" or as_float(row[success]) == 1
+            there = success is None or row[success].strip().title() == "True" or as_float(row[success]) == 1
             yield Row(
                 number,
                 _sum([row[column] for column in units]) if there else None,
@@ -63,11 +65,13 @@ openface3 = Table("frame_index", "action_units", "face_detection", "face_id")
 
 
 def cells(lines: Iterable[str], columns: int, wanted: Sequence[int]) -> Iterator[list[str]]:
-    """The rows of a table; of one without quotes only the cells `wanted`, and "" for others far from both ends."""
+    """The rows of a table; of one without quotes only the cells `wanted`, and "" for those far from both ends.
+
+    There may be spaces around what they hold."""
     middle = columns // 2
     front = max((column + 1 for column in wanted if column < middle), default=0)
     back = columns - min((column for column in wanted if column >= middle), default=columns)
-    between = [""] * (columns - front - back)
+    between = (columns - front - back) * [""]
     lines = iter(lines)
     for number, line in enumerate(lines, 2):
         if '"' in line:
@@ -80,7 +84,7 @@ def cells(lines: Iterable[str], columns: int, wanted: Sequence[int]) -> Iterator
         if line := line.strip():
             _check(line.count(",") + 1, columns, number)
             head, tail = line.split(",", front), line.rsplit(",", back)
-            yield [*map(str.strip, head[:front]), *between, *map(str.strip, tail[len(tail) - back :])]
+            yield [*head[:front], *between, *tail[len(tail) - back :]]
 
 
 def _check(found: int, columns: int, line: int) -> None:
