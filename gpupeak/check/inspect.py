@@ -124,8 +124,11 @@ class InspectTask:
 
 def _of_video(sample: Sample, video: Path) -> Inspection:
     with open_clip(video) as clip:
-        with contextlib.suppress(SampleError):  # decoding them may tell that they are others
+        try:
             decode_clip(clip, plan_clip(sample, clip).unique)
+        except SampleError:  # decoding them may tell that they are others, or that there are none
+            if not clip.frames:
+                raise
         plan = plan_clip(sample, clip)
         return Inspection(
             sample,

@@ -113,9 +113,7 @@ class Clip:
         if max(self.width, self.height) > MAX_SIDE or self.width * self.height > MAX_PIXELS:
             raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
         self.frames = len(self.gops.shown) if self.timed else sum(1 for _ in self.decode_all())
-        if not self.frames:
-            told = f"none of its {self.packets} video packets can be decoded"
-            raise SampleError("plan", _HEADLESS if self._headless else told)
+        self._refuse_empty()
         starts = set(self.gops.starts if self.timed else ())
         self.key_frames = [index for index, number in enumerate(self.gops.shown) if number in starts]
 
@@ -170,6 +168,12 @@ class Clip:
     def recount(self, delivered: int) -> None:
         """Number the frames as a decode in full `delivered` them: the packets do not tell."""
         self.timed, self.recounted, self.frames, self.key_frames = False, True, delivered, []
+        self._refuse_empty()
+
+    def _refuse_empty(self) -> None:
+        if not self.frames:
+            told = f"none of its {self.packets} video packets can be decoded"
+            raise SampleError("plan", _HEADLESS if self._headless else told)
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
         if self._kept is not None:

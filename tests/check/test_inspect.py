@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import write_clip
 from samples import read_manifest
 
 import gpupeak
@@ -139,3 +141,11 @@ def test_a_target_is_looked_for_in_the_datasets_that_are_there_or_told_in_one_li
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(SampleError):
         inspect_video(ExtractConfig(), str(tmp_path / "text.mp4"))
+
+
+def test_a_video_of_which_no_picture_decodes_is_refused(tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "clip.avi", frames=4, codec="mjpeg", pix_fmt="yuvj420p")
+    jpegs = re.sub(rb"(?s)(?<=\xff\xc0..\x08)....", b"\xff" * 4, video.read_bytes())  # each of 65535x65535 pixels
+    video.write_bytes(jpegs)
+    with pytest.raises(SampleError, match="none of its 4 video packets can be decoded"):
+        inspect_video(ExtractConfig(), str(video))
