@@ -135,7 +135,8 @@ def _open_table(file: Path) -> _Open:
     lines = _lines(file)
     header = _cells(next(lines, ""))
     first = next(filter(str.strip, lines), "")
-    producers = (each for each in SOURCES if isinstance(each.read, Table) and each.read.knows(header, _cells(first)))
+    row = dict(zip(header, _cells(first), strict=False))
+    producers = (each for each in SOURCES if isinstance(each.read, Table) and each.read.knows(header, row))
     return _Open(next(producers, None), header, itertools.chain([first], lines))
 
 

@@ -6,7 +6,7 @@ import csv
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpupeak.peaks.rows import Row, Unusable, as_float, as_whole
@@ -27,11 +27,10 @@ class Table:
     face: str = ""
     success_is_text: bool = False
 
-    def knows(self, header: Sequence[str], first: Sequence[str]) -> bool:
+    def knows(self, header: Sequence[str], first: Mapping[str, str]) -> bool:
         """Whether a table with this header and first row is of this producer. Where there is a confidence, a `success`
         in words is of OpenFace, and what has written its table again."""
-        cell = dict(zip(header, first, strict=False)).get("success", "")
-        in_words = cell.title() in _TEXT and "confidence" not in header
+        in_words = first.get("success", "").title() in _TEXT and "confidence" not in header
         fits = self.frame in header and in_words == self.success_is_text
         return fits and any(map(re.compile(self.unit).fullmatch, header))
 
