@@ -162,7 +162,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
     if not there:
         raise ConfigError(f"{directory}: no .npy files to pack")
     shape = _load(directory, next(iter(there)), n).shape
-    sums = {line.sample: line.crc32 for line in read_manifest(directory) if line.crc32 is not None}
+    sums: dict[str, int] = {}
 
     def rows() -> Iterator[bytes]:
         for name in there:
@@ -188,6 +188,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
     file = packed_file(directory)
     with FeatureDirectory(directory, n, shape[1]), writing(file):  # no run may write meanwhile
         settings, there = _settings(directory), _npy_files(directory)
+        sums |= {line.sample: line.crc32 for line in read_manifest(directory) if line.crc32 is not None}
         replace_file(file, chunks())
     return file, len(there)
 
