@@ -58,7 +58,7 @@ def run_demo(out: Path, console: Console, command: Callable[[Sequence[str]], int
     page = out / "report.html"
     if all(map(importlib.util.find_spec, ("jinja2", "PIL"))):
         _say(console, "\nThe page", "bold")
-        if code := gpupeak("report", *corpus.datasets, "--show", "8", "--out", str(page)):
+        if code := gpupeak("report", *corpus.datasets, "--out", str(page)):
             return code
         _say(console, f"Open it: {page.resolve().as_uri()}", "bold green")
     else:
