@@ -34,6 +34,7 @@ from gpupeak.features.remote import RemoteRecords
 from gpupeak.storage import places, remote
 from gpupeak.storage.atomic import TEMPORARY, replace_file, writer_is_gone
 from gpupeak.storage.files import read_bounded
+from gpupeak.storage.overlap import overlapped
 from gpupeak.types import Outcome, Place, Url
 
 _WAY_OUT = "give --overwrite to make them all again, or another --output-root"
@@ -126,7 +127,8 @@ class FeatureDirectory:
             size = len(npy_header((self._n, self._dim))) + 4 * self._n * self._dim
             listed = remote.listing(self.place) or {}
             return {name for name in present if listed[f"{name}.npy"].size == size}
-        return {name for name in present if self._has(name)}
+        names = sorted(present)
+        return {name for name, whole in zip(names, overlapped(self._has, names), strict=True) if whole}
 
     def names(self) -> set[str]:
         return {name[:-4] for name in places.names(self.place) if name.endswith(".npy")}
