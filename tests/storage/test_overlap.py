@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from gpupeak.storage.overlap import overlapped
 def test_files_are_looked_at_in_order_by_threads_from_where_they_wait(slow_from: int) -> None:
     def look(number: int) -> tuple[int, threading.Thread]:
         if number >= slow_from:
-            time.sleep(0.001)
+            threading.Event().wait(0.001)
         return number, threading.current_thread()
 
     found = list(overlapped(look, iter(range(400))))
@@ -30,7 +29,7 @@ def test_what_looking_raises_is_raised_and_what_nobody_takes_is_left() -> None:
 
     def look(number: int) -> int:
         looked.append(number)
-        time.sleep(0.001)
+        threading.Event().wait(0.001)
         if number == 50:
             raise OSError("gone")
         return number
