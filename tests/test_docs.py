@@ -21,13 +21,9 @@ from gpupeak.cli.app import app, main
 from gpupeak.cli.options import spread
 from gpupeak.config import OPTIONS, ExtractConfig, file_fields, options_of
 from gpupeak.corpora.corpus import resolve
+from gpupeak.corpora.table import read_table
 from gpupeak.errors import ConfigError
 from gpupeak.features.packs import FeatureStore
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
@@ -171,20 +167,20 @@ def test_every_link_leads_somewhere(name: str) -> None:
 
 @EVERY_README
 def test_the_table_of_datasets_is_the_one_in_use(name: str) -> None:
-    table = tomllib.loads((REPOSITORY / "gpupeak/corpora/datasets.toml").read_text())
+    table = read_table(None)
     rows = re.findall(
         r"^\| `(\w+)` \| ([\d,]+) \| `([^`]+)`[,\uff0c] ?(.+) \| `([^`]+)` \| `(\w+)` \|$", text(name), re.MULTILINE
     )
     assert [row[0] for row in rows] != []
-    assert {row[0] for row in rows} == set(table["benchmark"])
+    assert {row[0] for row in rows} == set(table.default)
     for dataset, expected, labels, keys, videos, consumer in rows:
-        entry = table["datasets"][dataset]
+        entry = table.entries[dataset]
         shown = [key.strip("*") for key in re.findall("`([^`]+)`", keys)]
         told = (int(expected.replace(",", "")), labels, videos, consumer)
-        assert told == tuple(entry[key] for key in ("expected", "labels", "videos", "consumer"))
-        assert shown == [entry[key] for key in ("key", "test_prefix") if key in entry]
+        assert told == (entry.expected, entry.labels, entry.videos, entry.consumer)
+        assert shown == [key for key in (entry.key, entry.test_prefix) if key]
     named = set(spans(text(name)))
-    assert set(table["datasets"]) <= named
+    assert set(table.entries) <= named
 
 
 @EVERY_README

@@ -17,7 +17,7 @@ from gpupeak import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("gpupeak", "kernels", "tests", "bench", "docs", ".ci", ".github")
-_SHIPPED = (".py", ".toml", ".typed", ".cu", ".cuh", ".css", ".jinja", ".js")
+_SHIPPED = (".py", ".csv", ".typed", ".cu", ".cuh", ".css", ".jinja", ".js")
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -71,7 +71,7 @@ def test_the_wheel_holds_every_module_and_data_file(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     expected = package_files()
-    assert {"gpupeak/corpora/datasets.toml", "gpupeak/py.typed", "gpupeak/kernels/__init__.py"} <= expected
+    assert {"gpupeak/corpora/datasets.csv", "gpupeak/py.typed", "gpupeak/kernels/__init__.py"} <= expected
     assert expected <= held
     assert f"gpupeak-{__version__}.dist-info/licenses/LICENSE" in held
     assert not [name for name in held if not name.startswith(("gpupeak/", "gpupeak-"))]

@@ -1,7 +1,8 @@
-"""Which datasets are known? Those of MER-UniBench, in `datasets.toml`, and what a user's TOML file says of them."""
+"""Which datasets are known? Those of MER-UniBench, in `datasets.csv`, and what a user's TOML file says of them."""
 
 from __future__ import annotations
 
+import csv
 import difflib
 import reprlib
 import sys
@@ -19,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TABLE = Path(__file__).with_name("datasets.toml")
+_TABLE = Path(__file__).with_name("datasets.csv")
 _LARGEST_FILE = 1 << 16
 _LONGEST_PATH = 4096
 _LONGEST_LINE, _MOST_DOTS = 2 * _LONGEST_PATH, 100  # of a key's parts, tomllib takes the square
@@ -27,9 +28,13 @@ _LONGEST_LINE, _MOST_DOTS = 2 * _LONGEST_PATH, 100  # of a key's parts, tomllib 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What `datasets.toml`, which explains the keys, and a settings file may say of one dataset.
+    """What `datasets.csv`, as AffectGPT's guide lays the datasets out, and a settings file may say of one dataset.
 
-    Relative paths start at the dataset root, `aus` at `mer_factory_output` where that is set.
+    `consumer` is AffectGPT's class name, which MER-Factory's output directory goes by; `expected` counts the test
+    split. `labels` is the list of samples, and `key` the array of an .npz or the column of a .csv that is the test
+    split; `train_key` is the training split, where the same file has one. Where one list holds both, names that begin
+    with `test_prefix` are the test split. Relative paths start at the dataset root, `aus` at `mer_factory_output` where
+    that is set.
     """
 
     consumer: str | None = None
@@ -71,9 +76,12 @@ class Table:
 
 def read_table(file: Path | None) -> Table:
     """The table, with what the settings file says. Raises ConfigError if that is not of the documented form."""
-    shipped = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
-    entries = {name: Entry(**entry) for name, entry in shipped["datasets"].items()}
-    table = Table({}, entries, shipped["benchmark"])
+    table = Table({}, {}, [])
+    for row in csv.DictReader(_TABLE.read_text(encoding="utf-8").splitlines()):
+        name, benchmark, expected = (row.pop(column) for column in ("dataset", "benchmark", "expected"))
+        given: dict[str, Any] = {column: cell for column, cell in row.items() if cell}
+        table.entries[name] = Entry(**given, expected=int(expected) if expected else None)
+        table.default.extend([name] if benchmark else [])
     return table if file is None else _extended(table, expanded(file))
 
 

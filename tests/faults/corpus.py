@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,8 @@ from typing import Any
 import numpy as np
 from clips import write_clip
 
-import gpupeak
+from gpupeak.corpora.table import Entry, read_table
 from gpupeak.demo.corpus import au_info
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _KINDS = 12
 """Distinct clips. Each sample's peak is its own, too: two samples that are mixed up differ in most cases."""
@@ -64,31 +57,32 @@ def make_corpus(directory: Path, count: int) -> Corpus:
 
 def make_benchmark(directory: Path, divisor: int) -> dict[str, int]:
     """The nine datasets of MER-UniBench in their own layout below `data` and `aus`; their numbers of samples."""
-    table = tomllib.loads((Path(gpupeak.__file__).parent / "corpora/datasets.toml").read_text(encoding="utf-8"))
+    table = read_table(None)
     pools = {suffix: _Pool(directory / f"pool{suffix}", suffix) for suffix in (".mp4", ".avi")}
     counts = {}
-    for dataset in table["benchmark"]:
-        entry = table["datasets"][dataset]
-        count = counts[dataset] = max(2, entry["expected"] // divisor)
+    for dataset in table.default:
+        entry = table.entries[dataset]
+        assert entry.expected and entry.videos and entry.consumer and entry.labels
+        count = counts[dataset] = max(2, entry.expected // divisor)
         suffix = ".avi" if dataset == "iemocap" else ".mp4"
-        names = [f"{entry.get('test_prefix', dataset)}_{number:06d}" for number in range(count)]
-        videos, aus = directory / "data" / entry["videos"], directory / "aus" / entry["consumer"]
+        names = [f"{entry.test_prefix or dataset}_{number:06d}" for number in range(count)]
+        videos, aus = directory / "data" / entry.videos, directory / "aus" / entry.consumer
         for place in (videos, aus):
             place.mkdir(parents=True)
-        _write_list(directory / "data" / entry["labels"], entry, names)
+        _write_list(directory / "data" / entry.labels, entry, names)
         for number, name in enumerate(names):
             pools[suffix].put(number, videos, aus, name)
     return counts
 
 
-def _write_list(path: Path, entry: Mapping[str, Any], names: list[str]) -> None:
+def _write_list(path: Path, entry: Entry, names: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        path.write_text("\n".join([entry["key"], *names]) + "\n")
+        path.write_text("\n".join([str(entry.key), *names]) + "\n")
         return
-    others = ["Ses01F_impro01_F000"] if "test_prefix" in entry else []
+    others = ["Ses01F_impro01_F000"] if entry.test_prefix else []
     listed = np.array({name: {"emo": "happy", "val": -10} for name in [*others, *names]}, dtype=object)
-    arrays: dict[str, Any] = {entry["key"]: listed}
+    arrays: dict[str, Any] = {str(entry.key): listed}
     np.savez(path, **arrays)
 
 
