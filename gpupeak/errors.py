@@ -19,6 +19,12 @@ _SHORT = re.compile("map segment|allocate memory|alloc_cpu", re.IGNORECASE)
 OUT_OF_MEMORY = "asks for more memory than it may have"
 """The reason of a sample whose file made the decoder ask for too much; the process that decoded it is replaced."""
 
+_MISTAKEN = {
+    (b"version https://git-lfs.",): "is a pointer of Git LFS: `git lfs pull` fetches the file itself",
+    (b"<!doctype html", b"<html", b"<head"): "is a web page (HTML): the download brought that instead of the file",
+    (b"gif87a", b"gif89a"): "is a GIF: `ffmpeg -i IN.gif OUT.mp4` makes a video of it",
+}
+
 
 class GpupeakError(Exception):
     """The root: `str(error)` is the one line that a user is shown."""
@@ -97,6 +103,12 @@ def out_of_memory(error: BaseException) -> str | None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     bound = f": this process may have {limit / 2**30:.1f} GiB of addresses (ulimit -v)"
     return f"out of memory{'' if limit == resource.RLIM_INFINITY else bound}"
+
+
+def mistaken(start: bytes) -> str | None:
+    """What a file is that begins so, where it is one of those that downloads leave in the place of any other."""
+    start = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:60].lower()
+    return next((told for starts, told in _MISTAKEN.items() if start.startswith(starts)), None)
 
 
 def few(names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from gpupeak.errors import OUT_OF_MEMORY, SampleError
+from gpupeak.errors import OUT_OF_MEMORY, SampleError, mistaken
 from gpupeak.video.bitstream import Picture, Syntax
 from gpupeak.video.gops import Gops
 from gpupeak.video.h264 import Sequence
@@ -33,8 +33,6 @@ MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
 MAX_PACKETS = 1 << 20  # nine hours at 30 frames/s; a small MP4 can declare any number
 _SMALL = 16
 _HEADLESS = "its parameter sets are missing, without which nothing of it can be decoded"
-_LFS_POINTER = "is a pointer of Git LFS, not the video: `git lfs pull` fetches it"
-_LFS = b"version https://git-lfs.github.com/spec/"
 _GUESSED = 7  # packets of H.264 after which libav takes the order of its pictures for known
 KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
@@ -317,8 +315,8 @@ def _open(path: Path, quick: bool) -> InputContainer:
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         with suppress(OSError), path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
-                raise SampleError("plan", _LFS_POINTER) from error
+            if told := mistaken(file.read(100)):
+                raise SampleError("plan", told) from error
         raise SampleError("plan", f"cannot be opened, is no video or is cut short: {reason}") from error
 
 

@@ -50,10 +50,10 @@ def test_weights_are_named_by_their_hash_or_how_to_get_them(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "model.safetensors"
-    file.write_bytes(b"weights")
+    file.write_bytes(b"PKweights")
     here = found(config, "weights", weights=str(tmp_path))
     assert here.state == OK
-    assert hashlib.sha256(b"weights").hexdigest() in here.found
+    assert hashlib.sha256(b"PKweights").hexdigest() in here.found
     assert "--weights" in str(found(config, "weights", weights=None).advice)
 
 

@@ -152,7 +152,7 @@ def test_a_state_dict_of_open_clip(name: str, nested: bool, tmp_path: Path) -> N
     if file.suffix == ".safetensors":
         save_file(weights, file)
     elif nested:
-        training = {f"module.{key}": value for key, value in weights.items()}
+        training = {f"module._orig_mod.{key}": value for key, value in weights.items()}
         torch.save({"epoch": 3, "name": "run", "state_dict": training, "optimizer": {"lr": 0.1}}, file)
     else:
         torch.save(weights, file)

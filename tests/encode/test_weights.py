@@ -54,25 +54,29 @@ def test_random_wants_a_whole_number(weights: str) -> None:
 
 
 def test_a_file_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "clip.pt").write_bytes(b"weights")
+    (tmp_path / "clip.pt").write_bytes(b"PKweights")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    expected = WeightsId(str(tmp_path / "clip.pt"), sha256(b"weights"), (tmp_path / "clip.pt",))
+    expected = WeightsId(str(tmp_path / "clip.pt"), sha256(b"PKweights"), (tmp_path / "clip.pt",))
     assert identify(SPEC, "clip.pt") == identify(SPEC, "~/clip.pt") == identify(SPEC, str(tmp_path / "clip.pt"))
     assert identify(SPEC, "clip.pt") == expected
 
 
 def test_a_directory_means_the_weight_file_in_it(tmp_path: Path) -> None:
     for name in ("pytorch_model.bin", "model.safetensors", "open_clip_model.safetensors"):
-        (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / name).write_bytes(b"PK" + name.encode())
         found = identify(SPEC, str(tmp_path))
-        assert (found.source, found.sha256, found.files) == (str(tmp_path), sha256(name.encode()), (tmp_path / name,))
+        assert (found.source, found.sha256, found.files) == (
+            str(tmp_path),
+            sha256(b"PK" + name.encode()),
+            (tmp_path / name,),
+        )
 
 
 def test_shards_are_hashed_in_the_order_of_their_names(tmp_path: Path) -> None:
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     for name in names:
-        (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / name).write_bytes(b"PK" + name.encode())
     index = {"weight_map": {"a": names[1], "b": names[0], "c": names[1]}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     found = identify(SPEC, str(tmp_path))
@@ -141,36 +145,36 @@ def test_what_cannot_be_weights(tmp_path: Path) -> None:
 
 def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "clip.pt"
-    file.write_bytes(b"before")
-    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    file.write_bytes(b"PKbefore")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     monkeypatch.setattr(hashlib, "file_digest", None)
-    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     code = (
         "import hashlib, sys; hashlib.file_digest = None\n"
         "from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
         "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == sha256(b"before"), "another process reads what this one saved"
+    assert other.stdout.strip() == sha256(b"PKbefore"), "another process reads what this one saved"
 
 
 def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
     file = tmp_path / "clip.pt"
-    file.write_bytes(b"before")
+    file.write_bytes(b"PKbefore")
     identify(SPEC, str(file))
-    overwrite_unseen(file, b"after!")
-    assert identify(SPEC, str(file)).sha256 == sha256(b"after!"), "its ctime tells"
+    overwrite_unseen(file, b"PKafter!")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKafter!"), "its ctime tells"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
-    assert identify(SPEC, str(file)).sha256 == sha256(b"after!")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKafter!")
     status = file.stat()
-    (tmp_path / "new").write_bytes(b"newest")
+    (tmp_path / "new").write_bytes(b"PKnewest")
     (tmp_path / "new").replace(file)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert identify(SPEC, str(file)).sha256 == sha256(b"newest")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKnewest")
     with file.open("ab") as stream:
         stream.write(b"!")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert identify(SPEC, str(file)).sha256 == sha256(b"newest!")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKnewest!")
 
 
 @pytest.mark.parametrize(
@@ -179,18 +183,18 @@ def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
 )
 def test_a_torn_cache_is_no_cache(content: str, tmp_path: Path, empty_cache: Path) -> None:
     file = tmp_path / "clip.pt"
-    file.write_bytes(b"weights")
+    file.write_bytes(b"PKweights")
     saved = empty_cache / "gpupeak" / "weights.json"
     saved.parent.mkdir(parents=True)
     saved.write_text(content.replace("PATH", str(file)), errors="surrogateescape")
-    assert identify(SPEC, str(file)).sha256 == sha256(b"weights")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKweights")
     assert locate(SPEC, "openai").files == ()
-    assert sha256(b"weights") in json.loads(saved.read_text()).values(), "the cache was mended"
+    assert sha256(b"PKweights") in json.loads(saved.read_text()).values(), "the cache was mended"
 
 
 def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, empty_cache: Path) -> None:
     file, elsewhere = tmp_path / "clip.pt", tmp_path / "elsewhere.json"
-    file.write_bytes(b"weights")
+    file.write_bytes(b"PKweights")
     identify(SPEC, str(file))
     saved = empty_cache / "gpupeak/weights.json"
     elsewhere.write_text(json.dumps(dict.fromkeys(json.loads(saved.read_text()), "forged")))
@@ -201,7 +205,7 @@ def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, empty_c
         "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
     )
     other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == sha256(b"weights")
+    assert other.stdout.strip() == sha256(b"PKweights")
     assert not saved.is_symlink() and "forged" in elsewhere.read_text()
 
 
@@ -210,16 +214,16 @@ def test_a_cache_that_cannot_be_written_still_serves_this_process(
 ) -> None:
     empty_cache.write_text("a file where the directory belongs")
     file = tmp_path / "clip.pt"
-    file.write_bytes(b"before")
-    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    file.write_bytes(b"PKbefore")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     monkeypatch.setattr(hashlib, "file_digest", None)
-    assert identify(SPEC, str(file)).sha256 == sha256(b"before")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
 
 
 def test_a_fetched_tag_is_found_and_hashed_until_its_file_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "open_clip_model.safetensors"
-    file.write_bytes(b"fetched")
+    file.write_bytes(b"PKfetched")
     cache.remember_tag(SPEC.model, "openai", file)
-    assert identify(SPEC, None) == WeightsId("openai", sha256(b"fetched"), (file,), tag="openai")
+    assert identify(SPEC, None) == WeightsId("openai", sha256(b"PKfetched"), (file,), tag="openai")
     file.unlink()
     assert identify(SPEC, None) == WeightsId("openai", tag="openai")

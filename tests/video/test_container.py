@@ -264,10 +264,18 @@ def test_no_video(tmp_path: Path) -> None:
     assert "holds audio, expected a video" in refused(write_audio(tmp_path / "sound.mp4"))
 
 
-def test_a_pointer_of_git_lfs_is_no_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n", "pointer of Git LFS"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>404</title>", "web page"),
+        (b"GIF89a\x01\x00\x01\x00", "GIF: `ffmpeg -i"),
+    ],
+)
+def test_what_a_download_left_in_place_of_a_video(start: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
-    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n")
-    assert refused(path) == "is a pointer of Git LFS, not the video: `git lfs pull` fetches it"
+    path.write_bytes(start)
+    assert refused(path).startswith(f"is a {told}")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def _read_state(
     for file in weights.files:
         with _reading(file.name):
             tensors |= _open(file)
+    tensors = {name.replace("_orig_mod.", ""): read for name, read in tensors.items()}  # saved from torch.compile
     if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
         tensors = {name.removeprefix("module."): read for name, read in tensors.items()}
     if any(re.match(r"(vision_model\.|dinov2\.)?embeddings\.", name) for name in tensors):

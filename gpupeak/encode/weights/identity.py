@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpupeak.encode.weights import cache
 from gpupeak.encoders import EncoderSpec, pretrained_tag
-from gpupeak.errors import WeightsError
+from gpupeak.errors import WeightsError, mistaken
 from gpupeak.storage.files import expanded, read_bounded
 
 INSTEAD = "an HF directory, a state dict file, or random:SEED"
@@ -46,6 +46,8 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
     """`locate`, with the SHA-256 of what was found. Raises WeightsError, also where a file cannot be read."""
     found = locate(spec, weights)
     try:
+        for file in found.files:
+            _refuse_others(file)
         digests = [cache.file_sha256(file) for file in found.files]
     except OSError as error:
         raise WeightsError(f"weights {found.source}: cannot be read: {error.strerror or error}") from error
@@ -53,6 +55,14 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
         return replace(found, sha256=digests[0] if digests else None)
     lines = "".join(f"{digest}\n" for digest in digests)
     return replace(found, sha256=hashlib.sha256(lines.encode()).hexdigest())
+
+
+def _refuse_others(file: Path) -> None:
+    """What is no checkpoint by its first bytes is refused before its SHA-256 is taken for that of other weights."""
+    with file.open("rb") as stream:
+        start = stream.read(100)
+    if not (start.startswith((b"PK", b"\x80")) or start[8:9] == b"{"):  # torch's two formats, and safetensors
+        raise WeightsError(f"weights {file}: {mistaken(start) or 'is neither safetensors nor what torch.save writes'}")
 
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
