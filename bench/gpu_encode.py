@@ -31,6 +31,7 @@ from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import CLIP_VIT_LARGE, DINO2, ENCODERS, SIGLIP, TowerShape
 from gpupeak.errors import DeviceError
+from gpupeak.kernels.add_layer_norm import add_layer_norm
 from gpupeak.kernels.linear_silu import linear_silu
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.pipeline import Encoder
@@ -160,6 +161,7 @@ def steps(setup: Setup, record: Record) -> Iterator[Step]:
     yield Step(1, "encode", "attention", 8, lambda: attention_of(towers.tower))
     yield Step(1, "encode", "attention: open_clip", 8, lambda: attention_of(towers.of_open_clip))
     yield Step(2, "encode", "kernel: patch_rows", 8, lambda: check_patch_rows(setup, towers.tower))
+    yield Step(2, "encode", "kernel: add_layer_norm", 6, partial(check_add_layer_norm, setup))
     yield Step(2, "encode", "kernel: linear_silu", 30, partial(check_linear_silu, setup))
     every = setup.buckets
     yield Step(2, "encode", f"every bucket: {DEFAULT}", 20, lambda: towers.check(towers.graphs(FASTEST, every), every))
@@ -243,6 +245,20 @@ def check_patch_rows(setup: Setup, tower: VisionTower) -> Row:
     reference()
     same, error = torch.equal(found, wanted), relative_l2(found, wanted)
     return beside(setup, (kernel, reference), pixels.nbytes + found.nbytes, "B", same, error)
+
+
+def check_add_layer_norm(setup: Setup) -> Row:
+    """The sum bit for bit, its LayerNorm against float64."""
+    width, random = setup.shape.width, partial(torch.randn, device=setup.device, dtype=setup.dtype)
+    rows = max(setup.buckets) * (setup.shape.grid**2 + 1)
+    residual, delta, weight, bias = random(rows, width), random(rows, width), random(width), random(width)
+    wanted, kernel = residual + delta, setup.kernels("add_layer_norm").add_layer_norm
+    exact = torch.nn.functional.layer_norm(wanted.double(), (width,), weight.double(), bias.double(), 1e-5)
+    total, normed = kernel(residual.clone(), delta.clone(), weight, bias, 1e-5)
+    ok, error = torch.equal(total, wanted), relative_l2(normed, exact)
+    # The kernel works in place: from run to run the numbers grow, which takes no longer.
+    works = [partial(work, residual, delta, weight, bias, 1e-5) for work in (kernel, add_layer_norm)]
+    return beside(setup, works, 4 * total.nbytes, "B", ok and error < 1e-3, error)
 
 
 def check_linear_silu(setup: Setup) -> Row:

@@ -9,8 +9,10 @@ is computed for it only.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -133,19 +135,28 @@ class VisionTower(nn.Module):
             # Concatenated, as torch.compile takes no view for an output.
             tokens = torch.cat([self.class_row.expand(len(tokens), 1, width), tokens], 1)
         tokens = self.ln_pre(tokens)
-        *blocks, last = self.blocks
-        for block in blocks:
-            tokens = block(tokens, self.kernels)
-        tokens = last(tokens, self.kernels, wanted=1 if pooling == "class" else None)
+        blocks = cast("list[Block]", list(self.blocks))
+        normed = blocks[0].ln_1(tokens)
+        for block, following in itertools.pairwise(blocks):
+            tokens, normed = self._added(tokens, block.attention(normed), block.ln_2)
+            tokens, normed = self._added(tokens, block.hidden(normed, self.kernels), following.ln_1)
+        last, wanted = blocks[-1], 1 if pooling == "class" else None
+        tokens, normed = self._added(tokens[:, :wanted].contiguous(), last.attention(normed, wanted), last.ln_2)
+        tokens = tokens + last.hidden(normed, self.kernels)
         if pooling == "class":
             tokens = self.project(self.ln_post(tokens))
         # A sum of many tokens is beyond half precision.
         features: torch.Tensor = tokens.float().sum(1) if pooling == "sum" else tokens.float().mean(1)
         return features
 
+    def _added(
+        self, tokens: torch.Tensor, delta: torch.Tensor, norm: nn.LayerNorm
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.kernels.add_layer_norm(tokens, delta, norm.weight, norm.bias, norm.eps)
+
 
 class Block(nn.Module):
-    """One layer of the transformer: `[N, T, width]` -> the first `wanted` tokens, or all of them."""
+    """One layer of the transformer, without its residual sums."""
 
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
@@ -159,11 +170,8 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(width, shape.hidden)
         self.fc2 = nn.Linear(shape.hidden, width)
 
-    def forward(self, tokens: torch.Tensor, kernels: Kernels, wanted: int | None = None) -> torch.Tensor:
-        tokens = tokens[:, :wanted] + self._attention(self.ln_1(tokens), wanted)
-        return tokens + self._hidden(self.ln_2(tokens), kernels)
-
-    def _attention(self, normed: torch.Tensor, wanted: int | None) -> torch.Tensor:
+    def attention(self, normed: torch.Tensor, wanted: int | None = None) -> torch.Tensor:
+        """`[N, T, width]` -> what attention adds to the first `wanted` tokens, or to all of them."""
         width = normed.shape[2]
         if wanted is None:
             query, key, value = self._heads(self.qkv(normed))
@@ -174,7 +182,7 @@ class Block(nn.Module):
         added: torch.Tensor = self.out(attended)
         return added
 
-    def _hidden(self, normed: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+    def hidden(self, normed: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         if self.activation == "quick_gelu":
             wide = kernels.linear_silu(normed, self.fc1.weight, self.fc1.bias)
         else:

@@ -22,6 +22,7 @@ from av.video.frame import PictureType
 
 from gpupeak.encode.gpu.graphs import EagerRunner
 from gpupeak.encode.kernels import Kernels
+from gpupeak.kernels.add_layer_norm import add_layer_norm
 from gpupeak.kernels.linear_silu import linear_silu
 from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import FrameBatch
@@ -136,7 +137,7 @@ def test_the_first_rows_of_the_encoder_hold_in_small(tmp_path: Path) -> None:
     setup, record = gpu_encode.in_small(), bench_record.Record(tmp_path, {})
     first = [step for step in gpu_encode.steps(setup, record) if step.stage <= 2 and "open_clip" not in step.name]
     assert gpu_check.go_through(record, first, 100) == []
-    assert [row.get("ok") for row in record.rows.values()] == [None, None, True, True, True]
+    assert [row.get("ok") for row in record.rows.values()] == [None, None, True, True, True, True]
 
 
 def test_without_pyav_the_encoder_is_measured_and_the_rest_says_what_is_missing(tmp_path: Path) -> None:
@@ -247,6 +248,11 @@ def wrong_image(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.T
     patch_rows(pixels, images.clamp(max=14), scale_shift, out)
 
 
+def wrong_norm(*given: Any) -> Any:
+    total, normed = add_layer_norm(*given)
+    return total, normed * 1.01
+
+
 def wrong_tile(*given: Any) -> Any:
     out = linear_silu(*given)
     out[-1] = 0
@@ -268,6 +274,7 @@ class Wrong(gpu_encode.Setup):  # type: ignore[misc]
     [
         ("patch_rows", wrong_channels),
         ("patch_rows", wrong_image),
+        ("add_layer_norm", wrong_norm),
         ("linear_silu", wrong_tile),
     ],
 )

@@ -23,6 +23,7 @@ from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
+from gpupeak.kernels.add_layer_norm import add_layer_norm
 from gpupeak.kernels.linear_silu import linear_silu
 from gpupeak.kernels.patch_rows import patch_rows
 
@@ -105,6 +106,11 @@ def off(kernel: Callable[..., torch.Tensor], by: float) -> Callable[..., torch.T
     return lambda *arguments: kernel(*arguments) * by
 
 
+def wrong_norm(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    total, normed = add_layer_norm(*arguments)  # type: ignore[arg-type]
+    return total, normed * 1.05
+
+
 def wrong_rows(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
     patch_rows(pixels, images.flip(0), scale_shift, out)
 
@@ -114,6 +120,7 @@ def wrong_rows(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Te
     [
         Kernels(linear_silu=off(linear_silu, 1.05)),
         Kernels(linear_silu=off(linear_silu, float("nan"))),
+        Kernels(add_layer_norm=wrong_norm),  # type: ignore[arg-type]
         Kernels(patch_rows=wrong_rows),
     ],
 )

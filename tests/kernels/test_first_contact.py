@@ -17,7 +17,7 @@ import torch
 
 from gpupeak.encode.kernels import KERNELS, Kernels, compile_kernels
 from gpupeak.encoders import CLIP_VIT_LARGE
-from gpupeak.kernels import patch_rows
+from gpupeak.kernels import add_layer_norm
 from gpupeak.kernels.compile import load, writable_cache
 
 CUDA, SHAPE = torch.device("cuda", 0), CLIP_VIT_LARGE.tower
@@ -107,6 +107,7 @@ def test_a_kernel_that_cannot_be_compiled_is_its_reference_and_that_is_said_once
     nvrtc = "nvrtc: error: invalid value for --gpu-architecture (-arch)"
     assert told == [
         slower.format("patch_rows", "patch_rows.cu", nvrtc),
+        slower.format("add_layer_norm", "add_layer_norm.cu", nvrtc),
         slower.format("linear_silu", "linear_silu", "Failed to find C compiler"),
     ]
 
@@ -130,8 +131,8 @@ def test_kernels_are_taken_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
             return SimpleNamespace(get_function=lambda name: name)
 
     monkeypatch.setitem(sys.modules, "cupy", Cupy)
-    monkeypatch.setattr(patch_rows, "load", load.__wrapped__)  # no later test is to have these
+    monkeypatch.setattr(add_layer_norm, "load", load.__wrapped__)  # no later test is to have these
     assert SHAPE is not None
-    kernels = compile_kernels(("patch_rows",), CUDA, SHAPE, pytest.fail)
-    assert kernels.patch_rows is not Kernels().patch_rows
-    assert kernels.linear_silu == Kernels().linear_silu
+    kernels = compile_kernels(("add_layer_norm",), CUDA, SHAPE, pytest.fail)
+    assert kernels.add_layer_norm is not Kernels().add_layer_norm
+    assert (kernels.patch_rows, kernels.linear_silu) == (Kernels().patch_rows, Kernels().linear_silu)

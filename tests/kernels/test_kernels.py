@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,10 @@ from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
-from gpupeak.kernels import compile, patch_rows
+from gpupeak.kernels import add_layer_norm, compile, patch_rows
 from gpupeak.types import FeatureBatch, FrameBatch
 
-KERNELS = {"patch_rows": {"SIZE": 224, "PATCH": 14}}
+KERNELS = {"patch_rows": {"SIZE": 224, "PATCH": 14}, "add_layer_norm": {"WIDTH": 1024}}
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 POISON = float("nan")
 
@@ -82,6 +83,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Host
 @pytest.fixture
 def on_host(monkeypatch: pytest.MonkeyPatch, host_kernels: Callable[..., HostKernel]) -> None:
     monkeypatch.setattr(patch_rows, "load", host_kernels)
+    monkeypatch.setattr(add_layer_norm, "load", host_kernels)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -90,6 +92,25 @@ def test_compiles_without_a_warning_and_keeps_everything_in_registers(name: str,
     log, binary = nvrtc_compile(name, architecture, *compile.options(**KERNELS[name]), "--ptxas-options=-warn-spills")
     assert log == ""
     assert name.encode() in binary
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("width", [256, 1024])
+def test_add_layer_norm_has_all_its_loads_under_way_before_it_sums(
+    width: int, architecture: str, tmp_path: Path
+) -> None:
+    _, binary = nvrtc_compile("add_layer_norm", architecture, *compile.options(WIDTH=width))
+    (file := tmp_path / "add_layer_norm.cubin").write_bytes(binary)
+    code = re.findall(r"^\s+/\*\w{4}\*/ +(?:@\S+ +)?([A-Z]\S*)", triton_tool("cuobjdump", "-sass", str(file)), re.M)
+    first_use = next(i for i, operation in enumerate(code) if operation.startswith(("HADD", "FADD", "HFMA", "STG")))
+    assert code[:first_use].count("LDG.E.128") == 2 * width // 256, code
+
+
+def triton_tool(name: str, *arguments: str) -> str:
+    """What one of the CUDA tools says that Triton brings."""
+    (triton,) = find_spec("triton").submodule_search_locations  # type: ignore[union-attr,misc]
+    tool = Path(triton, "backends", "nvidia", "bin", name)
+    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def test_every_source_is_in_these_tests() -> None:
@@ -196,6 +217,48 @@ def test_the_patch_kernel_refuses_what_it_would_misread(change: dict[str, torch.
     kernel(*arguments.values())
     with pytest.raises(ValueError, match="expected dense"):
         kernel(*(arguments | change).values())
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+@pytest.mark.parametrize("width", [256, 1024])
+@pytest.mark.usefixtures("on_host")
+def test_add_layer_norm_agrees_with_torch(rows: int, width: int) -> None:
+    random = torch.Generator().manual_seed(rows)
+    residual, delta = (torch.randn(rows + 1, width, generator=random).mul(4).add(1).half() for _ in range(2))
+    weight, bias = (torch.randn(width, generator=random).half() for _ in range(2))
+    residual[0] /= 1000  # a variance that eps matters to
+    delta[0] /= 1000
+    wanted, wanted_normed = add_layer_norm.add_layer_norm(residual[:rows], delta[:rows], weight, bias, 1e-5)
+    beyond = residual[rows].clone(), delta[rows].clone()
+    kernel = add_layer_norm.cuda_add_layer_norm(torch.device("cpu"), width)
+    total, normed = kernel(residual[:rows], delta[:rows], weight, bias, 1e-5)
+    assert torch.equal(total, wanted)
+    # Float32 sums in another order: at most the last bit of fp16, on numbers up to about 10.
+    torch.testing.assert_close(normed, wanted_normed, rtol=2**-10, atol=2**-12)
+    assert torch.equal(residual[rows], beyond[0])
+    assert torch.equal(delta[rows], beyond[1])
+
+
+@pytest.mark.usefixtures("on_host")
+def test_add_layer_norm_of_a_large_mean_is_not_cancelled_away() -> None:
+    residual = (1000 + torch.randn(2, 1024, generator=torch.Generator().manual_seed(3))).half()
+    exact = torch.nn.functional.layer_norm(residual.double(), (1024,))
+    kernel = add_layer_norm.cuda_add_layer_norm(torch.device("cpu"), 1024)
+    zeros, ones = torch.zeros(1024).half(), torch.ones(1024).half()
+    _, normed = kernel(residual, torch.zeros_like(residual), ones, zeros, 1e-5)
+    torch.testing.assert_close(normed.double(), exact, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.usefixtures("on_host")
+def test_add_layer_norm_refuses_what_it_would_misread() -> None:
+    kernel = add_layer_norm.cuda_add_layer_norm(torch.device("cpu"), 256)
+    good = torch.zeros(2, 256).half()
+    vector = torch.zeros(256).half()
+    for bad in (good.float(), torch.zeros(3, 256).half(), torch.zeros(256, 2).half().T, torch.zeros(2, 512).half()):
+        with pytest.raises(ValueError, match="expected dense"):
+            kernel(good, bad, vector, vector, 1e-5)
+    with pytest.raises(ValueError, match="multiple of 256"):
+        add_layer_norm.cuda_add_layer_norm(torch.device("cpu"), 1000)
 
 
 class FakeCupy:
