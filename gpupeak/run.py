@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -265,6 +267,16 @@ def settings_of(corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> dict[s
     return settings
 
 
+def _commit() -> dict[str, str]:
+    """The commit of this source, `-dirty` where it was edited since; nothing of a package that was installed."""
+    tree = Path(__file__).parents[1]
+    command = ["git", "-C", str(tree), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if not (tree / ".git").exists() or shutil.which("git") is None:
+        return {}
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return {"commit": told} if told else {}
+
+
 def _provenance(device: str) -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
@@ -272,6 +284,7 @@ def _provenance(device: str) -> dict[str, Any]:
         "device": device,
         "versions": {
             "gpupeak": __version__,
+            **_commit(),
             "python": platform.python_version(),
             **{name: version(name) for name in ("av", "numpy", "open_clip_torch", "torch")},
         },

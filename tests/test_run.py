@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -101,6 +102,8 @@ def test_a_run_saves_every_good_sample_and_records_every_outcome(
     assert run["settings"]["weights"] == "random:0"
     assert run["settings"]["sampling"] == "uniform"
     assert run["versions"]["gpupeak"] == gpupeak.__version__
+    checkout = (Path(gpupeak.__file__).parents[1] / ".git").exists()
+    assert bool(re.fullmatch("[0-9a-f]{40}(-dirty)?", run["versions"].get("commit", ""))) == checkout
     json.dumps(extracted.to_json())
 
 
