@@ -34,7 +34,6 @@ _EPILOG = (
 )
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = spread(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         code = app(args=arguments, prog_name="gpupeak", standalone_mode=False)
+    except SystemExit as ended:  # typer's way to end what has to do with completion
+        return int(ended.code or 0)
     except (Exception, KeyboardInterrupt) as error:
         if "--json" in arguments:
             with contextlib.suppress(WriteError):  # it may be what is told of

@@ -121,6 +121,19 @@ def test_gpupeak_alone_prints_help(words: list[str], capsys: pytest.CaptureFixtu
         assert re.search(rf"^│ {command} ", text, re.MULTILINE)
 
 
+def test_shells_complete_commands_and_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--show-completion", "bash"]) == 0
+    assert "complete -o default -F _gpupeak_completion gpupeak" in capsys.readouterr().out
+    monkeypatch.setenv("_GPUPEAK_COMPLETE", "complete_bash")
+    for words, expected in (("gpupeak ext", "extract"), ("gpupeak plan --samp", "--samples\n--sampling")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert main([]) == 0
+        assert capsys.readouterr().out.strip() == expected
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from gpupeak.cli.app import main; "
