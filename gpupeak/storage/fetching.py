@@ -8,11 +8,9 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 from gpupeak.errors import RunError, SampleError
@@ -174,98 +172,58 @@ class _Ahead:
 
     def __init__(self, samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> None:
         self._source, self._cache, self._limit, self._video = iter(samples), cache, limit, video
-        self._changed = threading.Condition()  # guards all that follows
-        self._ready: deque[Fetched | BaseException] = deque()
-        self._fetching = self._bytes = 0
-        self._starving = self._ended = self._closed = False
         self._directory: Path | None = None
+        self._bytes, self._lock = 0, threading.Lock()  # of all copies, which are released on any thread
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-fetch")
 
     def __iter__(self) -> Iterator[Fetched]:
-        for sample in self._source:
-            if sample.remote:
-                self._directory = _own_directory(self._cache)
-                samples = chain([sample], self._source)
-                threading.Thread(target=self._feed, args=(samples, self._directory), daemon=True).start()
-                yield from self._fetched()
-                return
-            yield Fetched(sample, sample)
+        fetching: set[Future[Fetched]] = set()
+        failures, sample = 0, next(self._source, None)
+        while sample is not None or fetching:
+            # Who asks for a sample while none is coming gets one, whatever it holds: it may be gathering a batch.
+            while sample is not None and (not fetching or (len(fetching) < _AHEAD and self._fits(sample))):
+                if sample.remote:
+                    fetching.add(self._threads.submit(self._bring, sample, self._entered(sample)))
+                else:
+                    yield Fetched(sample, sample)
+                sample = next(self._source, None)
+            done, fetching = wait(fetching, return_when=FIRST_COMPLETED)
+            for found in (future.result() for future in done):
+                failures = failures + 1 if found.error is not None else 0
+                if failures >= _FAILURES_IN_A_ROW:
+                    raise RunError(f"{failures} samples in a row cannot be fetched, the last one: {found.error}")
+                yield found
 
-    def _fetched(self) -> Iterator[Fetched]:
-        failures = 0
-        while (found := self._next()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            failures = failures + 1 if found.error is not None else 0
-            if failures >= _FAILURES_IN_A_ROW:
-                raise RunError(f"{failures} samples in a row cannot be fetched, the last one: {found.error}")
-            yield found
+    def _fits(self, sample: Sample) -> bool:
+        return self._bytes + _bytes(sample) <= self._limit
 
-    def _next(self) -> Fetched | BaseException | None:
-        with self._changed:
-            self._starving = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._ready or self._closed or (self._ended and self._fetching == 0))
-            self._starving = False
-            return self._ready.popleft() if self._ready else None
+    def _entered(self, sample: Sample) -> Path:
+        """Where a sample is fetched to; what it takes is counted until it is released."""
+        self._directory = self._directory or _own_directory(self._cache)
+        with self._lock:
+            self._bytes += _bytes(sample)
+        return self._directory / temporary_name()
 
-    def _feed(self, samples: Iterable[Sample], directory: Path) -> None:
-        try:
-            for sample in samples:
-                if not self._enter(_bytes(sample)):
-                    return
-                self._threads.submit(self._bring, sample, directory)
-        except BaseException as error:  # for whoever takes the samples
-            self._ready.append(error)
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    def _enter(self, size: int) -> bool:
-        """Wait for room; False if nobody takes any more. Who waits for a sample while none is coming gets one."""
-
-        def room() -> bool:
-            starved = self._starving and self._fetching == 0 and not self._ready
-            return self._closed or starved or (self._fetching < _AHEAD and self._bytes + size <= self._limit)
-
-        with self._changed:
-            self._changed.wait_for(room)
-            self._fetching, self._bytes = self._fetching + 1, self._bytes + size
-            return not self._closed
-
-    def _bring(self, sample: Sample, directory: Path) -> None:
-        found: Fetched | BaseException
-        place = directory / temporary_name()
+    def _bring(self, sample: Sample, place: Path) -> Fetched:
         try:
             if (size := _bytes(sample)) > self._limit:
                 told = f"{size:,} bytes at once, more than the {self._limit:,} of --cache-size"
                 raise SampleError("find", f"{sample.remote[0].url}: {told}")
             place.mkdir()
-            found = _fetch(sample, place, video=self._video)
+            return _fetch(sample, place, video=self._video)
         except SampleError as error:
             self.release(Fetched(sample, sample, place))
-            found = Fetched(sample, sample, error=error)
+            return Fetched(sample, sample, error=error)
         except OSError as error:
-            found = _unusable(self._cache, error)
-        except BaseException as error:  # a thread that ends in silence would leave its sample waited for
-            found = error
-        with self._changed:
-            self._ready.append(found)
-            self._fetching -= 1
-            self._changed.notify_all()
+            raise _unusable(self._cache, error) from error
 
     def release(self, found: Fetched) -> None:
         if found.directory is not None:
             shutil.rmtree(found.directory, ignore_errors=True)
-            with self._changed:
+            with self._lock:
                 self._bytes -= _bytes(found.sample)
-                self._changed.notify_all()
 
     def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
         self._threads.shutdown(cancel_futures=True)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)

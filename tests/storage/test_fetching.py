@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -106,22 +105,7 @@ def test_a_decoder_that_wants_more_than_fits_is_not_left_waiting(tmp_path: Path)
     assert len(list(FetchingDecoder(Reader(held=8), tmp_path, 2500).decode(samples))) == 8
 
 
-def test_what_is_ready_does_not_wait_for_more(tmp_path: Path) -> None:
-    more = threading.Event()
-
-    def source() -> Iterator[Sample]:
-        """Whoever gives the samples waits for outcomes of the first of them, as a supervisor does."""
-        for number in range(10):
-            if number == 3:
-                assert more.wait(30)
-            yield stored(str(number))
-
-    ready = fetched(source(), tmp_path, LIMIT)
-    first = {next(ready).sample.name for _ in range(3)}
-    assert first == {"0", "1", "2"}
-    more.set()
-    assert first | {found.sample.name for found in ready if found.error is None} == set(map(str, range(10)))
-
+def test_an_error_of_whoever_gives_the_samples_is_raised(tmp_path: Path) -> None:
     def broken() -> Iterator[Sample]:
         yield stored("1")
         raise RunError("no more of them")
