@@ -24,7 +24,7 @@ from monitor import Monitor
 from record import Record, Row, needed, timed
 
 from gpupeak.encode.gpu.attention import choose_attention
-from gpupeak.encode.gpu.device import Cuda, Stream, TorchCuda, Work
+from gpupeak.encode.gpu.device import Cuda, Stream, Work
 from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner, Runner
 from gpupeak.encode.kernels import FASTEST, KERNELS, Kernels, compile_kernels
 from gpupeak.encode.vit import VisionTower, expected_state
@@ -98,7 +98,7 @@ class HostCuda:
         return 1000 * (later._now - self._now)
 
 
-class OneStream(TorchCuda):
+class OneStream(Cuda):
     """All work on one stream: torch keeps the memory that was freed on each, and gives it to no other."""
 
     def __init__(self, device: torch.device) -> None:
@@ -152,7 +152,8 @@ def in_small() -> Setup:
         "DINO2_LARGE": TowerShape(SIZE, 56, 64, 2, 2, 64, 256, DINO2, trained=280, resize=256),
         "SigLIP_SO": TowerShape(384, 112, 64, 2, 2, 64, 240, SIGLIP),
     }
-    return Setup(True, torch.device("cpu"), HostCuda(), torch.float32, shape, others, (8, 16), 1)
+    cuda: Any = HostCuda()
+    return Setup(True, torch.device("cpu"), cuda, torch.float32, shape, others, (8, 16), 1)
 
 
 def steps(setup: Setup, record: Record) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gpupeak.encode.gpu.device import Graph, Stream, Work
+from gpupeak.encode.gpu.device import Cuda, Graph, Stream, Work
 
 QUERIES = 3  # until an event that nobody waits for has come to pass anyway
 
@@ -36,7 +36,7 @@ class LazyEvent:
         return 1000.0 * float(later.place - self.place)
 
 
-class LazyStream:
+class LazyStream(Stream):
     def __init__(self, name: str, cuda: LazyCuda) -> None:
         self.name, self._cuda = name, cuda
         self._work: list[Callable[[], object]] = []
@@ -58,7 +58,7 @@ class LazyStream:
             self._work[self.reached - 1]()
 
 
-class LazyCuda:
+class LazyCuda(Cuda):
     def __init__(self) -> None:
         self.log: list[str] = []
         self.pools: list[object] = []

@@ -180,7 +180,7 @@ def _cuda_encoder(
     config: ExtractConfig, spec: EncoderSpec, n: int, device: torch.device, tell: Tell
 ) -> pipeline.Encoder:
     from gpupeak.encode.gpu.attention import choose_attention
-    from gpupeak.encode.gpu.device import TorchCuda
+    from gpupeak.encode.gpu.device import Cuda
     from gpupeak.encode.gpu.graphs import BUCKETS, EagerRunner, GraphEncoder, GraphRunner
     from gpupeak.encode.kernels import FASTEST, compile_kernels
 
@@ -193,7 +193,7 @@ def _cuda_encoder(
     most = config.batch_size * n if config.batch_size else max(BUCKETS)
     buckets = (*(bucket for bucket in BUCKETS if bucket < most), most)
     kernels = compile_kernels(FASTEST, device, tower.shape, tell)
-    runner = GraphRunner(EagerRunner(tower, TorchCuda(device), max(buckets), kernels, attention), buckets)
+    runner = GraphRunner(EagerRunner(tower, Cuda(device), max(buckets), kernels, attention), buckets)
     runner.check()
     return GraphEncoder(runner, n=n, size=spec.size)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gpupeak.encode.gpu.device import TorchCuda
+from gpupeak.encode.gpu.device import Cuda
 from gpupeak.errors import DeviceError
 
 
@@ -25,7 +25,7 @@ def test_what_is_put_on_a_stream_is_an_nvtx_range_on_whatever_thread(monkeypatch
         yield
 
     monkeypatch.setattr(torch.cuda, "stream", on)
-    stream = TorchCuda(torch.device("cuda:1")).stream()
+    stream = Cuda(torch.device("cuda:1")).stream()
     thread = threading.Thread(target=stream.run, args=("patch rows", lambda: seen.append("work")))
     thread.start()
     thread.join()
@@ -38,4 +38,4 @@ def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "zeros", refuse)
     with pytest.raises(DeviceError, match=r"^the GPU has not memory enough .*2.00 GiB\.$"):
-        TorchCuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)
+        Cuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)

@@ -158,7 +158,7 @@ def gpu_line(
     """A GPU's line as its process builds it, as far as that goes without one: `LazyCuda` captures."""
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(building, "load_tower", lambda *given: tower)
-    monkeypatch.setattr(device, "TorchCuda", lambda device: LazyCuda())
+    monkeypatch.setattr(device, "Cuda", lambda device: LazyCuda())
     spec = replace(encoder_spec("CLIP_VIT_LARGE"), size=28, dim=8, tower=SHAPE)
     return building.cuda_line(ExtractConfig(workers=workers), spec, 8, "cuda:1", decoder, told.append)
 

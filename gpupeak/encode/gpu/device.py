@@ -22,32 +22,14 @@ class Event(Protocol):
     def elapsed_time(self, later: Any, /) -> float: ...
 
 
-class Stream(Protocol):
-    """Work that runs in the order in which it was put here, beside that of other streams.
+class Cuda:
+    """Streams, memory and graphs on one device."""
 
-    `run` puts work on it, and its label, without braces, names it in profiles. What is put here after `wait` waits
-    for the event; the caller does not.
-    """
-
-    def run(self, label: str, work: Work) -> None: ...
-    def wait(self, event: Event) -> None: ...
-    def record(self) -> Event: ...
-
-
-class Cuda(Protocol):
-    def stream(self) -> Stream: ...
-    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
-    def pool(self) -> object: ...
-    def capture(self, stream: Stream, pool: object, work: Work) -> Graph: ...
-
-
-class TorchCuda:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def stream(self) -> _TorchStream:
-        return _TorchStream(torch.cuda.Stream(self._device), self._device)  # type: ignore[no-untyped-call]
+    def stream(self) -> Stream:
+        return Stream(torch.cuda.Stream(self._device), self._device)  # type: ignore[no-untyped-call]
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Memory on the device, zero before any work put on any stream from now on."""
@@ -67,7 +49,6 @@ class TorchCuda:
 
     def capture(self, stream: Stream, pool: Any, work: Work) -> Graph:
         """Record work that has run on `stream` before; it is not run now."""
-        assert isinstance(stream, _TorchStream)
         graph = torch.cuda.CUDAGraph()
         # Thread-local: another thread may allocate meanwhile, which would break a global capture.
         with (
@@ -79,20 +60,24 @@ class TorchCuda:
         return graph.replay
 
 
-class _TorchStream:
+class Stream:
+    """Work that runs in the order in which it was put here, beside that of other streams."""
+
     def __init__(self, stream: torch.cuda.Stream, device: torch.device) -> None:
         self.torch = stream
         self._device = device
 
     def run(self, label: str, work: Work) -> None:
+        """Put work here; its label, without braces, names it in profiles."""
         # NVTX and not record_function, which torch's profiler sees on the thread that started it only, and takes 8 us.
         with _enough_memory(), torch.cuda.stream(self.torch), torch.cuda.nvtx.range(label):
             work()
 
-    def wait(self, event: Any) -> None:
-        self.torch.wait_event(event)
+    def wait(self, event: Event) -> None:
+        """What is put here from now on waits for the event; the caller does not."""
+        self.torch.wait_event(event)  # type: ignore[arg-type]
 
-    def record(self) -> torch.cuda.Event:
+    def record(self) -> Event:
         # Blocking: a thread that waits for it sleeps and leaves its core to the decoders.
         event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
         event.record(self.torch)

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from queue import SimpleQueue
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -31,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gpupeak.encode.base import outcomes
 from gpupeak.encode.gpu.attention import APART, Attention, apart
 from gpupeak.encode.gpu.device import Cuda, Event, Graph
-from gpupeak.encode.gpu.ring import Inbox, Ring
+from gpupeak.encode.gpu.inbox import Inbox
 from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.errors import DeviceError
@@ -190,8 +191,10 @@ class GraphEncoder:
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError."""
         # Slots live as long as one call: one whose batch was dropped is not missing in the next.
-        slot, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype
-        ring = Ring([self._runner.cuda.pinned(slot, dtype) for _ in range(self._slots)])
+        shape, dtype = (self._most, self._runner.features.shape[1]), self._runner.features.dtype
+        free = SimpleQueue[torch.Tensor]()
+        for _ in range(self._slots):
+            free.put(self._runner.cuda.pinned(shape, dtype))
         borrowed: deque[FrameBatch] = deque()
         flights: deque[_Flight] = deque()
         with Inbox(batches, self._most) as inbox:
@@ -202,10 +205,11 @@ class GraphEncoder:
                         return
                     borrowed += group
                     for piece in self._pieces(group):
-                        if ring.full:  # whoever frees a slot may be waiting for these
+                        if free.empty():  # whoever frees a slot may be waiting for these
                             while flights:
                                 yield from _landed(flights.popleft())
-                        flights.append(self._launch(piece, *ring.take()))
+                        slot = free.get()
+                        flights.append(self._launch(piece, slot, partial(free.put, slot)))
                         landed = _landed(flights.popleft()) if len(flights) > 1 else []
                         # The GPU is past the batch before: its patch kernel is the next thing it does.
                         flights[-1].read.synchronize()

@@ -1,13 +1,10 @@
-"""The two edges of an encoder on a GPU: frames that are ready on one side, slots for features on the other."""
+"""The frames that are ready for an encoder on a GPU."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-
-import torch
+from collections.abc import Callable, Iterable, Iterator
 
 from gpupeak.types import FrameBatch
 
@@ -74,34 +71,6 @@ class Inbox:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-
-
-class Ring:
-    """Slots that are lent, the one first that has been free the longest, and given back by any thread."""
-
-    def __init__(self, slots: Sequence[torch.Tensor]) -> None:
-        self._slots = slots
-        self._free = deque(range(len(slots)))
-        self._given_back = threading.Condition()
-
-    @property
-    def full(self) -> bool:
-        """Whether `take` would wait: nobody but the taker makes it so."""
-        return not self._free
-
-    def take(self) -> tuple[torch.Tensor, Callable[[], None]]:
-        """A slot and what gives it back; waits while none is free."""
-        with self._given_back:
-            self._given_back.wait_for(lambda: bool(self._free))
-            index = self._free.popleft()
-        return self._slots[index], partial(self._give_back, index)
-
-    def _give_back(self, index: int) -> None:
-        with self._given_back:
-            if index in self._free:  # its next owner would share it
-                raise ValueError(f"slot {index} of the ring was given back twice")
-            self._free.append(index)
-            self._given_back.notify()
 
 
 def _images(batch: FrameBatch) -> int:

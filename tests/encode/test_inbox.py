@@ -1,4 +1,4 @@
-"""The encoder's edges: batches are taken as they are ready, slots are waited for, nothing is kept."""
+"""Batches are taken as they are ready, and nothing is kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from samples import plan
 
-from gpupeak.encode.gpu.ring import Inbox, Ring
+from gpupeak.encode.gpu.inbox import Inbox
 from gpupeak.types import FrameBatch
 
 HERE = Path()
@@ -127,34 +126,3 @@ def test_what_is_held_or_comes_after_the_end_is_released() -> None:
     source.allowed.release()
     while source.released != ["1", "2", "3"]:
         pass
-
-
-def slots(count: int) -> list[torch.Tensor]:
-    return [torch.tensor(number) for number in range(count)]
-
-
-def test_a_ring_hands_out_every_slot_once_and_the_oldest_first() -> None:
-    ring = Ring(slots(3))
-    taken = [ring.take() for _ in range(3)]
-    assert [int(slot) for slot, _ in taken] == [0, 1, 2]
-    assert ring.full
-    taken[1][1]()
-    taken[0][1]()
-    assert not ring.full
-    assert [int(ring.take()[0]) for _ in range(2)] == [1, 0]
-
-
-def test_a_full_ring_holds_back_until_a_slot_is_given_back() -> None:
-    ring = Ring(slots(1))
-    slot, give_back = ring.take()
-    taken: list[torch.Tensor] = []
-    thread = threading.Thread(target=lambda: taken.append(ring.take()[0]), daemon=True)
-    thread.start()
-    thread.join(0.05)
-    assert taken == []
-    give_back()
-    thread.join(30)
-    assert taken == [slot]
-    with pytest.raises(ValueError, match="given back twice"):
-        give_back()
-        give_back()
