@@ -100,20 +100,19 @@ class _Open:
 def _candidates(name: str, au_dirs: Sequence[Path], wanted: str) -> Iterator[tuple[Source, Path, object]]:
     """The files that are there, each with a source that it may be of, and what it holds or what reading it raised."""
     for directory in au_dirs:
-        contents: dict[Path, object] = {}  # read once for all sources
+        contents: dict[str, object] = {}  # by place: read once for all sources
         for each in SOURCES:
             for place in each.places if wanted in ("auto", each.name) else ():
-                file = directory / place.format(name)
-                if file not in contents:
-                    contents[file] = _content(file)
-                content = contents[file]
+                if place not in contents:
+                    contents[place] = _content(directory / place.format(name))
+                content = contents[place]
                 if isinstance(content, _Open) and content.source is not each:
                     if content.source is not None and wanted == "auto":
                         continue
                     known = " or ".join(_TABLES) if wanted == "auto" else wanted
                     content = Unusable(f"columns {','.join(content.header)[:40]!r}..., expected those of {known}")
                 if not isinstance(content, FileNotFoundError):
-                    yield each, file, content
+                    yield each, directory / place.format(name), content
 
 
 def _content(file: Path) -> object:

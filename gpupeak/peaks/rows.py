@@ -109,10 +109,13 @@ def smoothed(rows: list[Row], frames: int) -> list[Row]:
 def total_intensity(intensities: object) -> float | None:
     """The sum of a list's numbers, or of a dict's; None if something else is among them."""
     values = list(intensities.values()) if isinstance(intensities, dict) else intensities
-    if not isinstance(values, list) or not all(_is_number(value) and abs(value) < 1e9 for value in values):
+    if not isinstance(values, list) or not {int, float}.issuperset(map(type, values)):
+        return None
+    if values and not (min(values) > -1e9 and max(values) < 1e9):
         return None
     # OpenFace prints hundredths: what differs by less than a millionth is a tie that rounding broke.
-    return round(math.fsum(values), 6)
+    total = round(math.fsum(values), 6)
+    return None if math.isnan(total) else total
 
 
 def member(container: object, key: str, kind: type[_Kind]) -> _Kind:
