@@ -293,6 +293,32 @@ def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) ->
     assert f"{name} cannot be read" in fault(tmp_path / name)
 
 
+class Made:
+    def __init__(self, kind: type, *arguments: object) -> None:
+        self.call = kind, arguments
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
+
+
+MANY = list(range(10_000))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Made(bytearray, 10**12), "holds more than tensors"),
+        ([Made(set, MANY) for _ in range(500)], "more than 4,000,000 values"),
+        ({Made(torch.Size, Made(list, MANY)): 1 for _ in range(500)}, "more than 4,000,000 values"),
+    ],
+    ids=["zeros", "sets", "nested"],
+)
+def test_a_pickle_that_becomes_more_than_it_is(value: object, told: str, zipped: bool, tmp_path: Path) -> None:
+    torch.save({**open_clip_state(), "more": value}, tmp_path / "clip.pt", _use_new_zipfile_serialization=zipped)
+    assert told in fault(tmp_path / "clip.pt")
+
+
 def test_an_archive_is_mapped_and_holds_what_was_saved(tmp_path: Path) -> None:
     torch.save(open_clip_state(), tmp_path / "clip.pt")
     with zipfile.ZipFile(tmp_path / "clip.pt") as archive:

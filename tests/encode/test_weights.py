@@ -192,6 +192,23 @@ def test_a_torn_cache_is_no_cache(content: str, tmp_path: Path, empty_cache: Pat
     assert sha256(b"PKweights") in json.loads(saved.read_text()).values(), "the cache was mended"
 
 
+def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, empty_cache: Path) -> None:
+    file, elsewhere = tmp_path / "clip.pt", tmp_path / "elsewhere.json"
+    file.write_bytes(b"PKweights")
+    identify(SPEC, str(file))
+    saved = empty_cache / "gpupeak/weights.json"
+    elsewhere.write_text(json.dumps(dict.fromkeys(json.loads(saved.read_text()), "forged")))
+    saved.unlink()
+    saved.symlink_to(elsewhere)
+    code = (
+        "import sys; from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
+        "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
+    )
+    other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == sha256(b"PKweights")
+    assert not saved.is_symlink() and "forged" in elsewhere.read_text()
+
+
 def test_a_cache_that_cannot_be_written_still_serves_this_process(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,8 @@ def _remember(key: str, value: str) -> str:
 
 def _saved() -> dict[str, str]:
     try:
+        if _cache().is_symlink():  # made by somebody else: it is replaced, not followed
+            return {}
         saved = json.loads(read_bounded(_cache(), _CACHE_BYTES))
         return {key: value for key, value in saved.items() if isinstance(value, str)}
     except (OSError, ValueError, AttributeError, RecursionError):

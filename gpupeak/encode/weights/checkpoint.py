@@ -23,7 +23,7 @@ from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
 from gpupeak.storage.files import open_bounded, read_bounded
-from gpupeak.storage.pickles import LARGEST
+from gpupeak.storage.pickles import LARGEST, noted
 
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
 """A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
@@ -119,7 +119,7 @@ def _open(file: Path) -> Tensors:
         return {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 - no mapping
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd pickles torch says more, on lines of its own
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_archive(file))
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=_check_pickles(file))
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
@@ -127,13 +127,17 @@ def _open(file: Path) -> Tensors:
     return {str(name): value.detach for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _is_archive(file: Path) -> bool:
-    """Whether it is an archive, which is mapped. Raises for what is larger than its tensors, a program, or damaged."""
+def _check_pickles(file: Path) -> bool:
+    """Whether it is an archive, which is mapped. Raises for what becomes more than its tensors when torch reads it."""
     with open_bounded(file, _LARGEST_ARCHIVE) as stream:
         size = os.fstat(stream.fileno()).st_size
         if not zipfile.is_zipfile(stream):
             if size > _LARGEST_OLD:
                 raise ValueError(f"{size:,} bytes in torch's old format, expected at most {_LARGEST_OLD:,}")
+            stream.seek(0)
+            head = io.BytesIO(stream.read(LARGEST))
+            for _ in range(5):  # magic number, protocol, system, the tensors, and which storages follow
+                noted(head, _called)
             return False
         stream.seek(max(0, size - LARGEST))
         with zipfile.ZipFile(io.BytesIO(stream.read())) as end:  # an archive's directory lies there, or is too large
@@ -148,7 +152,16 @@ def _is_archive(file: Path) -> bool:
         with zipfile.ZipFile(stream) as archive:
             if (damaged := archive.testzip()) is not None:  # of what is mapped, nobody computes a checksum
                 raise ValueError(f"{damaged[:100]} is damaged")
+            for name in archive.namelist():
+                if name.endswith("/data.pkl"):
+                    noted(io.BytesIO(archive.read(name)), _called)
     return True
+
+
+def _called(module: str, name: str) -> str:
+    if name == "bytearray":  # of a number it is as large
+        raise pickle.UnpicklingError(name)
+    return f"{module}.{name}"
 
 
 def _of_transformers(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
