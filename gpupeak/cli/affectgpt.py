@@ -10,6 +10,7 @@ import typer
 from gpupeak.cli.options import JSON, dataset_names, option
 from gpupeak.cli.output import Output, print_json
 from gpupeak.config import ENCODER, OUTPUT, SAMPLING, SOURCE
+from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
@@ -66,6 +67,9 @@ def config_emit(
     text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training, faces=faces)
     for line in text.splitlines():
         Output().say(line)
+    if (dim := encoder_spec(visual_encoder).dim) != CLIP_VIT_LARGE.dim:
+        trained = f"AffectGPT's models are trained on {CLIP_VIT_LARGE.dim}, and one takes no other width than its own"
+        Output(stderr=True).warn(f"{visual_encoder} gives {dim} numbers a frame: {trained}")
     return 0
 
 

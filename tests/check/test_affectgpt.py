@@ -405,6 +405,8 @@ def test_what_is_emitted_passes_the_check(
 
 
 def test_what_is_emitted_is_what_the_command_prints(tree: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "emit", "--visual-encoder", "SigLIP_SO"]) == 0
+    assert "SigLIP_SO gives 1152 numbers a frame" in capfd.readouterr().err
     assert main(["config", "emit", "mer2023", "--training"]) == 0
     text = capfd.readouterr().out
     assert text == emit(["mer2023"], training=True)
