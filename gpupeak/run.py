@@ -27,7 +27,7 @@ from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import list_samples
 from gpupeak.corpora.shards import assign
 from gpupeak.decode.resources import fitted, refuse_excess
-from gpupeak.encode.weights.identity import WeightsId, identify
+from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, few
 from gpupeak.features.directory import FeatureDirectory
@@ -88,6 +88,8 @@ def extract(
             device = _run(jobs, config, spec, observer, tell, stop)
         for job in jobs:
             job.tally.close()
+            if job.tally.saved or job.tally.skipped:
+                job.tally.warnings += meaningless(weights.source)
             if left := job.directory.finish(job.names):
                 where = f"{left} files in {job.tally.directory}"
                 job.tally.warnings.append(f"{job.corpus.name}: {where} are still those from before --overwrite")

@@ -19,10 +19,11 @@ from typing import Any
 
 from gpupeak.check.affectgpt_yaml import KEYS, Document, Section, Value, read_document
 from gpupeak.corpora.table import default_datasets, expected_samples
+from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, ENCODERS, encoder_spec
 from gpupeak.errors import ConfigError, RunError, few
 from gpupeak.features.npy import is_whole
-from gpupeak.features.records import read_manifest
+from gpupeak.features.records import read_manifest, read_records
 from gpupeak.storage.files import is_directory
 
 INFERENCE, TRAINING = "inference", "training"
@@ -378,6 +379,7 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
     last: set[str] = set()
     with contextlib.suppress(RunError):
         last = {line.sample for line in read_manifest(path)}
+        warnings += meaningless(read_records(path, strict=False).weights)
     if absent := sorted(last - names):
         told = f"{len(absent)} samples of manifest.jsonl have no file: {few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.

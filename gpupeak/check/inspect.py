@@ -18,12 +18,12 @@ from gpupeak.decode.planning import plan_clip, plan_frames, video_of
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.resources import refuse_excess
 from gpupeak.decode.worker import Done
-from gpupeak.encode.weights.identity import identify
+from gpupeak.encode.weights.identity import identify, meaningless
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.npy import read_checked
-from gpupeak.features.records import KEPT, ManifestLine, is_record, read_manifest
+from gpupeak.features.records import KEPT, ManifestLine, is_record, read_manifest, read_records
 from gpupeak.features.remote import copied, copies_below
 from gpupeak.run import feature_place, settings_of
 from gpupeak.storage.fetching import at_hand
@@ -39,7 +39,7 @@ class Extracted:
 
     `state` is "whole", with the form of the features, "none", or what is wrong with the file; `recorded` and `indices`
     are the manifest's; `agrees` says whether these frames would be taken now; `problem` why features made now would
-    be of another kind, or the record cannot be read.
+    be of another kind, or the record cannot be read; `marks` what is to be known of all features that lie there.
     """
 
     file: Place
@@ -48,6 +48,7 @@ class Extracted:
     indices: tuple[int, ...]
     agrees: bool | None
     problem: str | None
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,8 @@ def _extracted(plan: FramePlan, corpus: Corpus, config: ExtractConfig, copies: P
     if line is not None and line.failure is not None:
         recorded = f"failed: {line.failure}"
     agrees = taken == plan.indices if taken else None
-    return Extracted(target / f"{sample.name}.npy", state, recorded, taken, agrees, problem)
+    marks = tuple(meaningless(read_records(directory, strict=False).weights))
+    return Extracted(target / f"{sample.name}.npy", state, recorded, taken, agrees, problem, marks)
 
 
 def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:

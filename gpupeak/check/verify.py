@@ -29,7 +29,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import list_samples
-from gpupeak.encode.weights.identity import WeightsId, identify
+from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, SampleError, few, reading
 from gpupeak.features.directory import FeatureDirectory
@@ -252,6 +252,7 @@ def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpe
         found.problems.append(str(error).replace(str(path), str(found.directory)))
         return False
     found.devices = directory.devices
+    found.warnings += meaningless(weights.source)
     return directory.overwriting
 
 

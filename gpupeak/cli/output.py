@@ -34,13 +34,17 @@ class Output(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
+        self._warnings: set[str] = set()
 
     def say(self, text: object, style: str = "") -> None:
         """Print one line, whatever it holds and however long: the terminal wraps it, a file keeps it whole."""
         self.print(Text(clean(text), style), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.say(f"warning: {text}", "yellow")
+        """Print a warning, but none twice: what is the same for all datasets names none."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            self.say(f"warning: {text}", "yellow")
 
     def print(self, *objects: Any, **how: Any) -> None:
         try:

@@ -145,7 +145,7 @@ def _print_inspection(console: Output, found: "Inspection") -> None:
         ("decoding", found.packets and f"{found.packets_needed} of {found.packets} packets"),
         ("features", there and f"{there.state}: {there.file}"),
         ("recorded", there and _recorded(there)),
-        ("settings", there and there.problem),
+        ("settings", there and "; ".join(filter(None, (there.problem, *there.marks)))),
     ):
         if value:
             console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)

@@ -40,6 +40,8 @@ def report(
         return 0
     console = Output()
     for each in found:
+        for mark in each.marks:
+            console.warn(mark)
         for remark in each.remarks:
             console.say(f"{each.dataset}: {remark}", "yellow")
     if not quiet:

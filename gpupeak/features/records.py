@@ -259,6 +259,11 @@ class Records:
         devices = sorted({device for record in known for device in record.devices})
         return {**run, "devices": devices, "overwriting": self.overwriting, "parts": _provenance(known)}
 
+    @property
+    def weights(self) -> object:
+        """What the newest run says that the features are made with."""
+        return self.current[-1].settings.get("weights")
+
     def part(self, tag: str | None) -> Record | None:
         """A shard's record, None if it has none yet; of no shard, the main one."""
         return self.main if tag is None else next((part for part in self.parts if part.part == tag), None)

@@ -21,6 +21,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.samples import list_samples
 from gpupeak.decode.resources import fitted
+from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, LabelError, RunError
 from gpupeak.features.layout import feature_directory
@@ -75,8 +76,8 @@ class Row:
 class Overview:
     """One dataset: its rows in the order of its list, counts of them, and the contact sheets of some.
 
-    `run` is `run.json`; `stage_seconds` adds up what the manifest tells of `timed` samples. `sheets` are by the number
-    of the row; one that could not be read has a `fault` and no pictures.
+    `run` is `run.json`; `marks` are what the page says above all; `stage_seconds` adds up what the manifest tells of
+    `timed` samples. `sheets` are by the number of the row; one that could not be read has a `fault` and no pictures.
     """
 
     dataset: str
@@ -85,6 +86,7 @@ class Overview:
     rows: list[Row]
     run: dict[str, Any]
     remarks: list[str]
+    marks: list[str] = field(default_factory=list)
     stage_seconds: Counter[str] = field(default_factory=Counter)
     timed: int = 0
     sheets: dict[int, Sheet] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class Overview:
             "failures": dict(self.failures),
             "stage_seconds": {stage: round(seconds, 6) for stage, seconds in self.stage_seconds.items()},
             "sheets": self.shown,
-            "remarks": list(self.remarks),
+            "remarks": [*self.marks, *self.remarks],
         }
 
 
@@ -176,9 +178,11 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec) -> O
     """What is known of a dataset whose features belong `where`, and can be read in `directory`."""
     remarks: list[str] = []
     run: dict[str, Any] = {}
+    marks: list[str] = []
     lines: dict[str, ManifestLine] = {}
     try:
-        run = read_records(directory).run or {}
+        records = read_records(directory)
+        run, marks = records.run or {}, meaningless(records.weights)
         if not run and directory.is_dir():
             remarks.append("there is no run.json: features of unknown origin")
     except (ConfigError, RunError) as error:
@@ -192,7 +196,7 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec) -> O
     remarks = [remark.replace(str(directory), str(where)) for remark in remarks]
     there = {path.stem for path in directory.glob("*.npy")}
     samples = _listed(corpus, directory, there | lines.keys(), remarks)
-    every = Overview(corpus.name, where, corpus.expected, [], run, remarks)
+    every = Overview(corpus.name, where, corpus.expected, [], run, remarks, marks)
     for listed in samples:
         if isinstance(listed, Failed):
             every.rows.append(Row(listed.sample, FAILED, f"{listed.stage}: {listed.reason}"))

@@ -60,7 +60,7 @@ def render(found: Sequence[Overview]) -> str:
     style, program = (_HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     total: Counter[str] = Counter()
     for each in found:
-        total.update(each.counts())
+        total.update(each.counts(), whole=max(len(each.rows), each.expected or 0))
         total.update(peaks=each.sources.total(), fallbacks=each.fallbacks.total(), sheets=len(each.sheets))
     return environment.get_template("page.html.jinja").render(
         datasets=found,

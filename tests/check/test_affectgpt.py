@@ -250,6 +250,8 @@ def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch)
     found = judge(tree, WHOLE)
     assert found.exit_code == 0
     assert told(found) == "1 samples of manifest.jsonl have no file: a_failed"
+    (directory / "run.json").write_text('{"settings": {"weights": "random:0"}}')
+    assert "weights random:0: these features mean nothing" in told(judge(tree, WHOLE))
 
 
 def test_fewer_files_than_affectgpt_counts_are_not_enough_and_more_are_odd(tree: Path) -> None:

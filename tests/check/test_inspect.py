@@ -69,6 +69,7 @@ def test_an_inspection_tells_what_is_extracted(corpus: DemoCorpus, config: Extra
     found = inspect_video(config, SAMPLE)
     there = extracted_of(config)
     assert (there.state, there.recorded, there.problem) == ("whole, float32 [8, 256]", "saved", None)
+    assert there.marks == ("weights random:0: these features mean nothing",)
     assert (there.indices, there.agrees) == (found.plan.indices, True)
 
     other = extracted_of(replace(config, weights="random:1", limit=1), "mer2023/sample_00000002")

@@ -38,6 +38,7 @@ torch.set_num_threads(1)
 
 Pictures: TypeAlias = Callable[[Path, list[int]], npt.NDArray[Any]]
 DIM = 256
+MEANINGLESS = "weights random:0: these features mean nothing"
 FIRST, SECOND, THIRD = "sample_00000000", "sample_00000001", "sample_00000002"
 ALL = (FIRST, SECOND, THIRD)
 
@@ -108,7 +109,7 @@ def test_what_extract_has_made_is_right(config: ExtractConfig) -> None:
     assert (found.dataset, found.listed, found.expected, found.whole, found.unknown) == ("mer2023", 3, 3, 3, 0)
     assert found.directory == home(config)
     assert found.devices == ("cpu",)
-    assert (found.faults, found.problems, found.warnings, found.duplicates) == ([], [], [], [])
+    assert (found.faults, found.problems, found.warnings, found.duplicates) == ([], [], [MEANINGLESS], [])
     assert found.counts == dict.fromkeys(["missing", "broken", "stale", "alike", "changed", "different"], 0)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
@@ -243,14 +244,15 @@ def test_a_still_picture_is_a_warning_until_it_is_extracted_again(own: ExtractCo
     save(moving, right[:1].repeat(8, axis=0))
     found = look(own)
     assert found.ok
-    single, warning = found.warnings
+    meaningless, single, warning = found.warnings
+    assert meaningless == MEANINGLESS
     assert single == f"{found.dataset}: 1 sample saved: the video has a single frame"
     assert re.search(r"the same in 2 samples \(moving, still\)", warning), "of one frame they have to be"
     assert set(faults(look(own, deep=2))) == {"moving"}
     save(moving, right)
     deep = look(own, deep=1)
     assert deep.ok
-    assert deep.warnings == [single]
+    assert deep.warnings == [MEANINGLESS, single]
 
 
 def test_files_of_unknown_origin_are_counted(config: ExtractConfig) -> None:

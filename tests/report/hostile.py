@@ -39,7 +39,8 @@ def make_hostile(root: Path) -> ExtractConfig:
         entry = {"sample": name, "outcome": "saved", "indices": INDICES, "frames": 40, "codec": SCRIPT, "clamp": QUOTED}
         lines.append({**entry, **found, "seconds": {"plan": 0.1, "decode": 0.2}})
     (features / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
-    run = {"settings": {SCRIPT: SCRIPT, QUOTED: [SCRIPT]}, "device": QUOTED, QUOTED: SCRIPT}
+    settings = {SCRIPT: SCRIPT, QUOTED: [SCRIPT], "weights": f"random:{SCRIPT}"}
+    run = {"settings": settings, "device": QUOTED, QUOTED: SCRIPT}
     (features / "run.json").write_text(json.dumps(run))
     (root / "aus").mkdir()
     rows_of_units = "".join(f"{i + 1}, 1, {i % 21 / 4}\n" for i in range(40))

@@ -112,7 +112,8 @@ def test_the_figures_are_those_of_the_run(document: Document) -> None:
     )
     assert figures == {"saved": 11, "from a peak": 10, "clamped": 11, **ones, **none}
     texts = {element.text for element in document.elements}
-    assert {"11 of 13 samples have their features", "11 of 13 saved", "100.0 ms a sample"} <= texts
+    assert {"11 of 13 samples have their features, 1 fell back", "11 of 13 saved", "100.0 ms a sample"} <= texts
+    assert f"weights random:{SCRIPT}: these features mean nothing" in texts
     assert {"Warned of, because", "a single frame"} <= texts
 
 

@@ -42,6 +42,11 @@ class WeightsId:
     tag: str | None = None
 
 
+def meaningless(weights: object) -> list[str]:
+    """What is to be said of features of these weights, as `run.json` names them: nothing, unless they are random."""
+    return [f"weights {weights}: these features mean nothing"] if str(weights).startswith("random:") else []
+
+
 def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
     """`locate`, with the SHA-256 of what was found. Raises WeightsError, also where a file cannot be read."""
     found = locate(spec, weights)
