@@ -49,6 +49,11 @@ class Option:
     form: str = ""
     file: str = ""
 
+    @property
+    def flag(self) -> str:
+        """The option as it is typed."""
+        return f"--{self.name}"
+
     def expected(self, value: Any) -> str | None:
         """What was expected instead of `value`, in words; None if it is fine."""
         if value is None and self.default is None:
@@ -187,48 +192,48 @@ class ExtractConfig:
         for name, option in OPTIONS.items():
             value = getattr(self, name)
             if expected := option.expected(value):
-                raise ConfigError(f"{option.name} is {value!r}, expected {expected}")
+                raise refused(option.flag, value, expected)
             if {Path, str} <= set(option.types):
                 place(value or ".")  # a URL that cannot be is refused now
         if isinstance(self.datasets, str):
             raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
         if self.smooth is not None and self.smooth % 2 == 0:
-            raise ConfigError(f"smooth is {self.smooth}, expected an odd number of frames")
+            raise refused("--smooth", self.smooth, "an odd number of frames")
         if self.stream != "frame" and self.sampling not in (None, "uniform"):
-            raise ConfigError(f"sampling is {self.sampling!r}, expected uniform: AffectGPT samples faces so")
+            raise refused("--sampling", self.sampling, "uniform: AffectGPT samples faces so")
         numbers = [int(each[5:] or 0) for each in self.device.split(",") if each.startswith("cuda")]
         if len(set(numbers)) < len(numbers):
-            raise ConfigError(f"device is {self.device!r}, expected every GPU once")
+            raise refused("--device", self.device, "every GPU once")
         if (self.videos is None) != (self.name is None):
             raise ConfigError("a corpus of your own takes both --videos and --name")
         if self.videos is not None and (others := [name for name in self.datasets if name != self.name]):
             raise ConfigError(f"--videos describes one corpus of your own; it cannot be joined with {others[0]}")
         if self.shard_index is not None:
             if self.num_shards is None:
-                raise ConfigError(f"shard-index is {self.shard_index}; num-shards says of how many")
+                raise ConfigError(f"--shard-index is {self.shard_index}; --num-shards says of how many")
             try:
                 Shard(self.shard_index, self.num_shards)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
         elif self.num_shards not in (None, 1):
-            raise ConfigError(f"num-shards is {self.num_shards}; shard-index says which of them, from 0")
+            raise ConfigError(f"--num-shards is {self.num_shards}; --shard-index says which of them, from 0")
         self._check_engine()
 
     def _check_engine(self) -> None:
         if self.engine is None:
             for name in ("address", "actors", "gpus_per_actor"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"{OPTIONS[name].name} goes with --engine ray, and there is no engine")
+                    raise ConfigError(f"{OPTIONS[name].flag} goes with --engine ray, and there is no engine")
             return
         if self.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"device is {self.device!r}, expected auto, cpu or cuda: Ray gives each actor its GPU")
+            raise refused("--device", self.device, "auto, cpu or cuda: Ray gives each actor its GPU")
         if self.num_shards not in (None, 1):
             raise ConfigError("--num-shards divides a run without an engine; with --engine ray, Ray divides it")
         least, _, most = (self.actors or "1").partition(":")
         if not 1 <= int(least) <= int(most or least):
-            raise ConfigError(f"actors is {self.actors!r}, expected {OPTIONS['actors'].form}")
+            raise refused("--actors", self.actors, OPTIONS["actors"].form)
         if self.gpus_per_actor is not None and self.device == "cpu":
-            raise ConfigError(f"gpus-per-actor is {self.gpus_per_actor!r}, and device is 'cpu'")
+            raise ConfigError(f"--gpus-per-actor is {self.gpus_per_actor!r}, and --device is 'cpu'")
 
     @property
     def shard(self) -> Shard | None:
@@ -243,11 +248,16 @@ class ExtractConfig:
         return self.cache.expanduser() if self.cache is not None else cache_directory()
 
 
+def refused(name: str, value: object, expected: str) -> ConfigError:
+    """What is said of every setting that cannot be meant; `name` is as its place spells it: `--n-frms`, `n_frms`."""
+    return ConfigError(f"{name} is {value!r:.100}, expected {expected}")
+
+
 def parse_size(text: str) -> int:
     """The bytes that a size such as 20GB, 1.5 TB or 512MiB names; a `ConfigError` if it is none."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"size is {text!r}, expected one such as 20GB or 512MiB")
+        raise refused("--cache-size", text, "one such as 20GB or 512MiB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 

@@ -130,7 +130,7 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name in ENCODERS:
         return ENCODERS[name]
     if name == "EVA_CLIP_G":
-        raise ConfigError(f"encoder is {name!r}: not supported, its features come out of a Q-Former of AffectGPT's own")
+        raise ConfigError(f"--visual-encoder is {name!r}: not supported, its features come out of a Q-Former of AffectGPT's own")
     if name.startswith(_HF):
         home = Path(os.path.abspath(os.path.expanduser(name.removeprefix(_HF))))  # noqa: PTH100, PTH111 - as one text
         tower = hf_tower(home)
@@ -138,17 +138,17 @@ def encoder_spec(name: str) -> EncoderSpec:
         return EncoderSpec(f"{_HF}{home}", directory, tower.dim, FRAME, tower=tower, home=str(home))
     if not name.startswith(_OPEN_CLIP):
         expected = f"{', '.join(ENCODERS)}, {_HF}<directory> or {_OPEN_CLIP}<model>[/<tag>]"
-        raise ConfigError(f"encoder is {name!r}, expected {expected}")
+        raise ConfigError(f"--visual-encoder is {name!r}, expected {expected}")
     model, slash, tag = name.removeprefix(_OPEN_CLIP).partition("/")
     configs = _open_clip_configs()
     if model not in configs:
         # Whoever writes ViT-B/32 means a model, not a tag.
         close = difflib.get_close_matches(f"{model}-{tag}" if tag else model, configs, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of its {len(configs)} models"
-        raise ConfigError(f"encoder is {name!r}: open_clip has no model {model!r}; {hint}")
+        raise ConfigError(f"--visual-encoder is {name!r}: open_clip has no model {model!r}; {hint}")
     clean = pretrained_tag(tag)
     if slash and clean is None:
-        raise ConfigError(f"encoder is {name!r}: {tag!r} cannot be a pretrained tag of open_clip")
+        raise ConfigError(f"--visual-encoder is {name!r}: {tag!r} cannot be a pretrained tag of open_clip")
     config = json.loads(configs[model].read_text(encoding="utf-8"))
     size = config["vision_cfg"].get("image_size", 224)
     size = size[0] if isinstance(size, list) else size  # squares, all of them

@@ -148,9 +148,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MOST_SHARDS:
-            raise ValueError(f"num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
+            raise ValueError(f"--num-shards is {self.count}, expected 1 to {MOST_SHARDS}")
         if not 0 <= self.index < self.count:
-            raise ValueError(f"shard-index is {self.index}, expected 0 to {self.count - 1}")
+            raise ValueError(f"--shard-index is {self.index}, expected 0 to {self.count - 1}")
 
     def __str__(self) -> str:
         return f"{self.index} of {self.count}"

@@ -15,15 +15,15 @@ from gpupeak.errors import ConfigError
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
-        ("n_frms", 2.5, "n-frms is 2.5, expected a whole number from 1 to 1,024"),
-        ("n_frms", "8", "n-frms is '8', expected a whole number from 1 to 1,024"),
-        ("workers", True, "workers is True, expected a whole number from 1 to 1,024"),
-        ("seed", "a", "seed is 'a', expected a whole number"),
-        ("time_limit", float("inf"), "time-limit is inf, expected a number from 0.001 to 86,400"),
-        ("device", None, "device is None, expected auto, cpu or cuda:N"),
-        ("split", None, "split is None, expected one of test, train, all"),
+        ("n_frms", 2.5, "--n-frms is 2.5, expected a whole number from 1 to 1,024"),
+        ("n_frms", "8", "--n-frms is '8', expected a whole number from 1 to 1,024"),
+        ("workers", True, "--workers is True, expected a whole number from 1 to 1,024"),
+        ("seed", "a", "--seed is 'a', expected a whole number"),
+        ("time_limit", float("inf"), "--time-limit is inf, expected a number from 0.001 to 86,400"),
+        ("device", None, "--device is None, expected auto, cpu or cuda:N"),
+        ("split", None, "--split is None, expected one of test, train, all"),
         ("datasets", "mer2023", "datasets is the one word 'mer2023', expected a tuple of names"),
-        ("smooth", 4, "smooth is 4, expected an odd number of frames"),
+        ("smooth", 4, "--smooth is 4, expected an odd number of frames"),
         ("dataset_root", Path("s3://x/y"), "'s3:/x/y' was a URL: give it as text"),
     ],
 )

@@ -146,7 +146,7 @@ def emit(
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ConfigError(f"dataset is {name!r}, expected a name")
     if "${" in output_root or not output_root.isprintable():
-        raise ConfigError(f"output root is {output_root!r}, expected a path that AffectGPT reads as it stands")
+        raise ConfigError(f"--output-root is {output_root!r}, expected a path that AffectGPT reads as it stands")
     spec = encoder_spec(encoder)
     directory = spec.directory
     names = tuple(dict.fromkeys(map(_lower, datasets)))

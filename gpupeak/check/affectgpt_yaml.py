@@ -59,7 +59,7 @@ def read_document(file: Path, options: Sequence[str] = ()) -> Document:
     """
     for option in options:
         if option.find("=") < 1:
-            raise ConfigError(f"option is {option!r}, expected key=value")
+            raise ConfigError(f"--options is {option!r}, expected key=value")
     try:
         return _document(read_bounded(file, _LARGEST).decode(), options)
     except ConfigError:

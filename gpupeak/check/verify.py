@@ -151,12 +151,12 @@ def verify(
     not such a tree; RunError if a directory cannot be read.
     """
     if deep < 0:
-        raise ConfigError(f"deep is {deep}, expected a number of samples")
+        raise ConfigError(f"--deep is {deep}, expected a number of samples")
     if not -1 <= min_cosine <= 1:
-        raise ConfigError(f"min-cosine is {min_cosine}, expected a number from -1 to 1")
+        raise ConfigError(f"--min-cosine is {min_cosine}, expected a number from -1 to 1")
     other = None if against is None else place(against)
     if isinstance(other, Url):
-        raise ConfigError(f"against {against}: a local directory is expected")
+        raise ConfigError(f"--against {against}: a local directory is expected")
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     corpora = resolve(config)
@@ -288,10 +288,10 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
         rule, here = corpus.rule, feature_place(config, corpus, spec)
         other = feature_directory(against, corpus.name, spec.directory, rule.method, rule.n, corpus.stream)
         if isinstance(here, Path) and other.is_dir() and here.is_dir() and other.samefile(here):
-            raise ConfigError(f"against {against}: these are the features to be verified, compared with themselves")
+            raise ConfigError(f"--against {against}: these are the features to be verified, compared with themselves")
         others.append(other)
     if not any(other.is_dir() for other in others):
-        raise ConfigError(f"against {against}: there is no {others[0]}")
+        raise ConfigError(f"--against {against}: there is no {others[0]}")
     return others
 
 

@@ -73,7 +73,7 @@ def _as_parameter(field: str, of: Option) -> Parameter:
         parser = place
     elif of.metavar == "SIZE":
         parser = parse_size
-    how = option(None, of.panel, of.metavar, of.help, f"--{of.name}", told=of.told, parser=parser)
+    how = option(None, of.panel, of.metavar, of.help, of.flag, told=of.told, parser=parser)
     return _parameter(field, str if parser else kind, how)
 
 

@@ -70,7 +70,7 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
 
 def _own(config: ExtractConfig, name: str) -> dict[str, Entry]:
     if fault := name_fault(name):
-        raise ConfigError(f"name is {name!r}: {fault}")
+        raise ConfigError(f"--name is {name!r}: {fault}")
     aus = place(config.aus) if config.aus else None
     if isinstance(aus, Path):
         aus = aus.absolute()  # not below mer_factory_output

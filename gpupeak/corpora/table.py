@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gpupeak.config import OPTIONS, file_fields
+from gpupeak.config import OPTIONS, file_fields, refused
 from gpupeak.errors import ConfigError
 from gpupeak.storage.files import expanded, name_fault, read_bounded
 
@@ -163,7 +163,7 @@ def _checked(given: object, allowed: Sequence[str], where: str) -> dict[str, Any
         elif key in OPTIONS and OPTIONS[key].choices:
             expected = OPTIONS[key].expected(value)
         if expected is not None:
-            raise ConfigError(f"{where}: {key} is {reprlib.repr(value)}, expected {expected}")
+            raise refused(f"{where}: {key}", value, expected)
     return given
 
 

@@ -40,7 +40,7 @@ def refuse_excess(config: ExtractConfig, n: int, size: int, datasets: int = 1) -
         frames = n * (batches_behind(config, n) + each)
         taken = (frames * size * size * 3 + each * _PROCESS_BYTES) / 2**30
         raise ConfigError(
-            f"n-frms {n}, batch-size {samples_at_once(config, n)}, workers {workers}: {frames:,} frames of "
+            f"--n-frms {n}, --batch-size {samples_at_once(config, n)}, --workers {workers}: {frames:,} frames of "
             f"{size}x{size} pixels and the decoding processes take {taken:.2f} GiB, expected at most "
             f"{MOST_BYTES / 2**30:g}; give less of one of them"
         )

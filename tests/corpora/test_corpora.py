@@ -279,7 +279,7 @@ class TestOwnCorpus:
 
     @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "a\nb"])
     def test_the_corpus_name_is_a_directorys(self, tmp_path: Path, name: str) -> None:
-        assert refused(ConfigError, videos=tmp_path, name=name).startswith("name is ")
+        assert refused(ConfigError, videos=tmp_path, name=name).startswith("--name is ")
 
 
 class TestConfigurationFile:

@@ -99,8 +99,8 @@ def test_slurm_tells_the_shard(environment: dict[str, str], shard: Shard | None)
     [
         ({**ARRAY, "SLURM_ARRAY_TASK_ID": "12"}, "the array's numbers have gaps"),
         ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "x"}, "SLURM_ARRAY_TASK_COUNT is 'x', expected a number"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "100000"}, "num-shards is 100000, expected 1 to 99999"),
-        ({**STEP, "SLURM_PROCID": "4"}, "shard-index is 4, expected 0 to 3, by SLURM_PROCID=4"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "100000"}, "--num-shards is 100000, expected 1 to 99999"),
+        ({**STEP, "SLURM_PROCID": "4"}, "--shard-index is 4, expected 0 to 3, by SLURM_PROCID=4"),
     ],
 )
 def test_what_slurm_cannot_mean_is_refused(environment: dict[str, str], message: str) -> None:

@@ -55,7 +55,7 @@ def identify(spec: EncoderSpec, weights: str | None) -> WeightsId:
             _refuse_others(file)
         digests = [cache.file_sha256(file) for file in found.files]
     except OSError as error:
-        raise WeightsError(f"weights {found.source}: cannot be read: {error.strerror or error}") from error
+        raise WeightsError(f"--weights {found.source}: cannot be read: {error.strerror or error}") from error
     if len(digests) < 2:
         return replace(found, sha256=digests[0] if digests else None)
     lines = "".join(f"{digest}\n" for digest in digests)
@@ -67,7 +67,7 @@ def _refuse_others(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(100)
     if not (start.startswith((b"PK", b"\x80")) or start[8:9] == b"{"):  # torch's two formats, and safetensors
-        raise WeightsError(f"weights {file}: {mistaken(start) or 'is neither safetensors nor what torch.save writes'}")
+        raise WeightsError(f"--weights {file}: {mistaken(start) or 'is neither safetensors nor what torch.save writes'}")
 
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
@@ -75,13 +75,13 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
     weights = weights if weights is not None else spec.tag or spec.home
     if weights is None:
         of_model = f"{spec.name}/TAG, or " if spec.model else ""
-        raise WeightsError(f"{spec.name} names no pretrained tag: give {of_model}as weights {INSTEAD}")
+        raise WeightsError(f"{spec.name} names no pretrained tag: give {of_model}as --weights {INSTEAD}")
     if spec.model and weights in ("openai", spec.tag):
         return _tagged(spec, weights)
     if weights.startswith("random:"):
         match = _RANDOM.fullmatch(weights)
         if match is None:
-            raise WeightsError(f"weights are {weights!r}, expected random:SEED with a whole number, such as random:0")
+            raise WeightsError(f"--weights is {weights!r}, expected random:SEED with a whole number, such as random:0")
         return WeightsId(f"random:{int(match[1])}", seed=int(match[1]))
     path = expanded(weights).absolute()
     if weights and os.path.exists(path):  # noqa: PTH110 - never raises
@@ -89,7 +89,7 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
     if spec.model and (tag := pretrained_tag(weights)):
         return _tagged(spec, tag)
     raise WeightsError(
-        f"weights {weights!r}: no such file or directory; expected {'openai, ' * bool(spec.model)}{INSTEAD}"
+        f"--weights {weights!r}: no such file or directory; expected {'openai, ' * bool(spec.model)}{INSTEAD}"
     )
 
 
@@ -102,18 +102,18 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
     if path.is_dir():
         there = [path / name for name in _FILES if (path / name).is_file()]
         if not there:
-            raise WeightsError(f"weights {path}: the directory holds none of {', '.join(_FILES)}")
+            raise WeightsError(f"--weights {path}: the directory holds none of {', '.join(_FILES)}")
         path = there[0]
     if not path.is_file():
-        raise WeightsError(f"weights {path}: neither a file nor a directory")
+        raise WeightsError(f"--weights {path}: neither a file nor a directory")
     if not path.name.endswith(".index.json"):
         return (path,)
     try:
         # By their names alone: an index of a stranger's points to nothing but what lies beside it.
         names = {Path(name).name for name in json.loads(read_bounded(path, _INDEX_BYTES))["weight_map"].values()}
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"weights {path}: not the index of a sharded checkpoint: {error}") from error
+        raise WeightsError(f"--weights {path}: not the index of a sharded checkpoint: {error}") from error
     shards = tuple(path.parent / name for name in sorted(names))
     if not shards or not all(map(os.path.isfile, shards)):
-        raise WeightsError(f"weights {path}: its shards are not beside it")
+        raise WeightsError(f"--weights {path}: its shards are not beside it")
     return shards
