@@ -130,7 +130,9 @@ def encoder_spec(name: str) -> EncoderSpec:
     if name in ENCODERS:
         return ENCODERS[name]
     if name == "EVA_CLIP_G":
-        raise ConfigError(f"--visual-encoder is {name!r}: not supported, its features come out of a Q-Former of AffectGPT's own")
+        raise ConfigError(
+            f"--visual-encoder is {name!r}: not supported, its features come out of AffectGPT's own Q-Former"
+        )
     if name.startswith(_HF):
         home = Path(os.path.abspath(os.path.expanduser(name.removeprefix(_HF))))  # noqa: PTH100, PTH111 - as one text
         tower = hf_tower(home)

@@ -67,7 +67,8 @@ def _refuse_others(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(100)
     if not (start.startswith((b"PK", b"\x80")) or start[8:9] == b"{"):  # torch's two formats, and safetensors
-        raise WeightsError(f"--weights {file}: {mistaken(start) or 'is neither safetensors nor what torch.save writes'}")
+        told = mistaken(start) or "is neither safetensors nor what torch.save writes"
+        raise WeightsError(f"--weights {file}: {told}")
 
 
 def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
