@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,9 @@ def main() -> None:
         tree.mkdir(parents=True, exist_ok=True)
         os.chdir(tree)
         if not drawn:
-            draw(options.samples)
+            drawing = Process(target=draw, args=[options.samples])  # memory of this process is that of its children
+            drawing.start()
+            drawing.join()
         for name in options.only:
             row: Row = {"command": name, "samples": options.samples}
             for key, preloaded in {"plain": None, "slow": slow}.items():

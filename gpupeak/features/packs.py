@@ -2,7 +2,7 @@
 
 That is a safetensors file: a tensor "features", float32 `[S, n, D]`, and in its metadata, as JSON: "samples", the S
 names in the order of the rows; "files", for each its file's size, mtime and ctime in ns, and the CRC-32 of its row;
-"settings", what made them, or null. It is mapped, not read.
+"settings", what made them, or null; "directory", its mtime in ns. It is mapped, not read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,13 +30,15 @@ from gpupeak.features.records import difference, read_manifest, read_records, se
 from gpupeak.storage import places
 from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import name_fault, open_bounded
+from gpupeak.storage.overlap import overlapped
 from gpupeak.types import Url
 
 if TYPE_CHECKING:
     import torch
 
 _LARGEST_HEADER = 64 << 20  # half a million samples
-_TENSOR, _SAMPLES, _FILES, _SETTINGS = "features", "samples", "files", "settings"
+_TENSOR, _SAMPLES, _FILES, _SETTINGS, _DIRECTORY = "features", "samples", "files", "settings", "directory"
+_LOOKED_AT = 64  # of the files of a directory whose time is that of packing
 
 
 class FeatureStore(Mapping[str, "DatasetFeatures"]):
@@ -99,24 +101,25 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
 
     The packed file is read where there is one, else the `.npy` files. Raises KeyError for no such sample; ValueError if
     a file is torn, or the packed file is not one, or holds others than the `.npy` files that are there: of another size
-    or time, and then of another content.
+    or time, and then of another content. Of a directory that is as it was when it was packed, some of them tell.
     """
 
     def __init__(self, directory: Path, n: int) -> None:
         self.directory, self.n = directory, n
 
-    def __reduce__(self) -> tuple[type[DatasetFeatures], tuple[Path, int]]:
-        return DatasetFeatures, (self.directory, self.n)  # another process maps the file itself
+    def __reduce__(self) -> tuple[Callable[..., DatasetFeatures], tuple[object, ...]]:
+        return _sent, (self.directory, self.n, self.names, self._opened.stamp)
 
-    @cached_property
+    @property
     def names(self) -> tuple[str, ...]:
-        return tuple(_npy_files(self.directory) if self._pack is None else self._pack.names)
+        return self._opened.names
 
     def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
         row = self._rows[sample]
-        if self._pack is not None:
-            return self._pack.row(row)
-        return read_features(self.directory / f"{sample}.npy", self.n)
+        if self._opened.features is None:
+            return read_features(self.directory / f"{sample}.npy", self.n)
+        features: npt.NDArray[np.float32] = self._opened.features[row]
+        return features
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -132,22 +135,42 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
         return {name: row for row, name in enumerate(self.names)}
 
     @cached_property
-    def _pack(self) -> _Pack | None:
+    def _opened(self) -> _Opened:
         file = packed_file(self.directory)
         if not file.is_file():
-            return None
-        pack = _read_pack(file, self.n)
-        there = _npy_files(self.directory)
+            return _Opened(tuple(_npy_names(self.directory)))
+        stamp, pack = _stamp(file), _read_pack(file, self.n)
+        there = pack.names[:: len(pack.names) // _LOOKED_AT + 1]
+        if pack.directory is None or pack.directory != _time(self.directory):
+            there = _npy_names(self.directory)
         known = dict(zip(pack.names, pack.files, strict=True))
-        if any(name not in known or self._differs(name, there[name], known[name]) for name in there):
+        if any(name not in known for name in there) or any(overlapped(partial(self._differs, known), there)):
             raise ValueError(f"{file}: {self.directory} holds other or newer features; pack it again")
-        return pack
+        return _Opened(tuple(pack.names), stamp, pack.features)
 
-    def _differs(self, name: str, stamp: tuple[int, ...], packed: tuple[int, ...]) -> bool:
+    def _differs(self, known: Mapping[str, tuple[int, ...]], name: str) -> bool:
         """Whether a file is not as it was packed. One that was copied or touched is read: its content tells."""
-        return (
-            stamp != packed[:3] and zlib.crc32(read_features(self.directory / f"{name}.npy", self.n).data) != packed[3]
-        )
+        path, packed = self.directory / f"{name}.npy", known[name]
+        return _stamp(path) != packed[:3] and zlib.crc32(read_features(path, self.n).data) != packed[3]
+
+
+class _Opened(NamedTuple):
+    """The names, and of a packed file its `stamp` and the library's view of the mapped tensor."""
+
+    names: tuple[str, ...]
+    stamp: tuple[int, ...] | None = None
+    features: Any = None
+
+
+def _sent(directory: Path, n: int, names: tuple[str, ...], stamp: tuple[int, ...] | None) -> DatasetFeatures:
+    """What another process had opened: it is not listed again, only mapped; a packed file that is another by now is
+    read anew."""
+    found, file = DatasetFeatures(directory, n), packed_file(directory)
+    with contextlib.suppress(OSError, SafetensorError):
+        opened: Any = safe_open(file, framework="np") if stamp else None
+        if stamp is None or _stamp(file) == stamp:
+            found._opened = _Opened(names, stamp, opened and opened.get_slice(_TENSOR))
+    return found
 
 
 def packed_file(directory: Path) -> Path:
@@ -178,7 +201,8 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
             pass
         size = 4 * len(there) * n * shape[1]
         about = {"dtype": "F32", "shape": [len(there), *shape], "data_offsets": [0, size]}
-        values = {_SAMPLES: list(there), _FILES: [[*there[name], sums[name]] for name in there], _SETTINGS: settings}
+        files = [[*there[name], sums[name]] for name in there]
+        values = {_SAMPLES: list(there), _FILES: files, _SETTINGS: settings, _DIRECTORY: time}
         metadata = {key: json.dumps(value) for key, value in values.items()}
         header = json.dumps({"__metadata__": metadata, _TENSOR: about}).encode()
         header += b" " * (-len(header) % 8)
@@ -187,7 +211,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
 
     file = packed_file(directory)
     with FeatureDirectory(directory, n, shape[1]), writing(file):  # no run may write meanwhile
-        settings, there = _settings(directory), _npy_files(directory)
+        settings, time, there = _settings(directory), _time(directory), _npy_files(directory)
         sums |= {line.sample: line.crc32 for line in read_manifest(directory) if line.crc32 is not None}
         replace_file(file, chunks())
     return file, len(there)
@@ -204,7 +228,7 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{error}; it cannot be unpacked") from error
     header = npy_header((n, pack.dim))
-    there = _npy_files(directory)
+    there = set(_npy_names(directory))
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
     with FeatureDirectory(directory, n, pack.dim) as held, writing(directory):
         own, packed = _settings(directory), pack.settings
@@ -236,6 +260,7 @@ class _Pack(NamedTuple):
     dim: int
     files: list[tuple[int, int, int, int]]
     settings: dict[str, Any] | None
+    directory: object
     features: Any  # the library's view of the mapped tensor
 
     def row(self, number: int) -> npt.NDArray[np.float32]:
@@ -255,6 +280,7 @@ def _read_pack(file: Path, n: int) -> _Pack:
             raise ValueError(f"{len(tensors)} tensors, expected {_TENSOR}")
         features = opened.get_slice(_TENSOR)
         names, files, settings = (json.loads(opened.metadata()[key]) for key in (_SAMPLES, _FILES, _SETTINGS))
+        directory = json.loads(opened.metadata().get(_DIRECTORY, "null"))
         files = [tuple(map(int, file)) for file in files]
         count, rows, dim = features.get_shape()
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -263,7 +289,7 @@ def _read_pack(file: Path, n: int) -> _Pack:
     told = len(files) == count and all(len(each) == 4 for each in files)
     if not (named and told and isinstance(settings, (dict, type(None)))) or features.get_dtype() != "F32" or rows != n:
         raise ValueError(f"{file}: not a packed file of {n} frames a sample")
-    return _Pack(names, dim, files, settings, features)
+    return _Pack(names, dim, files, settings, directory, features)
 
 
 def _is_name(name: object) -> bool:
@@ -279,10 +305,26 @@ def _load(directory: Path, name: str, n: int) -> npt.NDArray[np.float32]:
         raise ConfigError(f"{told}; gpupeak verify --fix makes it again") from error
 
 
+def _npy_names(directory: Path) -> list[str]:
+    """The names of the `.npy` files there, sorted."""
+    files = sorted(name for name in places.names(directory) if name.endswith(".npy"))
+    return [name for name in (file[:-4] for file in files) if _is_name(name)]
+
+
 def _npy_files(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """The names of the `.npy` files there, sorted, and the size, mtime and ctime of each, in bytes and ns."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-        files = [entry for entry in entries if entry.name.endswith(".npy") and _is_name(entry.name[:-4])]
-        found = {entry.name[:-4]: entry.stat(follow_symlinks=False) for entry in sorted(files, key=lambda e: e.name)}
-        return {name: (status.st_size, status.st_mtime_ns, status.st_ctime_ns) for name, status in found.items()}
-    return {}
+    """The same, with the stamp of each."""
+    names = _npy_names(directory)
+    return dict(zip(names, overlapped(_stamp, (f"{directory}/{name}.npy" for name in names)), strict=True))
+
+
+def _stamp(file: str | Path) -> tuple[int, int, int]:
+    """A file's size, mtime and ctime, in bytes and ns."""
+    status = os.lstat(file)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _time(directory: Path) -> int | None:
+    """When files of a directory last came, went or were replaced, in ns; None if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return directory.stat().st_mtime_ns
+    return None

@@ -166,9 +166,13 @@ def test_a_training_loop_reads_it_in_processes_of_its_own(tmp_path: Path) -> Non
     found = {name: row for names, rows in loader for name, row in zip(names, rows, strict=True)}
     assert found.keys() == wanted.keys()
     assert all(row.dtype == torch.float32 and np.array_equal(row, wanted[name]) for name, row in found.items())
-    again = pickle.loads(pickle.dumps((store, store["mer2023"], dataset)))
+    sent = pickle.dumps((store, store["mer2023"], dataset))
+    again = pickle.loads(sent)
     assert same(again[0], "mer2023", wanted) and np.array_equal(again[1]["b"], wanted["b"])
     assert np.array_equal(again[2][0][1], wanted["-a"])
+    np.save(store.directory("mer2023") / "a.npy", wanted["b"])  # the rows of all others move
+    pack(store.directory("mer2023"), N)
+    assert np.array_equal(pickle.loads(sent)[1]["c d"], wanted["c d"])
 
 
 def test_readers_are_safe_while_it_is_packed_again(tmp_path: Path) -> None:
