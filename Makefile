@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 GPU ?= $(or $(shell cat $(VENV)/.gpu 2>/dev/null),auto)
 READY := $(VENV)/.ready-$(GPU)
 TOOLS := $(VENV)/.tools-$(GPU)
+SITE := $(VENV)/.site-$(GPU)
 # uv takes the torch that fits the machine, pip the one of the index; what cannot be had by uv is had by pip.
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-compile $(shell test -t 2 || echo --quiet) \
   -c constraints.txt
@@ -29,7 +30,7 @@ SUITE = LD_LIBRARY_PATH="$(CURDIR)/$(PEERS)/ffmpeg$${LD_LIBRARY_PATH:+:$$LD_LIBR
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-browser check faults compat bench bench-quick clean
+.PHONY: help setup demo test test-all test-browser check faults compat docs bench bench-quick clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,10 @@ faults: $(TOOLS) ## Cause faults, hours of them, and count what is lost: tests/f
 compat: $(TOOLS) ## Try the lowest and the newest supported versions, in fresh environments
 	@$(BIN)/python tests/compat.py --out bench/results/compat.json
 
+docs: $(SITE) ## Build the documents and the Python reference as a site, in both languages: build/site/index.html
+	@$(BIN)/python docs/site.py
+	@echo "Open it: build/site/index.html"
+
 bench: $(PEERS)/.ready ## Measure gpupeak beside what its users would run instead, in 15 minutes (PROFILE=1: with a trace)
 	@$(SUITE)
 
@@ -78,7 +83,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "make: $(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@rm -f $(VENV)/.ready-* $(VENV)/.tools-*
+	@rm -f $(VENV)/.ready-* $(VENV)/.tools-* $(VENV)/.site-*
 	@packages=report; \
 	driver() { $(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2> /dev/null || test -e /proc/driver/nvidia; }; \
 	if test '$(GPU)' = 1 || { test '$(GPU)' = auto && driver; }; then packages=gpu,report; fi; \
@@ -96,6 +101,11 @@ $(TOOLS): $(READY)
 	$(PIP) -e ".[$$packages]" || { \
 	  test "$$packages" != dev -a '$(GPU)' != 1 && echo "make: $(WITHOUT)" >&2 && $(PIP) -e '.[dev]'; }
 	@$(COMPILE)
+	@touch $@
+
+$(SITE): $(READY)
+	@echo "Adding what the site is made with, gpupeak[docs]: about 160 MB on disk."
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 $(PEERS)/.ready: bench/peers/requirements.txt constraints.txt $(TOOLS)

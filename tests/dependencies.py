@@ -35,8 +35,8 @@ _HEAD = """\
 # Dependencies and their licences
 
 Made by `python tests/dependencies.py` from what the packages of `make setup` state of themselves; the exact versions
-are those of [constraints.txt](../constraints.txt). gpupeak ships none of them, and `pip install gpupeak` installs those
-of the first table only; what the extra `report` asks for is among them. The extra `gpu-cuda12` takes the packages for
+are those of [constraints.txt](../constraints.txt). gpupeak ships none of them, and `pip install .` installs those of
+the first table only; what the extra `report` asks for is among them. The extra `gpu-cuda12` takes the packages for
 CUDA 12 instead of those for 13, under the same licences, but cuda-bindings under NVIDIA's own terms. The wheel of av
 holds FFmpeg and codecs besides, each under a licence of its own: LGPL-2.1-or-later, and of x264 and x265
 GPL-2.0-or-later.
@@ -45,7 +45,7 @@ _HEAD_ZH = """\
 # 依赖及其许可证
 
 由 `python tests/dependencies.py` 根据 `make setup` 所装各包自己的声明生成；确切版本见
-[constraints.txt](../constraints.txt)。gpupeak 不附带其中任何一个，`pip install gpupeak` 只安装第一张表中的包，附加项
+[constraints.txt](../constraints.txt)。gpupeak 不附带其中任何一个，`pip install .` 只安装第一张表中的包，附加项
 `report` 所需的也在其中。附加项 `gpu-cuda12` 以 CUDA 12 的包代替 CUDA 13 的包，许可证相同，只有 cuda-bindings 采用
 NVIDIA 自己的条款。av 的 wheel 还包含 FFmpeg 和编解码器，各有自己的许可证：LGPL-2.1-or-later，其中 x264 和 x265 为
 GPL-2.0-or-later。
@@ -57,6 +57,7 @@ _TITLES = {
     "ray": ("With the extra `ray`", "附加项 `ray`"),
     "remote": ("With the extra `remote`", "附加项 `remote`"),
     "dev": ("For the tests and checks", "测试与检查"),
+    "docs": ("For the site that `make docs` builds", "`make docs` 所建的站点"),
 }
 _CLASSIFIED = {
     "Apache Software License": "Apache-2.0",

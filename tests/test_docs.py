@@ -6,6 +6,7 @@ import ast
 import inspect
 import itertools
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import typer
 
+import gpupeak
 from gpupeak.cli.app import app, main
 from gpupeak.cli.options import spread
 from gpupeak.config import OPTIONS, ExtractConfig, file_fields, options_of
@@ -28,7 +30,10 @@ from gpupeak.features.packs import FeatureStore
 REPOSITORY = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 EVERY_README = pytest.mark.parametrize("name", READMES)
-DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md"))))
+PAGES = sorted(
+    path.relative_to(REPOSITORY).as_posix() for way in ("docs", "examples") for path in (REPOSITORY / way).glob("*.md")
+)
+DOCUMENTS = (*READMES, *PAGES)
 EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
 AFFECTGPTS_OPTIONS = {"--cfg-path", "--outside_face_or_frame", "--zeroshot"}
 BENCHMARKS_OPTIONS = {"--only", "--profile"}
@@ -154,8 +159,11 @@ def test_every_make_target_exists(name: str) -> None:
 
 @EVERY_DOCUMENT
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)]+)\)", text(name)):
+    other = "English" if ".zh-CN" in name else "中文"
+    for shown, link in re.findall(r"\[([^][]*)\]\(([^)]+)\)", text(name)):
         file, _, anchor = link.partition("#")
+        if ((REPOSITORY / name).parent / file).with_suffix(".zh-CN.md").exists() or ".zh-CN" in file:
+            assert (".zh-CN" in file) == (".zh-CN" in name) or shown.startswith(other), f"{link}: the other language"
         if "://" in link:
             continue
         target = (REPOSITORY / name).parent / file if file else REPOSITORY / name
@@ -163,6 +171,44 @@ def test_every_link_leads_somewhere(name: str) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], link
+
+
+@EVERY_DOCUMENT
+def test_nothing_is_installed_that_is_not_published(name: str) -> None:
+    lines = [line for line in text(name).splitlines() if "pip install" in line and "--no-index" not in line]
+    assert [line for line in lines if re.search(r"pip install '?gpupeak", line)] == []
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    pages = set(re.findall(r": ([\w./-]+\.md)$", text("mkdocs.yml"), re.MULTILINE))
+    others = {"CONTRIBUTING.md", "CHANGELOG.md", "bench/results/README.md"}
+    assert pages - others == {name for name in DOCUMENTS if ".zh-CN" not in name}
+    shown = re.findall(r"^from (gpupeak[\w.]*) import (\w+)$", text("README.md"), re.MULTILINE)
+    public = {f"gpupeak.{name}" for name in gpupeak.__all__} | {".".join(name) for name in shown}
+    for page in ("docs/api.md", "docs/api.zh-CN.md"):
+        assert public == set(re.findall(r"^\| `([\w.]+)` \|", text(page), re.MULTILINE))
+        assert public - {"gpupeak.__version__"} == set(re.findall(r"^<!-- ::: ([\w.]+) -->$", text(page), re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_the_site_is_built(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="make docs adds it")
+    command = [sys.executable, "docs/site.py", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in ("docs/api/index.html", "zh-CN/docs/api/index.html"):
+        assert 'id="gpupeak.FeatureStore.as_torch_dataset"' in (tmp_path / page).read_text(encoding="utf-8")
+
+
+def test_the_training_loop_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+    directory.mkdir(parents=True)
+    for number in range(3):
+        np.save(directory / f"sample_{number}.npy", np.random.default_rng(number).normal(size=(8, 768)).astype("f4"))
+    runpy.run_path(str(REPOSITORY / "examples/train.py"))["train"](tmp_path, "mer2023", epochs=5)
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 5
+    assert losses == sorted(losses, reverse=True)
 
 
 @EVERY_README

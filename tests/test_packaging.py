@@ -16,7 +16,7 @@ import pytest
 from gpupeak import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = ("gpupeak", "kernels", "tests", "bench", "docs", ".ci", ".github")
+SOURCES = ("gpupeak", "kernels", "tests", "bench", "docs", "examples", ".ci", ".github")
 _SHIPPED = (".py", ".csv", ".typed", ".cu", ".cuh", ".css", ".jinja", ".js")
 
 
@@ -87,7 +87,7 @@ def test_the_source_archive_can_be_tested(built: Path) -> None:
     documents = {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")}
     assert {"Makefile", "constraints.txt", "pyproject.toml", "README.md", "README.zh-CN.md"} <= members.keys()
     assert {"CITATION.cff", "SECURITY.md", ".pre-commit-config.yaml", ".github/workflows/ci.yml"} <= members.keys()
-    assert tests | documents <= members.keys()
+    assert tests | documents | {"mkdocs.yml", "examples/train.py"} <= members.keys()
 
 
 def test_the_installed_wheel_is_whole(installed: Path) -> None:
