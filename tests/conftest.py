@@ -26,7 +26,7 @@ def clip_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return cache(lambda kind: write_kind(kind, directory))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
-    """The corpus of `gpupeak demo`."""
+    """The corpus of `gpupeak demo`. Read it only."""
     return make_corpus(tmp_path_factory.mktemp("corpus"))

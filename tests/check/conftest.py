@@ -11,12 +11,7 @@ from synthetic_lines import LineHere
 
 import gpupeak
 from gpupeak import ExtractConfig
-from gpupeak.demo.corpus import DemoCorpus, make_corpus
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> DemoCorpus:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
+from gpupeak.demo.corpus import DemoCorpus
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import pytest
 from clips import write_clip
-from samples import ENCODER, of_demo, read_manifest
+from samples import ENCODER, of_demo, read_manifest, words
 from synthetic_lines import LineHere
 
 import gpupeak
@@ -210,17 +210,13 @@ def test_a_refresh_that_is_cut_short_leaves_the_rest_stale(tree: Tree) -> None:
 
 def test_the_commands(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     au_changed(tree)
-    words = ["mer2023", "--weights", "random:0", "--visual-encoder", ENCODER, "--device", "cpu", "--workers", "1"]
-    config = tree.config
-    for name in ("dataset_root", "mer_factory_output", "output_root"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    words += ["--config", str(config.config_file)]
-    assert main(["verify", *words]) == 1
+    given = words(tree.config)
+    assert main(["verify", *given]) == 1
     out, _ = capsys.readouterr()
     assert "mer2023, stale: 1" in out and f"  {FIRST}: frames [" in out
-    assert main(["plan", *words]) == 0
+    assert main(["plan", *given]) == 0
     assert "--refresh extracts them again" in "".join(capsys.readouterr())
-    assert main(["extract", *words, "--json"]) == 0
+    assert main(["extract", *given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stale"] == 1
-    assert main(["verify", *words, "--fix", "--json"]) == 0
+    assert main(["verify", *given, "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed"]["saved"] == 1

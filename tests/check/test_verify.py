@@ -19,7 +19,7 @@ import torch
 from check.conftest import settings
 from clips import write_clip
 from faults.media import black
-from samples import read_manifest
+from samples import read_manifest, words
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -483,25 +483,10 @@ def test_mending_overwrites_nothing_though_it_is_asked_to(config: ExtractConfig)
     assert state(directory).items() > {name: each for name, each in before.items() if FIRST not in name}.items()
 
 
-def words(config: ExtractConfig, *more: str) -> list[str]:
-    given = {
-        "--dataset-root": config.dataset_root,
-        "--mer-factory-output": config.mer_factory_output,
-        "--output-root": config.output_root,
-        "--config": config.config_file,
-        "--visual-encoder": config.encoder,
-        "--weights": config.weights,
-        "--device": config.device,
-        "--workers": config.workers,
-    }
-    options = [str(word) for option in given.items() for word in option]
-    return ["verify", "--datasets", *config.datasets, *options, *more]
-
-
 def test_the_command_tells_what_is_wrong_and_mends_it(
     config: ExtractConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(config)) == 0
+    assert main(["verify", *words(config)]) == 0
     out, error = capsys.readouterr()
     assert error == ""
     assert re.search(r"^mer2023 +3/3 +3 +0 +0$", out, re.MULTILINE)
@@ -509,17 +494,17 @@ def test_the_command_tells_what_is_wrong_and_mends_it(
 
     directory = home(config)
     change(directory / f"{FIRST}.npy")
-    assert main(words(config)) == 1
+    assert main(["verify", *words(config)]) == 1
     out, _ = capsys.readouterr()
     assert f"mer2023, broken: 1\n  {FIRST}: every value is 0.25\n" in out
     assert out.endswith("not all is well: 1 samples are not right; --fix extracts 1 of them again\n")
-    assert main(words(config, "--quiet")) == 1
+    assert main(["verify", *words(config), "--quiet"]) == 1
     out, error = capsys.readouterr()
     assert error == ""
     assert "3/3" not in out
     assert FIRST in out
 
-    assert main(words(config, "--fix", "--deep", "1", "--json")) == 0
+    assert main(["verify", *words(config), "--fix", "--deep", "1", "--json"]) == 0
     out, error = capsys.readouterr()
     assert out.count("\n") == 1
     summary = json.loads(out)
@@ -527,7 +512,7 @@ def test_the_command_tells_what_is_wrong_and_mends_it(
     (found,) = summary["datasets"]
     assert (found["ok"], found["whole"], found["deep"]["compared"]) == (True, 3, 1)
     assert "extracting 1 samples again" in error
-    assert main(words(config, "--fix", "--json")) == 0
+    assert main(["verify", *words(config), "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed"] is None
 
 
@@ -535,12 +520,12 @@ def test_the_command_shows_comparisons(
     real: ExtractConfig, encoded: Path, made: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(neighbours, real.output_root)
-    assert main(words(real, "--against", str(encoded))) == 1
+    assert main(["verify", *words(real), "--against", str(encoded)]) == 1
     out, _ = capsys.readouterr()
     assert f"mer2023, compared: with {home(encoded)}: 3 samples, 3 differ; cosine of the worst frame" in out
     assert re.search(rf"^  {FIRST}: row \d: cosine 0\.9999\d\d, less the mean 0\.999", out, re.MULTILINE)
     assert out.endswith("not all is well: 3 samples are not right\n")
-    assert main(words(real, "--against", str(encoded), "--min-cosine", "0.9")) == 1, "rows have moved"
+    assert main(["verify", *words(real), "--against", str(encoded), "--min-cosine", "0.9"]) == 1, "rows have moved"
     made(rounded_otherwise, real.output_root)
-    assert main(words(real, "--against", str(encoded), "--min-cosine", "0.99999")) == 1
-    assert main(words(real, "--against", str(encoded))) == 0
+    assert main(["verify", *words(real), "--against", str(encoded), "--min-cosine", "0.99999"]) == 1
+    assert main(["verify", *words(real), "--against", str(encoded)]) == 0

@@ -17,7 +17,7 @@ import pytest
 from clips import write_clip
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import ENCODER, read_manifest, small
+from samples import ENCODER, read_manifest, small, words
 from synthetic_lines import LineHere
 
 import gpupeak
@@ -155,10 +155,7 @@ def shard(config: ExtractConfig, index: int, count: int = 2, **changes: Any) -> 
 
 def start(config: ExtractConfig) -> subprocess.Popen[str]:
     """Another process that runs these settings' command."""
-    words = ["--videos", str(config.videos), "--name", "mine", "--output-root", str(config.output_root)]
-    words += ["--sampling", "uniform", "--visual-encoder", ENCODER, "--weights", "random:0", "--device", "cpu"]
-    words += ["--workers", "1", "--num-shards", str(config.num_shards), "--shard-index", str(config.shard_index)]
-    command = [sys.executable, "-m", "gpupeak", "extract", *words]
+    command = [sys.executable, "-m", "gpupeak", "extract", *words(config)]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import Answer, Server
-from samples import ENCODER, features, of_demo
+from samples import ENCODER, features, of_demo, words
 from storage.conftest import calm  # noqa: F401 - a fixture
 
 import gpupeak
@@ -275,15 +275,6 @@ def test_a_file_that_cannot_be_fetched_fails_its_sample_alone(
     assert store.npy() == {name: data for name, data in plain.items() if "mer2023" in name and "00000001" not in name}
 
 
-def command(config: ExtractConfig, *more: str) -> list[str]:
-    return [
-        *("extract", *config.datasets, "--dataset-root", str(config.dataset_root)),
-        *("--mer-factory-output", str(config.mer_factory_output), "--output-root", str(config.output_root)),
-        *("--config", str(config.config_file), "--visual-encoder", config.encoder, "--weights", "random:0"),
-        *("--device", "cpu", "--workers", "1", "--cache", str(config.cache), *more),
-    ]
-
-
 @pytest.mark.slow
 def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
     store: Store, plain: dict[str, bytes], tmp_path: Path
@@ -301,7 +292,7 @@ def test_a_run_killed_while_it_uploads_leaves_whole_files_only(
         return None
 
     store.server.fault = fault
-    arguments = [sys.executable, "-m", "gpupeak", *command(store.config())]
+    arguments = [sys.executable, "-m", "gpupeak", "extract", *words(store.config())]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}  # where what it cannot remove will lie
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
     assert uploading.wait(120), process.communicate()
@@ -386,10 +377,10 @@ def test_looking_goes_by_url_too(store: Store, tmp_path: Path, capsys: pytest.Ca
     assert is_there(place(f"s3://{store.bucket}")) and not is_there(place("s3://there-is-none"))
     assert str(there[0].directory) == f"s3://{store.bucket}/features/mer2023/{HOME}"
     video = "s3://data/mer/dataset/mer2023-dataset-process/video/sample_00000000.mp4"
-    words = ["inspect", video, "--mer-factory-output", "s3://data/mer/mer-factory-output/MER2023"]
-    assert main([*words, "--cache", str(tmp_path)]) == 0
+    look = ["inspect", video, "--mer-factory-output", "s3://data/mer/mer-factory-output/MER2023"]
+    assert main([*look, "--cache", str(tmp_path)]) == 0
     assert video in capsys.readouterr().out
-    assert main([*words, "--cache", str(tmp_path), "--json"]) == 0
+    assert main([*look, "--cache", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["video"], told["peak"]["index"]) == (video, CLIPS[0].peak)
     assert told["peak"]["file"].startswith("s3://data/mer/mer-factory-output/MER2023/")

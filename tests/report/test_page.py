@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from report.hostile import DATASET, INDICES, NAMES, QUOTED, REFUSED, SCRIPT, make_hostile
+from samples import words
 
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
@@ -182,23 +183,18 @@ def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
         assert capsys.readouterr().err == f"error: {file}: cannot be written: {why}\n"
 
 
-def words(config: ExtractConfig, out: Path) -> list[str]:
-    own = ["--videos", str(config.videos), "--name", str(config.name), "--samples", str(config.samples)]
-    return ["report", *own, "--output-root", str(config.output_root), "--out", str(out)]
-
-
 def test_the_command_writes_the_file_and_tells_the_counts(
     corpus: ExtractConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report.html"
-    more = ["--show", "1", "--show-unusual", "0"]
-    assert main([*words(corpus, out), *more, "--show-samples", NAMES[1], NAMES[3], "--json"]) == 0
+    report = ["report", *words(corpus), "--out", str(out), "--show-unusual", "0"]
+    assert main([*report, "--show", "1", "--show-samples", NAMES[1], NAMES[3], "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["exit_code"], told["error"], told["file"]) == (0, None, str(out))
     assert told["bytes"] == out.stat().st_size
     (dataset,) = told["datasets"]
     assert (dataset["saved"], dataset["failed"], dataset["missing"], dataset["sheets"]) == (11, 1, 1, 3)
-    assert main([*words(corpus, out), "--show", "0", "--show-unusual", "0"]) == 0
+    assert main([*report, "--show", "0"]) == 0
     assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 13 samples of 1 dataset, 0 contact sheets\n")
 
 
@@ -206,9 +202,9 @@ def test_the_command_that_cannot_report_says_why_in_one_line(
     corpus: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "x.html"
-    assert main([*words(corpus, out), "--show-samples", "nobody"]) == 2
+    assert main(["report", *words(corpus), "--out", str(out), "--show-samples", "nobody"]) == 2
     assert capsys.readouterr().err == f"error: there is no sample 'nobody' in {DATASET}\n"
     monkeypatch.setattr(sheets, "find_spec", lambda name: None if name == "jinja2" else name)
-    assert main(words(corpus, out)) == 2
+    assert main(["report", *words(corpus), "--out", str(out)]) == 2
     assert capsys.readouterr().err == "error: this needs jinja2: pip install 'gpupeak[report]'\n"
     assert not out.exists()
