@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +81,20 @@ def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path:
     for outcome in SyntheticLine().run([sample(tmp_path / "plain", one.name) for one in samples]):
         target = local(outcome.sample.target)
         assert target.read_bytes() == (tmp_path / target.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_takes_no_sample_with_it(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    node = cluster.add_node(num_cpus=1)
+    line = RayLine((make_line, ("cpu", 0.02, tmp_path / "pids")), print, actors="3")
+    outcomes = line.run([sample(tmp_path, "third" if i == 30 else f"clip {i}") for i in range(160)])
+    seen = [next(outcomes) for _ in range(40)]  # "third" is one only if all nodes have begun
+    cluster.remove_node(node, allow_graceful=False)
+    seen += outcomes
+    line.close()
+    assert all(isinstance(outcome, Saved) for outcome in seen)
+    assert names(seen) == sorted(path.stem for path in tmp_path.glob("*.npy")) and len(seen) == 160
 
 
 @pytest.mark.slow
@@ -226,3 +241,13 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--engine ray needs Ray .*: pip install 'gpupeak\[ray\]'"):
         RayLine((make_line, ("cpu", 0.0, None)), print)
+
+
+def test_a_cluster_that_asks_for_a_token_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*where: str, **options: object) -> None:
+        raise ConnectionError("InvalidAuthToken: this cluster wants one")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(DeviceError, match=r"^--address auto: that cluster asks for another token; .* RAY_AUTH_TOKEN"):
+        RayLine((make_line, ("cpu", 0.0, None)), print, address="auto")
