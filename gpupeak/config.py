@@ -6,6 +6,7 @@ The command line, the checks of `ExtractConfig`, the settings file and docs/opti
 # No postponed evaluation of annotations here: an option has the types of its field.
 # ruff: noqa: RUF009 - `_option` makes a `dataclasses.field`
 
+import contextlib
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeVar, get_args
 
 from gpupeak.errors import ConfigError
 from gpupeak.peaks.sources import PEAK_SOURCES
-from gpupeak.storage.places import cache_directory, place
+from gpupeak.storage.places import cache_directory, is_url, place
 from gpupeak.types import FALLBACKS, MOST_SHARDS, SAMPLINGS, STREAMS, Shard
 
 SOURCE, SAMPLING, ENCODER, RUN, OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
@@ -22,6 +23,12 @@ _COMMANDS = (("pack", "unpack"), ("doctor",), ("inspect",), ("verify", "report")
 """Each of these takes the options of those before it, and more."""
 MOST_FRAMES = 1024
 """A sample's, for its frames are in memory together, 150 KB each; a clip of these corpora has 40 to 340."""
+OF_EACH = ("samples", "sampling", "n_frms", "fallback")
+"""What the section of a dataset in the settings file says before the rest of the file does."""
+A_TEXT = "text of 1 to 4,096 characters"
+_FLAGS = {
+    word: value for value, words in ((True, "1 true yes on"), (False, "0 false no off")) for word in words.split()
+}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _T = TypeVar("_T")
 
@@ -31,8 +38,8 @@ class Option:
     """What there is to know of one field of `ExtractConfig`; a default of None is "not given".
 
     `types` are `Path` and `str` for a place, which may be a URL. `command` is, of those that take the option, the one
-    with the fewest. `told` is the default in words, `form` what `pattern` expects. `file` says whether the
-    settings file may set it: for `all` datasets, for `one`, or for either.
+    with the fewest. `told` is the default in words, `form` what `pattern` expects. `key` is its name in a
+    settings file, if that is not `name`.
     """
 
     name: str
@@ -47,7 +54,23 @@ class Option:
     bounds: tuple[float, float] | None = None
     pattern: str | None = None
     form: str = ""
-    file: str = ""
+    key: str = ""
+
+    def parsed(self, text: str) -> Any:
+        """The value that words mean; the words themselves where they mean none, for `expected` to refuse."""
+        if self.metavar == "SIZE":
+            return parse_size(text)
+        if bool in self.types:
+            return _FLAGS.get(text.lower(), text)
+        if isinstance(self.default, tuple):
+            return tuple(text.replace(",", " ").split())
+        if Path in self.types:
+            return text if is_url(text) else Path(text)
+        for number in (int, float):
+            if number in self.types:
+                with contextlib.suppress(ValueError):
+                    return number(text)
+        return text
 
     @property
     def flag(self) -> str:
@@ -67,8 +90,14 @@ class Option:
             if self.bounds is not None:
                 least, most = self.bounds
                 fine, words = fine and least <= value <= most, f"{words} from {least:,} to {most:,}"
+        elif bool in self.types:
+            fine, words = isinstance(value, bool), "true or false"
+        elif isinstance(self.default, tuple):
+            fine, words = isinstance(value, (list, tuple)) and all(map(is_text, value)), "a list of names"
         elif self.pattern is not None:
             fine = isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+        else:
+            fine, words = is_text(value), A_TEXT
         return None if fine else words
 
 
@@ -92,25 +121,25 @@ class ExtractConfig:
     # fmt: off
     # A table: on the first line where an option belongs, then what is told of it and what it may be.
     datasets: tuple[str, ...] = _option((), SOURCE, "pack", "NAMES",
-        "Datasets: one name or several.", "")
+        "Datasets: one name or several.", "", key="dataset")  # [datasets.NAME] has the other name
     dataset_root: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
-        "Holds the datasets.", "the current directory", file="all")
+        "Holds the datasets.", "the current directory")
     mer_factory_output: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
-        "Holds the datasets' action-unit files.", file="all")
+        "Holds the datasets' action-unit files.")
     split: str = _option("test", SOURCE, "inspect", "SPLIT",
         "test, train or all.", choices=("test", "train", "all"))
     samples: Path | str | None = _option(None, SOURCE, "inspect", "FILE",
-        "Take only the samples of this list: .txt, .csv, .json, .npz.", file="one")
+        "Take only the samples of this list: .txt, .csv, .json, .npz.")
     limit: int | None = _option(None, SOURCE, "inspect", "N",
         "At most so many samples a dataset.", bounds=(1, 1_000_000_000))
     videos: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
-        "A corpus of your own: a directory of videos, or one video.", file="one")
+        "A corpus of your own: a directory of videos, or one video.")
     name: str | None = _option(None, SOURCE, "doctor", "NAME",
         "What that corpus is called.")
     aus: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
-        "Holds that corpus's action-unit files.", file="one")
-    config_file: Path | None = _option(None, SOURCE, "doctor", "FILE",
-        "Datasets and settings of your own, as TOML.", name="config")
+        "Holds that corpus's action-unit files.")
+    config_file: Path | None = _option(None, SOURCE, "pack", "FILE",
+        "Datasets and settings of your own, as TOML.", "gpupeak.toml, if it is there", name="config")
     cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
         "Where what is fetched from URLs lies while it is needed.", "~/.cache/gpupeak")
     cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
@@ -120,12 +149,12 @@ class ExtractConfig:
         "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "
         "face-rgb for the same with its channels swapped.", choices=STREAMS)
     sampling: str | None = _option(None, SAMPLING, "pack", "RULE",
-        "How frames are chosen: emotion_peak, uniform or headtail.", "emotion_peak", choices=SAMPLINGS, file="all, one")
+        "How frames are chosen: emotion_peak, uniform or headtail.", "emotion_peak", choices=SAMPLINGS)
     n_frms: int | None = _option(None, SAMPLING, "pack", "N",
-        "Frames a sample.", "8", bounds=(1, MOST_FRAMES), file="all, one")
+        "Frames a sample.", "8", bounds=(1, MOST_FRAMES))
     fallback: str | None = _option(None, SAMPLING, "inspect", "RULE",
         "For a sample without a usable peak: uniform, middle or fail. "
-        "Given, a dataset without any usable peak is no error.", "uniform", choices=FALLBACKS, file="all, one")
+        "Given, a dataset without any usable peak is no error.", "uniform", choices=FALLBACKS)
     peak_source: str = _option("auto", SAMPLING, "inspect", "KIND",
         f"Read peaks only from {', '.join(PEAK_SOURCES[:-1])} or {PEAK_SOURCES[-1]}; auto tries them in this order.",
         choices=("auto", *PEAK_SOURCES))
@@ -195,8 +224,6 @@ class ExtractConfig:
                 raise refused(option.flag, value, expected)
             if {Path, str} <= set(option.types):
                 place(value or ".")  # a URL that cannot be is refused now
-        if isinstance(self.datasets, str):
-            raise ConfigError(f"datasets is the one word {self.datasets!r}, expected a tuple of names")
         if self.smooth is not None and self.smooth % 2 == 0:
             raise refused("--smooth", self.smooth, "an odd number of frames")
         if self.stream != "frame" and self.sampling not in (None, "uniform"):
@@ -253,6 +280,11 @@ def refused(name: str, value: object, expected: str) -> ConfigError:
     return ConfigError(f"{name} is {value!r:.100}, expected {expected}")
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is `A_TEXT`, or a path of that length."""
+    return isinstance(value, (str, Path)) and 1 <= len(str(value)) <= 4096 and "\0" not in str(value)
+
+
 def parse_size(text: str) -> int:
     """The bytes that a size such as 20GB, 1.5 TB or 512MiB names; a `ConfigError` if it is none."""
     match = _SIZE.fullmatch(text.strip())
@@ -277,6 +309,6 @@ def options_of(command: str) -> dict[str, Option]:
     return {field: option for field, option in OPTIONS.items() if option.command in within}
 
 
-def file_fields(whose: str) -> dict[str, Option]:
-    """The options that the settings file may set for `all` datasets or in the section of `one`, by their keys."""
-    return {field: option for field, option in OPTIONS.items() if whose in option.file}
+def keys_of(field: str) -> tuple[str, ...]:
+    """How an option is called in a settings file and, after `GPUPEAK_`, in the environment: `-` is `_` there."""
+    return tuple(dict.fromkeys((OPTIONS[field].key or OPTIONS[field].name.replace("-", "_"), field)))

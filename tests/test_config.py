@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpupeak import ExtractConfig
-from gpupeak.config import OPTIONS, file_fields
+from gpupeak.config import OPTIONS
 from gpupeak.errors import ConfigError
 
 
@@ -22,7 +22,9 @@ from gpupeak.errors import ConfigError
         ("time_limit", float("inf"), "--time-limit is inf, expected a number from 0.001 to 86,400"),
         ("device", None, "--device is None, expected auto, cpu or cuda:N"),
         ("split", None, "--split is None, expected one of test, train, all"),
-        ("datasets", "mer2023", "datasets is the one word 'mer2023', expected a tuple of names"),
+        ("datasets", "mer2023", "--datasets is 'mer2023', expected a list of names"),
+        ("overwrite", "yes", "--overwrite is 'yes', expected true or false"),
+        ("weights", "", "--weights is '', expected text of 1 to 4,096 characters"),
         ("smooth", 4, "--smooth is 4, expected an odd number of frames"),
         ("dataset_root", Path("s3://x/y"), "'s3:/x/y' was a URL: give it as text"),
     ],
@@ -50,9 +52,3 @@ def test_what_can_be_meant_is_taken() -> None:
         assert ExtractConfig(device=device).time_limit == 120
     assert ExtractConfig(seed=-(10**30), time_limit=86_400, n_frms=1, gpus_per_actor=1, engine="ray").n_frms == 1
     assert ExtractConfig(videos=Path("x"), name="mine", datasets=("mine",)).datasets == ("mine",)
-
-
-def test_the_settings_file_may_say_some() -> None:
-    assert set(file_fields("all")) == {"dataset_root", "mer_factory_output", "sampling", "n_frms", "fallback"}
-    assert set(file_fields("one")) == {"samples", "videos", "aus", "sampling", "n_frms", "fallback"}
-    assert file_fields("one")["n_frms"].expected(0) == "a whole number from 1 to 1,024"

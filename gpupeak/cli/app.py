@@ -24,6 +24,7 @@ from gpupeak.cli.options import spread
 from gpupeak.cli.output import complain, print_json, verdict
 from gpupeak.cli.plan import inspect, plan
 from gpupeak.cli.report import report
+from gpupeak.cli.settings import init
 from gpupeak.cli.verify import verify
 from gpupeak.errors import WriteError
 
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (extract, plan, verify, report, inspect, doctor, pack, unpack, demo):
+for _command in (extract, plan, verify, report, inspect, doctor, pack, unpack, init, demo):
     app.command(epilog=_EPILOG)(_command)
 app.add_typer(consumer, name="config")
 

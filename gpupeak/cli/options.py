@@ -2,7 +2,8 @@
 
 # No postponed evaluation of annotations here: they are what typer makes the options from.
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, Signature, signature
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +11,16 @@ from typing import Any
 
 import typer
 
-from gpupeak.config import OUTPUT, ExtractConfig, Option, options_of, parse_size
+from gpupeak.cli.output import Output
+from gpupeak.config import OF_EACH, OUTPUT, ExtractConfig, Option, keys_of, options_of
+from gpupeak.corpora.table import read_table
 from gpupeak.errors import ConfigError
 from gpupeak.storage.places import is_url
 
+SETTINGS_FILE = "gpupeak.toml"
+"""Taken where it lies in the current directory and `--config` names no other."""
+_HERE = "command line"
+_WHICH = ("datasets", "videos", "name", "aus")  # samples are taken: one given elsewhere stands for all of them
 _TAKE_MANY = ("--datasets", "--dataset", "--show-samples", "--options")
 
 
@@ -37,20 +44,23 @@ _NAMES = typer.Argument(
 def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Make a function of a `config` and options of its own a command that takes the options of its name, too.
 
-    With `names`, the datasets may be given without `--datasets`.
+    With `names`, the datasets may be given without `--datasets`. A command with a parameter `given` gets each setting
+    that was given, with its source.
     """
 
     def wrap(command: Callable[..., int]) -> Callable[..., int]:
         own = list(signature(command).parameters.values())[1:]
+        asked = [own.pop(place) for place, parameter in enumerate(own) if parameter.name == "given"]
+        options = options_of(command.__name__)
         shared = [_parameter("names", list[str], _NAMES)] if names else []
-        shared += [_as_parameter(field, option) for field, option in options_of(command.__name__).items()]
+        shared += [_as_parameter(field, option) for field, option in options.items()]
 
         def run(**given: Any) -> int:
             extra = {parameter.name: given.pop(parameter.name) for parameter in own}
             words = [*(given.pop("names", None) or ()), *(given.pop("datasets") or ())]
-            settings = {field: value for field, value in given.items() if value is not None}
             try:
-                return command(ExtractConfig(datasets=dataset_names(words), **settings), **extra)
+                config, found = gathered(options, {**given, "datasets": dataset_names(words) or None})
+                return command(config, **extra, **dict.fromkeys((each.name for each in asked), found))
             except KeyboardInterrupt as error:  # with that, typer would end without a word
                 raise typer.Abort from error
 
@@ -62,19 +72,53 @@ def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Calla
     return wrap
 
 
+def gathered(
+    options: Mapping[str, Option], words: Mapping[str, Any]
+) -> tuple[ExtractConfig, dict[str, tuple[Any, str]]]:
+    """The settings, and each that was given with its source: the command line, else the environment, else the file.
+
+    Raises ConfigError, which names the variable or the file that a wrong value is in.
+    """
+    given: dict[str, tuple[Any, str]] = {}
+    try:
+        for field, of in options.items():
+            variables = [name for key in keys_of(field) if os.environ.get(name := f"GPUPEAK_{key.upper()}")]
+            value, source = words.get(field), _HERE
+            if value is None and variables:
+                value, source = os.environ[variables[0]], variables[0]
+            if value is not None:
+                given[field] = value, source
+                given[field] = of.parsed(value) if isinstance(value, str) else value, source
+        if "config_file" not in given and Path(SETTINGS_FILE).is_file():
+            given["config_file"] = Path(SETTINGS_FILE), "current directory"
+            Output(stderr=True).say(f"settings from {SETTINGS_FILE}")
+        file, _ = given.get("config_file", (None, ""))
+        chosen = _WHICH if {"datasets", "videos"} & given.keys() else ()
+        of_file = {field: value for field, value in read_table(file).settings.items() if field in options}
+        given |= {field: (value, str(file)) for field, value in of_file.items() if field not in (*given, *chosen)}
+        # What a file says of all datasets is asked for after what it says of one.
+        settings = {
+            field: value for field, (value, source) in given.items() if field not in OF_EACH or source != str(file)
+        }
+        return ExtractConfig(**settings), given
+    except ConfigError as error:
+        for field, (_, source) in given.items():
+            if source != _HERE and str(error).startswith(f"{options[field].flag} "):
+                spelt = source if source.startswith("GPUPEAK_") else f"{source}: {keys_of(field)[0]}"
+                raise ConfigError(str(error).replace(options[field].flag, spelt, 1)) from error
+        raise
+
+
 def _parameter(name: str, kind: Any, default: Any) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind | None)
 
 
 def _as_parameter(field: str, of: Option) -> Parameter:
-    kind: Any = list[str] if field == "datasets" else of.types[0]
-    parser: Callable[[str], object] | None = None
-    if {Path, str} <= set(of.types):
-        parser = place
-    elif of.metavar == "SIZE":
-        parser = parse_size
-    how = option(None, of.panel, of.metavar, of.help, of.flag, told=of.told, parser=parser)
-    return _parameter(field, str if parser else kind, how)
+    """Of words, which `Option.parsed` makes values of, wherever they come from."""
+    kind: Any = bool if bool in of.types else list[str] if field == "datasets" else str
+    complete = (lambda: [*of.choices]) if of.choices else None
+    how = option(None, of.panel, of.metavar, of.help, of.flag, told=of.told, autocompletion=complete)
+    return _parameter(field, kind, how)
 
 
 def place(text: str) -> Path | str:

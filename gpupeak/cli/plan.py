@@ -1,9 +1,9 @@
 """`gpupeak plan` and `gpupeak inspect`: what extract would do, with all samples and with one."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.filesize import decimal
@@ -12,7 +12,8 @@ from rich.text import Text
 from gpupeak.cli.extract import sharded
 from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, clean, commonest, first, print_json, print_table
-from gpupeak.config import ExtractConfig
+from gpupeak.cli.settings import show_settings
+from gpupeak.config import OUTPUT, ExtractConfig
 from gpupeak.errors import ConfigError, SampleError, writing
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.types import Failed, FramePlan
@@ -25,8 +26,18 @@ _KEY_FRAMES = 8  # how many are told
 
 
 @with_settings()
-def plan(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
+def plan(
+    config: ExtractConfig,
+    given: Mapping[str, tuple[Any, str]],
+    settings: bool = option(
+        False, OUTPUT, "", "Show the value of each option and where it comes from, nothing else.", "--show-settings"
+    ),
+    quiet: bool = QUIET,
+    as_json: bool = JSON,
+) -> int:
     """Show what extract would do with the same arguments: samples, videos, peaks, finished work. Decodes nothing."""
+    if settings:
+        return show_settings(config, given, as_json=as_json)
     from gpupeak.check.plan import plan as look
 
     plans = look(sharded(config, Output(stderr=True).say))

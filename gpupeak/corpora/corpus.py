@@ -79,9 +79,8 @@ def _own(config: ExtractConfig, name: str) -> dict[str, Entry]:
 
 def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, settings: Mapping[str, Any]) -> Corpus:
     labels = root / place(entry.labels) if entry.labels else None
-    samples = root / place(entry.samples) if entry.samples else None
-    if config.samples is not None:
-        samples = place(config.samples)
+    listed = config.samples or (root / place(entry.samples) if entry.samples else settings.get("samples"))
+    samples = None if listed is None else place(listed)
     if labels is None:
         labels, samples = samples, None
     if config.split == "train" and entry.train_key is None:

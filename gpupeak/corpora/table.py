@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import difflib
+import os
 import reprlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gpupeak.config import OPTIONS, file_fields, refused
+from gpupeak.config import A_TEXT, OPTIONS, is_text, keys_of, refused
 from gpupeak.errors import ConfigError
 from gpupeak.storage.files import expanded, name_fault, read_bounded
+from gpupeak.storage.places import is_url
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,8 +24,7 @@ else:
 
 _TABLE = Path(__file__).with_name("datasets.csv")
 _LARGEST_FILE = 1 << 16
-_LONGEST_PATH = 4096
-_LONGEST_LINE, _MOST_DOTS = 2 * _LONGEST_PATH, 100  # of a key's parts, tomllib takes the square
+_LONGEST_LINE, _MOST_DOTS = 8192, 100  # of a key's parts, tomllib takes the square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The settings of all datasets, each dataset there is, and the names of those that are taken when none is named."""
+    """What a settings file says of all datasets, by the fields of `ExtractConfig`; each dataset there is; and the names
+    of those that are taken when none is named."""
 
     settings: Mapping[str, Any]
     entries: dict[str, Entry]
@@ -97,17 +99,22 @@ def expected_samples() -> dict[str, int | None]:
 
 def _extended(table: Table, file: Path) -> Table:
     content = _content(file)
-    given_entries = content.pop("datasets", {})
-    if not isinstance(given_entries, dict):
-        raise ConfigError(f"{file}: datasets is {reprlib.repr(given_entries)}, expected a section for each dataset")
-    settings = _checked(content, [*file_fields("all"), "datasets"], str(file))
+    sections = content.pop("datasets", {})
+    if isinstance(sections, list):
+        content, sections = {**content, "dataset": sections}, {}
+    if not isinstance(sections, dict):
+        raise ConfigError(
+            f"{file}: datasets is {reprlib.repr(sections)}, expected a list, or a section for each dataset"
+        )
+    keys = {key: field for field in OPTIONS if field != "config_file" for key in keys_of(field)}
+    settings = {field: _placed(field, value, file) for field, value in _checked(content, keys, str(file)).items()}
     entries, default = dict(table.entries), list(table.default)
     seen: dict[str, str] = {}
-    for given_name, given in given_entries.items():
+    for given_name, given in sections.items():
         where = f"{file}, datasets.{given_name}"
         if (other := seen.setdefault((table.find(given_name) or given_name).casefold(), given_name)) != given_name:
             raise ConfigError(f"{where}: the same dataset as datasets.{other}; capitals do not tell names apart")
-        own = Entry(**_checked(given, [f.name for f in fields(Entry)], where))
+        own = Entry(**_checked(given, {f.name: f.name for f in fields(Entry)}, where))
         if name := table.find(given_name):
             entries[name] = _overridden(table.entries[name], own)
             continue
@@ -145,26 +152,45 @@ def _content(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: {told}") from error
 
 
-def _checked(given: object, allowed: Sequence[str], where: str) -> dict[str, Any]:
+def _checked(given: object, fields: Mapping[str, str], where: str) -> dict[str, Any]:
+    """What was given, by `fields`, those that each key stands for; `-` and `_` are the same in a key."""
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: {reprlib.repr(given)} found where settings belong")
+    checked = {}
     for key, value in given.items():
-        if key not in allowed:
-            told = f"unknown key {reprlib.repr(key)}{_guess(key, allowed)}; allowed: {', '.join(allowed)}"
+        field = fields.get(key.replace("-", "_"))
+        if field is None:
+            told = f"unknown key {reprlib.repr(key)}{_guess(key, fields)}; allowed: {', '.join(fields)}"
             raise ConfigError(f"{where}: {told}")
-        expected = None
-        if key == "n_frms":
-            expected = OPTIONS[key].expected(value)
-        elif key == "expected":
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= sys.maxsize:
-                expected = "a whole number of at least 1"
-        elif not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:
-            expected = f"text of at most {_LONGEST_PATH:,} characters"
-        elif key in OPTIONS and OPTIONS[key].choices:
-            expected = OPTIONS[key].expected(value)
+        if isinstance(value, int) and field in OPTIONS and OPTIONS[field].types[0] is str:
+            value = str(value)  # actors = 4, name = 2023
+        expected = None if is_text(value) else A_TEXT
+        if field == "expected":
+            fine = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= sys.maxsize
+            expected = None if fine else "a whole number of at least 1"
+        elif field in OPTIONS and not (field == "cache_size" and expected is None):
+            expected = OPTIONS[field].expected(value)
         if expected is not None:
             raise refused(f"{where}: {key}", value, expected)
-    return given
+        checked[field] = value
+    return checked
+
+
+def _placed(field: str, value: Any, file: Path) -> Any:
+    """A path starts at the directory of its file; so do weights that are there."""
+    kind, home = OPTIONS[field], file.parent
+    if isinstance(value, list):
+        return tuple(value)
+    if Path in kind.types and not is_url(value):
+        return home / expanded(value)
+    if field == "weights" and os.path.exists(path := home / expanded(value)):  # noqa: PTH110 - never raises
+        return str(path)
+    if field == "encoder" and value.startswith("hf:"):
+        return f"hf:{home / expanded(value.removeprefix('hf:'))}"
+    try:
+        return kind.parsed(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(kind.flag, f"{file}: {field}")) from error
 
 
 def _guess(word: str, known: Iterable[str]) -> str:

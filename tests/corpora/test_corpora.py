@@ -356,7 +356,7 @@ class TestConfigurationFile:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("dataset-root = '/data'", "unknown key 'dataset-root', did you mean dataset_root"),
+            ("dataset-rot = '/data'", "unknown key 'dataset-rot', did you mean dataset_root"),
             ("[datasets.meld]\nlabel = 'x'", "datasets.meld: unknown key 'label', did you mean labels"),
             ("[datasets.meld]\nlabels = 7", "datasets.meld: labels is 7, expected text"),
             ('[datasets.meld]\nvideos = "a\\u0000"', "datasets.meld: videos is 'a\\x00', expected text"),
@@ -377,7 +377,9 @@ class TestConfigurationFile:
                 "the same dataset as datasets.iemocap",
             ),
             ("[datasets.'../x']\nvideos = 'v'", "datasets.../x: the name holds a path separator"),
-            ("datasets = ['meld']", "datasets is ['meld'], expected a section for each dataset"),
+            ("datasets = 'meld'", "datasets is 'meld', expected a list, or a section for each dataset"),
+            ("dataset = [1]", "dataset is [1], expected a list of names"),
+            ("fsync = 1", "fsync is 1, expected true or false"),
             ("[datasets]\nmeld = 7", "datasets.meld: 7 found where settings belong"),
             ("[datasets.meld", "Expected ']'"),
             (f"a = '{'a' * 8190}'", "a line of more than 8,192 characters"),

@@ -1,0 +1,134 @@
+"""Settings come from the command line, the environment and a file, in this order, and it is told from where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpupeak import ExtractConfig
+from gpupeak.cli.app import main
+from gpupeak.config import OPTIONS
+from gpupeak.corpora.table import read_table
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/gpupeak.toml"
+FILE = """
+    dataset = ["mer2023", "mine"]
+    output-root = "features"
+    weights = "clip"
+    visual_encoder = "DINO2_LARGE"
+    cache_size = "3GB"
+    n_frms = 4
+    fsync = true
+    seed = 5
+    [datasets.mine]
+    videos = "clips"
+    n_frms = 16
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[Any, str]]:
+    assert main(["plan", "--show-settings", "--json", *words.split()]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    return {name: (each["value"], each["from"]) for name, each in settings.items() if each["from"] != "default"}
+
+
+def test_the_file_holds_every_option_and_its_paths_start_at_it(
+    place: Path, stage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "lab/clip").mkdir(parents=True)
+    (place / "lab/gpupeak.toml").write_text(FILE)
+    assert main(["extract", "--config", "lab/gpupeak.toml"]) == 0
+    assert capsys.readouterr().err == ""
+    (config,) = stage.configs
+    assert config == ExtractConfig(
+        datasets=("mer2023", "mine"),
+        config_file=Path("lab/gpupeak.toml"),
+        cache_size=3_000_000_000,
+        seed=5,
+        encoder="DINO2_LARGE",
+        weights="lab/clip",
+        output_root=Path("lab/features"),
+        fsync=True,
+    )
+    assert main(["extract", "meld", "--config", "lab/gpupeak.toml"]) == 0
+    assert stage.configs[-1].datasets == ("meld",)
+
+
+def test_command_line_then_environment_then_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "gpupeak.toml").write_text(FILE)
+    for name, value in {"N_FRMS": "6", "SEED": "6", "FSYNC": "0", "ENCODER": "SigLIP_SO", "WEIGHTS": ""}.items():
+        monkeypatch.setenv(f"GPUPEAK_{name}", value)
+    assert main(["extract", "--seed", "7"]) == 0
+    assert capsys.readouterr().err == "settings from gpupeak.toml\n"
+    (config,) = stage.configs
+    assert (config.seed, config.n_frms, config.fsync, config.encoder) == (7, 6, False, "SigLIP_SO")
+    found = told("--seed 7", capsys)
+    assert found["seed"] == (7, "command line")
+    assert found["n-frms"] == (6, "GPUPEAK_N_FRMS")
+    assert found["visual-encoder"] == ("SigLIP_SO", "GPUPEAK_ENCODER")
+    assert found["output-root"] == ("features", "gpupeak.toml")
+    assert found["mine: n-frms"] == (16, "gpupeak.toml")
+    assert "weights" in found and "device" not in found
+    monkeypatch.delenv("GPUPEAK_N_FRMS")
+    assert told("", capsys)["n-frms"] == (4, "gpupeak.toml")
+    assert main(["extract"]) == 0
+    assert stage.configs[-1].n_frms is None  # for a dataset's own comes first
+
+
+@pytest.mark.parametrize(
+    ("file", "variable", "line"),
+    [
+        ("n_frms = 0", "", "gpupeak.toml: n_frms is 0, expected a whole number from 1 to 1,024"),
+        ("smooth = 4", "", "gpupeak.toml: smooth is 4, expected an odd number of frames"),
+        ("cache_size = 'x'", "", "gpupeak.toml: cache_size is 'x', expected one such as 20GB or 512MiB"),
+        ("fsync = 1", "", "gpupeak.toml: fsync is 1, expected true or false"),
+        ("weight = 'x'", "", "gpupeak.toml: unknown key 'weight', did you mean weights"),
+        ("", "N_FRMS=many", "GPUPEAK_N_FRMS is 'many', expected a whole number from 1 to 1,024"),
+        ("", "OVERWRITE=maybe", "GPUPEAK_OVERWRITE is 'maybe', expected true or false"),
+        ("", "CACHE_SIZE=x", "GPUPEAK_CACHE_SIZE is 'x', expected one such as 20GB or 512MiB"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(
+    file: str,
+    variable: str,
+    line: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (place / "gpupeak.toml").write_text(file)
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(f"GPUPEAK_{name}", value)
+    assert main(["plan"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {line}")
+
+
+def test_a_command_passes_over_what_it_does_not_take(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "gpupeak.toml").write_text("weights = 'random:0'\noutput_root = 'elsewhere'\n")
+    assert main(["pack"]) == 2
+    assert "elsewhere: no dataset with features" in capsys.readouterr().err
+
+
+def test_init_writes_every_option_and_overwrites_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init"]) == 0
+    written = (place / "gpupeak.toml").read_text()
+    assert written == EXAMPLE.read_text(), "gpupeak init examples/gpupeak.toml writes it again"
+    lines = written.splitlines()
+    set_ = [line.removeprefix("# ") for line in lines if " = " in line or line.startswith("# [datasets")]
+    (place / "all.toml").write_text("\n".join(set_))
+    table = read_table(place / "all.toml")
+    assert table.settings.keys() == OPTIONS.keys() - {"config_file"}
+    assert table.entries["mycorpus"].n_frms == 16
+    assert main(["init"]) == 2
+    assert capsys.readouterr().err == "error: gpupeak.toml: is there already; name another file\n"
