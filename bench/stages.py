@@ -266,7 +266,7 @@ def loaded(root: Path, rounds: int, files: int = 200) -> Row:
         "rounds": rounds,
         **compared,
         "us": us,
-        "targets": [{"what": "us a sample by load_features", "figure": us[OURS], "sign": "<=", "limit": 60}],
+        "targets": [{"what": "us a sample by load_features", "figure": us[OURS], "sign": "<=", "limit": 30}],
         "says": ", ".join(f"{side} {figure:.1f} us" for side, figure in us.items()),
     }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,13 @@ import numpy.typing as npt
 
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.storage import places
-from gpupeak.storage.files import open_bounded
+from gpupeak.storage.files import open_descriptor
 from gpupeak.types import Place, Url
 
 LONGEST_HEADER = 1 << 16
+_OWN_HEADER = re.compile(
+    rb".{10}\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,9}), (\d{1,9})\)", re.DOTALL
+)
 _LARGEST_FEATURES = 256 << 20  # bytes of one sample's
 _LARGEST_VALUE = 65504.0  # float16's, in which towers run: beyond it is a flipped bit, and it would drown a mean
 
@@ -37,11 +40,16 @@ def load_features(
     `root` is the output root, a path or URL, with or without the dataset at its end; `encoder` a name or what stands
     for one in `frame_<encoder>_...`; `stream` "frame" or "face".
     """
-    directory = feature_directory(places.place(root), dataset, encoder_directory(encoder), sampling, n, stream)
-    return read_features(directory / f"{sample}.npy", n)
+    directory = _directory(root, dataset, encoder, sampling, n, stream)
+    return read_features(directory / f"{sample}.npy" if isinstance(directory, Url) else f"{directory}/{sample}.npy", n)
 
 
-def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
+@lru_cache(maxsize=64)
+def _directory(root: str | Path, dataset: str, encoder: str, *more: Any) -> Place:
+    return feature_directory(places.place(root), dataset, encoder_directory(encoder), *more)
+
+
+def read_features(path: Place | str, n: int) -> npt.NDArray[np.float32]:
     """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or of another kind."""
     features = _read(path, n)
     if isinstance(features, str):
@@ -49,15 +57,19 @@ def read_features(path: Place, n: int) -> npt.NDArray[np.float32]:
     return features
 
 
-def _read(path: Place, n: int, dim: int | None = None) -> npt.NDArray[np.float32] | str:
+def _read(path: Place | str, n: int, dim: int | None = None) -> npt.NDArray[np.float32] | str:
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
         header = _fitting(data, len(data), n, dim)
     else:
-        with open_bounded(path, sys.maxsize) as file:
-            data = file.read(LONGEST_HEADER)
-            header = _fitting(data, os.fstat(file.fileno()).st_size, n, dim)  # before a sparse terabyte is read
-            data += b"" if isinstance(header, str) else file.read()
+        descriptor, size = open_descriptor(path)  # a file object costs more than the read
+        try:
+            data = os.read(descriptor, LONGEST_HEADER)
+            header = _fitting(data, size, n, dim)  # before a sparse terabyte is read
+            while not isinstance(header, str) and len(data) < size and (more := os.read(descriptor, size - len(data))):
+                data += more
+        finally:
+            os.close(descriptor)
     if isinstance(header, str):
         return header
     return np.frombuffer(bytearray(data), np.float32, offset=header.offset).reshape(header.shape)
@@ -92,19 +104,20 @@ def npy_header(shape: tuple[int, int]) -> bytes:
 def is_whole(path: str | Path, n: int, dim: int) -> bool:
     """Whether `path` is a complete float32 `[n, dim]` `.npy` file: readable header, right shape and size."""
     header = npy_header((n, dim))
-    try:  # a file object costs more than the read; a pipe is not waited for
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor, size = open_descriptor(path)
     except OSError:
         return False
     try:
-        size, start = os.fstat(descriptor).st_size, os.read(descriptor, LONGEST_HEADER)
+        start = os.read(descriptor, len(header))
+        if start == header:
+            return size == len(header) + 4 * n * dim
+        start += os.read(descriptor, LONGEST_HEADER)  # another writer's, or none
     except OSError:
         return False
     finally:
         os.close(descriptor)
-    if start.startswith(header):
-        return size == len(header) + 4 * n * dim
-    return not isinstance(_fitting(start, size, n, dim), str)  # another writer's, or none
+    return not isinstance(_fitting(start, size, n, dim), str)
 
 
 class NpyHeader(NamedTuple):
@@ -116,6 +129,10 @@ class NpyHeader(NamedTuple):
 
 def read_header(data: bytes) -> NpyHeader | None:
     """The header at the start of `data`, as NumPy itself reads it; None if there is none."""
+    if own := _OWN_HEADER.match(data):
+        rows, dim = int(own[1]), int(own[2])
+        if data.startswith(header := npy_header((rows, dim))):  # NumPy's parser takes longer than all else
+            return NpyHeader((rows, dim), np.dtype("<f4"), False, len(header))
     file = io.BytesIO(data[:LONGEST_HEADER])
     try:
         version = np.lib.format.read_magic(file)

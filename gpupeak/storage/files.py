@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -15,8 +16,9 @@ _LONGEST_NAME = 255  # bytes, on every common file system
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def open_bounded(file: Path, limit: int) -> BinaryIO:
-    """Open a regular file of at most `limit` bytes, waiting for no pipe. Raises FileNotFoundError, OSError."""
+def open_descriptor(file: str | Path, limit: int = sys.maxsize) -> tuple[int, int]:
+    """A descriptor of a regular file of at most `limit` bytes, and its size; no pipe is waited for. Raises
+    FileNotFoundError, OSError."""
     try:  # O_NONBLOCK: opening a pipe would otherwise wait for somebody to write to it
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:
@@ -31,10 +33,15 @@ def open_bounded(file: Path, limit: int) -> BinaryIO:
             raise OSError("not a regular file")
         if status.st_size > limit:
             raise OSError(f"{status.st_size:,} bytes, expected at most {limit:,}")
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor, status.st_size
+
+
+def open_bounded(file: Path, limit: int) -> BinaryIO:
+    """Open a file as `open_descriptor` does."""
+    return os.fdopen(open_descriptor(file, limit)[0], "rb")
 
 
 def read_bounded(file: Path, limit: int, values: int | None = None) -> bytes:
