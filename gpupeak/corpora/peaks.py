@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
+from gpupeak.child import Child, Ended, connect, cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus
 from gpupeak.errors import AuError
 from gpupeak.peaks.reading import UNREADABLE, read_peak
 from gpupeak.storage.fetching import fetched
+from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import is_directory, local
 from gpupeak.types import Failed, NoPeak, Peak, Sample
+
+_A_TASK = 256  # samples
+SECONDS_ALONE = 2.0  # processes take half a second to start
+_SECONDS_A_TASK = 120.0
 
 
 def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: ExtractConfig) -> None:
@@ -40,12 +51,58 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
 
 
 def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
-    """Each sample's peak, or why it has none; in any order, where files have to be fetched."""
-    listed = (sample for sample in samples if isinstance(sample, Sample))
+    """Each sample's peak, or why it has none; in any order, where files have to be fetched. Where the first ones tell
+    that the others will take long, those are read by processes."""
+    listed = [sample for sample in samples if isinstance(sample, Sample)]
+    if not any(sample.remote for sample in listed):
+        began = time.monotonic()
+        first, others = listed[:_A_TASK], listed[_A_TASK:]
+        yield from zip(first, overlapped(_peak, first), strict=True)
+        long = (time.monotonic() - began) * len(others) > SECONDS_ALONE * len(first)
+        yield from zip(others, _by_processes(others) if long else overlapped(_peak, others), strict=True)
+        return
     for found in fetched(listed, config.cache_directory, config.cache_size, video=False):
-        sample = found.sample
         if found.error is not None:
-            yield sample, NoPeak(UNREADABLE, found.error.reason)
+            yield found.sample, NoPeak(UNREADABLE, found.error.reason)
             continue
-        peak = read_peak(sample.name, [local(each) for each in found.here.au_dirs], sample.rule)
-        yield sample, peak if isinstance(peak, Peak) else NoPeak(peak.reason, found.told(peak.detail))
+        peak = _peak(found.here)
+        yield found.sample, peak if isinstance(peak, Peak) else NoPeak(peak.reason, found.told(peak.detail))
+
+
+def _peak(sample: Sample) -> Peak | NoPeak:
+    return read_peak(sample.name, [local(each) for each in sample.au_dirs], sample.rule)
+
+
+def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
+    tasks = [samples[start : start + _A_TASK] for start in range(0, len(samples), _A_TASK)]
+    children = [Child(answer) for _ in range(min(cores(), len(tasks)))]
+    idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
+    for child in children:
+        idle.put(child)
+
+    def peaks(task: Sequence[Sample]) -> Iterable[Peak | NoPeak]:
+        child = idle.get()
+        try:
+            child.send(task)
+            found: list[Peak | NoPeak] = child.receive(_SECONDS_A_TASK)
+            return found
+        except Ended:  # whoever killed it: nothing is lost
+            return map(_peak, task)
+        finally:
+            idle.put(child)
+
+    threads = ThreadPoolExecutor(len(children))
+    try:
+        yield from chain.from_iterable(threads.map(peaks, tasks))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.end()
+
+
+def answer() -> None:
+    """What such a process does: tasks come, and peaks go back."""
+    connection, _ = connect()
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(list(overlapped(_peak, connection.recv())))
