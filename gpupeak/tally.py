@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from gpupeak.types import Failed, Outcome, Place
 
@@ -14,6 +15,7 @@ FALLBACK_WARNING = 0.2
 _NAMED = 5
 _TOTALS = ("listed", "saved", "skipped", "failed", "not_reached", "clamped", "stale")
 _PLAIN = ("dataset", "expected", "fallbacks", "peaks", "warnings")
+_Item = TypeVar("_Item")
 _DISTINCT_REASONS = 50  # a reason may hold numbers of its sample: past so many, the rest are counted together
 
 
@@ -144,3 +146,13 @@ class Observer:
     def started(self, tallies: tuple[Tally, ...]) -> None: ...  # finished work is counted; `tallies` go on counting
     def notice(self, text: str) -> None: ...  # one line that the user should see
     def advanced(self, tally: Tally, outcome: Outcome) -> None: ...  # `tally` has just counted `outcome`
+
+
+class Watch(Protocol):
+    """Hands items on as they are, and may show how many of `total` have been taken."""
+
+    def __call__(self, items: Iterable[_Item], /, total: int, *, description: str) -> Iterable[_Item]: ...
+
+
+def unwatched(items: Iterable[_Item], /, total: int, *, description: str) -> Iterable[_Item]:
+    return items

@@ -17,6 +17,7 @@ from gpupeak.features.remote import copies_below
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.run import Job, prepare
 from gpupeak.storage.places import place
+from gpupeak.tally import Watch, unwatched
 from gpupeak.types import Peak, Place
 
 _NAMED = 5
@@ -49,20 +50,21 @@ class Plan:
         return {**values, "directory": str(self.directory)}
 
 
-def plan(config: ExtractConfig) -> tuple[Plan, ...]:
+def plan(config: ExtractConfig, watch: Watch = unwatched) -> tuple[Plan, ...]:
     """Plan every dataset of `config`. Raises UsageError for whatever `extract` would refuse."""
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
     with copies_below(place(config.output_root)) as copies:
-        return tuple(_plan(job, spec, config) for job in prepare(config, spec, weights, copies))
+        return tuple(_plan(job, spec, config, watch) for job in prepare(config, spec, weights, copies))
 
 
-def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig) -> Plan:
+def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig, watch: Watch) -> Plan:
     rule, tally = job.corpus.rule, job.tally
     found = Counter[str]()
     if rule.method == "emotion_peak":
         unread = [sample for sample in job.samples if sample.name not in job.peaks]
-        peaks = chain(job.peaks.values(), (peak for _, peak in read_peaks(unread, config)))
+        read = watch(read_peaks(unread, config), len(unread), description=tally.dataset)
+        peaks = chain(job.peaks.values(), (peak for _, peak in read))
         found.update(peak.source if isinstance(peak, Peak) else peak.reason for peak in peaks)
     missing = [sample.name for sample in job.pending if sample.video is None]
     file_size = len(npy_header((rule.n, spec.dim))) + 4 * rule.n * spec.dim

@@ -41,8 +41,9 @@ from gpupeak.features.remote import copied, copies_below
 from gpupeak.run import feature_place, settings_of
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import open_bounded
+from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import local, names, place
-from gpupeak.tally import warned_of
+from gpupeak.tally import Watch, unwatched, warned_of
 from gpupeak.types import Failed, Place, Sample, Url
 
 MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT = "missing", "broken", "stale", "alike", "changed", "different"
@@ -142,6 +143,7 @@ def verify(
     against: Path | str | None = None,
     min_cosine: float = MIN_COSINE,
     tell: Callable[[str], None] = lambda text: None,
+    watch: Watch = unwatched,
 ) -> tuple[Verification, ...]:
     """Check the features that `extract` makes, or has made, with the same settings.
 
@@ -162,9 +164,9 @@ def verify(
     corpora = resolve(config)
     others = [] if other is None else _others(other, corpora, config, spec)
     with copies_below(place(config.output_root)) as copies:
-        looks = [_look(corpus, config, spec, weights, copies) for corpus in corpora]
+        looks = [_look(corpus, config, spec, weights, copies, watch) for corpus in corpora]
         for look, directory in zip(looks, others, strict=False):
-            _compare_with(look, directory, Tolerance(min_cosine))
+            _compare_with(look, directory, Tolerance(min_cosine), watch)
         if deep:
             _compare_again(looks, config, spec, deep, tell)
     for look in looks:
@@ -192,7 +194,9 @@ class _Look:
         self.found.faults.append(Fault(sample.name, kind, reason))
 
 
-def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, copies: Path | None) -> _Look:
+def _look(
+    corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, copies: Path | None, watch: Watch
+) -> _Look:
     directory = feature_place(config, corpus, spec)
     path = copied(directory, copies)
     listing = list_samples(corpus, path)
@@ -205,33 +209,42 @@ def _look(corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: Wei
     saved = (entry for entry in listing.samples if isinstance(entry, Sample) and f"{entry.name}.npy" in there)
     stale = find_stale(corpus.name, saved, lines, partial(read_peaks, config=config), found.warnings)
     rows, alike, warned = 0, defaultdict[bytes, list[Sample]](list), Counter[str]()
-    for entry in listing.samples:
+
+    def read(entry: Sample | Failed) -> npt.NDArray[np.float32] | tuple[str, str]:
         if isinstance(entry, Failed):
-            look.blame(entry.sample, MISSING, entry.reason)
-            continue
-        look.samples.append(entry)
+            return MISSING, entry.reason
         line = lines.get(entry.name)
         if f"{entry.name}.npy" not in there:
             without = "no file" if entry.video is not None else "no file, and no video of this name"
-            look.blame(entry, MISSING, (line and line.failure) or without)
-        elif overwriting and (line is None or line.outcome != SAVED):
-            look.blame(entry, STALE, "made before the --overwrite that was cut short")
-        elif entry.name in stale:
-            look.blame(entry, STALE, stale[entry.name])
-        elif isinstance(features := read_checked(local(entry.target), corpus.rule.n, spec.dim), str):
-            look.blame(entry, BROKEN, features)
-        elif line is not None and line.crc32 not in (None, zlib.crc32(features.data)):
-            look.blame(entry, BROKEN, f"not what was saved: its checksum is not the manifest's {line.crc32:08x}")
-        else:
-            look.good.append(entry)
-            found.unknown += line is None or line.outcome != SAVED
-            warned.update(() if line is None else line.warnings)
-            look.mean += features.sum(0, dtype=np.float64)
-            rows += len(features)
-            alike[hashlib.blake2b(features.data, digest_size=16).digest()].append(entry)
-            same_frame = line is not None and len(set(line.indices)) == 1
-            if len(features) > 1 and (features == features[0]).all() and not same_frame:
-                look.still.append(entry)
+            return MISSING, (line and line.failure) or without
+        if overwriting and (line is None or line.outcome != SAVED):
+            return STALE, "made before the --overwrite that was cut short"
+        if entry.name in stale:
+            return STALE, stale[entry.name]
+        if isinstance(features := read_checked(local(entry.target), corpus.rule.n, spec.dim), str):
+            return BROKEN, features
+        if line is not None and line.crc32 not in (None, zlib.crc32(features.data)):
+            return BROKEN, f"not what was saved: its checksum is not the manifest's {line.crc32:08x}"
+        return features
+
+    entries = watch(overlapped(read, listing.samples), len(listing.samples), description=corpus.name)
+    for entry, features in zip(listing.samples, entries, strict=True):
+        sample = entry.sample if isinstance(entry, Failed) else entry
+        if sample is entry:
+            look.samples.append(sample)
+        if isinstance(features, tuple):
+            look.blame(sample, *features)
+            continue
+        line = lines.get(sample.name)
+        look.good.append(sample)
+        found.unknown += line is None or line.outcome != SAVED
+        warned.update(() if line is None else line.warnings)
+        look.mean += features.sum(0, dtype=np.float64)
+        rows += len(features)
+        alike[hashlib.blake2b(features.data, digest_size=16).digest()].append(sample)
+        same_frame = line is not None and len(set(line.indices)) == 1
+        if len(features) > 1 and (features == features[0]).all() and not same_frame:
+            look.still.append(sample)
     look.mean /= max(rows, 1)
     found.whole = len(look.good)
     found.warnings += warned_of(corpus.name, warned)
@@ -295,7 +308,7 @@ def _others(against: Path, corpora: Sequence[Corpus], config: ExtractConfig, spe
     return others
 
 
-def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
+def _compare_with(look: _Look, other: Path, tolerance: Tolerance, watch: Watch) -> None:
     found = look.found
     with reading(other):
         there = names(other)
@@ -303,9 +316,11 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance) -> None:
     only_here = [sample.name for sample in look.good if f"{sample.name}.npy" not in there]
     lacking = {sample.name for sample in look.samples} - {sample.name for sample in look.good}
     only_there = sorted(name for name in lacking if f"{name}.npy" in there)
-    for sample in look.good:
-        file = other / f"{sample.name}.npy"
-        if file.name in there and (reason := _compare(look, sample, file, tolerance, compared)):
+    both = [sample for sample in look.good if f"{sample.name}.npy" in there]
+    differences = overlapped(lambda sample: _difference(look, sample, other / f"{sample.name}.npy"), both)
+    shown = watch(differences, len(both), description="comparing")
+    for sample, difference in zip(both, shown, strict=True):
+        if (reason := _judged(difference, tolerance, compared)) is not None:
             look.blame(sample, DIFFERENT, reason)
     found.against = _comparison(str(other), compared, only_here, only_there)
     for missing, which in ((only_here, "not in"), (only_there, "only in")):
@@ -334,8 +349,8 @@ def _compare_again(
         line = look.lines.get(sample.name)
         recorded = line is not None and line.outcome == SAVED
         tolerance = SAME_DECODER if recorded and look.found.devices == (device,) == ("cpu",) else OTHER_DECODER
-        reason = _compare(look, sample, local(outcome.sample.target), tolerance, compared[sample.dataset])
-        if reason is not None:
+        difference = _difference(look, sample, local(outcome.sample.target))
+        if (reason := _judged(difference, tolerance, compared[sample.dataset])) is not None:
             now, then = outcome.plan.indices, line.indices if line else ()
             frames = f"; frames {list(then)} then, {list(now)} now" if then not in ((), now) else ""
             look.blame(sample, CHANGED, f"{reason}{frames}")
@@ -354,15 +369,21 @@ def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
     return drawn + random.Random(f"{seed} {look.found.dataset}").sample(others, min(most - len(drawn), len(others)))
 
 
-def _compare(look: _Look, sample: Sample, other: Path, tolerance: Tolerance, compared: _Compared) -> str | None:
-    """Compare a sample's file with another and count it in `compared`; None if they are the same, else why not."""
+def _difference(look: _Look, sample: Sample, other: Path) -> Difference | str:
+    """How far a sample's file is from another, or which of them is none."""
     n, dim = look.corpus.rule.n, len(look.mean)
     ours, theirs = read_checked(local(sample.target), n, dim), read_checked(other, n, dim)
     if isinstance(ours, str):
         return ours
     if isinstance(theirs, str):
         return f"the other file: {theirs}"
-    difference = compare(sample.name, ours, theirs, look.mean)
+    return compare(sample.name, ours, theirs, look.mean)
+
+
+def _judged(difference: Difference | str, tolerance: Tolerance, compared: _Compared) -> str | None:
+    """Count a difference in `compared`; None if it is within the tolerance, else what is wrong."""
+    if isinstance(difference, str):
+        return difference
     within = difference.within(tolerance)
     compared.append((within, difference))
     return None if within else str(difference)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, print_json
+from gpupeak.cli.progress import watching
 from gpupeak.config import ExtractConfig
 from gpupeak.errors import ConfigError
+from gpupeak.tally import Watch
 
 
 @with_settings()
@@ -17,8 +19,8 @@ def pack(config: ExtractConfig, as_json: bool = JSON) -> int:
     """
     from gpupeak.features.packs import pack as pack_features
 
-    def work(directory: Path, n: int) -> tuple[str, int]:
-        file, count = pack_features(directory, n)
+    def work(directory: Path, n: int, watch: Watch) -> tuple[str, int]:
+        file, count = pack_features(directory, n, watch)
         return f"{count} samples packed into {file}", count
 
     return _each(config, as_json, work)
@@ -32,14 +34,14 @@ def unpack(config: ExtractConfig, as_json: bool = JSON) -> int:
     """
     from gpupeak.features.packs import unpack as unpack_features
 
-    def work(directory: Path, n: int) -> tuple[str, int]:
-        written, count = unpack_features(directory, n)
+    def work(directory: Path, n: int, watch: Watch) -> tuple[str, int]:
+        written, count = unpack_features(directory, n, watch)
         return f"{written} of {count} samples written to {directory}", written
 
     return _each(config, as_json, work)
 
 
-def _each(config: ExtractConfig, as_json: bool, work: Callable[[Path, int], tuple[str, int]]) -> int:
+def _each(config: ExtractConfig, as_json: bool, work: Callable[[Path, int, Watch], tuple[str, int]]) -> int:
     from gpupeak.features.packs import FeatureStore
 
     n = config.n_frms or 8
@@ -49,7 +51,8 @@ def _each(config: ExtractConfig, as_json: bool, work: Callable[[Path, int], tupl
     if not names:
         raise ConfigError(f"{store.root}: no dataset with features at {store.directory('*').relative_to(store.root)}")
     for name in names:
-        told, counts[name] = work(store.directory(name), n)
+        with watching(Output(stderr=True), quiet=as_json) as watch:
+            told, counts[name] = work(store.directory(name), n, watch)
         if not as_json:
             Output().say(f"{name}: {told}")
     if as_json:

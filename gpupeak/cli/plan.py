@@ -12,6 +12,7 @@ from rich.text import Text
 from gpupeak.cli.extract import sharded
 from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, clean, commonest, first, print_json, print_table
+from gpupeak.cli.progress import watching
 from gpupeak.cli.settings import show_settings
 from gpupeak.config import OUTPUT, ExtractConfig
 from gpupeak.errors import ConfigError, SampleError, writing
@@ -40,7 +41,9 @@ def plan(
         return show_settings(config, given, as_json=as_json)
     from gpupeak.check.plan import plan as look
 
-    plans = look(sharded(config, Output(stderr=True).say))
+    console = Output(stderr=True)
+    with watching(console, quiet=quiet or as_json) as watch:
+        plans = look(sharded(config, console.say), watch)
     if as_json:
         print_json(0, datasets=[found.to_json() for found in plans])
     else:

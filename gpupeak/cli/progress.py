@@ -5,19 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 from rich.text import Text
 
 from gpupeak.cli.output import Output, clean
-from gpupeak.tally import Observer, RunReport, Tally
+from gpupeak.tally import Observer, RunReport, Tally, Watch, unwatched
 from gpupeak.types import Failed, Outcome
 
 _STOPPING = "stopping after what is in hand; press Ctrl-C again to stop at once"
+_Item = TypeVar("_Item")
 _SECONDS_A_LINE = 10.0
+_SECONDS_UNSEEN = 2.0  # what takes no longer needs no bar
 _SHOW_CURSOR = "\x1b[?25h"
 _STDERR = 2
 
@@ -26,10 +37,29 @@ class _Bars(Progress):
     """A line that says what is being waited for, and a bar a dataset."""
 
     status = "reading the lists of samples"
+    unseen_until = 0.0
+
+    def __init__(self, console: Output, *told: ProgressColumn) -> None:
+        whole = Column(no_wrap=True)
+        super().__init__(
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=16)),
+            BarColumn(24),
+            MofNCompleteColumn(table_column=whole),
+            *told,
+            TimeRemainingColumn(table_column=whole),
+            console=console,
+            refresh_per_second=4,  # drawing nine datasets holds the GIL for 5 ms
+            transient=True,
+        )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        yield Text(self.status, "bold")
-        yield from super().get_renderables()
+        if time.monotonic() >= self.unseen_until:
+            yield Text(self.status, "bold")
+            yield from super().get_renderables()
+
+    def watch(self, items: Iterable[_Item], /, total: int, *, description: str) -> Iterable[_Item]:
+        self.status = ""
+        return self.track(items, total, description=description)
 
 
 class Display(Observer):
@@ -47,18 +77,8 @@ class Display(Observer):
         self._began = self._told = time.monotonic()
         self._rows: dict[str, TaskID] = {}
         self._bars: _Bars | None = None
-        if not quiet and console.file.isatty() and not console.is_dumb_terminal:
-            whole = Column(no_wrap=True)
-            self._bars = _Bars(
-                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=16)),
-                BarColumn(24),
-                MofNCompleteColumn(table_column=whole),
-                TextColumn("{task.fields[told]}"),
-                TimeRemainingColumn(table_column=whole),
-                console=console,
-                refresh_per_second=4,  # drawing nine datasets holds the GIL for 5 ms
-                transient=True,
-            )
+        if not quiet and _can_draw(console):
+            self._bars = _Bars(console, TextColumn("{task.fields[told]}"))
 
     def __enter__(self) -> Display:
         if self._bars is not None:
@@ -119,6 +139,22 @@ class Display(Observer):
     def _say(self, text: str) -> None:
         # Bars that are drawn anew below the line would be cut, not fitted, with `soft_wrap`.
         self._console.print(Text(clean(text)), soft_wrap=self._bars is None)
+
+
+@contextlib.contextmanager
+def watching(console: Output, *, quiet: bool = False) -> Iterator[Watch]:
+    """Show on a terminal how far a command is that takes more than two seconds: a bar for each of its loops."""
+    if quiet or not _can_draw(console):
+        yield unwatched
+        return
+    bars = _Bars(console)
+    bars.status, bars.unseen_until = "reading", time.monotonic() + _SECONDS_UNSEEN
+    with bars:
+        yield bars.watch
+
+
+def _can_draw(console: Output) -> bool:
+    return console.file.isatty() and not console.is_dumb_terminal
 
 
 def failure(failed: Failed) -> str:

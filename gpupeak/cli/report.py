@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, print_json
+from gpupeak.cli.progress import watching
 from gpupeak.config import OUTPUT, ExtractConfig
 
 _PICTURES = "Pictures"
@@ -33,8 +34,9 @@ def report(
     require("jinja2", "PIL")
     refuse_unwritable(out)
     console = Output(stderr=True)
-    found = overview(config, show, show_unusual, show_samples or (), console.say)
-    size = write_page(found, out)
+    with watching(console, quiet=quiet or as_json) as watch:
+        found = overview(config, show, show_unusual, show_samples or (), console.say, watch)
+        size = write_page(found, out)
     if as_json:
         print_json(0, file=str(out), bytes=size, datasets=[each.to_json() for each in found])
         return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gpupeak.cli.extract import interrupts, print_report
 from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
 from gpupeak.cli.output import INTERRUPTED, NAMED, Output, first, print_json, print_table, red
-from gpupeak.cli.progress import Display
+from gpupeak.cli.progress import Display, watching
 from gpupeak.config import ExtractConfig
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ def verify(
     report = None
     with contextlib.redirect_stdout(sys.stderr):
         other = None if against is None else place(against)
-        found = look(config, deep=deep, against=other, min_cosine=min_cosine, tell=console.say)
+
+        def looked() -> "tuple[Verification, ...]":
+            with watching(console, quiet=quiet or as_json) as watch:
+                return look(config, deep=deep, against=other, min_cosine=min_cosine, tell=console.say, watch=watch)
+
+        found = looked()
         if fix and any(each.mendable for each in found):
             display, stop = Display(console, quiet=quiet), threading.Event()
             with interrupts(stop, display), display:
@@ -49,7 +54,7 @@ def verify(
             if not quiet:
                 print_report(console, report)
             deep, other = (0, None) if report.interrupted else (deep, other)
-            found = look(config, deep=deep, against=other, min_cosine=min_cosine, tell=console.say)
+            found = looked()
     code = INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
     if as_json:
         fixed = None if report is None else report.to_json()
@@ -93,7 +98,8 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
         console.say("all is well", "green")
     else:
         samples = f": {wrong} samples are not right" if wrong else ", as said above"
-        advice = f"; --fix extracts {mendable} of them again" if mendable else ""
+        refused = any(each.problems for each in found)  # by extract, too
+        advice = f"; --fix extracts {mendable} of them again" if mendable and not refused else ""
         console.say(f"not all is well{samples}{advice}", "red")
 
 

@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,7 @@ from gpupeak.storage import places
 from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import name_fault, open_bounded
 from gpupeak.storage.overlap import overlapped
+from gpupeak.tally import Watch, unwatched
 from gpupeak.types import Url
 
 if TYPE_CHECKING:
@@ -177,19 +178,17 @@ def packed_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.safetensors")
 
 
-def pack(directory: Path, n: int) -> tuple[Path, int]:
+def pack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[Path, int]:
     """Pack the `.npy` files of a feature directory into one file; they stay. Returns the file and its samples. Raises
     ConfigError if one is torn or of another shape, or they are of two kinds; RunError if a run is writing there,
     WriteError."""
-    there = _npy_files(directory)
-    if not there:
+    if not (names := _npy_names(directory)):
         raise ConfigError(f"{directory}: no .npy files to pack")
-    shape = _load(directory, next(iter(there)), n).shape
+    shape = _load(directory, names[0], n).shape
     sums: dict[str, int] = {}
 
-    def rows() -> Iterator[bytes]:
-        for name in there:
-            features = _load(directory, name, n)
+    def rows(names: Collection[str]) -> Iterator[bytes]:
+        for name, features in zip(names, overlapped(partial(_load, directory, n=n), names), strict=True):
             if features.shape != shape:
                 raise ConfigError(f"{directory}/{name}.npy: is {list(features.shape)}, the others {list(shape)}")
             if sums.setdefault(name, zlib.crc32(features.data)) != zlib.crc32(features.data):
@@ -197,7 +196,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
             yield features.tobytes()
 
     def chunks() -> Iterator[bytes]:
-        for _ in rows():  # once before the header, which has their checksums
+        for _ in rows([name for name in there if name not in sums]):  # before the header, which has their checksums
             pass
         size = 4 * len(there) * n * shape[1]
         about = {"dtype": "F32", "shape": [len(there), *shape], "data_offsets": [0, size]}
@@ -207,7 +206,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
         header = json.dumps({"__metadata__": metadata, _TENSOR: about}).encode()
         header += b" " * (-len(header) % 8)
         yield struct.pack("<Q", len(header)) + header
-        yield from rows()
+        yield from watch(rows(there), len(there), description=directory.parent.name)
 
     file = packed_file(directory)
     with FeatureDirectory(directory, n, shape[1]), writing(file):  # no run may write meanwhile
@@ -217,7 +216,7 @@ def pack(directory: Path, n: int) -> tuple[Path, int]:
     return file, len(there)
 
 
-def unpack(directory: Path, n: int) -> tuple[int, int]:
+def unpack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[int, int]:
     """Write a packed file's samples as `.npy` files where they are not there yet. Returns how many were, and all.
     Raises as `pack`, and ConfigError if what lies there was made by other settings."""
     file = packed_file(directory)
@@ -227,19 +226,24 @@ def unpack(directory: Path, n: int) -> tuple[int, int]:
         pack = _read_pack(file, n)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{error}; it cannot be unpacked") from error
-    header = npy_header((n, pack.dim))
+    header, size = npy_header((n, pack.dim)), 4 * n * pack.dim
     there = set(_npy_names(directory))
     missing = [(row, name) for row, name in enumerate(pack.names) if name not in there]
-    with FeatureDirectory(directory, n, pack.dim) as held, writing(directory):
+
+    def write(which: tuple[int, str]) -> None:
+        row, name = which
+        data = os.pread(packed_rows.fileno(), size, pack.start + row * size)  # what is mapped would stay in memory
+        if zlib.crc32(data) != pack.files[row][3]:
+            raise ConfigError(f"{file}: what it holds of {name} is not what was packed")
+        replace_file(directory / f"{name}.npy", (header, data))
+
+    with FeatureDirectory(directory, n, pack.dim) as held, writing(directory), file.open("rb") as packed_rows:
         own, packed = _settings(directory), pack.settings
         if own and packed and (key := difference(own, packed)) is not None:
             told = f"is of features made with {key} {setting(own, key)}, the packed ones with {setting(packed, key)}"
             raise ConfigError(f"{directory}: {told}; unpack them below another output root")
-        for row, name in missing:
-            data = pack.row(row).tobytes()
-            if zlib.crc32(data) != pack.files[row][3]:
-                raise ConfigError(f"{file}: what it holds of {name} is not what was packed")
-            replace_file(directory / f"{name}.npy", (header, data))
+        for _ in watch(overlapped(write, missing), len(missing), description=directory.parent.name):
+            pass
         if packed and held.run is None and not there:
             held.begin({"settings": packed}, done=set(pack.names), overwrite=False)
     return len(missing), len(pack.names)
@@ -258,14 +262,11 @@ def _settings(directory: Path) -> dict[str, Any] | None:
 class _Pack(NamedTuple):
     names: list[str]
     dim: int
+    start: int  # of its rows in the file
     files: list[tuple[int, int, int, int]]
     settings: dict[str, Any] | None
     directory: object
     features: Any  # the library's view of the mapped tensor
-
-    def row(self, number: int) -> npt.NDArray[np.float32]:
-        features: npt.NDArray[np.float32] = self.features[number]
-        return features
 
 
 def _read_pack(file: Path, n: int) -> _Pack:
@@ -289,7 +290,7 @@ def _read_pack(file: Path, n: int) -> _Pack:
     told = len(files) == count and all(len(each) == 4 for each in files)
     if not (named and told and isinstance(settings, (dict, type(None)))) or features.get_dtype() != "F32" or rows != n:
         raise ValueError(f"{file}: not a packed file of {n} frames a sample")
-    return _Pack(names, dim, files, settings, directory, features)
+    return _Pack(names, dim, 8 + size, files, settings, directory, features)
 
 
 def _is_name(name: object) -> bool:

@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,14 @@ def refuse_unwritable(file: Path) -> None:
 
 def write_page(found: Sequence[Overview], file: Path) -> int:
     """Render and write the page, whole or not at all; return its size in bytes. Raises WriteError, and as `render`."""
-    page = render(found).encode(errors="backslashreplace")  # a name may hold what is no character
+    # A name may hold what is no character.
     with writing(file):
-        replace_file(file, [page])
-    return len(page)
+        replace_file(file, (part.encode(errors="backslashreplace") for part in render(found)))
+        return file.stat().st_size
 
 
-def render(found: Sequence[Overview]) -> str:
-    """The page as text. Raises ImportError if Jinja or Pillow is not installed."""
+def render(found: Sequence[Overview]) -> Iterator[str]:
+    """The page as text, in parts. Raises ImportError if Jinja or Pillow is not installed."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -62,7 +62,7 @@ def render(found: Sequence[Overview]) -> str:
     for each in found:
         total.update(each.counts(), whole=max(len(each.rows), each.expected or 0))
         total.update(peaks=each.sources.total(), fallbacks=each.fallbacks.total(), sheets=len(each.sheets))
-    return environment.get_template("page.html.jinja").render(
+    return environment.get_template("page.html.jinja").generate(
         datasets=found,
         total=total,
         made=datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),

@@ -25,8 +25,7 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(temporary_name())
     try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:  # over one that a killed process of the same number left
             file.writelines(chunks)
         temporary.replace(path)
     except BaseException:

@@ -498,6 +498,8 @@ def test_the_command_tells_what_is_wrong_and_mends_it(
     out, _ = capsys.readouterr()
     assert f"mer2023, broken: 1\n  {FIRST}: every value is 0.25\n" in out
     assert out.endswith("not all is well: 1 samples are not right; --fix extracts 1 of them again\n")
+    assert main(["verify", *words(config), "--fallback", "middle"]) == 1
+    assert "--fix" not in capsys.readouterr().out, "that would be refused"
     assert main(["verify", *words(config), "--quiet"]) == 1
     out, error = capsys.readouterr()
     assert error == ""

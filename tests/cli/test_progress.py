@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from samples import sample
 
 from gpupeak.cli.extract import print_report
 from gpupeak.cli.output import Output, clean
-from gpupeak.cli.progress import Display
+from gpupeak.cli.progress import Display, watching
 from gpupeak.errors import WriteError
 from gpupeak.tally import RunReport, Tally
 from gpupeak.types import Failed, FramePlan, NoPeak, Outcome, Saved
@@ -157,3 +158,15 @@ def test_a_terminal_shows_a_bar_for_each_dataset(width: int, tmp_path: Path, mon
     assert "19000/20000" in lines[8]
     assert "stopping after what is in hand; press Ctrl-C again" in file.shown
     assert "\x1b[?25h" in file.getvalue(), "the cursor is back"
+
+
+@pytest.mark.parametrize(("quiet", "seconds"), [(False, 3), (False, 0), (True, 3)])
+def test_what_takes_longer_than_two_seconds_has_a_bar(
+    quiet: bool, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, clock, terminal = time.monotonic(), time.monotonic, Terminal()
+    monkeypatch.setattr("time.monotonic", lambda: began)
+    with watching(output(monkeypatch, terminal), quiet=quiet) as watch:
+        monkeypatch.setattr("time.monotonic", lambda: clock() + seconds)
+        assert list(watch(iter("abc"), 3, description="mer2023")) == ["a", "b", "c"]
+    assert ("mer2023" in terminal.shown and "3/3" in terminal.shown) is (seconds > 0 and not quiet)

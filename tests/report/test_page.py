@@ -68,7 +68,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> ExtractConfig:
 
 @pytest.fixture(scope="module")
 def text(corpus: ExtractConfig) -> str:
-    return render(overview(corpus, show=len(NAMES), show_samples=[REFUSED]))
+    return "".join(render(overview(corpus, show=len(NAMES), show_samples=[REFUSED])))
 
 
 @pytest.fixture(scope="module")
