@@ -22,8 +22,8 @@ from gpupeak.tally import RunReport, Tally
 def extract(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) -> int:
     """Extract the features of DATASETS. What is already there is skipped; a run that was cut off goes on.
 
-    Progress goes to standard error, the table at the end to standard output. Ctrl-C stops after what
-    is in hand, a second one at once.
+    Progress goes to standard error, the table at the end to standard output.
+    Ctrl-C stops after what is in hand, a second one at once.
     """
     console = Output(stderr=True)
     display = Display(console, quiet=quiet)

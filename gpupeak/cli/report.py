@@ -24,8 +24,8 @@ def report(
 ) -> int:
     """Write one HTML file about the features that extract made with the same arguments; it opens offline.
 
-    Coverage, peaks, fallbacks, failures, time, and the chosen frames of some samples as pictures. Datasets
-    whose videos or lists are not at hand are told from what was extracted. Needs the extra report.
+    Coverage, peaks, fallbacks, failures, time, and the chosen frames of some samples as pictures.
+    Datasets whose videos or lists are not at hand are told from what was extracted. Needs the extra report.
     """
     from gpupeak.report.contents import overview
     from gpupeak.report.page import refuse_unwritable, write_page
