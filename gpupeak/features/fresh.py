@@ -8,23 +8,25 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from gpupeak.errors import SampleError
 from gpupeak.features.records import SAVED, ManifestLine
-from gpupeak.peaks.reading import places
+from gpupeak.peaks.reading import Look, listed, places_there, unlisted
 from gpupeak.sampling import choose
 from gpupeak.storage.files import open_bounded
+from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import is_directory
-from gpupeak.types import FileStamp, NoPeak, Peak, Sample, Url
+from gpupeak.types import FileStamp, NoPeak, Peak, Sample
 
 _PARTS, _PART_BYTES = 8, 8192
 
 
-def made_of(sample: Sample, *, content: bool = True) -> tuple[FileStamp, ...]:
+def made_of(sample: Sample, *, content: bool = True, look: Look = unlisted) -> tuple[FileStamp, ...]:
     """The files that a plan of a sample is made of as they are now: the video, then every action-unit file where one is
-    looked for; none if the video cannot be read. With `content`, a CRC-32 of parts of a video on this machine."""
+    looked for; none if the video cannot be read. With `content`, a CRC-32 of parts of a video here; `look` is as for
+    `read_peak`."""
     found = [file.stamp for file in sample.remote]
     if isinstance(sample.video, Path):
         try:
@@ -35,8 +37,8 @@ def made_of(sample: Sample, *, content: bool = True) -> tuple[FileStamp, ...]:
         found.insert(0, FileStamp(str(sample.video), status.st_size, status.st_mtime_ns, crc32))
     if sample.rule.method == "emotion_peak":
         for directory in sample.au_dirs:
-            for place in places(sample.name) if not isinstance(directory, Url) else ():
-                try:  # most are not there; eight Paths less a sample
+            for place in places_there(sample.name, directory, look) if isinstance(directory, Path) else ():
+                try:  # eight Paths less a sample
                     status = os.stat(file := f"{directory}/{place}")  # noqa: PTH116
                 except (OSError, ValueError):
                     continue
@@ -67,15 +69,18 @@ def find_stale(
     """
     as_dict, peaks = cache(dataclasses.asdict), {} if peaks is None else peaks
     stale: dict[str, str] = {}
+    judged: list[Sample] = []
     changed: list[Sample] = []  # something that the choice of frames depends on
     unknown = 0
     for sample in samples:
         line = lines.get(sample.name)
         if line is not None and line.failure is not None:
             stale[sample.name] = f"extracting it again failed: {line.failure}"
-        if line is None or line.outcome != SAVED or not line.frames or sample.video is None:
-            continue
-        now = made_of(sample, content=False)
+        if line is not None and line.outcome == SAVED and line.frames and sample.video is not None:
+            judged.append(sample)
+    files = overlapped(partial(made_of, content=False, look=cache(listed)), judged)
+    for sample, now in zip(judged, files, strict=True):
+        line = lines[sample.name]
         same = bool(line.files) and now[1:] == line.files[1:] and line.rule == as_dict(sample.rule)
         if same and (peak := line.peak or line.fallback) is not None:
             peaks[sample.name] = peak

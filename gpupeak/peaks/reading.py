@@ -6,10 +6,11 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -33,14 +34,31 @@ _BAD = (Unusable, OSError, ValueError, RecursionError, csv.Error)
 _TABLES = [source.name for source in SOURCES if isinstance(source.read, Table)]
 _PLAIN = SamplingRule()
 
+Look: TypeAlias = Callable[[Path], frozenset[str] | None]
 
-def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) -> Peak | NoPeak:
+
+def listed(directory: Path | str) -> frozenset[str] | None:
+    """The names in a directory, none if it is not there, None if it cannot be listed."""
+    try:
+        return frozenset(os.listdir(directory))  # noqa: PTH208 - names only
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError:
+        return None
+
+
+def unlisted(directory: Path | str) -> None:
+    """For few samples: files are tried one by one."""
+
+
+def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN, look: Look = unlisted) -> Peak | NoPeak:
     """The emotional peak of the sample `name`, or a `NoPeak` that says of every file found what was wrong. A directory
-    that comes first, the nearest to the dataset, wins over a better source in a later one."""
+    that comes first, the nearest to the dataset, wins over a better source in a later one. `look` tells the names in
+    such a directory, as a cached `listed` does."""
     if rule.peak_source not in ("auto", *PEAK_SOURCES):
         raise ValueError(f"peak_source is {rule.peak_source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
     faults: list[NoPeak] = []
-    for each, file, content in _candidates(name, au_dirs, rule.peak_source):
+    for each, file, content in _candidates(name, au_dirs, rule.peak_source, look):
         try:
             told = _told(each, content)
             rows, face = as_asked(told, rule)
@@ -56,13 +74,26 @@ def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) -
     if faults:
         return NoPeak(faults[0].reason, "; ".join(dict.fromkeys(fault.detail for fault in faults)))
     searched = ", ".join(map(str, au_dirs)) or "none was given"
-    if not any(map(is_directory, au_dirs)):
+    if not any(look(each) or is_directory(each) for each in au_dirs):
         return NoPeak(NO_DIRECTORY, searched)
     return NoPeak(NO_FILE, f"nothing of this sample in {searched}")
 
 
 def places(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(place.format(name) for source in SOURCES for place in source.places))
+
+
+def places_there(name: str, directory: Path, look: Look) -> Iterator[str]:
+    """Those of `places` at which there is something, as far as listing tells."""
+    top = look(directory)
+    if top is None:
+        yield from places(name)
+        return
+    inner = listed(f"{directory}/{name}") if name in top else ()
+    for place in places(name):
+        above, _, file = place.rpartition("/")
+        if place in top or (above and (inner is None or file in inner)):
+            yield place
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +128,17 @@ class _Open:
     lines: Iterable[str]
 
 
-def _candidates(name: str, au_dirs: Sequence[Path], wanted: str) -> Iterator[tuple[Source, Path, object]]:
+def _candidates(
+    name: str, au_dirs: Sequence[Path], wanted: str, look: Look = unlisted
+) -> Iterator[tuple[Source, Path, object]]:
     """The files that are there, each with a source that it may be of, and what it holds or what reading it raised."""
     for directory in au_dirs:
+        there = look(directory)
         contents: dict[str, object] = {}  # by place: read once for all sources
         for each in SOURCES:
             for place in each.places if wanted in ("auto", each.name) else ():
+                if there is not None and place.format(name).partition("/")[0] not in there:
+                    continue
                 if place not in contents:
                     contents[place] = _content(directory / place.format(name))
                 content = contents[place]

@@ -18,7 +18,9 @@ from gpupeak.peaks.reading import (
     NO_USABLE_PEAK,
     UNREADABLE,
     Curve,
+    listed,
     places,
+    places_there,
     read_curve,
     read_peak,
 )
@@ -224,6 +226,15 @@ class TestNothing:
         assert missing(tmp_path) == NoPeak(NO_FILE, f"nothing of this sample in {tmp_path}")
         analysis(tmp_path, AU_INFO)
         assert missing(tmp_path, "openface").reason == NO_FILE, "a source that is asked for has no stand-in"
+
+    def test_listed_directories_have_the_same_files(self, tmp_path: Path) -> None:
+        for number, place in enumerate(places(NAME)):
+            file = tmp_path / str(number) / place
+            file.parent.mkdir(parents=True)
+            file.write_text("{")
+            assert list(places_there(NAME, tmp_path / str(number), listed)) == [place]
+        for directory in (*tmp_path.iterdir(), tmp_path, tmp_path / "none", file):
+            assert read_peak(NAME, [directory], look=listed) == read_peak(NAME, [directory])
 
     @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800"])
     def test_a_name_no_file_can_have(self, tmp_path: Path, name: str) -> None:
