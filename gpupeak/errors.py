@@ -111,6 +111,11 @@ def mistaken(start: bytes) -> str | None:
     return next((told for starts, told in _MISTAKEN.items() if start.startswith(starts)), None)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 sample`, `2 samples`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def few(names: Iterable[str]) -> str:
     """The first three names, for a message."""
     shown = [name[:80] or "''" for name in itertools.islice(names, 4)]

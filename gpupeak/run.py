@@ -24,12 +24,12 @@ from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
-from gpupeak.corpora.samples import list_samples
+from gpupeak.corpora.samples import list_samples, require_samples, require_videos
 from gpupeak.corpora.shards import assign
 from gpupeak.decode.resources import fitted, refuse_excess
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, few
+from gpupeak.errors import ConfigError, counted, few
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory, is_feature_directory
@@ -141,6 +141,7 @@ def prepare(
     targets = [feature_place(config, corpus, spec) for corpus in corpora]
     _refuse_twins(corpora, place(config.output_root))
     listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
+    require_samples(corpora, listings)
     taken = _taken([listing.samples for listing in listings], config)
     jobs = []
     for corpus, target, listing, mine in zip(corpora, targets, listings, taken, strict=True):
@@ -160,10 +161,13 @@ def prepare(
         if config.refresh:
             done -= stale.keys()
         pending = [sample for sample in samples if sample.name not in done]
+        if not done:
+            require_videos(corpus, listing)
         if pending:
             require_peaks(corpus, listing.samples, config)
         if stale and not config.refresh:
-            told = f"{len(stale)} finished samples are stale: {few(stale)}; --refresh extracts them again"
+            are = "is" if len(stale) == 1 else "are"
+            told = f"{counted(len(stale), 'finished sample')} {are} stale: {few(stale)}; --refresh extracts again"
             warnings.append(f"{corpus.name}: {told} (the first: {next(iter(stale.values()))})")
         if done and directory.run is None:
             warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpupeak.corpora.corpus import Corpus
 from gpupeak.corpora.labels import read_names
-from gpupeak.errors import LabelError, few
+from gpupeak.errors import LabelError, counted, few
 from gpupeak.peaks.reading import places
 from gpupeak.storage.fetching import local_file
 from gpupeak.storage.files import name_fault
-from gpupeak.storage.places import is_directory, is_there, scan
+from gpupeak.storage.places import is_directory, is_there, names, scan
 from gpupeak.storage.remote import Entry, listing, tree
 from gpupeak.types import Failed, Place, RemoteFile, Sample, Url
 
@@ -48,14 +48,20 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
         files, left_out = find(corpus.videos, None)
         named: dict[str, str | None] = dict.fromkeys(sorted(files))
         if not named:
-            raise LabelError(f"{corpus.videos}: no {'video' if corpus.stream == 'frame' else '.npy of faces'} here")
+            what = "video" if corpus.stream == "frame" else ".npy of faces"
+            raise LabelError(f"{corpus.videos}: no {what} here{_one_directory_down(corpus.videos)}")
         if left_out:
-            warnings.append(f"{len(left_out)} files left out, another has the same name: {few(left_out)}")
+            warnings.append(f"{counted(len(left_out), 'file')} left out, another has the same name: {few(left_out)}")
     else:
         named = _named(corpus, corpus.labels, warnings)
         files, _ = find(corpus.videos, named)
     if corpus.expected not in (None, len(named)):
-        warnings.append(f"{len(named)} samples listed, expected {corpus.expected}")
+        warnings.append(f"{counted(len(named), 'sample')} listed, expected {corpus.expected}")
+    if len(files) < len(named):
+        files_there = map(_split, names(corpus.videos))
+        stems = [stem for stem, extension in files_there if extension == ".npy" or extension.lower() in _RANKS]
+        if hint := _but_for_capitals(named.keys() - files.keys(), stems):
+            warnings.append(f"names in {corpus.labels} and in {corpus.videos} are not the same{hint}")
 
     directory = corpus.videos if is_directory(corpus.videos) else corpus.videos.parent
     there = tuple(filter(is_directory, corpus.au_dirs))
@@ -77,9 +83,10 @@ def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str 
     named: dict[str, str | None] = {}
     repeated = []
     wanted = dict(_names(corpus.samples)) if corpus.samples else None
-    unknown = dict.fromkeys(wanted or ())
+    unknown, seen = dict.fromkeys(wanted or ()), set[str]()
     for key in corpus.keys:
         for name, file in _names(labels, key):
+            seen.add(name)
             if not _in_split(name, corpus):
                 continue
             if name in named:
@@ -88,12 +95,30 @@ def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str 
                 named[name] = file or (wanted or {}).get(name)
                 unknown.pop(name, None)
     if repeated:
-        warnings.append(f"{len(repeated)} names listed again in {labels.name} and taken once: {few(repeated)}")
+        told = f"{counted(len(repeated), 'name')} listed again in {labels.name} and taken once"
+        warnings.append(f"{told}: {few(repeated)}")
     if unknown:
-        warnings.append(f"{len(unknown)} names of {corpus.samples} are not in {labels.name}: {few(unknown)}")
+        told = f"{counted(len(unknown), 'name')} of {corpus.samples} not in {labels.name}: {few(unknown)}"
+        warnings.append(f"{told}{_but_for_capitals(unknown, seen)}")
     if not named and wanted is None:
         raise LabelError(f"{labels}: names no sample")
     return named
+
+
+def _but_for_capitals(lacking: Collection[str], there: Iterable[str]) -> str:
+    folded = {name.casefold(): name for name in there}
+    near = [(name, folded[name.casefold()]) for name in lacking if folded.get(name.casefold(), name) != name]
+    return f"; {min(near)[0]!r} differs from {min(near)[1]!r} by capitals alone: write one as the other" if near else ""
+
+
+def _one_directory_down(videos: Place) -> str:
+    """What to do where the videos lie in directories of their own: `Raw/<video>/<clip>.mp4`."""
+    for within in sorted(names(videos))[:20]:
+        for name in sorted(names(videos / within)):
+            if _split(name)[1].lower() in _RANKS:
+                told = f"but one directory down, such as {within}/{name}: link them all into one directory"
+                return f", {told}, each by a name of its own ({within}_{name})"
+    return ""
 
 
 def _names(file: Place, key: str | None = None) -> Iterator[tuple[str, str | None]]:
@@ -106,6 +131,25 @@ def _names(file: Place, key: str | None = None) -> Iterator[tuple[str, str | Non
     for name in names:
         stem, extension = _split(name)
         yield (stem, name) if extension.lower() in _RANKS else (name, None)
+
+
+def require_samples(corpora: Sequence[Corpus], listings: Sequence[Listing]) -> None:
+    """Raise LabelError if a list of samples to restrict `corpora` to names none of theirs."""
+    if any(listing.samples for listing in listings):
+        return
+    told = next((f" ({warning})" for listing in listings for warning in listing.warnings), "")
+    raise LabelError(f"{corpora[0].samples}: names no sample of {few(corpus.name for corpus in corpora)}{told}")
+
+
+def require_videos(corpus: Corpus, listing: Listing) -> None:
+    """Raise LabelError if no sample of `corpus` has a video."""
+    lacking = [entry.reason if isinstance(entry, Failed) else entry.name for entry in listing.samples]
+    if not lacking or any(isinstance(entry, Sample) and entry.video is not None for entry in listing.samples):
+        return
+    what = "a video" if corpus.stream == "frame" else "a file of faces"
+    told = f"none of {counted(len(lacking), 'sample')} of {corpus.labels} has {what} in {corpus.videos}"
+    hint = "".join(f"; {warning}" for warning in listing.warnings[-1:]) or _one_directory_down(corpus.videos)
+    raise LabelError(f"{corpus.name}: {told} ({few(lacking)}){hint}")
 
 
 def _in_split(name: str, corpus: Corpus) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
-from gpupeak.errors import SampleError
+from gpupeak.errors import SampleError, counted, few
 from gpupeak.features.records import SAVED, ManifestLine
 from gpupeak.peaks.reading import Look, listed, places_there, unlisted
 from gpupeak.sampling import choose
@@ -71,8 +71,10 @@ def find_stale(
     stale: dict[str, str] = {}
     judged: list[Sample] = []
     changed: list[Sample] = []  # something that the choice of frames depends on
-    unknown = 0
+    unknown, without = 0, list[str]()
     for sample in samples:
+        if sample.video is None:
+            without.append(sample.name)
         line = lines.get(sample.name)
         if line is not None and line.failure is not None:
             stale[sample.name] = f"extracting it again failed: {line.failure}"
@@ -91,8 +93,10 @@ def find_stale(
                 changed.append(sample)
             else:
                 unknown += 1
+    if without:
+        warnings.append(f"{dataset}: of {counted(len(without), 'finished sample')} the video is gone: {few(without)}")
     if unknown:
-        told = f"{unknown} samples have peaks, and there is no action-unit directory"
+        told = f"of {counted(unknown, 'sample')} there are peaks, and there is no action-unit directory"
         warnings.append(f"{dataset}: {told}: whether the peaks are still those cannot be told")
     peaks |= {s.name: peak for s, peak in read_peaks(s for s in changed if s.rule.method == "emotion_peak")}
     for sample in changed:

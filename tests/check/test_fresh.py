@@ -160,7 +160,7 @@ def test_what_is_stale_is_seen_by_all_and_made_again_alone(
     report = gpupeak.extract(tree.config)
     (tally,) = report.datasets
     assert (tally.saved, tally.skipped, tally.stale) == (0, 3, len(found))
-    assert any("1 finished samples are stale" in notice for notice in report.notices) is (stale is not None)
+    assert any("1 finished sample is stale" in notice for notice in report.notices) is (stale is not None)
     assert tree.state() == before
     (tally,) = gpupeak.extract(replace(tree.config, refresh=True)).datasets
     assert (tally.saved, tally.skipped) == (len(found), 3 - len(found))
@@ -215,8 +215,11 @@ def test_the_commands(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = capsys.readouterr()
     assert "mer2023, stale: 1" in out and f"  {FIRST}: frames [" in out
     assert main(["plan", *given]) == 0
-    assert "--refresh extracts them again" in "".join(capsys.readouterr())
+    assert "--refresh extracts again" in "".join(capsys.readouterr())
     assert main(["extract", *given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stale"] == 1
     assert main(["verify", *given, "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed"]["saved"] == 1
+    (tree.videos / f"{FIRST}.mp4").unlink()
+    assert main(["plan", *given]) == 0
+    assert f"warning: mer2023: of 1 finished sample the video is gone: {FIRST}\n" in capsys.readouterr().out

@@ -233,7 +233,7 @@ class TestListing:
         few = write(tmp_path / "few.txt", "a.mp4\nt\nu\nv\nw\nc\n")
         listing = list_samples(one(datasets=("mer2023",), dataset_root=tmp_path, samples=few), TARGET)
         assert names(listing) == ["c", "a"]
-        assert listing.warnings == [f"mer2023: 4 names of {few} are not in label-6way.npz: t, u, v, ..."]
+        assert listing.warnings == [f"mer2023: 4 names of {few} not in label-6way.npz: t, u, v, ..."]
 
     def test_a_list_of_nothing(self, tmp_path: Path) -> None:
         mer2023(tmp_path, []).mkdir()
