@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -81,15 +80,11 @@ def fastest(launch: Callable[..., object], device: torch.device, width: int, out
     return tile
 
 
-def _milliseconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """The least of several runs, the first of which compiles; infinity if it cannot be launched."""
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]  # type: ignore[no-untyped-call]
-    events[0].record()
+def _milliseconds(work: Callable[[], object]) -> float:
+    """The least of several runs; infinity if it cannot be launched."""
+    from triton.testing import do_bench
+
     try:
-        for event in events[1:]:
-            work()
-            event.record()
+        return float(do_bench(work, return_mode="min"))
     except Exception:  # OutOfResources is of no public module
         return math.inf
-    events[-1].synchronize()
-    return float(min(began.elapsed_time(ended) for began, ended in itertools.pairwise(events)))
