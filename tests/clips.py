@@ -71,9 +71,7 @@ def write_clip(
         stream.pix_fmt = pix_fmt
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
-        for number, picture in enumerate(drawn or pictures(frames, size, seed)):
-            frame = VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace)
+        for number, frame in enumerate(_frames(drawn or pictures(frames, size, seed), pix_fmt, colorspace)):
             frame.pts = number if times is None else times[number]
             frame.time_base = Fraction(1, fps)
             if number < without_b:
@@ -81,6 +79,15 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def _frames(drawn: Iterable[Picture], pix_fmt: str = "yuv420p", colorspace: int | None = None) -> Iterator[VideoFrame]:
+    """The pictures as an encoder takes them, 25 a second."""
+    for number, picture in enumerate(drawn):
+        frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace)
+        frame.pts, frame.time_base = number, Fraction(1, 25)
+        yield frame
 
 
 @contextmanager
@@ -311,14 +318,9 @@ def _split(path: Path, joined: bool = False) -> Path:
     with _own_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream("libsvtav1", rate=25, options={"g": "16"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        packets: Packets = []
-        for number, picture in enumerate(pictures(48)):
-            frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            packets += stream.encode(frame)
+        packets = [packet for frame in (*_frames(pictures(48)), None) for packet in stream.encode(frame)]
         splitter = BitStreamFilterContext("av1_frame_split", stream)
-        every = (*packets, *stream.encode(None), None)
-        parts = [part for packet in every for part in splitter.filter(packet)]
+        parts = [part for packet in (*packets, None) for part in splitter.filter(packet)]
         if joined:
             parts[20:40] = [with_data(parts[39], b"".join(map(bytes, parts[20:40])))]
         for part in parts:
@@ -336,13 +338,8 @@ def _two_encoders(path: Path) -> Path:
             encoder.width, encoder.height, encoder.pix_fmt, encoder.framerate = 96, 64, "yuv420p", Fraction(25)
             encoder.flags |= Flags.global_header
             encoder.options = {"g": "12", "x264-params": params}
-            packets = []
-            for number, picture in enumerate(pictures(24, seed=part)):
-                frame = VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-                frame.pts, frame.time_base = number, Fraction(1, 25)
-                packets += encoder.encode(frame)
-            packets += encoder.encode(None)
-            for number, packet in enumerate(packets):
+            drawn = (*_frames(pictures(24, seed=part)), None)
+            for number, packet in enumerate(packet for frame in drawn for packet in encoder.encode(frame)):
                 sets = (encoder.extradata or b"") if number == 0 else b""
                 copy = with_data(packet, sets + bytes(packet))
                 _delay(copy, 24 * part)

@@ -20,7 +20,6 @@ import pytest
 import torch
 from av.video.frame import PictureType
 
-from gpupeak.encode.gpu.graphs import EagerRunner
 from gpupeak.encode.kernels import Kernels
 from gpupeak.kernels.add_layer_norm import add_layer_norm
 from gpupeak.kernels.linear_silu import linear_silu
@@ -131,13 +130,6 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
     longer = [json.loads(text) for text in (tmp_path / "more" / file.name).read_text().splitlines()]
     assert longer[: len(rows) + 1] == [first, *rows]
     assert [row.get("missing") for row in longer[len(rows) + 1 :]] == [None, "a GPU", "PyNvVideoCodec"]
-
-
-def test_the_first_rows_of_the_encoder_hold_in_small(tmp_path: Path) -> None:
-    setup, record = gpu_encode.in_small(), bench_record.Record(tmp_path, {})
-    first = [step for step in gpu_encode.steps(setup, record) if step.stage <= 2 and "open_clip" not in step.name]
-    assert gpu_check.go_through(record, first, 100) == []
-    assert [row.get("ok") for row in record.rows.values()] == [None, None, True, True, True, True]
 
 
 def test_without_pyav_the_encoder_is_measured_and_the_rest_says_what_is_missing(tmp_path: Path) -> None:
@@ -284,19 +276,6 @@ def test_a_kernel_that_is_wrong_fails_its_row_and_no_other(tmp_path: Path, row: 
     kernels = [step for step in gpu_encode.steps(setup, record) if step.name.startswith("kernel")]
     gpu_check.go_through(record, kernels, 100)
     assert [name for name, each in record.rows.items() if each["ok"] is not True] == [f"encode: kernel: {row}"]
-
-
-@pytest.mark.parametrize("patch", [wrong_channels, wrong_image])
-def test_an_encoder_that_is_wrong_is_noticed(patch: Any) -> None:
-    setup = gpu_encode.in_small()
-    towers = gpu_encode.Towers(setup, lambda: 1.0)
-
-    def way(patch: Any) -> Any:
-        kernels = Kernels(patch_rows=patch)
-        return towers.of(EagerRunner(towers.tower, setup.cuda, towers.most, kernels))
-
-    assert towers.check(way(patch_rows), (16,))["ok"]
-    assert not towers.check(way(patch), (16,))["ok"]
 
 
 def frames(numbers: range) -> FrameBatch:

@@ -21,7 +21,6 @@ import torch
 from clips import rotate, write_clip
 from samples import sample
 
-from gpupeak.channel import Cancelled
 from gpupeak.decode import dali, decode_frames
 from gpupeak.decode.dali import DaliDecoder
 from gpupeak.decode.driver import Ability
@@ -503,18 +502,6 @@ def test_a_full_window_holds_the_planner_back_until_a_batch_is_taken(tmp_path: P
     assert added.wait(20)
     thread.join()
     assert taken(full) == [["1"], ["late"]]
-
-
-def test_the_end_of_a_window(tmp_path: Path) -> None:
-    ended = window(made(tmp_path, "last"))
-    ended.finish()
-    assert len(ended.take(wait=True)) == 1
-    assert ended.take(wait=True) == ()
-    cancelled = window(made(tmp_path, "dropped"))
-    cancelled.cancel()
-    assert cancelled.take(wait=True) == ()
-    with pytest.raises(Cancelled):
-        cancelled.add(made(tmp_path, "more"))
 
 
 def test_a_size_that_dali_would_decode_with_anothers_decoder(tmp_path: Path) -> None:

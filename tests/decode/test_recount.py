@@ -101,15 +101,6 @@ def test_vp9_hidden_shown_again_and_two_in_a_packet(clip_of: ClipOf, tmp_path: P
     assert (plan.frames, plan.recounted) == (46 if two else 45, two)
 
 
-@pytest.mark.parametrize("kind", ["h264", "h264_open_gop", "hevc_mkv", "vp9", "av1", "mpeg2_ts", "h264_cut_open_gop"])
-def test_whole_files_are_not_decoded_in_full(clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_clip(clip_of(kind)) as clip:
-        monkeypatch.setattr(clip, "decode_all", None)
-        for index in range(0, clip.frames, 5):
-            decode_clip(clip, [index])
-        assert not clip.recounted
-
-
 def test_hevc_after_the_end_of_a_sequence() -> None:
     def unit(kind: int) -> bytes:
         return b"\0\0\1" + bytes([kind << 1, 1]) + b"\x80"

@@ -15,7 +15,7 @@ from clips import write_clip
 from peers.baseline import vision_config
 from PIL import Image
 from samples import read_manifest
-from tiny import DINO2_SHAPE, SHAPE, SIGLIP_SHAPE, SPEC, difference, images, state
+from tiny import DINO2_SHAPE, SHAPE, SIGLIP_SHAPE, SPEC, difference, images
 
 import gpupeak
 from gpupeak.decode import decode_frames
@@ -123,16 +123,6 @@ def test_pooling_is_of_all_tokens_before_the_last_norm_and_of_nothing_else(kind:
     tower.shape = summed
     with torch.inference_mode():
         assert difference(tower(images()), tokens.sum(1)) < WITHIN
-
-
-@pytest.mark.parametrize("shape", [DINO2_SHAPE, SIGLIP_SHAPE], ids=["dinov2", "siglip"])
-@torch.inference_mode()
-def test_every_parameter_counts(shape: TowerShape) -> None:
-    weights, pixels = state(0, shape), images()
-    before = VisionTower.from_state(weights, shape)(pixels)
-    for name, value in weights.items():
-        changed = {**weights, name: value + 0.1 * torch.randn(value.shape, generator=torch.manual_seed(0))}
-        assert difference(VisionTower.from_state(changed, shape)(pixels), before) > 1e-3, name
 
 
 def drawn() -> np.ndarray[Any, np.dtype[np.uint8]]:

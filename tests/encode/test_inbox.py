@@ -68,17 +68,6 @@ def test_takes_what_is_ready_up_to_the_most(images: tuple[int, ...], taken: list
         assert [names(inbox.take(most=16)) for _ in taken] == taken
 
 
-def test_waits_for_the_first_batch_and_for_no_other() -> None:
-    source = Source(8, 8)
-    with Inbox(source, images=100) as inbox:
-        threading.Timer(0.05, source.allowed.release).start()
-        assert names(inbox.take(most=16)) == ["0"]
-        source.allowed.release()
-        assert names(inbox.take(most=16)) == ["1"]
-        assert inbox.take(most=16) == []
-        assert inbox.take(most=16) == []
-
-
 def test_waits_no_longer_than_until() -> None:
     asked = 0
 
@@ -102,18 +91,6 @@ def test_reads_ahead_no_further_than_its_limit() -> None:
         assert not source.asked.acquire(timeout=0.1)
         assert names(inbox.take(most=8)) == ["0"]
         assert source.asked.acquire(timeout=30)
-
-
-def test_an_error_comes_after_what_was_read_before_it() -> None:
-    def batches() -> Iterator[FrameBatch]:
-        yield Source().batch("good", 8)
-        raise RuntimeError("broken machine")
-
-    with Inbox(batches(), images=100) as inbox:
-        assert names(inbox.take(most=16)) == ["good"]
-        assert inbox.take(most=16, until=lambda: False) == []
-        with pytest.raises(RuntimeError, match="broken machine"):
-            inbox.take(most=16)
 
 
 def test_what_is_held_or_comes_after_the_end_is_released() -> None:

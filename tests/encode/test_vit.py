@@ -53,16 +53,6 @@ def test_vit_l_14_has_its_parameters() -> None:
     assert sum(value.numel() for value in expected_state(FULL).values()) == 303_966_208
 
 
-@pytest.mark.parametrize("name", list(expected_state(SHAPE)))
-def test_every_parameter_counts_as_much_as_in_open_clip(name: str) -> None:
-    weights, pixels = state(), images()
-    before = encode(weights, pixels)
-    changed = {**weights, name: weights[name] + 0.1 * torch.randn(weights[name].shape, generator=torch.manual_seed(0))}
-    after = encode(changed, pixels)
-    assert difference(after, before) > 1e-3
-    assert difference(after, reference(changed, pixels)) < WITHIN
-
-
 def test_patch_rows_are_the_normalised_pixels_in_reading_order(tower: VisionTower) -> None:
     pixels = images(2)
     rows = tower.patch_rows(pixels)

@@ -19,16 +19,9 @@ import numpy as np
 import pytest
 import torch
 from cuda.bindings import nvrtc  # type: ignore[import-untyped]
-from lazy_cuda import LazyCuda
-from samples import plan
-from tiny import state
 
-from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
-from gpupeak.encode.kernels import Kernels
-from gpupeak.encode.vit import VisionTower
-from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
+from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.kernels import add_layer_norm, compile, patch_rows
-from gpupeak.types import FeatureBatch, FrameBatch
 
 KERNELS = {"patch_rows": {"SIZE": 224, "PATCH": 14}, "add_layer_norm": {"WIDTH": 1024}}
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -166,28 +159,6 @@ def test_patch_rows_are_the_same_to_the_bit(pixels: str, size: int, patch: int, 
     assert not wanted.isnan().any()
     assert torch.equal(got[4:-4], wanted)
     assert got[:4].isnan().all() and got[-4:].isnan().all(), "nothing is written beyond its own rows"
-
-
-@pytest.mark.usefixtures("on_host")
-def test_the_encoder_takes_the_kernel_for_the_reference() -> None:
-    """In half precision, with batches that end within a bucket: the same features to the bit."""
-    shape = TowerShape(size=28, patch=14, width=32, layers=1, heads=1, dim=8)
-    tower = VisionTower.from_state(state(0, shape), shape, dtype=torch.float16)
-    frames = PIXELS["random"]((21, 28, 28, 3)).numpy()
-    names, cuda = ("a", "b"), LazyCuda()
-    spans = ((1, 9), (12, 20))
-    found = []
-    for patch in (patch_rows.patch_rows, patch_rows.cuda_patch_rows(torch.device("cpu"), 28, 14)):
-        runner = EagerRunner(tower, cuda, 24, Kernels(patch_rows=patch))
-        encoder = GraphEncoder(GraphRunner(runner, (24,)))
-        batch = FrameBatch(tuple(plan(Path(), name) for name in names), frames, spans, ({}, {}))
-        (features,) = encoder.encode([batch])
-        assert isinstance(features, FeatureBatch)
-        assert features.features.dtype == np.float16
-        found.append(features.features)
-    np.testing.assert_array_equal(found[0], found[1])
-    wanted = tower(torch.from_numpy(frames[1:9])).numpy()
-    np.testing.assert_allclose(found[0][:8], wanted, atol=0.02)
 
 
 @pytest.mark.parametrize(

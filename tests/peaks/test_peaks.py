@@ -97,268 +97,248 @@ def missing(directory: Path, source: str = "auto", **asked: Any) -> NoPeak:
     return peak
 
 
-class TestSources:
-    def test_au_info(self, tmp_path: Path) -> None:
-        file = analysis(tmp_path, AU_INFO)
-        assert read_peak(NAME, [tmp_path]) == Peak(34, 33, 80, 120, "au_info", file)
+# What every source names
 
-    def test_au_info_may_leave_numbers_out(self, tmp_path: Path) -> None:
-        file = analysis(tmp_path, {"au_info": {"peak_frames": [{"peak_index": 34.0, "frames_after_peak": None}]}})
-        assert read_peak(NAME, [tmp_path]) == Peak(34, None, None, None, "au_info", file)
-
-    def test_per_frame_takes_the_frame_marked_else_the_loudest(self, tmp_path: Path) -> None:
-        file = analysis(tmp_path, AU_INFO)
-        assert found(tmp_path, "per_frame") == Peak(51, None, None, None, "per_frame", file)
-        frames = [dict(entry, is_peak_frame=False) for entry in AU_INFO["per_frame_au_descriptions"]]
-        analysis(tmp_path, {"per_frame_au_descriptions": frames})
-        assert found(tmp_path).index == 40
-
-    def test_per_frame_takes_the_first_of_equals(self, tmp_path: Path) -> None:
-        frames = [{"frame": n, "active_aus": aus} for n, aus in [(5, {}), (7, {"a": 0.1, "b": 0.2}), (9, {"a": 0.3})]]
-        analysis(tmp_path, {"per_frame_au_descriptions": frames})
-        assert found(tmp_path).index == 6
-
-    def test_per_frame_skips_what_is_no_frame(self, tmp_path: Path) -> None:
-        frames = [
-            "frame 3",
-            {"frame": 0, "is_peak_frame": True},
-            {"frame": True, "is_peak_frame": True},
-            {"frame": "8", "active_aus": {"AU12_r": 5.0}},
-            {"frame": 9, "active_aus": {"AU12_r": "5.0"}},
-            {"frame": 10, "active_aus": ["AU12_r"]},
-            {"frame": 11, "active_aus": {"AU12_r": float("nan")}},
-            {"frame": 12, "active_aus": [1.0, 2]},
-            {"frame": 13},
-        ]
-        analysis(tmp_path, {"per_frame_au_descriptions": frames})
-        assert found(tmp_path).index == 11
-
-    def test_merr_data(self, tmp_path: Path) -> None:
-        file = merr_data(tmp_path, MERR_DATA)
-        assert read_peak(NAME, [tmp_path]) == Peak(60, None, None, None, "merr_data", file)
-
-    @pytest.mark.parametrize("place", [f"{NAME}.csv", f"{NAME}/{NAME}.csv"])
-    def test_openface(self, tmp_path: Path, place: str) -> None:
-        file = write(tmp_path / place, CSV)
-        assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file, 3)
-
-    @pytest.mark.parametrize(
-        ("rows", "index"),
-        [
-            ([{"frame": 40, "AU12_r": 1}, {"frame": "77.0", "AU12_r": 2}], 76),
-            # The first of equals: as floats, 0.10 + 0.20 is more than 0.30.
-            ([{"frame": 1}, {"frame": 2, "AU45_r": "0.30"}, {"frame": 3, "AU01_r": "0.10", "AU02_r": "0.20"}], 1),
-            # No face where success is 0, or no number.
-            ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": 5, "success": 0}, {"frame": 3, "success": "nan"}], 0),
-            # Nothing but intensities is summed.
-            ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU28_c": 1, "gaze_0_x": 9}, {"frame": 3, "AU28_r": 5}], 0),
-        ],
-    )
-    def test_openface_rows(self, tmp_path: Path, rows: list[dict[str, Any]], index: int) -> None:
-        columns = ["frame", "success", "gaze_0_x", *UNITS, "AU28_c", "AU28_r"]
-        write(tmp_path / f"{NAME}.csv", openface(rows, columns))
-        assert found(tmp_path).index == index
-
-    @pytest.mark.parametrize("unit", UNITS)
-    def test_openface_sums_all_seventeen(self, tmp_path: Path, unit: str) -> None:
-        write(tmp_path / f"{NAME}.csv", openface([{"frame": 1}, {"frame": 2, unit: "0.01"}, {"frame": 3}]))
-        assert found(tmp_path).index == 1
-
-    def test_openface_without_any_face(self, tmp_path: Path) -> None:
-        write(tmp_path / f"{NAME}.csv", openface([{"frame": n, "success": 0} for n in range(1, 9)]))
-        assert missing(tmp_path) == NoPeak(
-            NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: no frame with a face and AU intensities"
-        )
+NONE = (None, None, None)
+FRAMES = AU_INFO["per_frame_au_descriptions"]
+UNMARKED = [dict(entry, is_peak_frame=False) for entry in FRAMES]
+EQUALS = [{"frame": n, "active_aus": aus} for n, aus in [(5, {}), (7, {"a": 0.1, "b": 0.2}), (9, {"a": 0.3})]]
+NO_FRAMES = [
+    "frame 3",
+    {"frame": 0, "is_peak_frame": True},
+    {"frame": True, "is_peak_frame": True},
+    {"frame": "8", "active_aus": {"AU12_r": 5.0}},
+    {"frame": 9, "active_aus": {"AU12_r": "5.0"}},
+    {"frame": 10, "active_aus": ["AU12_r"]},
+    {"frame": 11, "active_aus": {"AU12_r": float("nan")}},
+    {"frame": 12, "active_aus": [1.0, 2]},
+    {"frame": 13},
+]
 
 
-class TestOrder:
-    def test_sources_are_tried_in_order(self, tmp_path: Path) -> None:
-        files = {
-            "au_info": analysis(tmp_path, AU_INFO),
-            "merr_data": merr_data(tmp_path, MERR_DATA),
-            "openface": write(tmp_path / f"{NAME}.csv", CSV),
-        }
-        assert found(tmp_path).source == "au_info"
-        analysis(tmp_path, {**AU_INFO, "au_info": {"peak_frames": []}})
-        assert found(tmp_path).source == "per_frame"
-        analysis(tmp_path, PUBLISHED)
-        assert found(tmp_path).source == "merr_data"
-        files["merr_data"].unlink()
-        assert found(tmp_path).source == "openface"
-        files["openface"].unlink()
-        peak = missing(tmp_path)
-        assert peak.reason == NO_USABLE_PEAK
-        assert peak.detail == f"{files['au_info']}: no au_info; {files['au_info']}: no per_frame_au_descriptions"
-
-    @pytest.mark.parametrize("source", PEAK_SOURCES[:4])
-    def test_one_source_can_be_forced(self, tmp_path: Path, source: str) -> None:
-        analysis(tmp_path, AU_INFO)
-        merr_data(tmp_path, MERR_DATA)
-        write(tmp_path / f"{NAME}.csv", CSV)
-        assert found(tmp_path, source).source == source
-
-    @pytest.mark.parametrize(("nearer", "source"), [(AU_INFO, "per_frame"), (PUBLISHED, "au_info")])
-    def test_the_nearer_directory_comes_first_if_it_has_something_usable(
-        self, tmp_path: Path, nearer: dict[str, Any], source: str
-    ) -> None:
-        # Sample names repeat across datasets: what lies without a dataset's name may be another's.
-        analysis(tmp_path / "MER2023", {**nearer, "au_info": None})
-        analysis(tmp_path, AU_INFO)
-        peak = read_peak(NAME, [tmp_path / "MER2023", tmp_path / "mer2023", tmp_path])
-        assert isinstance(peak, Peak)
-        assert peak.source == source
-
-    @pytest.mark.parametrize("place", [f"{NAME}_au_analysis.json", f"{NAME}_merr_data.json"])
-    def test_json_may_lie_in_the_directory_itself(self, tmp_path: Path, place: str) -> None:
-        file = write(tmp_path / place, {**AU_INFO, **MERR_DATA})
-        assert found(tmp_path).file == file
-
-    @pytest.mark.parametrize("name", ["-3g5yACwYnA_1", "a clip", "片段一", "{0}", "100%s"])
-    def test_any_name(self, tmp_path: Path, name: str) -> None:
-        analysis(tmp_path, AU_INFO, name)
-        assert isinstance(read_peak(name, [tmp_path]), Peak)
+@pytest.mark.parametrize(
+    ("content", "source", "told"),
+    [
+        (AU_INFO, "au_info", (34, 33, 80, 120)),
+        ({"au_info": {"peak_frames": [{"peak_index": 34.0, "frames_after_peak": None}]}}, "au_info", (34, *NONE)),
+        ({"per_frame_au_descriptions": FRAMES}, "per_frame", (51, *NONE)),
+        ({"per_frame_au_descriptions": UNMARKED}, "per_frame", (40, *NONE)),
+        ({"per_frame_au_descriptions": EQUALS}, "per_frame", (6, *NONE)),
+        ({"per_frame_au_descriptions": NO_FRAMES}, "per_frame", (11, *NONE)),
+    ],
+)
+def test_an_analysis(tmp_path: Path, content: object, source: str, told: Any) -> None:
+    file = analysis(tmp_path, content)
+    peak = found(tmp_path)
+    assert (peak.index, peak.before, peak.after, peak.total, peak.source, peak.file) == (*told, source, file)
 
 
-class TestNothing:
-    def test_no_directory_and_no_file(self, tmp_path: Path) -> None:
-        assert read_peak(NAME, []) == NoPeak(NO_DIRECTORY, "none was given")
-        assert missing(tmp_path / "typo") == NoPeak(NO_DIRECTORY, str(tmp_path / "typo"))
-        assert missing(tmp_path) == NoPeak(NO_FILE, f"nothing of this sample in {tmp_path}")
-        analysis(tmp_path, AU_INFO)
-        assert missing(tmp_path, "openface").reason == NO_FILE, "a source that is asked for has no stand-in"
+def test_merr_data(tmp_path: Path) -> None:
+    file = merr_data(tmp_path, MERR_DATA)
+    assert read_peak(NAME, [tmp_path]) == Peak(60, None, None, None, "merr_data", file)
 
-    def test_listed_directories_have_the_same_files(self, tmp_path: Path) -> None:
-        for number, place in enumerate(places(NAME)):
-            file = tmp_path / str(number) / place
-            file.parent.mkdir(parents=True)
-            file.write_text("{")
-            assert list(places_there(NAME, tmp_path / str(number), listed)) == [place]
-        for directory in (*tmp_path.iterdir(), tmp_path, tmp_path / "none", file):
-            assert read_peak(NAME, [directory], look=listed) == read_peak(NAME, [directory])
 
-    @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800"])
-    def test_a_name_no_file_can_have(self, tmp_path: Path, name: str) -> None:
-        peak = read_peak(name, [tmp_path])
-        assert isinstance(peak, NoPeak)
-        assert peak.reason == NO_FILE
+@pytest.mark.parametrize("place", [f"{NAME}.csv", f"{NAME}/{NAME}.csv"])
+def test_openface(tmp_path: Path, place: str) -> None:
+    file = write(tmp_path / place, CSV)
+    assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file, 3)
 
-    def test_a_file_where_the_samples_directory_belongs(self, tmp_path: Path) -> None:
-        write(tmp_path / NAME, "a file")
-        assert missing(tmp_path).reason == NO_FILE
+
+@pytest.mark.parametrize(
+    ("rows", "index"),
+    [
+        ([{"frame": 40, "AU12_r": 1}, {"frame": "77.0", "AU12_r": 2}], 76),
+        # The first of equals: as floats, 0.10 + 0.20 is more than 0.30.
+        ([{"frame": 1}, {"frame": 2, "AU45_r": "0.30"}, {"frame": 3, "AU01_r": "0.10", "AU02_r": "0.20"}], 1),
+        # No face where success is 0, or no number.
+        ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": 5, "success": 0}, {"frame": 3, "success": "nan"}], 0),
+        # Nothing but intensities is summed, and all seventeen of them are.
+        ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU28_c": 1, "gaze_0_x": 9}, {"frame": 3, "AU28_r": 5}], 0),
+        *(([{"frame": 1}, {"frame": 2, unit: "0.01"}, {"frame": 3}], 1) for unit in UNITS),
+        ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": "nan"}, {"frame": 3, "AU12_r": 2}], 2),
+    ],
+)
+def test_openface_rows(tmp_path: Path, rows: list[dict[str, Any]], index: int) -> None:
+    columns = ["frame", "success", "gaze_0_x", *UNITS, "AU28_c", "AU28_r"]
+    write(tmp_path / f"{NAME}.csv", "\ufeff" + openface(rows, columns) + "\n")
+    assert found(tmp_path).index == index
+
+
+# The order in which they are tried
+
+
+def test_sources_are_tried_in_order(tmp_path: Path) -> None:
+    file = analysis(tmp_path, AU_INFO)
+    others = {
+        "merr_data": merr_data(tmp_path, MERR_DATA),
+        "openface": write(tmp_path / f"{NAME}.csv", CSV),
+    }
+    assert found(tmp_path).source == "au_info"
+    assert [found(tmp_path, source).source for source in PEAK_SOURCES[:4]] == [*PEAK_SOURCES[:4]], "one can be forced"
+    analysis(tmp_path, {**AU_INFO, "au_info": {"peak_frames": []}})
+    assert found(tmp_path).source == "per_frame"
+    analysis(tmp_path, PUBLISHED)
+    for source, other in others.items():
+        assert found(tmp_path).source == source
+        other.unlink()
+    told = f"{file}: no au_info; {file}: no per_frame_au_descriptions"
+    assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, told)
+
+
+@pytest.mark.parametrize(("nearer", "source"), [(AU_INFO, "per_frame"), (PUBLISHED, "au_info")])
+def test_the_nearer_directory_comes_first_if_it_has_something_usable(
+    tmp_path: Path, nearer: dict[str, Any], source: str
+) -> None:
+    # Sample names repeat across datasets: what lies without a dataset's name may be another's.
+    analysis(tmp_path / "MER2023", {**nearer, "au_info": None})
+    analysis(tmp_path, AU_INFO)
+    peak = read_peak(NAME, [tmp_path / "MER2023", tmp_path / "mer2023", tmp_path])
+    assert isinstance(peak, Peak)
+    assert peak.source == source
+
+
+@pytest.mark.parametrize("place", [f"{NAME}_au_analysis.json", f"{NAME}_merr_data.json"])
+def test_json_may_lie_in_the_directory_itself(tmp_path: Path, place: str) -> None:
+    file = write(tmp_path / place, {**AU_INFO, **MERR_DATA})
+    assert found(tmp_path).file == file
+
+
+@pytest.mark.parametrize("name", ["-3g5yACwYnA_1", "a clip", "片段一", "{0}", "100%s"])
+def test_any_name(tmp_path: Path, name: str) -> None:
+    analysis(tmp_path, AU_INFO, name)
+    assert isinstance(read_peak(name, [tmp_path]), Peak)
+
+
+# Nothing to be read
+
+
+def test_no_directory_and_no_file(tmp_path: Path) -> None:
+    assert read_peak(NAME, []) == NoPeak(NO_DIRECTORY, "none was given")
+    assert missing(tmp_path / "typo") == NoPeak(NO_DIRECTORY, str(tmp_path / "typo"))
+    assert missing(tmp_path) == NoPeak(NO_FILE, f"nothing of this sample in {tmp_path}")
+    for name in ("a\0b", "x" * 300, "\ud800"):  # no file can have it
+        nothing = read_peak(name, [tmp_path])
+        assert isinstance(nothing, NoPeak) and nothing.reason == NO_FILE
+    misplaced = write(tmp_path / NAME, "a file where the sample's directory belongs")
+    assert missing(tmp_path).reason == NO_FILE
+    misplaced.unlink()
+    analysis(tmp_path, AU_INFO)
+    assert missing(tmp_path, "openface").reason == NO_FILE, "a source that is asked for has no stand-in"
+
+
+def test_listed_directories_have_the_same_files(tmp_path: Path) -> None:
+    for number, place in enumerate(places(NAME)):
+        file = write(tmp_path / str(number) / place, "{")
+        assert list(places_there(NAME, tmp_path / str(number), listed)) == [place]
+    for directory in (*tmp_path.iterdir(), tmp_path, tmp_path / "none", file):
+        assert read_peak(NAME, [directory], look=listed) == read_peak(NAME, [directory])
+
+
+BROKEN: list[Any] = [
+    *(b"", json.dumps(AU_INFO)[:-40], b"\x00" * 100, "not json", b"\xff\xfe{\x00}\x00"),
+    *(b"[" * 100_000, b'{"au_info":' * 100_000, b"1" * 10_000),
+]
+OTHERS: list[Any] = [
+    *([AU_INFO], None, 7, '"text"', {}),
+    *({"au_info": None}, {"au_info": []}, {"au_info": {"peak_frames": {}}}, {"au_info": {"peak_frames": [34]}}),
+    *({"per_frame_au_descriptions": []}, {"per_frame_au_descriptions": [None, 1, "x", []]}),
+    {"per_frame_au_descriptions": {"frame": 1}},
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "content"), [*((UNREADABLE, each) for each in BROKEN), *((NO_USABLE_PEAK, each) for each in OTHERS)]
+)
+def test_json_that_tells_nothing(tmp_path: Path, reason: str, content: object) -> None:
+    file = analysis(tmp_path, content)
+    peak = missing(tmp_path)
+    assert (peak.reason, str(file) in peak.detail) == (reason, True)
+    assert peak.detail.count(str(file)) == 1 or reason == NO_USABLE_PEAK
 
 
 NUMBERS = [-1, 34.5, "34", True, float("nan"), float("inf"), -float("inf"), 10**30, [34], {}]
 
 
-class TestBadFiles:
-    @pytest.mark.parametrize(
-        "content",
-        [
-            *(b"", json.dumps(AU_INFO)[:-40], b"\x00" * 100, "not json", b"\xff\xfe{\x00}\x00"),
-            *(b"[" * 100_000, b'{"au_info":' * 100_000, b"1" * 10_000),
-        ],
-    )
-    def test_unreadable_json(self, tmp_path: Path, content: str | bytes) -> None:
-        file = analysis(tmp_path, content)
-        peak = missing(tmp_path)
-        assert peak.reason == UNREADABLE
-        assert peak.detail.count(str(file)) == 1
+@pytest.mark.parametrize("value", NUMBERS)
+@pytest.mark.parametrize("key", ["peak_index", "frames_before_peak", "frames_after_peak", "total_frames"])
+def test_a_wrong_number_is_not_believed(tmp_path: Path, key: str, value: object) -> None:
+    document = json.loads(json.dumps(AU_INFO))
+    holder = document["au_info"] if key == "total_frames" else document["au_info"]["peak_frames"][0]
+    holder[key] = value
+    analysis(tmp_path, document)
+    peak = missing(tmp_path, "au_info")
+    assert peak.reason == NO_USABLE_PEAK
+    assert key in peak.detail
+    assert found(tmp_path).source == "per_frame"
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            *([AU_INFO], None, 7, '"text"', {}),
-            *({"au_info": None}, {"au_info": []}, {"au_info": {"peak_frames": {}}}, {"au_info": {"peak_frames": [34]}}),
-            *({"per_frame_au_descriptions": []}, {"per_frame_au_descriptions": [None, 1, "x", []]}),
-            {"per_frame_au_descriptions": {"frame": 1}},
-        ],
-    )
-    def test_json_of_another_shape(self, tmp_path: Path, content: object) -> None:
-        analysis(tmp_path, content)
-        assert missing(tmp_path).reason == NO_USABLE_PEAK
 
-    @pytest.mark.parametrize("value", NUMBERS)
-    @pytest.mark.parametrize("key", ["peak_index", "frames_before_peak", "frames_after_peak", "total_frames"])
-    def test_a_wrong_number_is_not_believed(self, tmp_path: Path, key: str, value: object) -> None:
-        document = json.loads(json.dumps(AU_INFO))
-        holder = document["au_info"] if key == "total_frames" else document["au_info"]["peak_frames"][0]
-        holder[key] = value
-        analysis(tmp_path, document)
-        peak = missing(tmp_path, "au_info")
-        assert peak.reason == NO_USABLE_PEAK
-        assert key in peak.detail
-        assert found(tmp_path).source == "per_frame"
-
-    def test_no_frames_at_all_is_a_wrong_number(self, tmp_path: Path) -> None:
-        analysis(tmp_path, {"au_info": {**AU_INFO["au_info"], "total_frames": 0}})
-        assert "total_frames is 0, expected a whole number from 1 to 2147483647" in missing(tmp_path).detail
-
-    @pytest.mark.parametrize("value", [0, *NUMBERS])
-    def test_a_wrong_frame_number(self, tmp_path: Path, value: object) -> None:
+def test_a_number_that_is_too_small(tmp_path: Path) -> None:
+    analysis(tmp_path, {"au_info": {**AU_INFO["au_info"], "total_frames": 0}})
+    assert "total_frames is 0, expected a whole number from 1 to 2147483647" in missing(tmp_path).detail
+    for value in (0, *NUMBERS):
         merr_data(tmp_path, {"overall_peak_frame_info": {"frame_number": value}})
-        assert missing(tmp_path).reason == NO_USABLE_PEAK
+        assert missing(tmp_path, "merr_data").reason == NO_USABLE_PEAK
 
-    @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
-    def test_byte_order_mark_and_bytes_that_are_no_utf8(self, tmp_path: Path, mark: bytes) -> None:
-        text = json.dumps({"summary": "?", **AU_INFO}).encode().replace(b"?", b"\xc4\xe3\xff")
-        analysis(tmp_path, mark + text)
-        assert found(tmp_path).index == 34
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            *("", "\n\n\n", "frame,success\n1,1\n", "success,AU12_r\n1,2.0\n", "FRAME;AU12_r\n1;2\n", openface([])),
-            openface([{"frame": 0, "AU12_r": 1}, {"frame": -2}, {"frame": 1.5}, {"frame": "x"}, {"frame": "1e400"}]),
-            openface([{"frame": 1, "AU12_r": value} for value in ("nan", "-nan(ind)", "inf", "", "x", "1e300")]),
-            *(openface([{"frame": 1}])[:200], b"\x00" * 1000, b"\xff\xfe\x00f"),
-        ],
-    )
-    def test_csv_without_a_usable_row(self, tmp_path: Path, content: str | bytes) -> None:
-        write(tmp_path / f"{NAME}.csv", content)
-        assert missing(tmp_path).reason in (NO_USABLE_PEAK, UNREADABLE)
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+def test_byte_order_mark_and_bytes_that_are_no_utf8(tmp_path: Path, mark: bytes) -> None:
+    text = json.dumps({"summary": "?", **AU_INFO}).encode().replace(b"?", b"\xc4\xe3\xff")
+    analysis(tmp_path, mark + text)
+    assert found(tmp_path).index == 34
 
-    def test_csv_rows_without_numbers_are_passed_over(self, tmp_path: Path) -> None:
-        good = openface([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": "nan"}, {"frame": 3, "AU12_r": 2}])
-        write(tmp_path / f"{NAME}.csv", "\ufeff" + good + "\n")
-        assert found(tmp_path).index == 2
 
-    @pytest.mark.parametrize("quote", ["", '"'])
-    @pytest.mark.parametrize(
-        ("row", "fault"),
-        [
-            ("2,0,0,98,1,0,5,1,5", "line 3 has 9 cells, the header 6: are its decimals written with commas?"),
-            ("2,0,0.98", "line 3 has 3 cells, the header 6: is it cut short?"),
-        ],
-    )
-    def test_csv_rows_of_another_length_refuse_the_file(self, tmp_path: Path, row: str, fault: str, quote: str) -> None:
-        header = f"{quote}frame{quote},face_id,confidence,success,AU06_r,AU12_r"
-        write(tmp_path / f"{NAME}.csv", f"{header}\n{quote}1{quote},0,0.98,1,0.5,1.5\n{row}\n")
-        assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: {fault}")
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "\n\n\n", "frame,success\n1,1\n", "success,AU12_r\n1,2.0\n", "FRAME;AU12_r\n1;2\n", openface([])),
+        openface([{"frame": 0, "AU12_r": 1}, {"frame": -2}, {"frame": 1.5}, {"frame": "x"}, {"frame": "1e400"}]),
+        openface([{"frame": 1, "AU12_r": value} for value in ("nan", "-nan(ind)", "inf", "", "x", "1e300")]),
+        *(openface([{"frame": 1}])[:200], b"\x00" * 1000, b"\xff\xfe\x00f"),
+        "frame,AU12_r\n" + "1," * (1 << 20),
+    ],
+)
+def test_csv_without_a_usable_row(tmp_path: Path, content: str | bytes) -> None:
+    write(tmp_path / f"{NAME}.csv", content)
+    assert missing(tmp_path).reason in (NO_USABLE_PEAK, UNREADABLE)
 
-    def test_csv_of_one_endless_line(self, tmp_path: Path) -> None:
-        write(tmp_path / f"{NAME}.csv", "frame,AU12_r\n" + "1," * (1 << 20))
-        assert missing(tmp_path).reason == UNREADABLE
 
-    @pytest.mark.parametrize("place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}.csv"])
-    def test_a_file_of_many_gigabytes_is_not_read(self, tmp_path: Path, place: str) -> None:
-        with write(tmp_path / place, "").open("r+b") as stream:
-            stream.truncate(4 << 30)
-        peak = missing(tmp_path)
-        assert peak.reason == UNREADABLE
-        assert "4,294,967,296 bytes, expected at most" in peak.detail
+def test_openface_without_any_face(tmp_path: Path) -> None:
+    file = write(tmp_path / f"{NAME}.csv", openface([{"frame": n, "success": 0} for n in range(1, 9)]))
+    assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{file}: no frame with a face and AU intensities")
 
-    def test_more_values_or_rows_than_any_video_has(self, tmp_path: Path) -> None:
-        analysis(tmp_path, '{"more": [' + "0," * 1_000_000 + "0]}")
-        write(tmp_path / f"{NAME}.csv", openface([{"frame": 1, "AU12_r": 1}]) + "\n" * (1 << 18))
-        peak = missing(tmp_path)
-        assert peak.reason == UNREADABLE
-        assert "more than 1,000,000 values" in peak.detail and "more than 262,144 lines" in peak.detail
 
-    @pytest.mark.parametrize("place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}.csv"])
-    def test_what_is_no_file(self, tmp_path: Path, place: str) -> None:
-        write(tmp_path / place, "").unlink()
-        os.mkfifo(tmp_path / place)
-        assert missing(tmp_path).reason == UNREADABLE
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("2,0,0,98,1,0,5,1,5", "line 3 has 9 cells, the header 6: are its decimals written with commas?"),
+        ("2,0,0.98", "line 3 has 3 cells, the header 6: is it cut short?"),
+    ],
+)
+def test_csv_rows_of_another_length_refuse_the_file(tmp_path: Path, row: str, fault: str, quote: str) -> None:
+    header = f"{quote}frame{quote},face_id,confidence,success,AU06_r,AU12_r"
+    write(tmp_path / f"{NAME}.csv", f"{header}\n{quote}1{quote},0,0.98,1,0.5,1.5\n{row}\n")
+    assert missing(tmp_path) == NoPeak(NO_USABLE_PEAK, f"{tmp_path / NAME}.csv: {fault}")
+
+
+@pytest.mark.parametrize("place", [f"{NAME}/{NAME}_au_analysis.json", f"{NAME}.csv"])
+def test_a_file_of_many_gigabytes_or_a_pipe_is_not_read(tmp_path: Path, place: str) -> None:
+    file = write(tmp_path / place, "")
+    os.truncate(file, 4 << 30)
+    peak = missing(tmp_path)
+    assert peak.reason == UNREADABLE
+    assert "4,294,967,296 bytes, expected at most" in peak.detail
+    file.unlink()
+    os.mkfifo(file)
+    assert missing(tmp_path).reason == UNREADABLE
+
+
+def test_more_values_or_rows_than_any_video_has(tmp_path: Path) -> None:
+    analysis(tmp_path, '{"more": [' + "0," * 1_000_000 + "0]}")
+    write(tmp_path / f"{NAME}.csv", openface([{"frame": 1, "AU12_r": 1}]) + "\n" * (1 << 18))
+    peak = missing(tmp_path)
+    assert peak.reason == UNREADABLE
+    assert "more than 1,000,000 values" in peak.detail and "more than 262,144 lines" in peak.detail
 
 
 # Curves

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from av.video.frame import VideoFrame
-from clips import KINDS, Packets, cut, decode_in_full, hidden_vp9, remux, superframe, with_data, write_clip
+from clips import KINDS, Packets, decode_in_full, hidden_vp9, remux, superframe, with_data, write_clip
 
 from gpupeak.errors import SampleError
 from gpupeak.sampling import choose
@@ -280,11 +280,3 @@ def test_damaged_packets_are_refused_in_one_line_or_made_anew(clip_of: ClipOf, t
             refused.add(str(error))
     assert made
     assert not any("\n" in reason for reason in refused)
-
-
-def test_a_cut_within_a_gop_is_entered_at_its_first_key_frame(tmp_path: Path) -> None:
-    whole = write_clip(tmp_path / "whole.mp4", 40, options={"g": "12"})
-    part = cut(whole, tmp_path / "cut.mp4", 5)
-    with open_clip(part) as clip:
-        assert remake(clip, [0]).pictures == 2
-        assert remake(clip, [clip.frames - 1]).shown == (96, 64)
