@@ -42,7 +42,7 @@ def test_every_model_of_open_clip_has_a_spec_and_a_safe_directory() -> None:
     ("name", "hint"),
     [
         ("CLIP_VIT_LARG", "CLIP_VIT_LARGE, DINO2_LARGE, SigLIP_SO, hf:<directory> or open_clip:"),
-        ("EVA_CLIP_G", "a Q-Former of AffectGPT's own"),
+        ("EVA_CLIP_G", "AffectGPT's own Q-Former"),
         ("hf:nowhere", "no file "),
         ("open_clip:", "expected one of its"),
         ("open_clip:ViT-B32", "ViT-B-32"),
