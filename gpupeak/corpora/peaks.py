@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from itertools import chain
 
 from gpupeak.child import Child, Ended, connect, cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus
 from gpupeak.errors import AuError
-from gpupeak.peaks.reading import UNREADABLE, read_peak
+from gpupeak.peaks.reading import UNREADABLE, Look, listed, read_peak, unlisted
 from gpupeak.storage.fetching import fetched
 from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import is_directory, local
@@ -53,15 +54,15 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
 def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:
     """Each sample's peak, or why it has none; in any order, where files have to be fetched. Where the first ones tell
     that the others will take long, those are read by processes."""
-    listed = [sample for sample in samples if isinstance(sample, Sample)]
-    if not any(sample.remote for sample in listed):
-        began = time.monotonic()
-        first, others = listed[:_A_TASK], listed[_A_TASK:]
-        yield from zip(first, overlapped(_peak, first), strict=True)
+    taken = [sample for sample in samples if isinstance(sample, Sample)]
+    if not any(sample.remote for sample in taken):
+        began, peak_of = time.monotonic(), partial(_peak, look=cache(listed))
+        first, others = taken[:_A_TASK], taken[_A_TASK:]
+        yield from zip(first, overlapped(peak_of, first), strict=True)
         long = (time.monotonic() - began) * len(others) > SECONDS_ALONE * len(first)
-        yield from zip(others, _by_processes(others) if long else overlapped(_peak, others), strict=True)
+        yield from zip(others, _by_processes(others) if long else overlapped(peak_of, others), strict=True)
         return
-    for found in fetched(listed, config.cache_directory, config.cache_size, video=False):
+    for found in fetched(taken, config.cache_directory, config.cache_size, video=False):
         if found.error is not None:
             yield found.sample, NoPeak(UNREADABLE, found.error.reason)
             continue
@@ -69,8 +70,8 @@ def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Ite
         yield found.sample, peak if isinstance(peak, Peak) else NoPeak(peak.reason, found.told(peak.detail))
 
 
-def _peak(sample: Sample) -> Peak | NoPeak:
-    return read_peak(sample.name, [local(each) for each in sample.au_dirs], sample.rule)
+def _peak(sample: Sample, look: Look = unlisted) -> Peak | NoPeak:
+    return read_peak(sample.name, [local(each) for each in sample.au_dirs], sample.rule, look)
 
 
 def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
@@ -102,7 +103,7 @@ def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
 
 def answer() -> None:
     """What such a process does: tasks come, and peaks go back."""
-    connection, _ = connect()
+    (connection, _), peak_of = connect(), partial(_peak, look=cache(listed))
     with contextlib.suppress(EOFError):
         while True:
-            connection.send(list(overlapped(_peak, connection.recv())))
+            connection.send(list(overlapped(peak_of, connection.recv())))
