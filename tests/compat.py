@@ -4,7 +4,7 @@
 
 A row is a Python and versions to pin: the lowest that pyproject.toml allows of all packages together, the lowest of
 each of torch, open_clip, DALI and av alone among the newest of the rest, the packages for CUDA 12, the newest of
-everything, for each Python from 3.10 to 3.12 that is found. What is not found is a row that says so. Prints a table,
+everything, for each Python from 3.10 to 3.14 that is found. What is not found is a row that says so. Prints a table,
 writes a record in JSON; the exit code is 1 if a row's tests fail. Takes gigabytes and minutes a row.
 """
 
@@ -30,7 +30,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHONS = ("3.10", "3.11", "3.12")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 IN_TURN = {"torch": "torch", "open_clip_torch": "open_clip", "nvidia-dali-cuda130": "DALI", "av": "av"}
 """The packages whose lowest version is tried alone, too, and what they are called."""
 TESTS = (

@@ -35,5 +35,5 @@ def test_the_page_shows_the_last_record(page: str) -> None:
     record = json.loads((compat.ROOT / "bench/results/compat.json").read_text())
     text = (compat.ROOT / "docs" / page).read_text(encoding="utf-8")
     assert [each["name"] for each in record["rows"]] == [row.name for row in rows(PROJECT)]
-    assert {each["outcome"] for each in record["rows"]} == {"passed"}
+    assert {each["outcome"] for each in record["rows"]} <= {"passed", "no such Python"}
     assert table(record["rows"]) in text
