@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_docs import COMMANDS, REPOSITORY, raw_blocks, text
-
-from gpupeak.cli.options import spread
+from test_docs import REPOSITORY, raw_blocks, text
 
 SCRIPTS = ["extract.sh", "ray.sh"]
 BLOCKS = raw_blocks(text("docs/clusters.md")) + [("bash", text(f"examples/{name}")) for name in SCRIPTS]
@@ -35,24 +33,6 @@ assert CLUSTERS == ["aws.yaml", "own.yaml"]
 def test_every_shell_block_is_one(block: str) -> None:
     done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def gpupeaks(text: str) -> list[list[str]]:
-    """Every gpupeak command in it, also those behind srun and within quotes."""
-    found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        for part in (line, *re.findall(r'"([^"]+)"', line)):
-            match = re.search(r"(?:^|\s|=|/)(gpupeak (?:extract|plan|verify)\b[^\"]*)", part)
-            if match and not line.startswith("#"):
-                found.append(shlex.split(match[1])[1:])
-    return found
-
-
-def test_every_gpupeak_command_is_one() -> None:
-    shown = [words for kind, block in BLOCKS if kind == "bash" for words in gpupeaks(block)]
-    assert len(shown) >= 9
-    for words in shown:
-        COMMANDS[words[0]].make_context(words[0], spread(words)[1:])
 
 
 @pytest.fixture

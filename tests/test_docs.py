@@ -71,9 +71,11 @@ def spans(document: str) -> list[str]:
 
 
 def commands(document: str) -> list[list[str]]:
-    """Every gpupeak command line that is shown, its program's name left out."""
-    lines = [line for block in blocks(document, "bash") for line in block.splitlines()] + spans(document)
-    return [words[1:] for line in lines if (words := shlex.split(line))[:1] == ["gpupeak"]]
+    """Every gpupeak command line that is shown, its program's name left out, also behind another and within quotes."""
+    lines = [line for block in blocks(document, "bash") for line in block.splitlines()]
+    found = [shlex.split(line)[1:] for line in lines + spans(document) if line.startswith("gpupeak ")]
+    inner = (re.search(r'[\s="/]gpupeak ([a-z][^"]*)', line) for line in lines)
+    return found + [shlex.split(match[1]) for match in inner if match]
 
 
 @EVERY_DOCUMENT

@@ -170,9 +170,8 @@ def test_nvdec_is_not_given_faces(root: Path) -> None:
 
 def words(root: Path) -> list[str]:
     """`config` on the command line."""
-    given = {"datasets": "mer2023", "dataset-root": root, "output-root": root / "out", "stream": "face"}
-    given |= {"visual-encoder": "open_clip:ViT-S-32-alt", "weights": "random:0", "device": "cpu", "workers": "1"}
-    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    given = f"--dataset-root {root} --output-root {root / 'out'} --stream face --device cpu --workers 1"
+    return f"--datasets mer2023 {given} --visual-encoder open_clip:ViT-S-32-alt --weights random:0".split()
 
 
 def told_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
