@@ -262,6 +262,15 @@ class ExtractConfig:
         if self.gpus_per_actor is not None and self.device == "cpu":
             raise ConfigError(f"--gpus-per-actor is {self.gpus_per_actor!r}, and --device is 'cpu'")
 
+    def words(self) -> list[str]:
+        """What a command line says for these settings, of those that are not by default; names of datasets first."""
+        words = list(self.datasets)
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if name != "datasets" and value != option.default:
+                words += [option.flag, *[str(value)] * (value is not True)]
+        return words
+
     @property
     def shard(self) -> Shard | None:
         """The part of all samples that is taken, None for all of them."""

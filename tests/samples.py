@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from gpupeak import ExtractConfig
-from gpupeak.config import OPTIONS
 from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.features import records
 from gpupeak.types import FeatureBatch, FramePlan, Sample, SamplingRule
 
+words = ExtractConfig.words
 ENCODER = "open_clip:ViT-S-32-alt"  # the smallest image tower that open_clip names
 
 
@@ -55,16 +55,6 @@ def of_demo(corpus: DemoCorpus, out: Path, **changes: Any) -> ExtractConfig:
         "device": "cpu",
     }
     return ExtractConfig(**given | changes)
-
-
-def words(config: ExtractConfig) -> list[str]:
-    """What a command line says for these settings, of those that are not by default."""
-    found = [*config.datasets]
-    for field, option in OPTIONS.items():
-        value = getattr(config, field)
-        if field != "datasets" and value != option.default:
-            found += [f"--{option.name}", *[str(value)] * (value is not True)]
-    return found
 
 
 def features(

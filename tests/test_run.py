@@ -72,9 +72,9 @@ def test_every_producer_of_action_units_gives_the_same_peak_and_features(tmp_pat
     manifest = directory(config) / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace('"sample":"openface"', '"warnings":["odd"],"sample":"openface"'))
     assert plan(config)[0].warnings == ("mine: 1 sample saved: odd",)
-    with pytest.raises(ConfigError, match="made with face none, this run has 0"):
+    with pytest.raises(ConfigError, match="made with --face none, this run has --face 0"):
         gpupeak.extract(replace(config, face=0))
-    with pytest.raises(ConfigError, match="made with no_blinks none, this run has True"):
+    with pytest.raises(ConfigError, match="made with --no-blinks none, this run has --no-blinks True"):
         gpupeak.extract(replace(config, no_blinks=True))
     assert gpupeak.extract(replace(config, smooth=1, min_confidence=0)).datasets[0].skipped == 8, "as without them"
 
@@ -145,13 +145,13 @@ def test_other_weights_are_refused_and_overwrite_makes_them_all_again(
     home = directory(config)
     before = (home / "clip0.npy").read_bytes()
     other = replace(config, weights="random:1")
-    with pytest.raises(ConfigError, match="give --overwrite"):
+    with pytest.raises(ConfigError, match="give another --output-root"):
         gpupeak.extract(other)
     assert (home / "clip0.npy").read_bytes() == before
     (tally,) = gpupeak.extract(replace(other, overwrite=True)).datasets
     assert (tally.saved, tally.skipped) == (3, 0)
     assert (home / "clip0.npy").read_bytes() != before
-    with pytest.raises(ConfigError, match="give --overwrite"):
+    with pytest.raises(ConfigError, match="give another --output-root"):
         gpupeak.extract(config)
 
 

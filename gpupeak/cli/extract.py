@@ -14,7 +14,6 @@ from gpupeak.cli.options import JSON, QUIET, with_settings
 from gpupeak.cli.output import INTERRUPTED, Output, commonest, complain, print_json, print_table, red, verdict
 from gpupeak.cli.progress import Display, failure, rate
 from gpupeak.config import ExtractConfig
-from gpupeak.errors import UsageError
 from gpupeak.tally import RunReport, Tally
 
 
@@ -44,7 +43,7 @@ def extract(config: ExtractConfig, quiet: bool = QUIET, as_json: bool = JSON) ->
         code, message = (report.exit_code, None) if error is None else verdict(error)
         if as_json:
             print_json(code, message, **{**report.to_json(), "interrupted": code == INTERRUPTED})
-        if report.datasets and not isinstance(error, UsageError):
+        if error is None or any(tally.saved or tally.failed for tally in report.datasets):
             out = console if as_json or quiet else Output()
             print_report(out, report, quiet=quiet, overwrite=config.overwrite)
         return code if error is None else complain(error)

@@ -7,7 +7,7 @@ from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, print_json
 from gpupeak.cli.progress import watching
 from gpupeak.config import ExtractConfig
-from gpupeak.errors import ConfigError
+from gpupeak.errors import ConfigError, counted
 from gpupeak.tally import Watch
 
 
@@ -21,7 +21,7 @@ def pack(config: ExtractConfig, as_json: bool = JSON) -> int:
 
     def work(directory: Path, n: int, watch: Watch) -> tuple[str, int]:
         file, count = pack_features(directory, n, watch)
-        return f"{count} samples packed into {file}", count
+        return f"{counted(count, 'sample')} packed into {file}", count
 
     return _each(config, as_json, work)
 
@@ -36,7 +36,8 @@ def unpack(config: ExtractConfig, as_json: bool = JSON) -> int:
 
     def work(directory: Path, n: int, watch: Watch) -> tuple[str, int]:
         written, count = unpack_features(directory, n, watch)
-        return f"{written} of {count} samples written to {directory}", written
+        there = f", {count - written} already there" if written < count else ""
+        return f"{written} of {counted(count, 'sample')} written to {directory}{there}", written
 
     return _each(config, as_json, work)
 

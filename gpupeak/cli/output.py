@@ -23,6 +23,7 @@ INTERRUPTED = 130
 NAMED = 5
 """How many names or reasons a line tells."""
 _LONGEST_NAME = 80
+_NARROW = 80  # columns; what is narrower wraps by itself
 
 
 class Output(Console):
@@ -37,8 +38,9 @@ class Output(Console):
         self._warnings: set[str] = set()
 
     def say(self, text: object, style: str = "") -> None:
-        """Print one line, whatever it holds and however long: the terminal wraps it, a file keeps it whole."""
-        self.print(Text(clean(text), style), soft_wrap=True)
+        """Print one line, whatever it holds and however long: a terminal gets it wrapped at words, a file whole."""
+        wrapped = self.is_terminal and self.width >= _NARROW
+        self.print(Text(clean(text), style, overflow="ignore"), soft_wrap=not wrapped, crop=False)
 
     def warn(self, text: str) -> None:
         """Print a warning, but none twice: what is the same for all datasets names none."""

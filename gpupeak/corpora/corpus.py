@@ -5,6 +5,7 @@ What the command line says comes before a dataset's entry, and that before the r
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from gpupeak.storage.places import is_directory, is_there, place
 from gpupeak.types import Place, SamplingRule
 
 _FACES = "openface_face"  # beside the directory of the videos
+_HOLDS = f"{_FACES}/<sample>.npy holds a video's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
             raise ConfigError(f"dataset root {root} is not a directory")
     corpora = tuple(_corpus(name, entry, root, config, table.settings) for name, entry in entries.items())
     if not absent:
-        _refuse_missing(corpora, config)
+        _refuse_missing(corpora, config, root)
     return corpora
 
 
@@ -131,7 +133,7 @@ def _au_directories(name: str, entry: Entry, root: Place, given: Path | str | No
     return tuple(dict.fromkeys((base / (entry.consumer or name), base / name.lower(), base)))
 
 
-def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig) -> None:
+def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig, root: Place) -> None:
     needed = [(corpus.name, path) for corpus in corpora for path in (corpus.videos, corpus.labels)]
     missing = {name: path for name, path in needed if path is not None and not is_there(path)}
     if not missing:
@@ -139,7 +141,10 @@ def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig) -> None:
     names, first = ", ".join(missing), next(iter(missing.values()))
     there = [corpus.name for corpus in corpora if corpus.name not in missing]
     if there and not config.datasets:
-        others = f"for the others: gpupeak extract {' '.join(there)}"
-        raise LabelError(f"{names}: not there (the first lacks {first}); {others}")
+        root = root.absolute() if isinstance(root, Path) else root
+        others = shlex.join(replace(config, datasets=tuple(there), dataset_root=str(root)).words())
+        raise LabelError(f"{names}: not there (the first lacks {first}); for the others: gpupeak extract {others}")
     hint = "" if config.videos else "; --dataset-root says where the datasets are"
+    if first.name == _FACES:
+        hint = f"; OpenFace's FeatureExtraction cuts faces out, and {_HOLDS} of them as uint8 [faces, height, width, 3]"
     raise LabelError(f"{names}: {first} is not there{hint}")

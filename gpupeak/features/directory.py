@@ -37,7 +37,7 @@ from gpupeak.storage.files import read_bounded
 from gpupeak.storage.overlap import overlapped
 from gpupeak.types import Outcome, Place, Url
 
-_WAY_OUT = "give --overwrite to make them all again, or another --output-root"
+_WAY_OUT = "give another --output-root, or --overwrite to make them all again"
 _SHARDS_WAY_OUT = "let those shards end and a run without shards merge them first, or give another --output-root"
 
 
@@ -153,7 +153,7 @@ class FeatureDirectory:
             known = record.run is not None or record.manifest.is_file()
             if known and (key := difference(record.settings, settings)) is not None:
                 raise ConfigError(
-                    f"{self.place}: holds features made with {key} {setting(record.settings, key)}, "
+                    f"{self.place}: holds features made with {setting(record.settings, key)}, "
                     f"this run has {setting(settings, key)}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"
                 )
 

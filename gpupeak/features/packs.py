@@ -240,7 +240,7 @@ def unpack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[int, int]
     with FeatureDirectory(directory, n, pack.dim) as held, writing(directory), file.open("rb") as packed_rows:
         own, packed = _settings(directory), pack.settings
         if own and packed and (key := difference(own, packed)) is not None:
-            told = f"is of features made with {key} {setting(own, key)}, the packed ones with {setting(packed, key)}"
+            told = f"is of features made with {setting(own, key)}, the packed ones with {setting(packed, key)}"
             raise ConfigError(f"{directory}: {told}; unpack them below another output root")
         for _ in watch(overlapped(write, missing), len(missing), description=directory.parent.name):
             pass

@@ -283,7 +283,7 @@ class Records:
         for record in known[1:]:
             if (key := difference(known[0].settings, record.settings)) is not None:
                 first, other = (setting(each.settings, key) for each in (known[0], record))
-                return f"{known[0].run_file.name} says {key} {first}, {record.run_file.name} {other}"
+                return f"{known[0].run_file.name} says {first}, {record.run_file.name} {other}"
         return None
 
 
@@ -350,8 +350,11 @@ def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | N
 
 
 def setting(settings: Mapping[str, Any], key: str) -> str:
-    """What `settings` say of `key`, for a message."""
-    return repr(settings[key]) if key in settings else "none" if key in WHERE_ASKED else "unknown"
+    """What `settings` say of `key`, as an option and its value: `--n-frms 8`."""
+    if key == "weights_sha256":
+        return f"--weights {settings.get('weights')} (SHA-256 {str(settings[key])[:12]})"
+    flag = "--visual-encoder" if key == "encoder" else f"--{key.replace('_', '-')}"
+    return f"{flag} {settings.get(key, 'none' if key in WHERE_ASKED else 'unknown')}"
 
 
 def pretty(run: Mapping[str, Any]) -> bytes:

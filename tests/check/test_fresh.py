@@ -173,7 +173,7 @@ def test_other_settings_are_another_directory_or_refused(tree: Tree) -> None:
     (fewer,) = verify(replace(tree.config, n_frms=4))
     assert fewer.counts["missing"] == 3
     tree.config = replace(tree.config, fallback="middle")
-    assert "made with fallback 'uniform', this run has 'middle'" in tree.look().problems[0]
+    assert "made with --fallback uniform, this run has --fallback middle" in tree.look().problems[0]
     (tree.home / "run.json").unlink()
     assert list(tree.stale()) == [THIRD], "of the three, it alone would get other frames by that rule"
 

@@ -73,7 +73,7 @@ def test_an_inspection_tells_what_is_extracted(corpus: DemoCorpus, config: Extra
     assert (there.indices, there.agrees) == (found.plan.indices, True)
 
     other = extracted_of(replace(config, weights="random:1", limit=1), "mer2023/sample_00000002")
-    assert "made with weights 'random:0', this run has 'random:1'" in str(other.problem)
+    assert "made with --weights random:0, this run has --weights random:1" in str(other.problem)
 
     aus = shutil.copytree(corpus.mer_factory_output, tmp_path / "aus")
     (info,) = aus.rglob("sample_00000000_au_analysis.json")

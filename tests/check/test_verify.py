@@ -279,7 +279,7 @@ def test_features_of_other_settings_are_a_problem(config: ExtractConfig) -> None
     assert found.faults == []
     assert found.mendable == ()
     (problem,) = found.problems
-    assert "made with weights 'random:0', this run has 'random:1'" in problem
+    assert "made with --weights random:0, this run has --weights random:1" in problem
     (home(config) / "run.json").write_text("{")
     (problem,) = look(config).problems
     assert "run.json: cannot be read" in problem

@@ -107,7 +107,7 @@ class TestTable:
         (tmp_path / "meld-process/subvideo").mkdir()
         line = refused(LabelError, dataset_root=tmp_path)
         assert line.startswith("cmumosei, cmumosi, iemocap, mer2024, ovmerdplus, sims, simsv2: not there")
-        assert line.endswith("gpupeak extract meld mer2023")
+        assert line.endswith(f"gpupeak extract meld mer2023 --dataset-root {tmp_path}")
         line = refused(LabelError, dataset_root=tmp_path / "meld-process")
         assert str(tmp_path / "meld-process/cmumosei-process/label.npz") in line
         assert "--dataset-root" in line
@@ -337,7 +337,7 @@ class TestConfigurationFile:
 
     def test_what_it_adds_is_taken_with_the_nine(self, file: Path) -> None:
         line = refused(LabelError, config_file=file)
-        assert line.endswith("gpupeak extract mer2023 mine")
+        assert "gpupeak extract mer2023 mine --dataset-root /" in line and line.endswith(f" --config {file}")
 
     def test_other_labels_have_other_keys_and_another_count(self, tmp_path: Path) -> None:
         mer2023(tmp_path, ["a"])

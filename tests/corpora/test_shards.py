@@ -223,7 +223,7 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
         gpupeak.extract(first)
     with pytest.raises(RunError, match="another gpupeak run is writing here"):
         gpupeak.extract(config)
-    with pytest.raises(ConfigError, match="this run has 'random:1'"):
+    with pytest.raises(ConfigError, match="this run has --weights random:1"):
         gpupeak.extract(shard(config, 1, weights="random:1"))
     gpupeak.extract(shard(config, 1))
     os.kill(process.pid, signal.SIGKILL)
@@ -247,7 +247,7 @@ def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> 
     assert (tally.listed, tally.skipped, tally.saved, tally.failed) == (8, first.saved, 7 - first.saved, 1)
     assert records(config) == {"run.json", "manifest.jsonl"}
     assert [entry["sample"] for entry in lines(config)] == [f"clip{index:02}" for index in range(8)]
-    with pytest.raises(ConfigError, match="give --overwrite"):
+    with pytest.raises(ConfigError, match="give another --output-root"):
         gpupeak.extract(shard(config, 0, 3, weights="random:1"))
 
 
@@ -257,7 +257,7 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     (tally,) = gpupeak.extract(shard(other, 0, overwrite=True)).datasets
     assert plan(other)[0].done == tally.saved
     assert {fault.kind for fault in verify(other)[0].faults} == {"missing", "stale"}
-    with pytest.raises(ConfigError, match="give --overwrite"):
+    with pytest.raises(ConfigError, match="give another --output-root"):
         gpupeak.extract(shard(config, 1))
     with pytest.raises(ConfigError, match="a run without shards merge them first"):
         gpupeak.extract(shard(config, 1, overwrite=True))

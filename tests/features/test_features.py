@@ -136,14 +136,14 @@ def test_a_packed_file_brings_its_settings_and_is_not_unpacked_among_others(tmp_
     file, _ = pack(directory, N)
     other = recorded(tmp_path / "other", ["a"], 1)
     shutil.copy(file, packed_file(other))
-    with pytest.raises(ConfigError, match="made with weights 'random:1', the packed ones with 'random:0'"):
+    with pytest.raises(ConfigError, match="made with --weights random:1, the packed ones with --weights random:0"):
         unpack(other, N)
     assert [path.name for path in other.glob("*.npy")] == ["a.npy"]
     empty = FeatureStore(tmp_path / "empty").directory("mer2023")
     empty.mkdir(parents=True)
     shutil.copy(file, packed_file(empty))
     assert unpack(empty, N) == (2, 2)
-    with pytest.raises(ConfigError, match="weights 'random:0', this run has 'random:1'"):
+    with pytest.raises(ConfigError, match="--weights random:0, this run has --weights random:1"):
         FeatureDirectory(empty, N, 4).refuse_mixing({"weights": "random:1"})
     (directory / "b.npy").unlink()
     assert unpack(directory, N) == (1, 2)
@@ -276,7 +276,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["datasets"] == {"meld": 1, "mer2023": 4}
     (store.directory("mer2023") / "b.npy").unlink()
     assert main(["unpack", "mer2023", *root]) == 0
-    assert capsys.readouterr().out == f"mer2023: 1 of 4 samples written to {store.directory('mer2023')}\n"
+    where = store.directory("mer2023")
+    assert capsys.readouterr().out == f"mer2023: 1 of 4 samples written to {where}, 3 already there\n"
     assert same(store, "mer2023", wanted)
     assert main(["pack", "sims", *root]) == 2
     assert main(["pack", *root, "--n-frms", "4"]) == 2

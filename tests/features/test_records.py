@@ -96,7 +96,7 @@ def test_overwriting_by_shards_counts_for_the_whole_directory(tmp_path: Path) ->
     run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
     assert done(tmp_path) == {"a"}
     assert outcomes(tmp_path) == {"a": "saved"}
-    with pytest.raises(ConfigError, match="this run has 'aa'; give --overwrite"):
+    with pytest.raises(ConfigError, match="; give another --output-root"):
         opened(tmp_path, ONE).refuse_mixing(SETTINGS)
     run(tmp_path, "b", part=ONE, settings=OTHER)  # joins in
     assert done(tmp_path) == {"a", "b"}
@@ -138,7 +138,7 @@ def test_a_plain_overwrite_ends_whatever_shards_have_begun(tmp_path: Path) -> No
     part = tmp_path / f"run.{ZERO}.json"
     (tmp_path / f"run.{ONE}.json").write_text(part.read_text().replace('"aa"', '"bb"'))
     (tmp_path / f"manifest.{ONE}.jsonl").write_text((tmp_path / f"manifest.{ZERO}.jsonl").read_text())
-    with pytest.raises(ConfigError, match=r"two kinds: run\.00000-of-00002\.json says weights_sha256"):
+    with pytest.raises(ConfigError, match=r"two kinds: run\.00000-of-00002\.json says --weights"):
         run(tmp_path, "a")
     with opened(tmp_path) as directory, pytest.raises(ConfigError, match="two kinds"):
         directory.absorb()
@@ -156,7 +156,7 @@ def test_shards_of_other_settings_cannot_begin_together_though_nothing_is_saved_
     one, two = (FeatureDirectory(place, 8, 4, part, tmp_path / part) for part in (ZERO, ONE))
     with one, two:
         one.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        with pytest.raises(ConfigError, match="this run has 'bb'"):
+        with pytest.raises(ConfigError, match="SHA-256 bb"):
             two.begin({"settings": OTHER}, done=set(), overwrite=False)
         assert [part.part for part in read_records(two.path).parts] == [ZERO]
         with pytest.raises(ConfigError, match="let those shards end"):

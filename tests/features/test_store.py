@@ -232,15 +232,18 @@ def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) 
     for key in ("weights", "n_frms"):
         less = {each: value for each, value in run["settings"].items() if each != key}
         (tmp_path / "run.json").write_text(json.dumps({**run, "settings": {**less, "weights_sha256": None}}))
-        with pytest.raises(ConfigError, match=f"made with {key} unknown, this run has"):
+        with pytest.raises(ConfigError, match=f"made with --{key} unknown, this run has".replace("_", "-")):
             opened(tmp_path).refuse_mixing(SETTINGS)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ConfigError, match="made with encoder unknown, this run has"):
+    with pytest.raises(ConfigError, match="made with --visual-encoder unknown, this run has"):
         opened(tmp_path).refuse_mixing({**SETTINGS, "weights_sha256": None})
     (tmp_path / "run.json").write_text(json.dumps(run))
-    with pytest.raises(ConfigError, match="made with weights_sha256 'aa', this run has 'bb'; give --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=r"SHA-256 aa.*SHA-256 bb.*; give another --output-root",
+    ):
         again.refuse_mixing({**SETTINGS, "weights_sha256": "bb"})
-    with pytest.raises(ConfigError, match="weights 'random:0', this run has 'openai'"):
+    with pytest.raises(ConfigError, match="--weights random:0, this run has --weights openai"):
         again.refuse_mixing({**SETTINGS, "weights": "openai", "weights_sha256": None})
 
 
@@ -278,7 +281,7 @@ def test_a_run_that_saved_nothing_refuses_no_other(tmp_path: Path) -> None:
     other = {**SETTINGS, "weights_sha256": "bb"}
     opened(tmp_path).refuse_mixing(other)
     np.save(tmp_path / "b.npy", np.zeros((8, 4), np.float32))
-    with pytest.raises(ConfigError, match="give --overwrite"):
+    with pytest.raises(ConfigError, match="give another --output-root"):
         opened(tmp_path).refuse_mixing(other)
 
 
