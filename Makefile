@@ -62,7 +62,7 @@ compat: $(TOOLS) ## Try the lowest and the newest supported versions, in fresh e
 	@$(BIN)/python tests/compat.py --out bench/results/compat.json
 
 docs: $(SITE) ## Build the documents and the Python reference as a site, in both languages: build/site/index.html
-	@$(BIN)/python docs/site.py
+	@$(BIN)/python docs/build_site.py
 	@echo "Open it: build/site/index.html"
 
 bench: $(PEERS)/.ready ## Measure gpupeak beside what its users would run instead, in 15 minutes (PROFILE=1: with a trace)

@@ -174,7 +174,7 @@ def test_the_site_has_every_page_and_every_public_name() -> None:
 @pytest.mark.slow
 def test_the_site_is_built(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="make docs adds it")
-    command = [sys.executable, "docs/site.py", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "docs/build_site.py", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for page in ("docs/api/index.html", "zh-CN/docs/api/index.html"):

@@ -1,4 +1,4 @@
-"""Builds the site: `python docs/site.py [OPTIONS OF MKDOCS BUILD]`, which is what `make docs` does.
+"""Builds the site: `python docs/build_site.py [OPTIONS OF MKDOCS BUILD]`, which is what `make docs` does.
 
 The pages are those that GitHub shows, but for two things: the link to the other language is the site's menu, and
 `<!-- ::: name -->` is that name's docstring.
