@@ -7,7 +7,9 @@ from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, print_json
 from gpupeak.cli.progress import watching
 from gpupeak.config import ExtractConfig
+from gpupeak.corpora.table import read_table
 from gpupeak.errors import ConfigError, counted
+from gpupeak.storage import places
 from gpupeak.tally import Watch
 
 
@@ -45,15 +47,21 @@ def unpack(config: ExtractConfig, as_json: bool = JSON) -> int:
 def _each(config: ExtractConfig, as_json: bool, work: Callable[[Path, int, Watch], tuple[str, int]]) -> int:
     from gpupeak.features.packs import FeatureStore
 
-    n = config.n_frms or 8
-    store = FeatureStore(config.output_root, config.encoder, config.sampling or "emotion_peak", n, config.stream)
+    table = read_table(config.config_file)
+
+    def store(name: str) -> FeatureStore:
+        sampling = config.sampling or table.said(name, "sampling") or "emotion_peak"
+        n = config.n_frms or table.said(name, "n_frms") or 8
+        return FeatureStore(config.output_root, config.encoder, sampling, n, config.stream)
+
     counts: dict[str, int] = {}
-    names = config.datasets or tuple(store)
+    every = store("")
+    names = config.datasets or sorted(name for name in places.names(every.root) if name in store(name))
     if not names:
-        raise ConfigError(f"{store.root}: no dataset with features at {store.directory('*').relative_to(store.root)}")
+        raise ConfigError(f"{every.root}: no dataset with features at {every.directory('*').relative_to(every.root)}")
     for name in names:
         with watching(Output(stderr=True), quiet=as_json) as watch:
-            told, counts[name] = work(store.directory(name), n, watch)
+            told, counts[name] = work(store(name).directory(name), store(name).n, watch)
         if not as_json:
             Output().say(f"{name}: {told}")
     if as_json:

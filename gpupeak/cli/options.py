@@ -41,11 +41,11 @@ _NAMES = typer.Argument(
 )
 
 
-def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Make a function of a `config` and options of its own a command that takes the options of its name, too.
 
     With `names`, the datasets may be given without `--datasets`. A command with a parameter `given` gets each setting
-    that was given, with its source.
+    that was given, with its source. `recorded` are settings taken from the records of what is there, unless given.
     """
 
     def wrap(command: Callable[..., int]) -> Callable[..., int]:
@@ -60,6 +60,10 @@ def with_settings(*, names: bool = True) -> Callable[[Callable[..., int]], Calla
             words = [*(given.pop("names", None) or ()), *(given.pop("datasets") or ())]
             try:
                 config, found = gathered(options, {**given, "datasets": dataset_names(words) or None})
+                if recorded:
+                    from gpupeak.check.recorded import as_recorded
+
+                    config = as_recorded(config, found, Output(stderr=True).say)
                 return command(config, **extra, **dict.fromkeys((each.name for each in asked), found))
             except KeyboardInterrupt as error:  # with that, typer would end without a word
                 raise typer.Abort from error

@@ -80,7 +80,7 @@ def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str]) -> list[obj
     return [name, f"{listed}{expected}", done, missing, *peaks, no_peak, decimal(size)]
 
 
-@with_settings(names=False)
+@with_settings(names=False, recorded=True)
 def inspect(
     config: ExtractConfig,
     target: str = typer.Argument(help="A video, or a sample: NAME or DATASET/NAME.", metavar="VIDEO_OR_SAMPLE"),

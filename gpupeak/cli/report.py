@@ -12,7 +12,7 @@ from gpupeak.config import OUTPUT, ExtractConfig
 _PICTURES = "Pictures"
 
 
-@with_settings()
+@with_settings(recorded=True)
 def report(
     config: ExtractConfig,
     out: Path = option(Path("gpupeak-report.html"), OUTPUT, "FILE.html", "The file to write."),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpupeak.check.verify import Comparison, Verification
 
 
-@with_settings()
+@with_settings(recorded=True)
 def verify(
     config: ExtractConfig,
     deep: int = option(0, "Checks", "K", "Extract K samples of each dataset again, drawn by the seed, and compare."),

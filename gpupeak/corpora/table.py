@@ -61,6 +61,10 @@ class Table:
     entries: dict[str, Entry]
     default: list[str]
 
+    def said(self, name: str, field: str) -> Any:
+        """What the settings file says of a dataset: in its section, else of all; None for nothing."""
+        return getattr(self.entries.get(name), field, None) or self.settings.get(field)
+
     def find(self, name: str) -> str | None:
         """The dataset called `name`, or so by AffectGPT's class; capitals do not matter."""
         for own, entry in self.entries.items():

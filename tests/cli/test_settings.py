@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpupeak import ExtractConfig
@@ -14,6 +15,11 @@ from gpupeak.config import OPTIONS
 from gpupeak.corpora.table import read_table
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/gpupeak.toml"
+MINE = """
+    [datasets.mine]
+    videos = "clips"
+    n_frms = 16
+"""
 FILE = """
     dataset = ["mer2023", "mine"]
     output-root = "features"
@@ -23,9 +29,6 @@ FILE = """
     n_frms = 4
     fsync = true
     seed = 5
-    [datasets.mine]
-    videos = "clips"
-    n_frms = 16
 """
 
 
@@ -45,7 +48,7 @@ def test_the_file_holds_every_option_and_its_paths_start_at_it(
     place: Path, stage: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "lab/clip").mkdir(parents=True)
-    (place / "lab/gpupeak.toml").write_text(FILE)
+    (place / "lab/gpupeak.toml").write_text(FILE + MINE)
     assert main(["extract", "--config", "lab/gpupeak.toml"]) == 0
     assert capsys.readouterr().err == ""
     (config,) = stage.configs
@@ -66,7 +69,7 @@ def test_the_file_holds_every_option_and_its_paths_start_at_it(
 def test_command_line_then_environment_then_file(
     place: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "gpupeak.toml").write_text(FILE)
+    (place / "gpupeak.toml").write_text(FILE + MINE)
     for name, value in {"N_FRMS": "6", "SEED": "6", "FSYNC": "0", "ENCODER": "SigLIP_SO", "WEIGHTS": ""}.items():
         monkeypatch.setenv(f"GPUPEAK_{name}", value)
     assert main(["extract", "--seed", "7"]) == 0
@@ -114,10 +117,18 @@ def test_a_wrong_value_is_told_with_its_place(
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {line}")
 
 
-def test_a_command_passes_over_what_it_does_not_take(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "gpupeak.toml").write_text("weights = 'random:0'\noutput_root = 'elsewhere'\n")
+def test_pack_takes_of_the_file_what_it_takes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "gpupeak.toml").write_text("weights = 'random:0'\noutput_root = 'out'\nsampling = 'uniform'\n" + MINE)
     assert main(["pack"]) == 2
-    assert "elsewhere: no dataset with features" in capsys.readouterr().err
+    assert "out: no dataset with features" in capsys.readouterr().err
+    for name, directory in (("meld", "uniform_8frms"), ("mine", "uniform_16frms")):
+        file = place / "out" / name / f"frame_CLIP_VIT_LARGE_{directory}" / "a.npy"
+        file.parent.mkdir(parents=True)
+        np.save(file, np.ones((int(directory[8:-4]), 3), np.float32))
+        (file.parent / "run.json").write_text("{}")
+    main(["pack", "--json"])
+    out = capsys.readouterr()
+    assert json.loads(out.out).get("datasets") == {"meld": 1, "mine": 1}, out
 
 
 def test_init_writes_every_option_and_overwrites_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,74 @@
+"""With which settings were the features made that are there? For the commands that look at them without being told."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from gpupeak.config import OPTIONS, ExtractConfig
+from gpupeak.corpora.table import read_table
+from gpupeak.encoders import encoder_spec
+from gpupeak.errors import RunError, few, reading
+from gpupeak.features.layout import is_feature_directory
+from gpupeak.features.records import WHERE_ASKED, read_records
+from gpupeak.storage.places import names, place
+from gpupeak.types import Url
+
+_CHOOSING = ("encoder", "sampling", "n_frms", "stream")  # a directory's name tells of them
+_RECORDED = (*_CHOOSING, "weights", "fallback", "peak_source", "seed", *WHERE_ASKED)
+
+
+def as_recorded(config: ExtractConfig, given: Collection[str], tell: Callable[[str], None]) -> ExtractConfig:
+    """`config` with the encoder, weights and sampling that the runs of its datasets recorded, less the fields `given`.
+
+    Where a dataset has several feature directories, or two were made differently, that is told and nothing taken.
+    """
+    table, root = read_table(config.config_file), place(config.output_root)
+    datasets = [config.name] if config.name else [*map(table.canonical, config.datasets)] or table.default
+    said = {field for field in _RECORDED if field in given or any(table.said(name, field) for name in datasets)}
+    found: dict[Path, dict[str, Any]] = {}
+    for home in () if isinstance(root, Url) else [root if root.name == name else root / name for name in datasets]:
+        with reading(home):
+            there = sorted(filter(is_feature_directory, names(home)))
+        for directory in (home / each for each in there):
+            settings = _settings(directory)
+            wanted = {field: _given(config, given, field) or table.said(home.name, field) for field in _CHOOSING}
+            if settings and all(value in (None, settings[field]) for field, value in wanted.items()):
+                found[directory] = settings
+    recorded = {field: [each[field] for each in found.values() if field in each] for field in _RECORDED}
+    recorded = {field: values for field, values in recorded.items() if field not in said and values}
+    if differing := [OPTIONS[field].flag for field, values in recorded.items() if any(v != values[0] for v in values)]:
+        shown = few(str(directory.relative_to(str(root))) for directory in found)
+        tell(f"{root} holds {shown}: {', '.join(differing)} say which is meant")
+        return config
+    taken = {field: values[0] for field, values in recorded.items() if not _is_default(field, values[0])}
+    if not taken or any(OPTIONS[field].expected(value) for field, value in taken.items()):
+        return config
+    tell(f"{', '.join(OPTIONS[field].flag for field in taken)} from {next(iter(found))}/run.json")
+    return dataclasses.replace(config, **taken)
+
+
+def _given(config: ExtractConfig, given: Collection[str], field: str) -> Any:
+    if field not in given:
+        return None
+    return encoder_spec(config.encoder).name if field == "encoder" else getattr(config, field)
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """What was recorded of features, by the fields of `ExtractConfig`; nothing where it cannot be read."""
+    try:
+        settings = (read_records(directory, strict=False).run or {}).get("settings")
+    except RunError:
+        return {}
+    if not isinstance(settings, dict) or not {"encoder", "weights", "sampling", "n_frms"} <= settings.keys():
+        return {}
+    return {"stream": "frame", **dict.fromkeys(WHERE_ASKED), **settings}
+
+
+def _is_default(field: str, value: Any) -> bool:
+    """Also of weights that are not here any more: what is not given is looked for as ever."""
+    gone = field == "weights" and os.path.isabs(str(value)) and not os.path.exists(value)  # noqa: PTH110, PTH117
+    return gone or value is None or str(value) in (str(OPTIONS[field].default), OPTIONS[field].told.split(",")[0])
