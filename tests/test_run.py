@@ -19,7 +19,7 @@ from synthetic_lines import LineHere
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.plan import plan
-from gpupeak.errors import AuError, ConfigError, RunError
+from gpupeak.errors import AuError, ConfigError
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Outcome
@@ -194,19 +194,6 @@ def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractCon
     (second,) = gpupeak.extract(replace(config, limit=3)).datasets
     assert second.not_reached == 0
     assert second.skipped == first.saved
-
-
-def test_an_output_that_cannot_be_written_stops_the_run_in_one_line(
-    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int, parts: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.writev", full)
-    with pytest.raises(RunError, match="cannot be written: No space left on device") as caught:
-        gpupeak.extract(config)
-    assert "\n" not in str(caught.value)
-    assert not [path for path in directory(config).iterdir() if path.suffix in (".npy", ".tmp")]
 
 
 def test_a_name_that_differs_by_capitals_from_what_is_there_is_refused(config: ExtractConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -13,6 +14,10 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import DINO2, SIGLIP, EncoderSpec, TowerShape
+
+NO_TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+NO_TEXT |= {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1}
+"""transformers' words for a text tower of next to nothing."""
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
 torch.set_num_threads(1)
@@ -28,6 +33,17 @@ SIGLIP_SHAPE = TowerShape(40, 14, 32, 2, 2, 32, 80, SIGLIP, mean=(0.5, 0.5, 0.5)
 def state(seed: int = 0, shape: TowerShape = SHAPE) -> dict[str, torch.Tensor]:
     """Random weights in open_clip's naming."""
     return random_state(seed, expected_state(shape))
+
+
+def drawn_model(make: Any, config: Any) -> Any:
+    """A model of transformers, the same every time, no parameter of which is neutral."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        model = make(config)
+        for parameter in model.parameters():
+            deviation = 0.2 if parameter.squeeze().ndim < 2 else parameter[0].numel() ** -0.5
+            parameter.add_(deviation * torch.randn(parameter.shape))
+    return model.eval()
 
 
 def images(count: int = 2, size: int = SHAPE.size) -> torch.Tensor:

@@ -30,47 +30,44 @@ class FakeDriver:
         self.calls: list[str] = []
         self.current: list[int] = []  # contexts of this thread
 
-    def load(self, name: str) -> SimpleNamespace:
+    def load(self, name: str) -> FakeDriver:
         if name == self.without:
             raise OSError(f"{name}: cannot open shared object file")
-        names = {
-            "libcuda.so.1": [
-                *("cuInit", "cuDeviceGetCount", "cuDriverGetVersion", "cuDeviceGet", "cuDevicePrimaryCtxRetain"),
-                *("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuDevicePrimaryCtxRelease_v2"),
-            ],
-            "libnvcuvid.so.1": ["cuvidGetDecoderCaps"],
-        }[name]
-        return SimpleNamespace(**{each: self.function(each) for each in names if each != self.without})
+        return self
 
-    def function(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """The function of this name; those that write something do it in a method."""
+        if name == self.without:
+            raise AttributeError(name)
+
         def call(*arguments: Any) -> int:
             self.calls.append(name)
             code = self.codes.get(name, 0)
-            if not code:
-                getattr(self, name, lambda *_: None)(*arguments)
+            if not code and (writes := getattr(FakeDriver, f"_{name}", None)):
+                writes(self, *arguments)
             return code
 
         return call
 
-    def cuDeviceGetCount(self, count: Any) -> None:
+    def _cuDeviceGetCount(self, count: Any) -> None:
         count._obj.value = self.gpus
 
-    def cuDriverGetVersion(self, version: Any) -> None:
+    def _cuDriverGetVersion(self, version: Any) -> None:
         version._obj.value = self.version
 
-    def cuDeviceGet(self, device: Any, ordinal: int) -> None:
+    def _cuDeviceGet(self, device: Any, ordinal: int) -> None:
         device._obj.value = 40 + ordinal
 
-    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> None:
+    def _cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> None:
         context._obj.value = 1000 + device.value
 
-    def cuCtxPushCurrent_v2(self, context: Any) -> None:
+    def _cuCtxPushCurrent_v2(self, context: Any) -> None:
         self.current.append(context.value)
 
-    def cuCtxPopCurrent_v2(self, context: Any) -> None:
+    def _cuCtxPopCurrent_v2(self, context: Any) -> None:
         context._obj.value = self.current.pop()
 
-    def cuvidGetDecoderCaps(self, caps: Any) -> None:
+    def _cuvidGetDecoderCaps(self, caps: Any) -> None:
         """CUVIDDECODECAPS is 88 bytes: 24 are read, the rest is written."""
         assert self.current == [1040], "within the context of GPU 0"
         at = ctypes.addressof(caps._obj)

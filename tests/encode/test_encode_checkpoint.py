@@ -14,7 +14,7 @@ import pytest
 import torch
 from peers.baseline import vision_config
 from safetensors.torch import save_file
-from tiny import SHAPE, SPEC, difference, empty_cache, images, normalised, reference, state
+from tiny import NO_TEXT, SHAPE, SPEC, difference, drawn_model, empty_cache, images, normalised, reference, state
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from gpupeak.encode.load import load_tower
@@ -26,26 +26,11 @@ pytestmark = pytest.mark.usefixtures("empty_cache")
 __all__ = ["empty_cache"]
 
 VISION = vision_config(SHAPE)
-TEXT = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "vocab_size": 11,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
 
 
 def clip_model(**vision: Any) -> Any:
-    """The same random model every time, its biases and gains random, too."""
-    config = CLIPConfig(text_config=TEXT, vision_config={**VISION, **vision}, projection_dim=SHAPE.dim)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(1)
-        model: Any = CLIPModel(config)
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    return model.eval()
+    config = CLIPConfig(text_config=NO_TEXT, vision_config={**VISION, **vision}, projection_dim=SHAPE.dim)
+    return drawn_model(CLIPModel, config)
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from clips import write_clip
 from peers.baseline import vision_config
 from PIL import Image
 from samples import read_manifest
-from tiny import DINO2_SHAPE, SHAPE, SIGLIP_SHAPE, SPEC, difference, images
+from tiny import DINO2_SHAPE, NO_TEXT, SHAPE, SIGLIP_SHAPE, SPEC, difference, drawn_model, images
 
 import gpupeak
 from gpupeak.decode import decode_frames
@@ -26,9 +26,6 @@ from gpupeak.errors import ConfigError, WeightsError
 
 WITHIN = 1e-4  # of the features' largest value, in float32
 KINDS = {"clip": SHAPE, "dinov2": DINO2_SHAPE, "siglip": SIGLIP_SHAPE}
-NEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 4}
-NEXT |= {"bos_token_id": 0, "eos_token_id": 1, "projection_size": 32}
-"""A text tower of next to nothing."""
 
 
 def save_model(home: Path, shape: TowerShape, **processor: Any) -> Path:
@@ -44,18 +41,12 @@ def save_model(home: Path, shape: TowerShape, **processor: Any) -> Path:
         config = transformers.Dinov2Config(**vision, mlp_ratio=shape.hidden // shape.width)
         make, processes = transformers.Dinov2Model, transformers.BitImageProcessor
     elif shape.family.kind == "siglip":
-        config = transformers.SiglipConfig(text_config=NEXT, vision_config=vision)
+        config = transformers.SiglipConfig(text_config={**NO_TEXT, "projection_size": 32}, vision_config=vision)
         make, processes, of = transformers.SiglipModel, transformers.SiglipImageProcessor, {"size": squares}
     else:
-        config = transformers.CLIPConfig(text_config=NEXT, vision_config=vision, projection_dim=shape.dim)
+        config = transformers.CLIPConfig(text_config=NO_TEXT, vision_config=vision, projection_dim=shape.dim)
         make, processes = transformers.CLIPModel, transformers.CLIPImageProcessor
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(1)
-        model = make(config)
-        for parameter in model.parameters():
-            deviation = 0.2 if parameter.squeeze().ndim < 2 else parameter[0].numel() ** -0.5
-            parameter.add_(deviation * torch.randn(parameter.shape))
-    model.save_pretrained(home)
+    drawn_model(make, config).save_pretrained(home)
     processes(**of, image_mean=list(shape.mean), image_std=list(shape.std), **processor).save_pretrained(home)
     return home
 
