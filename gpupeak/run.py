@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -33,14 +32,15 @@ from gpupeak.errors import ConfigError, counted, few
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory, is_feature_directory
-from gpupeak.features.records import WHERE_ASKED, read_manifest
+from gpupeak.features.records import WHERE_ASKED
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
+from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import names, place
 from gpupeak.tally import Observer, RunReport, Tally, warned_of
 from gpupeak.types import Failed, NoPeak, Outcome, Peak, Place, Sample
 
-_LOOKING = 16  # threads that ask for the sizes of videos
+_EVEN = 1000  # samples a shard from which their number balances by itself, and no video's size is asked for
 
 
 def extract(
@@ -153,7 +153,7 @@ def prepare(
         done = set() if config.overwrite else directory.done(wanted)
         warnings, stale, peaks = list(listing.warnings), dict[str, str](), dict[str, Peak | NoPeak]()
         if done:
-            lines = {line.sample: line for line in read_manifest(directory.path)}
+            lines = {line.sample: line for line in directory.lines()}
             finished = (sample for sample in samples if sample.name in done)
             stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings, peaks)
             warned = Counter(text for name in done & lines.keys() for text in lines[name].warnings)
@@ -195,8 +195,9 @@ def _taken(listings: list[list[Sample | Failed]], config: ExtractConfig) -> list
     if shard is None:
         return listings
     samples = [_sample(entry) for listing in listings for entry in listing]
-    with ThreadPoolExecutor(_LOOKING) as threads:  # a shared file system takes a millisecond for one
-        sizes = [size or 0 for size in threads.map(video_bytes, samples)]
+    sizes = [0] * len(samples)
+    if len(samples) < _EVEN * shard.count:
+        sizes = [size or 0 for size in overlapped(video_bytes, samples)]
     owners = iter(assign([str(sample) for sample in samples], sizes, shard.count))
     return [[entry for entry in listing if next(owners) == shard.index] for listing in listings]
 

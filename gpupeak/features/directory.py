@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError, writing
+from gpupeak.errors import ConfigError, GpupeakError, RunError, WriteError, reading, writing
 from gpupeak.features.locks import LocalLock, RemoteLock
 from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
@@ -62,7 +62,8 @@ class FeatureDirectory:
         else:
             self.path, self._lock = place, LocalLock(place, part)
         self._manifest: int | None = None
-        records = read_records(self.path)
+        self._seen: tuple[Records, set[str]] | None = None
+        records, _ = self._look()
         self.run = records.run
         own = Record(self.path, None, self.run) if part is None else records.part(part)
         self.devices = () if own is None else tuple(own.devices)  # which made what is here already
@@ -85,6 +86,7 @@ class FeatureDirectory:
                 self._lock.take()
                 if self._store is not None:
                     self._store.pull()
+                    self._seen = None
                 else:
                     self._remove_temporaries()
             except OSError as error:
@@ -94,12 +96,25 @@ class FeatureDirectory:
             undone.pop_all()
         return self
 
+    def _look(self, there: Collection[str] | None = None) -> tuple[Records, set[str]]:
+        """What is recorded and which names have files: listed once, until it may have changed."""
+        if self._seen is None:
+            with reading(self.path):
+                there = places.names(self.path) if there is None else there
+            names = {name[:-4] for name in there if name.endswith(".npy")}
+            self._seen = read_records(self.path, there), names
+        return self._seen
+
     def _remove_temporaries(self) -> None:
         alone = self._part is None and not self._lock.missing
+        there = set()
         for entry in os.scandir(self.path):
+            there.add(entry.name)
             if TEMPORARY.match(entry.name) and (alone or writer_is_gone(entry)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(entry.path)  # noqa: PTH108 - entry.path is a string
+        self._seen = None
+        self._look(there)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -121,7 +136,7 @@ class FeatureDirectory:
         two settings never pass for a finished directory.
         """
         present = self.names().intersection(wanted)
-        if (records := read_records(self.path)).overwriting:
+        if (records := self._look()[0]).overwriting:
             present &= records.saved()
         if isinstance(self.place, Url):
             size = len(npy_header((self._n, self._dim))) + 4 * self._n * self._dim
@@ -131,14 +146,20 @@ class FeatureDirectory:
         return {name for name, whole in zip(names, overlapped(self._has, names), strict=True) if whole}
 
     def names(self) -> set[str]:
-        return {name[:-4] for name in places.names(self.place) if name.endswith(".npy")}
+        if isinstance(self.place, Url):
+            return {name[:-4] for name in places.names(self.place) if name.endswith(".npy")}
+        return self._look()[1]
+
+    def lines(self) -> Iterator[ManifestLine]:
+        """The lines of the manifests that count, oldest first, less torn ones. Raises RunError."""
+        return self._look()[0].lines()
 
     def refuse_mixing(self, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Raise ConfigError if features of other settings lie here already, or are being made.
 
         With `overwrite` only those count that shards are making, or have made, in overwriting; without a shard, none.
         """
-        records = read_records(self.path)
+        records, _ = self._look()
         others = [part for part in records.parts if part.part != self._part]
         wrong: list[Record] = []
         if self._part is not None:  # what a shard at work has not saved yet, it will
@@ -163,7 +184,7 @@ class FeatureDirectory:
         The parts are removed last, by which time `run.json` names them: a kill at any moment loses nothing. Raises
         ConfigError if the records tell of features of two kinds, unless `overwrite`, and WriteError.
         """
-        records = read_records(self.path)
+        records, _ = self._look()
         told = records.disagreement() if records.parts else None
         if told is not None and not overwrite:
             raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
@@ -175,6 +196,8 @@ class FeatureDirectory:
                 self._write_merged(records, names, nothing_counts=told is not None)
             for part in records.parts:
                 _remove(part)
+        if records.parts:
+            self._seen = None
 
     def _write_merged(self, records: Records, names: Sequence[str], *, nothing_counts: bool) -> None:
         run, lines = dict(records.run or {}), dict[str, ManifestLine]()
@@ -199,7 +222,8 @@ class FeatureDirectory:
         A shard's manifest has lines only of samples that no other manifest tells of. Raises ConfigError if a shard of
         other settings has begun at the same moment, and WriteError.
         """
-        records = read_records(self.path)
+        self._seen = None
+        records, _ = self._look()
         before = records.part(self._part)
         lines: dict[str, ManifestLine] = {}
         elsewhere: set[str] = set()
@@ -219,6 +243,7 @@ class FeatureDirectory:
             earlier = [(file, _content(file)) for file in (record.manifest, record.run_file)]
             replace_file(record.manifest, (line.written() for line in lines.values()))
             replace_file(record.run_file, [pretty(own)])
+        self._seen = None
         if self._store is not None:
             self._store.push()  # a store that takes nothing is noticed before anything is decoded
         if self._part is None:
@@ -233,6 +258,7 @@ class FeatureDirectory:
         try:
             if self._store is not None:
                 self._store.pull()
+                self._seen = None
             self.refuse_mixing(own.get("settings") or {}, overwrite=overwrite)
         except ConfigError:
             with writing(self.place):
@@ -266,7 +292,8 @@ class FeatureDirectory:
                 self._close_manifest()
         if self._part is not None or not self.overwriting:
             return 0
-        left = len(self.names() - read_records(self.path).saved())
+        self._seen = None
+        left = len(self.names() - self._look()[0].saved())
         if not left:
             self.run = {**(self.run or {}), "overwriting": False}
             with writing(self.place):

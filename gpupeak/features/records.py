@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpupeak.errors import ConfigError, reading
+from gpupeak.storage import places
 from gpupeak.storage.files import open_bounded, read_bounded
 from gpupeak.types import Failed, FileStamp, NoPeak, Outcome, Peak
 
@@ -287,15 +287,13 @@ class Records:
         return None
 
 
-def read_records(directory: Path, *, strict: bool = True) -> Records:
-    """Read what runs say of `directory`. Raises RunError, and if `strict` ConfigError for a damaged run's record."""
+def read_records(directory: Path, there: Iterable[str] | None = None, *, strict: bool = True) -> Records:
+    """Read what runs say of `directory`, of which `there` are the names in it if they are known. Raises RunError, and
+    if `strict` ConfigError for a damaged run's record."""
     main = Record(directory, None, _read_run(directory / "run.json", strict))
-    tags: set[str] = set()
-    absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
-    with reading(directory), absent, os.scandir(directory) as entries:
-        for entry in entries:
-            if match := _NAMES.match(entry.name):
-                tags.update(filter(None, match.groups()))
+    with reading(directory):
+        matches = filter(None, map(_NAMES.match, places.names(directory) if there is None else there))
+    tags = {tag for match in matches for tag in match.groups() if tag}
     found = [Record(directory, tag, _read_run(directory / f"run.{tag}.json", strict)) for tag in sorted(tags)]
     found.sort(key=lambda part: str((part.run or {}).get("started", "")))
     merged = {str(part["id"]) for part in _parts(main.run) if "id" in part}
