@@ -241,16 +241,6 @@ def test_a_running_shard_keeps_others_out_and_a_killed_one_is_made_up_for(config
     assert not [path for path in home(config).iterdir() if path.name.startswith(".")]
 
 
-def test_a_plain_run_takes_over_what_shards_have_left(config: ExtractConfig) -> None:
-    (first,) = gpupeak.extract(shard(config, 0, 3)).datasets
-    (tally,) = gpupeak.extract(config).datasets
-    assert (tally.listed, tally.skipped, tally.saved, tally.failed) == (8, first.saved, 7 - first.saved, 1)
-    assert records(config) == {"run.json", "manifest.jsonl"}
-    assert [entry["sample"] for entry in lines(config)] == [f"clip{index:02}" for index in range(8)]
-    with pytest.raises(ConfigError, match="give another --output-root"):
-        gpupeak.extract(shard(config, 0, 3, weights="random:1"))
-
-
 def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: ExtractConfig) -> None:
     other = replace(config, weights="random:1")
     gpupeak.extract(config)
