@@ -63,15 +63,17 @@ class Extraction:
                 self._workers.setdefault(process.pid, process)
         return [process for process in self._workers.values() if process.is_running() and _alive(process)]
 
-    def wait(self, seconds: float = 600) -> int:
-        """Its exit code, -SIGNAL where a signal ended it."""
+    def wait(self, seconds: float = 600, look: Callable[[], object] = lambda: None, every: float = 0.02) -> int:
+        """Its exit code, -SIGNAL where a signal ended it; until then, `look` is called every so many seconds."""
         deadline = time.monotonic() + seconds
         while self.running:
             self.workers()
+            with contextlib.suppress(psutil.Error, OSError):  # it may end meanwhile
+                look()
             if time.monotonic() > deadline:
                 self.end()
                 raise TimeoutError(f"still running after {seconds} s: {self.errors}")
-            time.sleep(0.02)
+            time.sleep(every)
         return self.process.returncode
 
     def end(self) -> None:

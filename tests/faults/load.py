@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,14 +36,14 @@ def benchmark(divisor: int, work: Path) -> dict[str, Any]:
     began = time.monotonic()
     # A small run is over within seconds: it is made to last long enough to be looked at.
     process = Extraction(arguments, pause=0 if divisor == 1 else 3 / listed)
-    with Sampler(process, out, listed) as sampler:
-        code = process.wait(3600)
+    looks: list[Look] = []
+    code = process.wait(3600, lambda: looks.append(look_at(process, out)), EVERY_SECONDS if divisor == 1 else 0.1)
     seconds = time.monotonic() - began
     trees = [look(out / dataset / "frame_CLIP_VIT_LARGE_emotion_peak_8frms") for dataset in counts]
     lines = [line for tree in trees for line in tree.lines.values()]
     saved, doubled = sum(len(tree.features) for tree in trees), sum(tree.doubled_lines for tree in trees)
     fell_back = sum(bool(line.get("fallback")) for line in lines)
-    found = sampler.figures()
+    found = figures(looks, listed)
     level = (
         found["memory_second_over_first"] <= MEMORY_GROWTH
         and found["cpu_second_over_first"] <= CPU_GROWTH
@@ -68,7 +66,10 @@ def benchmark(divisor: int, work: Path) -> dict[str, Any]:
 
 
 class Look(NamedTuple):
-    """What a run and its workers have together, and how many samples are done."""
+    """What a run and its workers have together, and how many samples are done.
+
+    Memory is what is resident of each process, added up: no less than what they take together, since they share some.
+    """
 
     done: int
     memory_mib: float
@@ -77,53 +78,32 @@ class Look(NamedTuple):
     cpu_s: float
 
 
-class Sampler:
-    """While it is open: looks at a run and its workers.
+def look_at(process: Extraction, out: Path) -> Look:
+    run = psutil.Process(process.process.pid)
+    done = sum(path.read_bytes().count(b"\n") for path in out.glob("*/*/manifest.jsonl"))
+    each = [
+        (p.memory_info().rss / 2**20, p.num_fds(), p.num_threads(), sum(p.cpu_times()[:2]))
+        for p in (run, *run.children(recursive=True))
+    ]
+    return Look(done, *map(sum, zip(*each, strict=True)))
 
-    Memory is what is resident of each process, added up: no less than what they take together, since they share some.
-    """
 
-    def __init__(self, process: Extraction, out: Path, samples: int) -> None:
-        self._process, self._out, self._samples = process, out, samples
-        self._seen: list[Look] = []
-        self._ended = threading.Event()
-
-    def __enter__(self) -> Sampler:
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        run = psutil.Process(self._process.process.pid)
-        while not self._ended.wait(EVERY_SECONDS if self._samples > 1000 else 0.1):
-            with contextlib.suppress(psutil.Error, OSError):
-                done = sum(path.read_bytes().count(b"\n") for path in self._out.glob("*/*/manifest.jsonl"))
-                each = [
-                    (p.memory_info().rss / 2**20, p.num_fds(), p.num_threads(), sum(p.cpu_times()[:2]))
-                    for p in (run, *run.children(recursive=True))
-                ]
-                self._seen.append(Look(done, *map(sum, zip(*each, strict=True))))
-
-    def figures(self) -> dict[str, Any]:
-        """The most of both halves, from the first outcomes on."""
-        seen = [look for look in self._seen if 0 < look.done < self._samples]
-        if len(seen) < 4:
-            raise RuntimeError(f"only {len(seen)} looks at a run of {self._samples} samples")
-        middle = min(range(1, len(seen) - 1), key=lambda at: abs(seen[at].done - self._samples // 2))
-        halves = seen[: middle + 1], seen[middle:]
-        cpu = [(half[-1].cpu_s - half[0].cpu_s) / max(1, half[-1].done - half[0].done) for half in halves]
-        most = {what: [max(getattr(look, what) for look in half) for half in halves] for what in Look._fields}
-        return {
-            "peak_mib": max(look.memory_mib for look in self._seen),
-            "memory_second_over_first": most["memory_mib"][1] / most["memory_mib"][0],
-            **dict(zip(("files_first", "files_second"), most["files"], strict=True)),
-            **dict(zip(("threads_first", "threads_second"), most["threads"], strict=True)),
-            "cpu_second_over_first": cpu[1] / max(1e-9, cpu[0]),
-        }
+def figures(looks: Sequence[Look], samples: int) -> dict[str, Any]:
+    """The most of both halves, from the first outcomes on."""
+    seen = [look for look in looks if 0 < look.done < samples]
+    if len(seen) < 4:
+        raise RuntimeError(f"only {len(seen)} looks at a run of {samples} samples")
+    middle = min(range(1, len(seen) - 1), key=lambda at: abs(seen[at].done - samples // 2))
+    halves = seen[: middle + 1], seen[middle:]
+    cpu = [(half[-1].cpu_s - half[0].cpu_s) / max(1, half[-1].done - half[0].done) for half in halves]
+    most = {what: [max(getattr(look, what) for look in half) for half in halves] for what in Look._fields}
+    return {
+        "peak_mib": max(look.memory_mib for look in looks),
+        "memory_second_over_first": most["memory_mib"][1] / most["memory_mib"][0],
+        **dict(zip(("files_first", "files_second"), most["files"], strict=True)),
+        **dict(zip(("threads_first", "threads_second"), most["threads"], strict=True)),
+        "cpu_second_over_first": cpu[1] / max(1e-9, cpu[0]),
+    }
 
 
 def plan(count: int, work: Path) -> dict[str, Any]:
