@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ from faults.harness import (
 
 HUNG_LIMIT = 4.0
 """Seconds that a sample may take here: far more than one takes on a busy machine."""
+
+SECONDS = 3.0
+"""What a run takes more than it would: nothing could happen in the middle of it."""
 
 
 @dataclass(slots=True)
@@ -119,6 +122,19 @@ def trial(faults: Iterable[Callable[[Trials], None]], scale: Scale, seed: int, w
     return trials
 
 
+@contextlib.contextmanager
+def going(trials: Trials, out: Path, *more: str, prefix: Sequence[str] = ()) -> Iterator[Extraction]:
+    """A run of which some samples are done and many are not."""
+    count = len(trials.corpus.names)
+    process = Extraction([*words(trials.corpus, out), *more], prefix, pause=SECONDS / count)
+    try:
+        after(1 + trials.draw.randrange(max(1, count // 4)), home(out), process)
+        yield process
+    finally:
+        if process.running:
+            process.end()
+
+
 def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
     """`ok` if each run ended as promised and the next one made it good."""
     trials = trial(FAULTS.values(), scale, seed, work)
@@ -146,14 +162,14 @@ def disk_full(trials: Trials) -> None:
 
 def removed(trials: Trials) -> None:
     out = trials.place()
-    process = _in_the_middle(trials, out)
-    if trials.draw.random() < 0.5:
-        home(out).rename(trials.place())
-        shutil.rmtree(out, ignore_errors=True)
-    else:
-        while home(out).exists():  # what is written meanwhile is in the way
-            shutil.rmtree(home(out), ignore_errors=True)
-    trials.stopped("directory removed", process, out)
+    with going(trials, out) as process:
+        if trials.draw.random() < 0.5:
+            home(out).rename(trials.place())
+            shutil.rmtree(out, ignore_errors=True)
+        else:
+            while home(out).exists():  # what is written meanwhile is in the way
+                shutil.rmtree(home(out), ignore_errors=True)
+        trials.stopped("directory removed", process, out)
     trials.goes_on("directory removed", out)
 
 
@@ -163,12 +179,11 @@ def read_only(trials: Trials) -> None:
         trials.left_out.add("directory read-only")
         return
     out = trials.place()
-    process = _in_the_middle(trials, out, prefix=prefix)
-    home(out).chmod(0o555)
-    trials.stopped("directory read-only", process, out)
+    with going(trials, out, prefix=prefix) as process:
+        home(out).chmod(0o555)
+        trials.stopped("directory read-only", process, out)
     trials.demand("directory read-only: not said", "Permission denied" in process.errors, process)
-    again = Extraction(words(trials.corpus, out), prefix)
-    trials.stopped("directory read-only", again, out, codes=(3,))
+    trials.stopped("directory read-only", Extraction(words(trials.corpus, out), prefix), out)
     home(out).chmod(0)
     again = Extraction(words(trials.corpus, out), prefix)
     code = again.wait()
@@ -237,13 +252,6 @@ def hung(trials: Trials) -> None:
     failed = {names[0]: "within the time limit", names[4]: ""}
     trials.partly("hung files", process, out, failed, {names[1], names[5]})
     trials.found["orphans"] += process.orphans()
-
-
-def _in_the_middle(trials: Trials, out: Path, prefix: list[str] | None = None) -> Extraction:
-    home(out).mkdir(parents=True)
-    process = Extraction(words(trials.corpus, out), prefix or [], pause=3 / len(trials.corpus.names))
-    after(1 + trials.draw.randrange(len(trials.corpus.names) // 2), home(out), process)
-    return process
 
 
 def _copied(trials: Trials) -> Corpus:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from faults.corpus import Scale
-from faults.disk import Trials, trial
-from faults.harness import Extraction, after, extracted, home, look, words
+from faults.disk import SECONDS, Trials, going, trial
+from faults.harness import Extraction, extracted, home, look, words
 
 LIMIT = 3.0
 """Seconds a sample may take where processes are stopped for longer than that."""
-SECONDS = 3.0
-"""What a run takes more than it would: nothing could happen in the middle of it."""
 STARTING = (0.0, 1.5)
 """Seconds from the start within which a signal meets a run that may not have begun."""
 
@@ -32,7 +30,7 @@ def run(scale: Scale, seed: int, work: Path) -> dict[str, Any]:
 def sent(trials: Trials, number: signal.Signals, times: int, code: int) -> None:
     """So many of a signal in the middle of a run, which ends with this exit code."""
     name, out = f"{number.name} {times}", trials.place()
-    with _going(trials, out) as process:
+    with going(trials, out) as process:
         for _ in range(times):
             process.process.send_signal(number)
             time.sleep(trials.draw.uniform(0, 0.02))
@@ -61,7 +59,7 @@ def early(trials: Trials, number: signal.Signals) -> None:
 def stopped(trials: Trials, who: str) -> None:
     """Stop the run, a worker or all of them for longer than a sample may take, then let them go on."""
     name, out = f"SIGSTOP of {who}", trials.place()
-    with _going(trials, out, "--time-limit", str(LIMIT)) as process:
+    with going(trials, out, "--time-limit", str(LIMIT)) as process:
         run, workers = psutil.Process(process.process.pid), process.workers()
         halted = {"run": [run], "worker": workers[:1], "all": [run, *workers]}[who]
         for each in halted:
@@ -88,7 +86,7 @@ def clock(trials: Trials) -> None:
 
 def two_runs(trials: Trials) -> None:
     out = trials.place()
-    with _going(trials, out) as process:
+    with going(trials, out) as process:
         first = psutil.Process(process.process.pid)
         first.suspend()  # or it would be over before the second one has started
         for more in ([], ["--overwrite"]):
@@ -102,19 +100,6 @@ def two_runs(trials: Trials) -> None:
     code, run = extracted(trials.corpus, out)
     trials.demand("two runs: the next one finds all done", run.summary.get("skipped") == len(trials.corpus.names), run)
     trials.goes_on("two runs", out)
-
-
-@contextlib.contextmanager
-def _going(trials: Trials, out: Path, *more: str) -> Iterator[Extraction]:
-    """A run of which some samples are done and many are not."""
-    count = len(trials.corpus.names)
-    process = Extraction([*words(trials.corpus, out), *more], pause=SECONDS / count)
-    try:
-        after(1 + trials.draw.randrange(max(1, count // 4)), home(out), process)
-        yield process
-    finally:
-        if process.running:
-            process.end()
 
 
 FAULTS: dict[str, Callable[[Trials], None]] = {
