@@ -8,7 +8,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,7 @@ class RemoteWriter:
         self._files = files
 
     def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]:
-        """Yield one outcome a sample, in the order in which the store takes them. Raises WriteError if it does not."""
+        """Yield one outcome a sample, of what is put in order. Raises WriteError if the store does not take it."""
         waiting: deque[Future[Saved]] = deque()
         threads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="gpupeak-put")
         try:
@@ -141,14 +141,8 @@ class RemoteWriter:
                         waiting.append(threads.submit(_put, plan, data, seconds, zlib.crc32(rows.data)))
                 finally:
                     batch.release()
-                if len(waiting) > _WAITING:
-                    wait(waiting, return_when=FIRST_COMPLETED)
-                for _ in range(len(waiting)):
-                    future = waiting.popleft()
-                    if future.done():
-                        yield future.result()
-                    else:
-                        waiting.append(future)
+                while waiting and (len(waiting) > _WAITING or waiting[0].done()):
+                    yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:

@@ -17,7 +17,7 @@ from gpupeak.errors import RunError, SampleError
 from gpupeak.pipeline import Decoder
 from gpupeak.storage import remote
 from gpupeak.storage.atomic import temporary_name, writer_is_gone
-from gpupeak.storage.places import local
+from gpupeak.storage.places import place
 from gpupeak.types import Failed, FrameBatch, FramePlan, NoPeak, Place, Sample, Url
 
 _THREADS = 16  # each waits for one sample's files: tens of milliseconds a request, whatever the bandwidth
@@ -40,7 +40,7 @@ class Fetched:
             return plan
         peak, fallback = plan.peak, plan.fallback
         if peak is not None:
-            peak = replace(peak, file=self._origin(local(peak.file)))
+            peak = replace(peak, file=place(self.told(str(peak.file))))
         if fallback is not None:
             fallback = NoPeak(fallback.reason, self.told(fallback.detail))
         own = tuple(stamp for stamp in plan.files if not Path(stamp.file).is_relative_to(self.directory))
@@ -48,22 +48,13 @@ class Fetched:
         files = (*stored, *own) if isinstance(self.sample.video, Url) else (*own, *stored)
         return replace(plan, sample=self.sample, peak=peak, fallback=fallback, files=files)
 
-    def _origin(self, file: Path) -> Place:
-        for there, copy in self._copies():
-            if file.is_relative_to(copy):
-                return there / file.relative_to(copy)
-        return file
-
     def told(self, text: str) -> str:
-        for there, copy in self._copies():
-            text = text.replace(str(copy), str(there))
-        return text
-
-    def _copies(self) -> Iterator[tuple[Url, Path]]:
+        """A text that names copies, naming the store's files."""
         pairs = zip((self.sample.video, *self.sample.au_dirs), (self.here.video, *self.here.au_dirs), strict=True)
         for there, copy in pairs:
             if isinstance(there, Url) and isinstance(copy, Path):
-                yield there, copy
+                text = text.replace(str(copy), str(there))
+        return text
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -32,49 +32,21 @@ WHOLE: dict[str, Any] = {
 }
 
 
-def affectgpt_directory(root: str | None, name: str, encoder: Any, sampling: Any, n: Any) -> str | None:
-    lower = {"IEMOCAPFour": "iemocap"}.get(name, name.lower())
-    if not root:
-        return None
-    normal = os.path.normpath(root)
+Section: TypeAlias = Mapping[str, Any]
+
+
+def affectgpt_finds(
+    config: Section, section: Section, name: str, run_dir: Path, root: str | None, faces: bool = False
+) -> bool:
+    """Whether the file of `SAMPLES[0]` that a section asks for is there; `root` is what its root is by default."""
+    if not (root := section.get("preextracted_root", root)):
+        return False
+    lower, normal = {"IEMOCAPFour": "iemocap"}.get(name, name.lower()), os.path.normpath(root)
     home = Path(normal) if Path(normal).name == lower else Path(root) / lower
-    return f"{home}/frame_{encoder}_{sampling}_{n}frms"
-
-
-def affectgpt_file(config: Mapping[str, Any], section: Mapping[str, Any], name: str, root: str | None) -> str | None:
-    """The file of `SAMPLES[0]` that a section asks for; `root` is what its root is by default."""
-    directory = affectgpt_directory(
-        section.get("preextracted_root", root),
-        name,
-        section.get("visual_encoder", "CLIP_VIT_LARGE"),
-        section.get("frame_sampling", "uniform"),
-        section.get("frame_n_frms", config["model"]["vis_processor"]["train"]["n_frms"]),
-    )
-    return directory and f"{directory}/{SAMPLES[0]}.npy"
-
-
-def affectgpt_inference(config: Mapping[str, Any], name: str, run_dir: Path, outside: str | None = None) -> bool:
-    inference = config["inference"]
-    file = affectgpt_file(config, inference, name, ROOT)
-    frames = "frame" in (outside or config["datasets"]["mercaptionplus"]["face_or_frame"])
-    return (
-        frames and inference.get("frame_sampling") == "emotion_peak" and file is not None and (run_dir / file).exists()
-    )
-
-
-def affectgpt_faces(config: Mapping[str, Any], section: Mapping[str, Any], name: str, run_dir: Path, root: Any) -> bool:
-    """Whether faces that are to be loaded are."""
     encoder, n = section.get("visual_encoder", "CLIP_VIT_LARGE"), config["model"]["vis_processor"]["train"]["n_frms"]
-    home = affectgpt_directory(section.get("preextracted_root", root), name, encoder, "", n)
-    file = home and f"{home.rpartition('/')[0]}/face_{encoder}_{n}frms/{SAMPLES[0]}.npy"
-    return file is not None and (run_dir / file).exists()
-
-
-def affectgpt_training(config: Mapping[str, Any], name: str, run_dir: Path) -> bool:
-    section = config["datasets"][name]
-    file = affectgpt_file(config, section, name, None)
-    needed = section.get("use_preextracted_frame", False) and "frame" in section["face_or_frame"]
-    return bool(needed) and file is not None and (run_dir / file).exists()
+    sampling = section.get("frame_sampling", "uniform")
+    frames = f"frame_{encoder}_{sampling}_{section.get('frame_n_frms', n)}frms"
+    return (run_dir / home / (f"face_{encoder}_{n}frms" if faces else frames) / f"{SAMPLES[0]}.npy").exists()
 
 
 @pytest.fixture(autouse=True)
@@ -198,16 +170,18 @@ def test_the_answer_is_affectgpts(many: Path, changes: dict[str, Any], name: str
     config = merged(changes)
     found = judge(many, config, [name], face_or_frame=outside)
     section, inference = config["datasets"]["mercaptionplus"], config["inference"]
-    loads = affectgpt_inference(config, name, many, outside)
+    needed = outside or section["face_or_frame"]
+    loads = "frame" in needed and inference.get("frame_sampling") == "emotion_peak"
+    loads &= affectgpt_finds(config, inference, name, many, ROOT)
     if inference.get("use_preextracted_face"):
-        faces = "face" in (outside or section["face_or_frame"])
-        loads &= faces and affectgpt_faces(config, inference, name, many, ROOT)
+        loads &= "face" in needed and affectgpt_finds(config, inference, name, many, ROOT, faces=True)
     assert found.exit_code == (0 if loads else 1), told(found)
     training = judge(many, config, ["mercaptionplus"], face_or_frame=outside).judgements
-    expected = [affectgpt_training(config, "mercaptionplus", many)] if len(section) > 1 else []
+    own, needed = (config, section, "mercaptionplus", many, None), section["face_or_frame"]
+    frames = section.get("use_preextracted_frame") and "frame" in needed and affectgpt_finds(*own)
+    expected = [bool(frames)] if len(section) > 1 else []
     if section.get("use_preextracted_face"):
-        faces = "face" in section["face_or_frame"]
-        expected.append(faces and affectgpt_faces(config, section, "mercaptionplus", many, None))
+        expected.append("face" in needed and affectgpt_finds(*own, faces=True))
     assert [judgement.loads for judgement in training if judgement.use == "training"] == expected
 
 
