@@ -76,34 +76,29 @@ class TestEmotionPeak:
         assert indices[-1] < 10**12
         assert {5 * 10**11 + step for step in (-2, -1, 0, 1, 2)} < set(indices)
 
-    @pytest.mark.parametrize(("total", "n"), [(0, 8), (-1, 8), (10**400, 8), (10, 0), (10, -3)])
-    def test_refuses_what_cannot_be(self, total: int, n: int) -> None:
-        with pytest.raises(ValueError, match="expected"):
-            emotion_peak(0, 0, 0, total, n)
-
 
 class TestUniform:
     @pytest.mark.parametrize("frames", COUNTS)
-    def test_is_numpys_arange(self, frames: int) -> None:
+    def test_are_numpys_arange_and_linspace(self, frames: int) -> None:
         for n in (*range(1, 34), 64, 100):
             count = min(n, frames)
             arange = np.arange(0, frames, frames / count).astype(int).tolist()[:n]
             assert uniform(frames, n) == arange + arange[-1:] * (n - len(arange))
-
-    @pytest.mark.parametrize("frames", COUNTS)
-    def test_both_ends_is_numpys_linspace(self, frames: int) -> None:
-        for n in (*range(1, 34), 64, 100):
             assert uniform_both_ends(frames, n) == np.linspace(0, frames - 1, n).astype(int).tolist()
 
     def test_middle(self) -> None:
         assert middle(300, 8) == [150] * 8
         assert middle(1, 3) == [0] * 3
 
-    @pytest.mark.parametrize("rule", [uniform, uniform_both_ends, middle, lambda f, n: headtail(f, n, 0, "a")])
-    @pytest.mark.parametrize(("frames", "n"), [(0, 8), (-1, 8), (8, 0)])
-    def test_refuse_what_cannot_be(self, rule: Rule, frames: int, n: int) -> None:
-        with pytest.raises(ValueError, match="expected"):
-            rule(frames, n)
+
+@pytest.mark.parametrize(
+    "rule",
+    [uniform, uniform_both_ends, middle, lambda f, n: headtail(f, n, 0, "a"), lambda f, n: emotion_peak(0, 0, 0, f, n)],
+)
+@pytest.mark.parametrize(("frames", "n"), [(0, 8), (-1, 8), (10**400, 8), (8, 0), (10, -3)])
+def test_what_cannot_be_is_refused(rule: Rule, frames: int, n: int) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        rule(frames, n)
 
 
 class TestHeadtail:

@@ -197,19 +197,6 @@ def test_what_may_depend_on_everything_before_is_read_from_the_start(clip_of: Cl
         assert clip.needed([40])[:20] == list(range(20))
 
 
-def test_pictures_of_lower_layers_are_kept() -> None:
-    def picture(kind: int, layer: int) -> memoryview:
-        return memoryview(b"\0\0\1" + bytes([kind << 1, layer + 1]) + b"\x80")
-
-    syntax = Syntax("hevc", b"")
-    first = [(19, 0), (1, 0), (0, 0)]  # IDR_W_RADL, TRAIL_R, TRAIL_N
-    pictures = [syntax.read(picture(*each), False) for each in first]
-    assert [each.start for each in pictures] == [True, False, False]
-    assert [syntax.unreferenced(each) for each in pictures] == [False, False, True]
-    pictures.append(syntax.read(picture(2, 1), False))  # TSA_N
-    assert [syntax.unreferenced(each) for each in pictures] == [False, False, False, True], "it may refer to TRAIL_N"
-
-
 def test_mpeg2_pictures() -> None:
     def picture(kind: int, before: bytes = b"") -> memoryview:
         return memoryview(before + b"\0\0\1\0\0" + bytes([kind << 3, 0, 0]))
