@@ -29,13 +29,16 @@ def as_recorded(config: ExtractConfig, given: Collection[str], tell: Callable[[s
     table, root = read_table(config.config_file), place(config.output_root)
     datasets = [config.name] if config.name else [*map(table.canonical, config.datasets)] or table.default
     said = {field for field in _RECORDED if field in given or any(table.said(name, field) for name in datasets)}
+    asked = {field: getattr(config, field) for field in _CHOOSING if field in given}
+    if "encoder" in asked:
+        asked["encoder"] = encoder_spec(config.encoder).name
     found: dict[Path, dict[str, Any]] = {}
     for home in () if isinstance(root, Url) else [root if root.name == name else root / name for name in datasets]:
         with reading(home):
             there = sorted(filter(is_feature_directory, names(home)))
         for directory in (home / each for each in there):
             settings = _settings(directory)
-            wanted = {field: _given(config, given, field) or table.said(home.name, field) for field in _CHOOSING}
+            wanted = {field: asked.get(field) or table.said(home.name, field) for field in _CHOOSING}
             if settings and all(value in (None, settings[field]) for field, value in wanted.items()):
                 found[directory] = settings
     recorded = {field: [each[field] for each in found.values() if field in each] for field in _RECORDED}
@@ -49,12 +52,6 @@ def as_recorded(config: ExtractConfig, given: Collection[str], tell: Callable[[s
         return config
     tell(f"{', '.join(OPTIONS[field].flag for field in taken)} from {next(iter(found))}/run.json")
     return dataclasses.replace(config, **taken)
-
-
-def _given(config: ExtractConfig, given: Collection[str], field: str) -> Any:
-    if field not in given:
-        return None
-    return encoder_spec(config.encoder).name if field == "encoder" else getattr(config, field)
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from gpupeak.cli.output import Output
 from gpupeak.config import OF_EACH, OUTPUT, ExtractConfig, Option, keys_of, options_of
 from gpupeak.corpora.table import read_table
 from gpupeak.errors import ConfigError
-from gpupeak.storage.places import is_url
 
 SETTINGS_FILE = "gpupeak.toml"
 """Taken where it lies in the current directory and `--config` names no other."""
@@ -123,11 +122,6 @@ def _as_parameter(field: str, of: Option) -> Parameter:
     complete = (lambda: [*of.choices]) if of.choices else None
     how = option(None, of.panel, of.metavar, of.help, of.flag, told=of.told, autocompletion=complete)
     return _parameter(field, kind, how)
-
-
-def place(text: str) -> Path | str:
-    """What an option names: the URL of a store as it stands, anything else as a path."""
-    return text if is_url(text) else Path(text)
 
 
 def dataset_names(words: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpupeak.cli.extract import interrupts, print_report
-from gpupeak.cli.options import JSON, QUIET, option, place, with_settings
+from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import INTERRUPTED, NAMED, Output, first, print_json, print_table, red
 from gpupeak.cli.progress import Display, watching
 from gpupeak.config import ExtractConfig
@@ -40,11 +40,10 @@ def verify(
     console = Output(stderr=True)
     report = None
     with contextlib.redirect_stdout(sys.stderr):
-        other = None if against is None else place(against)
 
         def looked() -> "tuple[Verification, ...]":
             with watching(console, quiet=quiet or as_json) as watch:
-                return look(config, deep=deep, against=other, min_cosine=min_cosine, tell=console.say, watch=watch)
+                return look(config, deep=deep, against=against, min_cosine=min_cosine, tell=console.say, watch=watch)
 
         found = looked()
         if fix and any(each.mendable for each in found):
@@ -53,7 +52,7 @@ def verify(
                 report = repair(config, found, display, stop)
             if not quiet:
                 print_report(console, report)
-            deep, other = (0, None) if report.interrupted else (deep, other)
+            deep, against = (0, None) if report.interrupted else (deep, against)
             found = looked()
     code = INTERRUPTED if report is not None and report.interrupted else int(not all(each.ok for each in found))
     if as_json:
