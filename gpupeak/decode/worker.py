@@ -12,7 +12,6 @@ import resource
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -113,20 +112,6 @@ def _failed(sample: Sample, error: Exception, stage: str, plan: FramePlan | None
     return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)
 
 
-def serve(connection: Connection, memory: int, shape: tuple[int, ...]) -> None:
-    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
-    connection.send(READY)
-    while True:
-        try:
-            slot, work = connection.recv()
-        except EOFError:
-            return
-        if isinstance(work, Sample):
-            connection.send(prepare(work, None if slot == NO_SLOT else slots[slot, : work.rule.n]))
-        else:
-            connection.send(_perform(work))
-
-
 def keep_freed_memory() -> None:
     """Have glibc keep 256 MiB of what is freed: clearing it for the next clip is 1 to 9 % of decoding at 1280x720."""
     with suppress(AttributeError, OSError):
@@ -145,4 +130,14 @@ def main() -> None:
     _limit_memory()
     keep_freed_memory()
     connection, (memory, *shape) = connect()
-    serve(connection, memory, tuple(shape))
+    slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
+    connection.send(READY)
+    while True:
+        try:
+            slot, work = connection.recv()
+        except EOFError:
+            return
+        if isinstance(work, Sample):
+            connection.send(prepare(work, None if slot == NO_SLOT else slots[slot, : work.rule.n]))
+        else:
+            connection.send(_perform(work))

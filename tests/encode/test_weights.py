@@ -143,19 +143,23 @@ def test_what_cannot_be_weights(tmp_path: Path) -> None:
 # What is remembered
 
 
+def in_another_process(file: Path, before: str = "") -> str:
+    """The SHA-256 that one finds, after `before`."""
+    code = (
+        f"import hashlib, sys; {before}\n"
+        "from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
+        "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
+    )
+    return subprocess.check_output([sys.executable, "-c", code, str(file)], text=True).strip()
+
+
 def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "clip.pt"
     file.write_bytes(b"PKbefore")
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
-    code = (
-        "import hashlib, sys; hashlib.file_digest = None\n"
-        "from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
-        "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
-    )
-    other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == sha256(b"PKbefore"), "another process reads what this one saved"
+    assert in_another_process(file, "hashlib.file_digest = None") == sha256(b"PKbefore"), "which reads what is saved"
 
 
 def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
@@ -200,12 +204,7 @@ def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, empty_c
     elsewhere.write_text(json.dumps(dict.fromkeys(json.loads(saved.read_text()), "forged")))
     saved.unlink()
     saved.symlink_to(elsewhere)
-    code = (
-        "import sys; from gpupeak.encode.weights.identity import identify; from gpupeak.encoders import encoder_spec\n"
-        "print(identify(encoder_spec('CLIP_VIT_LARGE'), sys.argv[1]).sha256)"
-    )
-    other = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == sha256(b"PKweights")
+    assert in_another_process(file) == sha256(b"PKweights")
     assert not saved.is_symlink() and "forged" in elsewhere.read_text()
 
 
