@@ -9,15 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -39,7 +31,7 @@ class _Bars(Progress):
     status = "reading the lists of samples"
     unseen_until = 0.0
 
-    def __init__(self, console: Output, *told: ProgressColumn) -> None:
+    def __init__(self, console: Output, *told: TextColumn) -> None:
         whole = Column(no_wrap=True)
         super().__init__(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=16)),

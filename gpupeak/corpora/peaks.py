@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -77,12 +76,10 @@ def _peak(sample: Sample, look: Look = unlisted) -> Peak | NoPeak:
 def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
     tasks = [samples[start : start + _A_TASK] for start in range(0, len(samples), _A_TASK)]
     children = [Child(answer) for _ in range(min(cores(), len(tasks)))]
-    idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
-    for child in children:
-        idle.put(child)
+    idle = deque(children)  # as many as threads
 
     def peaks(task: Sequence[Sample]) -> Iterable[Peak | NoPeak]:
-        child = idle.get()
+        child = idle.pop()
         try:
             child.send(task)
             found: list[Peak | NoPeak] = child.receive(_SECONDS_A_TASK)
@@ -90,7 +87,7 @@ def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
         except Ended:  # whoever killed it: nothing is lost
             return map(_peak, task)
         finally:
-            idle.put(child)
+            idle.append(child)
 
     threads = ThreadPoolExecutor(len(children))
     try:
