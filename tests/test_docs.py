@@ -30,13 +30,14 @@ from gpupeak.features.packs import FeatureStore
 REPOSITORY = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh-CN.md")
 EVERY_README = pytest.mark.parametrize("name", READMES)
+PLACES = ("docs", "examples", "bench/results")
 PAGES = sorted(
-    path.relative_to(REPOSITORY).as_posix() for way in ("docs", "examples") for path in (REPOSITORY / way).glob("*.md")
+    path.relative_to(REPOSITORY).as_posix() for place in PLACES for path in (REPOSITORY / place).glob("*.md")
 )
 DOCUMENTS = (*READMES, *PAGES)
 EVERY_DOCUMENT = pytest.mark.parametrize("name", DOCUMENTS)
-OTHERS_OPTIONS = {"--gil", "--outside_face_or_frame", "--requeue", "--time"}
-"""Of py-spy, AffectGPT and Slurm, as far as a document's text names them."""
+OTHERS_OPTIONS = {"--commit", "--dry-run", "--gil", "--outside_face_or_frame", "--requeue", "--time"}
+"""Of benchmarks, py-spy, AffectGPT and Slurm, as far as a document's text names them."""
 
 
 def _commands(group: Any, path: str = "") -> dict[str, Any]:
@@ -162,8 +163,7 @@ def test_nothing_is_installed_that_is_not_published(name: str) -> None:
 
 def test_the_site_has_every_page_and_every_public_name() -> None:
     pages = set(re.findall(r": ([\w./-]+\.md)$", text("mkdocs.yml"), re.MULTILINE))
-    others = {"CONTRIBUTING.md", "CHANGELOG.md", "bench/results/README.md"}
-    assert pages - others == {name for name in DOCUMENTS if ".zh-CN" not in name}
+    assert pages - {"CONTRIBUTING.md", "CHANGELOG.md"} == {name for name in DOCUMENTS if ".zh-CN" not in name}
     shown = re.findall(r"^from (gpupeak[\w.]*) import (\w+)$", text("README.md"), re.MULTILINE)
     public = {f"gpupeak.{name}" for name in gpupeak.__all__} | {".".join(name) for name in shown}
     for page in ("docs/api.md", "docs/api.zh-CN.md"):
