@@ -38,7 +38,7 @@ class Option:
     """What there is to know of one field of `ExtractConfig`; a default of None is "not given".
 
     `types` are `Path` and `str` for a place, which may be a URL. `command` is, of those that take the option, the one
-    with the fewest. `told` is the default in words, `form` what `pattern` expects. `key` is its name in a
+    with the fewest. `told` is the default in words, `form` what is expected, in words. `key` is its name in a
     settings file, if that is not `name`.
     """
 
@@ -58,8 +58,8 @@ class Option:
 
     def parsed(self, text: str) -> Any:
         """The value that words mean; the words themselves where they mean none, for `expected` to refuse."""
-        if self.metavar == "SIZE":
-            return parse_size(text)
+        if self.metavar == "SIZE" and (size := _SIZE.fullmatch(text.strip())):
+            return int(float(size[1]) * (1024 if size[3] else 1000) ** " kmgt".index(size[2].lower() or " "))
         if bool in self.types:
             return _FLAGS.get(text.lower(), text)
         if isinstance(self.default, tuple):
@@ -87,6 +87,7 @@ class Option:
         elif int in self.types or float in self.types:
             numbers, words = (int, "a whole number") if int in self.types else ((int, float), "a number")
             fine = isinstance(value, numbers) and not isinstance(value, bool)
+            words = self.form or words
             if self.bounds is not None:
                 least, most = self.bounds
                 fine, words = fine and least <= value <= most, f"{words} from {least:,} to {most:,}"
@@ -143,7 +144,7 @@ class ExtractConfig:
     cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
         "Where what is fetched from URLs lies while it is needed.", "~/.cache/gpupeak")
     cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
-        "The most that lies there at once.", "20GB", bounds=(1, 10**18))
+        "The most that lies there at once.", "20GB", bounds=(1, 10**18), form="bytes (20GB, 512MiB)")
 
     stream: str = _option("frame", SAMPLING, "pack", "STREAM",
         "What of a video is encoded: frame, or face for what OpenFace cut out (openface_face beside the videos), "
@@ -292,14 +293,6 @@ def refused(name: str, value: object, expected: str) -> ConfigError:
 def is_text(value: object) -> bool:
     """Whether a value is `A_TEXT`, or a path of that length."""
     return isinstance(value, (str, Path)) and 1 <= len(str(value)) <= 4096 and "\0" not in str(value)
-
-
-def parse_size(text: str) -> int:
-    """The bytes that a size such as 20GB, 1.5 TB or 512MiB names; a `ConfigError` if it is none."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise refused("--cache-size", text, "one such as 20GB or 512MiB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2].lower() or " "))
 
 
 OPTIONS = {

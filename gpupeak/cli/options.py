@@ -90,7 +90,6 @@ def gathered(
             if value is None and variables:
                 value, source = os.environ[variables[0]], variables[0]
             if value is not None:
-                given[field] = value, source
                 given[field] = of.parsed(value) if isinstance(value, str) else value, source
         if "config_file" not in given and Path(SETTINGS_FILE).is_file():
             given["config_file"] = Path(SETTINGS_FILE), "current directory"

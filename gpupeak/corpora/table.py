@@ -161,11 +161,13 @@ def _checked(given: object, fields: Mapping[str, str], where: str) -> dict[str, 
             raise ConfigError(f"{where}: {told}")
         if isinstance(value, int) and field in OPTIONS and OPTIONS[field].types[0] is str:
             value = str(value)  # actors = 4, name = 2023
+        if field == "cache_size" and isinstance(value, str):
+            value = OPTIONS[field].parsed(value)
         expected = None if is_text(value) else A_TEXT
         if field == "expected":
             fine = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= sys.maxsize
             expected = None if fine else "a whole number of at least 1"
-        elif field in OPTIONS and not (field == "cache_size" and expected is None):
+        elif field in OPTIONS:
             expected = OPTIONS[field].expected(value)
         if expected is not None:
             raise refused(f"{where}: {key}", value, expected)
@@ -184,10 +186,7 @@ def _placed(field: str, value: Any, file: Path) -> Any:
         return str(path)
     if field == "encoder" and value.startswith("hf:"):
         return f"hf:{home / expanded(value.removeprefix('hf:'))}"
-    try:
-        return kind.parsed(value) if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ConfigError(str(error).replace(kind.flag, f"{file}: {field}")) from error
+    return value
 
 
 def _guess(word: str, known: Iterable[str]) -> str:

@@ -94,12 +94,12 @@ def test_command_line_then_environment_then_file(
     [
         ("n_frms = 0", "", "gpupeak.toml: n_frms is 0, expected a whole number from 1 to 1,024"),
         ("smooth = 4", "", "gpupeak.toml: smooth is 4, expected an odd number of frames"),
-        ("cache_size = 'x'", "", "gpupeak.toml: cache_size is 'x', expected one such as 20GB or 512MiB"),
+        ("cache_size = 'x'", "", "gpupeak.toml: cache_size is 'x', expected bytes (20GB, 512MiB) from 1"),
         ("fsync = 1", "", "gpupeak.toml: fsync is 1, expected true or false"),
         ("weight = 'x'", "", "gpupeak.toml: unknown key 'weight', did you mean weights"),
         ("", "N_FRMS=many", "GPUPEAK_N_FRMS is 'many', expected a whole number from 1 to 1,024"),
         ("", "OVERWRITE=maybe", "GPUPEAK_OVERWRITE is 'maybe', expected true or false"),
-        ("", "CACHE_SIZE=x", "GPUPEAK_CACHE_SIZE is 'x', expected one such as 20GB or 512MiB"),
+        ("", "CACHE_SIZE=x", "GPUPEAK_CACHE_SIZE is 'x', expected bytes (20GB, 512MiB) from 1"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_place(

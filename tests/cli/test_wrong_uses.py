@@ -43,7 +43,7 @@ USES = [
     ("extract --decoder gpu", 2, "--decoder is 'gpu', expected one of auto, nvdec, cpu, hybrid"),
     ("extract --device gpu", 2, "--device is 'gpu', expected auto, cpu or cuda:N, or several: cuda:0,cuda:1"),
     ("extract --device cuda:0,cuda:00", 2, "--device is 'cuda:0,cuda:00', expected every GPU once"),
-    ("extract --cache-size much", 2, "--cache-size is 'much', expected one such as 20GB or 512MiB"),
+    ("extract --cache-size much", 2, "--cache-size is 'much', expected bytes (20GB, 512MiB) from 1"),
     ("extract --engine dask", 2, "--engine is 'dask', expected one of ray"),
     (f"{RAY} --actors 0", 2, "--actors is '0', expected N or MIN:MAX, from 1 to 9999"),
     (f"{RAY} --actors 4:2", 2, "--actors is '4:2', expected N or MIN:MAX, from 1 to 9999"),
