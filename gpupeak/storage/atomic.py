@@ -25,7 +25,8 @@ def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(temporary_name())
     try:
-        with temporary.open("wb") as file:  # over one that a killed process of the same number left
+        temporary.unlink(missing_ok=True)  # of a killed process of the same number
+        with temporary.open("xb") as file:  # through no link
             file.writelines(chunks)
         temporary.replace(path)
     except BaseException:
