@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gpupeak.encode.kernels import Kernels
+from gpupeak.encode.weights.fit import parameters
 from gpupeak.encoders import TowerShape
 
 _QUICK_GELU = 1.702
@@ -33,32 +34,8 @@ _RENAMED = (  # open_clip's names, and this tower's
 
 
 def expected_state(shape: TowerShape) -> dict[str, torch.Tensor]:
-    """The parameters of a tower, named and shaped as in open_clip's visual tower; without values (meta tensors)."""
-    width, family = shape.width, shape.family
-    positions = (shape.trained // shape.patch) ** 2 + family.class_token
-    shapes: dict[str, tuple[int, ...]] = {"class_embedding": (width,)} if family.class_token else {}
-    shapes |= {"positional_embedding": (positions, width), "conv1.weight": (width, 3, shape.patch, shape.patch)}
-    norms = ["ln_pre"] if family.pre_norm else []
-    if not family.pre_norm:
-        shapes["conv1.bias"] = (width,)
-    if family.pooling == "class":
-        norms.append("ln_post")
-        shapes["proj"] = (width, shape.dim)
-    for layer in range(shape.layers):
-        block = f"transformer.resblocks.{layer}"
-        norms += [f"{block}.ln_1", f"{block}.ln_2"]
-        for name, outputs, inputs in (
-            ("attn.in_proj_", 3 * width, width),
-            ("attn.out_proj.", width, width),
-            ("mlp.c_fc.", shape.hidden, width),
-            ("mlp.c_proj.", width, shape.hidden),
-        ):
-            shapes |= {f"{block}.{name}weight": (outputs, inputs), f"{block}.{name}bias": (outputs,)}
-        if family.layer_scale:
-            shapes |= {f"{block}.ls_1.gamma": (width,), f"{block}.ls_2.gamma": (width,)}
-    for norm in norms:
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
-    return {name: torch.empty(sizes, device="meta") for name, sizes in shapes.items()}
+    """The `parameters` of a tower, without values (meta tensors)."""
+    return {name: torch.empty(sizes, device="meta") for name, sizes in parameters(shape).items()}
 
 
 class VisionTower(nn.Module):
@@ -95,10 +72,10 @@ class VisionTower(nn.Module):
         """Build the tower from float32 parameters as in `expected_state`, whose memory it may share."""
         with torch.device("meta"):
             tower = cls(shape)
-        parameters = {name: value.to(device, dtype) for name, value in _folded(state, tower).items()}
+        values = {name: value.to(device, dtype) for name, value in _folded(state, tower).items()}
         std = torch.tensor(shape.std)
-        parameters["scale_shift"] = torch.stack([1 / (255 * std), -torch.tensor(shape.mean) / std]).to(device)
-        tower.load_state_dict(parameters, strict=True, assign=True)
+        values["scale_shift"] = torch.stack([1 / (255 * std), -torch.tensor(shape.mean) / std]).to(device)
+        tower.load_state_dict(values, strict=True, assign=True)
         return tower.requires_grad_(False).eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

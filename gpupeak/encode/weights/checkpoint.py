@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import os
 import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,11 +15,12 @@ from typing import Any, TypeAlias
 import torch
 from safetensors import safe_open
 
+from gpupeak.encode.weights.fit import explained, fit
 from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import WeightsError
-from gpupeak.storage.files import open_bounded, read_bounded
+from gpupeak.storage.files import open_bounded
 from gpupeak.storage.pickles import LARGEST, noted
 
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
@@ -36,28 +34,6 @@ _TORCH_SCRIPT = (
     "a TorchScript archive is a program; expected a state dict: "
     "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'clip.pt') makes one of a file you trust"
 )
-_OPEN_CLIPS = tuple(
-    (re.compile(theirs), ours)
-    for theirs, ours in (
-        (r"^(vision_model|dinov2)\.", ""),
-        (r"^embeddings\.(class_embedding|cls_token)$", "class_embedding"),
-        (r"^embeddings\.position_embedding(s|\.weight)$", "positional_embedding"),
-        (r"^embeddings\.patch_embedding(s\.projection)?\.", "conv1."),
-        (r"^pre_layrnorm\.", "ln_pre."),  # their spelling
-        (r"^post_layernorm\.", "ln_post."),
-        (r"^visual_projection\.weight$", "proj"),
-        (r"^encoder\.layers?\.", "transformer.resblocks."),
-        (r"\.(layer_)?norm([12])\.", r".ln_\2."),
-        (r"\.layer_scale([12])\.lambda1$", r".ls_\1.gamma"),
-        (r"\.(self_attn|attention(\.attention)?)\.([qkv])(uery|ey|alue|_proj)\.", r".attn.\3."),
-        (r"\.(self_attn\.out_proj|attention\.(output\.dense|o_proj))\.", ".attn.out_proj."),
-        (r"\.mlp\.fc1\.", ".mlp.c_fc."),
-        (r"\.mlp\.fc2\.", ".mlp.c_proj."),
-    )
-)
-"""From transformers' names of CLIP, DINOv2 and SigLIP to those of open_clip's image tower."""
-_unread = re.compile(r"embeddings\.(position_ids|mask_token)$|(layernorm|ln_post|head|classifier)\.").match
-"""What features do not come of: 0, 1, 2, ... that older transformers saved; the last LayerNorm and what follows it."""
 
 
 def load_state(
@@ -83,34 +59,10 @@ def _read_state(
 ) -> dict[str, torch.Tensor]:
     tensors: Tensors = {}
     for file in weights.files:
-        with _reading(file.name):
+        with explained(file.name):
             tensors |= _open(file)
-    tensors = {name.replace("_orig_mod.", ""): read for name, read in tensors.items()}  # saved from torch.compile
-    if all(name.startswith("module.") for name in tensors):  # saved from DistributedDataParallel
-        tensors = {name.removeprefix("module."): read for name, read in tensors.items()}
-    if any(re.match(r"(vision_model\.|dinov2\.)?embeddings\.", name) for name in tensors):
-        if spec.tower is None:
-            raise WeightsError("parameters are named as in transformers (vision_model.*), expected open_clip's")
-        found = {ours: tensor for ours, tensor in _of_transformers(tensors) if ours in expected or not _unread(ours)}
-        return _assembled(found, expected)
-    if weights.tag is None:  # of a tag, open_clip itself knows the configuration
-        _check_activation(weights.files[0].with_name("open_clip_config.json"), quick_gelu)
-    prefix = "visual." if any(name.startswith("visual.") for name in tensors) else ""
-    found = {name.removeprefix(prefix): (name, tensors[name]) for name in tensors if name.startswith(prefix)}
-    return _assembled(found, expected, prefix)
-
-
-@contextlib.contextmanager
-def _reading(what: str) -> Iterator[None]:
-    try:
-        yield
-    except WeightsError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
-            reason = "it is no checkpoint, or holds more than tensors, which is never run"
-        raise WeightsError(f"{what} cannot be read: {reason}") from error
+    parts = fit(spec, weights, tensors, expected, quick_gelu)
+    return {name: _assemble([(part, tensors[part]) for part in parts[name]], like) for name, like in expected.items()}
 
 
 def _open(file: Path) -> Tensors:
@@ -164,57 +116,15 @@ def _called(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def _of_transformers(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
-    """An image tower's tensors by open_clip's names, query, key and value apart; those of a text tower are left out."""
-    whole = tuple(home for home in ("vision_model.", "dinov2.") if any(name.startswith(home) for name in tensors))
-    for name, read in tensors.items():
-        if whole and not name.startswith((*whole, "visual_projection.")):
-            continue
-        ours = name
-        for old, new in _OPEN_CLIPS:
-            ours = old.sub(new, ours)
-        yield ours, (name, read)
-
-
-def _assembled(
-    found: Mapping[str, Tensor], expected: Mapping[str, torch.Tensor], prefix: str = ""
-) -> dict[str, torch.Tensor]:
-    parts = {name: _parts(name, found) for name in expected}
-    wanted = {part for each in parts.values() for part in each}
-    missing = sorted(wanted - found.keys())
-    if len(missing) == len(wanted):
-        raise WeightsError(
-            f"no image tower found among {len(found)} tensors{_such_as(sorted(found))}; expected visual.*, "
-            "as open_clip names it, or vision_model.* or embeddings.*, as transformers does"
-        )
-    if missing:
-        told = _such_as([prefix + name for name in missing])
-        raise WeightsError(f"{len(missing)} of {len(wanted)} parameters are missing{told}")
-    extra = sorted(found[name][0] for name in found.keys() - wanted)
-    if extra:
-        raise WeightsError(f"{len(extra)} parameters more than expected{_such_as(extra)}")
-    return {name: _assemble([found[part] for part in parts[name]], like) for name, like in expected.items()}
-
-
-def _parts(name: str, found: Mapping[str, Tensor]) -> list[str]:
-    """Query, key and value, where they lie apart."""
-    home, _, kind = name.partition("in_proj_")
-    return [f"{home}{part}.{kind}" for part in "qkv"] if f"{home}q.{kind}" in found else [name]
-
-
-def _such_as(names: list[str]) -> str:
-    return f" (such as {', '.join(name[:100] for name in names[:3])})" if names else ""
-
-
 def _assemble(parts: Sequence[Tensor], like: torch.Tensor) -> torch.Tensor:
     """One tensor of the state from its parts in the checkpoint, in memory of its own."""
-    transposed = parts[0][0] == "visual_projection.weight"  # a Linear there, a right factor here
+    transposed = parts[0][0].endswith("visual_projection.weight")  # a Linear there, a right factor here
     shape = list(like.shape)[:: -1 if transposed else 1]
     if len(parts) > 1:
         shape[0] //= len(parts)
     values = []
     for name, read in parts:
-        with _reading(name):
+        with explained(name):
             value = _checked(name, read(), shape, like)
         values.append(value.T if transposed else value)
     return torch.cat(values) if len(values) > 1 else values[0]
@@ -233,11 +143,3 @@ def _checked(name: str, value: torch.Tensor, shape: list[int], like: torch.Tenso
     if not all(bool(end.isfinite()) for end in torch.aminmax(value)):
         raise WeightsError(f"{name} holds values that are not finite")
     return value
-
-
-def _check_activation(file: Path, quick_gelu: bool) -> None:
-    with _reading(file.name), contextlib.suppress(FileNotFoundError):
-        config = json.loads(read_bounded(file, _CONFIG_BYTES))
-        found = config.get("model_cfg", config).get("quick_gelu", False)
-        if found != quick_gelu:
-            raise WeightsError(f"{file.name} says quick_gelu {str(found)[:60]}, expected {quick_gelu}")
