@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import ctypes
 import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
-from gpupeak.corpora.samples import list_samples
-from gpupeak.corpora.table import default_datasets
+from gpupeak.decode.driver import cuda_version
 from gpupeak.decode.resources import refuse_excess
-from gpupeak.encode.weights.identity import identify
-from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
-from gpupeak.errors import GpupeakError, UsageError, WeightsError, out_of_memory
+from gpupeak.encode.weights.fit import explained, fit, parameters, tower_shape
+from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
+from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
+from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, out_of_memory
 from gpupeak.features.npy import npy_header
+from gpupeak.features.remote import copies_below
+from gpupeak.run import Job, prepare
 from gpupeak.storage import remote
-from gpupeak.storage.places import is_directory, place
-from gpupeak.types import Url
+from gpupeak.storage.places import place
+from gpupeak.types import Place, Url
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +36,20 @@ if TYPE_CHECKING:
 OK, NOTE, MISSING = ("ok", "note", "missing")
 """As it should be; the job runs, but slower or after a download; the job cannot run."""
 
-_MER_UNIBENCH = 12_799  # samples: what the disk has to hold where no dataset is found
 _SPARE = 64 << 20  # bytes beside the features
-_AUS = "--mer-factory-output (or --aus) says where they are; without peaks only --fallback or --sampling uniform"
+_HUB_SECONDS = 5.0
+_OPENAI, _NAMES = (
+    "timm/vit_large_patch14_clip_224.openai",
+    ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+)
+_KNOWN = {
+    "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb": ", OpenAI's model.safetensors",
+    "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3": ", OpenAI's pytorch_model.bin",
+}
+"""Of openai/clip-vit-large-patch14 on the Hugging Face hub."""
+_NO_DRIVER = "there is no NVIDIA driver: libcuda.so.1 does not load"
+_SLOW = "it runs, at seconds a sample: gpupeak is made for NVIDIA GPUs"
+_TAKES_CPU, _TAKES_WHAT = "--device auto takes the CPU where there is no GPU", "--decoder auto takes what there is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +63,35 @@ class Finding:
 
 
 def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
-    """Look at everything that `extract` with the same settings would need; changes nothing and needs no network.
+    """Look at everything that `extract` with the same settings would need; changes nothing.
 
-    What `config` names has to be there; what it leaves open may be missing, with a note, where the job still runs.
+    What `extract` would refuse is missing, in its own words. Of weights that are yet to be fetched the hub is asked.
     """
     remote.forget()
-    corpora, datasets = _datasets(config)
     try:
         spec = encoder_spec(config.encoder)
     except UsageError:  # which the finding about weights tells
         spec = CLIP_VIT_LARGE
-    for corpus in corpora:
-        refuse_excess(config, corpus.rule.n, spec.size, len(corpora))
+    weights, known = _weights(config)
     system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
-        _package("torch", "torch"),
         *_gpu(config),
         _package("PyAV", "av"),
-        _package("open_clip", "open_clip_torch", module="open_clip"),
-        _weights(config),
-        *datasets,
-        _disk(config, corpora, spec.dim),
+        _package("open_clip", "open_clip_torch", module="open_clip", probe="__init__.py"),
+        weights,
+        *_work(config, spec, known),
     )
 
 
-def _package(name: str, *distributions: str, module: str | None = None, without: str | None = None) -> Finding:
-    """A package by the name of its distribution; of several, which bring the same module, one may be installed."""
+def _package(
+    name: str, *distributions: str, module: str | None = None, without: str | None = None, probe: str | None = None
+) -> Finding:
+    """A package by the name of its distribution; of several, which bring the same module, one may be installed.
+
+    With a `probe`, a file of the package, it is imported only if that or one that it requires is not as it should be:
+    torch and open_clip take seconds.
+    """
     optional, lacking = len(distributions) > 1, MISSING if without is None else NOTE
     there = [(each, told) for each in distributions if (told := _version(each))]
     if len(there) > 1:
@@ -84,7 +99,8 @@ def _package(name: str, *distributions: str, module: str | None = None, without:
         advice = f"pip uninstall {' '.join(both)}; then pip install '{_gpu_extra()}'"
         return Finding(name, lacking, f"{' and '.join(both)} overwrite each other", advice)
     try:
-        import_module(module or distributions[0])
+        if probe is None or not _is_sound(distributions[0], module or distributions[0], probe):
+            import_module(module or distributions[0])
     except Exception as error:  # a broken installation may raise anything
         if short := out_of_memory(error):
             return Finding(name, lacking, f"cannot be loaded: {short}", "let it have more")
@@ -93,6 +109,32 @@ def _package(name: str, *distributions: str, module: str | None = None, without:
         return Finding(name, lacking, f"cannot be imported: {_line(error)}", advice)
     told = ", ".join(f"{each} {told}" if optional else told for each, told in there)
     return Finding(name, OK, told or "there, of unknown version")
+
+
+def _is_sound(distribution: str, module: str, probe: str) -> bool:
+    """Whether `probe` is there, a library loads, and all that the distribution requires is installed as it says."""
+    from packaging.requirements import Requirement
+
+    package = find_spec(module)
+    if package is None or package.origin is None or not (file := Path(package.origin).parent / probe).is_file():
+        return False
+    if file.suffix == ".so":
+        try:
+            ctypes.CDLL(str(file))
+        except OSError:
+            return False
+    open_, seen = [distribution], {distribution}
+    while open_:
+        try:
+            needs = [Requirement(each) for each in requires(open_.pop()) or ()]
+            needs = [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+            if not all(need.specifier.contains(version(need.name), prereleases=True) for need in needs):
+                return False
+        except PackageNotFoundError:
+            return False
+        open_ += {need.name for need in needs} - seen
+        seen |= {need.name for need in needs}
+    return True
 
 
 def _version(distribution: str) -> str | None:
@@ -109,6 +151,19 @@ def _gpu_extra() -> str:
 
 
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
+    driver = cuda_version()
+    if config.device == "cpu" or driver is None:  # torch, which takes seconds to import, would find the same
+        yield _package("torch", "torch", probe="lib/libtorch_cpu.so")
+        if config.device == "cpu":
+            yield Finding("device", OK, "on the CPU, as asked")
+        elif config.device == "auto":
+            yield Finding("device", NOTE, f"on the CPU: {_NO_DRIVER}", _SLOW)
+        else:
+            yield Finding("device", MISSING, f"--device {config.device}: {_NO_DRIVER}", _TAKES_CPU)
+        if config.decoder not in ("auto", "cpu"):
+            yield Finding("NVDEC", MISSING, f"--decoder {config.decoder} decodes into a GPU's memory", _TAKES_WHAT)
+        return
+    yield _package("torch", "torch")
     try:
         import torch
 
@@ -120,21 +175,21 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
     try:
         chosen = [choose_device(each) for each in config.device.split(",")]
     except GpupeakError as error:
-        yield Finding("device", MISSING, _line(error), "--device auto takes the CPU where there is no GPU")
+        yield Finding("device", MISSING, _line(error), _TAKES_CPU)
         return
     device, why = chosen[0][0], ", ".join(told for _, told in chosen)
     on_gpu = device.type == "cuda"
     if on_gpu:
         has = torch.cuda.get_device_properties(device.index)
         why += f", {has.total_memory / 2**30:.0f} GiB, compute capability {has.major}.{has.minor}"
-    slow = None if on_gpu or config.device == "cpu" else "it runs, at seconds a sample: gpupeak is made for NVIDIA GPUs"
+    slow = None if on_gpu else _SLOW
     yield Finding("device", OK if slow is None else NOTE, why, slow)
     yield _driver(needed=on_gpu)
     decodes = nvdec_abilities(device.index or 0)
     try:
         choose_decoder(config.decoder, device, decodes)
     except GpupeakError as error:
-        yield Finding("NVDEC", MISSING, _line(error), "--decoder auto takes what there is")
+        yield Finding("NVDEC", MISSING, _line(error), _TAKES_WHAT)
     else:
         if isinstance(decodes, str):
             yield Finding("NVDEC", NOTE, decodes, "the CPU's cores decode instead" if on_gpu else None)
@@ -175,69 +230,112 @@ def _driver(needed: bool) -> Finding:
     return Finding("driver", OK, f"takes CUDA up to {has[0]}.{has[1]}; {torch_has}: '{_gpu_extra()}' fits")
 
 
-def _weights(config: ExtractConfig) -> Finding:
+def _weights(config: ExtractConfig) -> tuple[Finding, WeightsId | None]:
     try:
         spec = encoder_spec(config.encoder)
         found = identify(spec, config.weights)
+        if found.seed is not None:
+            return Finding("weights", NOTE, *meaningless(found.source)), found
+        if not found.files and (file := _fetched(spec, str(found.tag))) is not None:
+            found = replace(found, files=(file,))
+        if not found.files:
+            advice = "the first run fetches them (1.7 GB for ViT-L/14); without network, --weights DIRECTORY"
+            return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice), found
+        told = _tensors(spec, found)
     except UsageError as error:
-        return Finding("weights", MISSING, _line(error), "--weights says where they are")
-    if found.seed is not None:
-        return Finding("weights", NOTE, found.source, "drawn by lot: for trying things out, features mean nothing")
-    if not found.files:
-        try:
-            from gpupeak.encode.openclip import known_tag
-
-            known_tag(spec, str(found.tag))
-        except WeightsError as error:
-            return Finding("weights", MISSING, _line(error), "--weights says where they are")
-        except Exception:  # whatever importing open_clip provokes is told elsewhere
-            pass
-        advice = "the first run fetches them (1.7 GB for ViT-L/14); without network, --weights DIRECTORY"
-        return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice)
+        return Finding("weights", MISSING, _line(error), "--weights says where they are"), None
     size = sum(file.stat().st_size for file in found.files)
-    return Finding("weights", OK, f"{found.files[0]}, {size / 1e9:.2f} GB, SHA-256 {found.sha256}")
+    digest = f"SHA-256 {found.sha256}" if found.sha256 else "fetched by another program"
+    whose = _KNOWN.get(found.sha256 or "", "")
+    return Finding("weights", OK, f"{found.files[0]}, {size / 1e9:.2f} GB, {told}{digest}{whose}"), found
 
 
-def _datasets(config: ExtractConfig) -> tuple[tuple[Corpus, ...], list[Finding]]:
-    named = bool(config.datasets or config.videos)
+def _fetched(spec: EncoderSpec, tag: str) -> Path | None:
+    """The file of a tag that was fetched before, None if the hub has it. Raises WeightsError if neither is so."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    repository, names = _OPENAI, [*_NAMES]
+    if (spec.model, tag) != (CLIP_VIT_LARGE.model, CLIP_VIT_LARGE.tag):
+        from gpupeak.encode.openclip import known_tag
+
+        repository, _, name = known_tag(spec, tag)["hf_hub"].rpartition("/")
+        names = [name] if name else names
+    for each in names:
+        if isinstance(file := try_to_load_from_cache(repository, each), str):
+            return Path(file)
+    try:
+        HfApi().model_info(repository, timeout=_HUB_SECONDS)
+    except Exception as error:  # of whatever HTTP client the hub uses
+        raise WeightsError(
+            f"{tag}: not fetched yet, and {repository} of the Hugging Face hub cannot be reached: {_line(error)[:100]}"
+            "; docs/weights.md shows other ways"
+        ) from error
+    return None
+
+
+def _tensors(spec: EncoderSpec, found: WeightsId) -> str:
+    """How many tensors the image tower is made of, where that can be told without torch. Raises WeightsError."""
+    if spec.tower is None or any(file.suffix != ".safetensors" for file in found.files):
+        return ""
+    from safetensors import safe_open
+
+    try:
+        names: list[str] = []
+        for file in found.files:
+            with explained(file.name), safe_open(file, framework="numpy") as opened:
+                names += opened.keys()
+        shape = tower_shape(spec, spec.tower, found)
+        parts = fit(spec, found, names, parameters(shape), shape.family.activation == "quick_gelu")
+    except WeightsError as error:
+        raise WeightsError(f"weights {found.source} do not fit {spec.name}: {error}") from error
+    return f"{sum(map(len, parts.values()))} tensors of the image tower as expected, "
+
+
+def _work(config: ExtractConfig, spec: EncoderSpec, weights: WeightsId | None) -> Iterator[Finding]:
+    """The datasets, their action units and the output, as `extract` looks at them before it begins."""
     corpora: tuple[Corpus, ...] = ()
+    jobs: list[Job] = []
     try:
         corpora = resolve(config)
+        yield Finding("datasets", OK, ", ".join(corpus.name for corpus in corpora))
     except UsageError as error:
-        for name in () if named else default_datasets(config.config_file):
-            with contextlib.suppress(UsageError):
-                corpora += resolve(dataclasses.replace(config, datasets=(name,)))
-        if not corpora:
-            state = MISSING if named or config.dataset_root else NOTE
-            return (), [Finding("datasets", state, _line(error), "gpupeak plan shows them, once they are there")]
-    findings = [Finding("datasets", OK, ", ".join(corpus.name for corpus in corpora))]
+        yield Finding("datasets", MISSING, _line(error))
     for corpus in corpora:
-        if corpus.rule.method == "emotion_peak" and not any(map(is_directory, corpus.au_dirs)):
-            searched = ", ".join(map(str, corpus.au_dirs)) or "--mer-factory-output is not given"
-            findings.append(Finding("action units", NOTE, f"{corpus.name}: none at {searched}", _AUS))
-    return corpora, findings
+        refuse_excess(config, corpus.rule.n, spec.size, len(corpora))
+    if corpora and weights is not None:
+        try:
+            with copies_below(place(config.output_root)) as copies:
+                jobs = prepare(config, spec, weights, copies)
+        except GpupeakError as error:
+            names: dict[type, str] = {AuError: "action units", LabelError: "samples"}
+            yield Finding(names.get(type(error), "output"), MISSING, _line(error))
+            return
+    yield _output(place(config.output_root), jobs, spec.dim)
 
 
-def _disk(config: ExtractConfig, corpora: Sequence[Corpus], dim: int) -> Finding:
-    root = place(config.output_root)
+def _output(root: Place, jobs: Sequence[Job], dim: int) -> Finding:
     if isinstance(root, Url):
         return Finding("output", OK, f"{root}: in a store, where room is not looked for")
-    root = root.absolute()
-    there = next(path for path in (root, *root.parents) if path.exists())
-    rows: list[int] = []
-    for corpus in corpora:
-        with contextlib.suppress(UsageError):
-            rows += [corpus.rule.n] * len(list_samples(corpus, Path()).samples)
-    rows = rows or [config.n_frms or 8] * _MER_UNIBENCH
-    need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows) + _SPARE
-    free = shutil.disk_usage(there).free
-    found = f"{root}: {free / 1e9:.1f} GB free, {len(rows):,} samples take {need / 1e9:.2f} GB"
     elsewhere = "name another place with --output-root"
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Finding("output", MISSING, f"{there}: cannot be written to", elsewhere)
-    if free < need:
+    for home in (root, *(job.directory.path for job in jobs)):
+        there = next(path for path in (home.absolute(), *home.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            return Finding("output", MISSING, f"{there}: cannot be written to", elsewhere)
+    rows = [job.corpus.rule.n for job in jobs for sample in job.pending if sample.video is not None]
+    need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows)
+    free = shutil.disk_usage(there).free
+    found = f"{root.absolute()}: {_size(free)} free, {len(rows):,} samples to write take {_size(need)}"
+    if free < need + _SPARE:
         return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)
+
+
+def _size(count: float) -> str:
+    units = iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while count >= 1000 and unit != "TB":
+        count, unit = count / 1000, next(units)
+    return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
 
 
 def _line(error: BaseException) -> str:

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from samples import of_demo
 
 from gpupeak import ExtractConfig
@@ -23,6 +26,9 @@ from gpupeak.check.doctor import MISSING, NOTE, OK, Finding, diagnose
 from gpupeak.cli.app import main
 from gpupeak.decode import nvdec
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
+from gpupeak.encode.openclip import known_tag
+from gpupeak.encode.weights.fit import parameters
+from gpupeak.encoders import CLIP_VIT_LARGE
 from gpupeak.kernels import compile, patch_rows
 
 
@@ -41,7 +47,7 @@ def test_a_machine_that_can_do_the_job(config: ExtractConfig) -> None:
     assert [finding for finding in findings if finding.state == MISSING] == []
     assert {finding.name: finding.found for finding in findings}["torch"] == torch.__version__.partition("+")[0]
     assert found(config, "datasets").found == "mer2023, iemocap"
-    assert f"{len(CLIPS)} samples take" in found(config, "output").found
+    assert f"{len(CLIPS)} samples to write take" in found(config, "output").found
     assert not Path(config.output_root).exists(), "nothing is written"
 
 
@@ -49,26 +55,36 @@ def test_weights_are_named_by_their_hash_or_how_to_get_them(
     config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = tmp_path / "model.safetensors"
+    file = tmp_path / "pytorch_model.bin"
     file.write_bytes(b"PKweights")
     here = found(config, "weights", weights=str(tmp_path))
-    assert here.state == OK
-    assert hashlib.sha256(b"PKweights").hexdigest() in here.found
+    assert (here.state, hashlib.sha256(b"PKweights").hexdigest() in here.found) == (OK, True)
     assert "--weights" in str(found(config, "weights", weights=None).advice)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    assert found(config, "weights", weights=None).state == NOTE, "they can be fetched"
+    assert known_tag(CLIP_VIT_LARGE, "openai")["hf_hub"] == f"{doctor._OPENAI}/"
+
+
+def test_weights_are_held_against_the_encoder_by_name(config: ExtractConfig, tmp_path: Path) -> None:
+    file, named = tmp_path / "model.safetensors", parameters(CLIP_VIT_LARGE.tower or pytest.fail())
+    save_file({name: np.zeros(1, np.float32) for name in named}, file)
+    assert "296 tensors of the image tower as expected" in found(config, "weights", weights=str(file)).found
+    save_file({name: np.zeros(1, np.float32) for name in named if name != "proj"}, file)
+    wrong = found(config, "weights", weights=str(file))
+    assert (wrong.state, "1 of 296 parameters are missing (such as proj)" in wrong.found) == (MISSING, True)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "state"),
     [
-        ("weights", {"weights": None}, NOTE),
         ("weights", {"weights": "no_such_tag"}, MISSING),
         ("weights", {"encoder": "open_clip:ViT-nothing"}, MISSING),
         ("device", {"device": "auto"}, NOTE),
         ("device", {"device": "cuda:0"}, MISSING),
         ("NVDEC", {"decoder": "nvdec"}, MISSING),
         ("datasets", {"dataset_root": Path("/nowhere")}, MISSING),
-        ("action units", {"mer_factory_output": None, "datasets": ("mer2023",)}, NOTE),
-        ("action units", {"mer_factory_output": Path("/no"), "datasets": ("mer2023",)}, NOTE),
+        ("action units", {"mer_factory_output": None, "datasets": ("mer2023",)}, MISSING),
+        ("action units", {"mer_factory_output": Path("/no"), "datasets": ("mer2023",)}, MISSING),
     ],
 )
 def test_what_was_asked_for_has_to_be_there(
@@ -83,16 +99,12 @@ def test_what_was_asked_for_has_to_be_there(
     assert found(config, name, **changes).state == state
 
 
-def test_nothing_named_and_nothing_there_is_a_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ExtractConfig
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    plain = ExtractConfig(device="cpu", weights="random:0")
-    assert found(plain, "datasets").state == NOTE
-    assert "12,799 samples take 0.38 GB" in found(plain, "output").found
-    # Some of them are there: those are looked at.
-    some = dataclasses.replace(config, datasets=())
-    assert found(some, "datasets") == Finding("datasets", OK, "iemocap, mer2023")
+def test_features_of_other_settings_are_told(config: ExtractConfig, tmp_path: Path) -> None:
+    home = tmp_path / "out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+    home.mkdir(parents=True)
+    (home / "sample_00000000.npy").write_bytes(b"features")
+    (home / "run.json").write_text('{"settings": {"weights": "random:1"}}')
+    assert "holds features made with" in found(config, "output").found
 
 
 def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +116,6 @@ def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypat
 
 
 def test_a_package_that_does_not_import(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    assert found(config, "DALI").state == NOTE
-    assert "pip install 'gpupeak[gpu]'" in str(found(config, "DALI").advice)
     monkeypatch.setitem(sys.modules, "open_clip", None)
     fault = "cannot be imported: import of open_clip halted; None in sys.modules"
     assert found(config, "open_clip") == Finding("open_clip", MISSING, fault, "pip install open_clip_torch")
@@ -174,6 +183,10 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_packages_for_both_cudas(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu(monkeypatch, 13_010)
+    config = dataclasses.replace(config, device="auto")
+    monkeypatch.setattr(nvdec, "nvdec_abilities", lambda gpu: "no NVDEC")
+    monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(doctor, "version", lambda distribution: "14.2")
     finding = found(config, "CuPy")
     assert (finding.state, finding.found) == (NOTE, "cupy-cuda13x and cupy-cuda12x overwrite each other")
@@ -186,7 +199,8 @@ def test_packages_for_both_cudas(config: ExtractConfig, monkeypatch: pytest.Monk
 
 def test_the_command(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["doctor", "mer2023", "--dataset-root", str(config.dataset_root), "--weights", "random:0"]
-    assert main([*words, "--mer-factory-output", str(config.mer_factory_output)]) == 0
+    words += ["--mer-factory-output", str(config.mer_factory_output)]
+    assert main(words) == 0
     assert capsys.readouterr().out.endswith("the job can run\n")
     assert main([*words, "--device", "cuda:0", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
