@@ -163,11 +163,21 @@ def pretrained_tag(text: str) -> str | None:
     return text.lower().replace("-", "_") if _TAG.fullmatch(text) else None
 
 
+def has_weights(tag: str) -> bool:
+    """Whether open_clip has weights by this tag, of whatever model: a mistyped file is no tag."""
+    text = (_open_clip_home() / "pretrained.py").read_text(encoding="utf-8")
+    return re.search(rf'\b{tag}"?\s*[=:]\s*_\w*cfg\(', text) is not None
+
+
 def _open_clip_configs() -> dict[str, Path]:
     """open_clip's models, by name, from its files: importing it takes seconds and all of torch."""
+    return {path.stem: path for path in sorted((_open_clip_home() / "model_configs").glob("*.json"))}
+
+
+def _open_clip_home() -> Path:
     package = importlib.util.find_spec("open_clip")
     assert package is not None and package.origin is not None  # gpupeak depends on it
-    return {path.stem: path for path in sorted((Path(package.origin).parent / "model_configs").glob("*.json"))}
+    return Path(package.origin).parent
 
 
 _CONFIG_BYTES = 1 << 20

@@ -141,7 +141,8 @@ def prepare(
     targets = [feature_place(config, corpus, spec) for corpus in corpora]
     _refuse_twins(corpora, place(config.output_root))
     listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
-    require_samples(corpora, listings)
+    warned_first = (warning for listing in listings for warning in listing.warnings)
+    require_samples(corpora, sum(len(listing.samples) for listing in listings), warned_first)
     taken = _taken([listing.samples for listing in listings], config)
     jobs = []
     for corpus, target, listing, mine in zip(corpora, targets, listings, taken, strict=True):

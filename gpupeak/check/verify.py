@@ -28,7 +28,7 @@ from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
-from gpupeak.corpora.samples import list_samples
+from gpupeak.corpora.samples import list_samples, require_samples
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, SampleError, few, reading
@@ -165,6 +165,11 @@ def verify(
     others = [] if other is None else _others(other, corpora, config, spec)
     with copies_below(place(config.output_root)) as copies:
         looks = [_look(corpus, config, spec, weights, copies, watch) for corpus in corpora]
+        require_samples(
+            corpora,
+            sum(look.found.listed for look in looks),
+            (warning for look in looks for warning in look.found.warnings),
+        )
         for look, directory in zip(looks, others, strict=False):
             _compare_with(look, directory, Tolerance(min_cosine), watch)
         if deep:

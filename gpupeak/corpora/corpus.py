@@ -19,7 +19,7 @@ from gpupeak.storage.places import is_directory, is_there, place
 from gpupeak.types import Place, SamplingRule
 
 _FACES = "openface_face"  # beside the directory of the videos
-_HOLDS = f"{_FACES}/<sample>.npy holds a video's"
+_FORM = f"and {_FACES}/<sample>.npy has those of a video, uint8 [faces, height, width, 3]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,5 +146,5 @@ def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig, root: Plac
         raise LabelError(f"{names}: not there (the first lacks {first}); for the others: gpupeak extract {others}")
     hint = "" if config.videos else "; --dataset-root says where the datasets are"
     if first.name == _FACES:
-        hint = f"; OpenFace's FeatureExtraction cuts faces out, and {_HOLDS} of them as uint8 [faces, height, width, 3]"
+        hint = f"; OpenFace's FeatureExtraction cuts faces out, {_FORM}"
     raise LabelError(f"{names}: {first} is not there{hint}")

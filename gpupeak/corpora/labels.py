@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpupeak.errors import LabelError, mistaken
+from gpupeak.errors import LabelError
 from gpupeak.storage.files import bounded_lines, read_bounded
 from gpupeak.storage.pickles import LARGEST, Asked, noted
 
@@ -99,7 +99,7 @@ def _from_json(file: Path, key: str | None) -> list[str]:
 
 
 def _from_npz(file: Path, key: str | None) -> list[str]:
-    stream = io.BytesIO(_content(file))
+    stream = io.BytesIO(read_bounded(file, _LARGEST_FILE))
     try:
         archive = zipfile.ZipFile(stream)
         members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
@@ -206,15 +206,8 @@ def _admitted(module: str, name: str) -> str:
     return what
 
 
-def _content(file: Path, values: int | None = None) -> bytes:
-    data = read_bounded(file, _LARGEST_FILE, values)
-    if told := mistaken(data):
-        raise _Unlike(told)
-    return data
-
-
 def _text(file: Path, values: int | None = None) -> str:
-    data = _content(file, values)
+    data = read_bounded(file, _LARGEST_FILE, values)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

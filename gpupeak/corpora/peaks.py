@@ -13,7 +13,7 @@ from itertools import chain
 from gpupeak.child import Child, Ended, connect, cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus
-from gpupeak.errors import AuError
+from gpupeak.errors import AuError, counted
 from gpupeak.peaks.reading import UNREADABLE, Look, listed, read_peak, unlisted
 from gpupeak.storage.fetching import fetched
 from gpupeak.storage.overlap import overlapped
@@ -45,9 +45,9 @@ def require_peaks(corpus: Corpus, samples: Iterable[Sample | Failed], config: Ex
         reasons[peak.reason] += 1
         example = example or f"{sample.name}: {peak.detail}"
     if reasons:
-        counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
-        missing = f"no usable peak in any of {reasons.total()} samples, searched {searched}"
-        raise AuError(f"{corpus.name}: {missing} ({counted}; first {example}); {way_out}")
+        why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(3))
+        missing = f"no usable peak in any of {counted(reasons.total(), 'sample')}, searched {searched}"
+        raise AuError(f"{corpus.name}: {missing} ({why}; first {example}); {way_out}")
 
 
 def read_peaks(samples: Iterable[Sample | Failed], config: ExtractConfig) -> Iterator[tuple[Sample, Peak | NoPeak]]:

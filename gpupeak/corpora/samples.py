@@ -57,11 +57,8 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
         files, _ = find(corpus.videos, named)
     if corpus.expected not in (None, len(named)):
         warnings.append(f"{counted(len(named), 'sample')} listed, expected {corpus.expected}")
-    if len(files) < len(named):
-        files_there = map(_split, names(corpus.videos))
-        stems = [stem for stem, extension in files_there if extension == ".npy" or extension.lower() in _RANKS]
-        if hint := _but_for_capitals(named.keys() - files.keys(), stems):
-            warnings.append(f"names in {corpus.labels} and in {corpus.videos} are not the same{hint}")
+    if len(files) < len(named) and (hint := _misspelt(corpus, named.keys() - files.keys())):
+        warnings.append(f"names in {corpus.labels} and in {corpus.videos} are not the same{hint}")
 
     directory = corpus.videos if is_directory(corpus.videos) else corpus.videos.parent
     there = tuple(filter(is_directory, corpus.au_dirs))
@@ -111,6 +108,12 @@ def _but_for_capitals(lacking: Collection[str], there: Iterable[str]) -> str:
     return f"; {min(near)[0]!r} differs from {min(near)[1]!r} by capitals alone: write one as the other" if near else ""
 
 
+def _misspelt(corpus: Corpus, lacking: Collection[str]) -> str:
+    files = map(_split, names(corpus.videos))
+    stems = [stem for stem, extension in files if extension == ".npy" or extension.lower() in _RANKS]
+    return _but_for_capitals(lacking, stems)
+
+
 def _one_directory_down(videos: Place) -> str:
     """What to do where the videos lie in directories of their own: `Raw/<video>/<clip>.mp4`."""
     for within in sorted(names(videos))[:20]:
@@ -133,23 +136,24 @@ def _names(file: Place, key: str | None = None) -> Iterator[tuple[str, str | Non
         yield (stem, name) if extension.lower() in _RANKS else (name, None)
 
 
-def require_samples(corpora: Sequence[Corpus], listings: Sequence[Listing]) -> None:
-    """Raise LabelError if a list of samples to restrict `corpora` to names none of theirs."""
-    if any(listing.samples for listing in listings):
+def require_samples(corpora: Sequence[Corpus], listed: int, warnings: Iterable[str]) -> None:
+    """Raise LabelError if a list of samples to restrict `corpora` to names none of theirs: `listed` are 0."""
+    if listed:
         return
-    told = next((f" ({warning})" for listing in listings for warning in listing.warnings), "")
+    told = next((f" ({warning})" for warning in warnings), "")
     raise LabelError(f"{corpora[0].samples}: names no sample of {few(corpus.name for corpus in corpora)}{told}")
 
 
 def require_videos(corpus: Corpus, listing: Listing) -> None:
     """Raise LabelError if no sample of `corpus` has a video."""
-    lacking = [entry.reason if isinstance(entry, Failed) else entry.name for entry in listing.samples]
+    lacking = {entry.sample.name if isinstance(entry, Failed) else entry.name: entry for entry in listing.samples}
     if not lacking or any(isinstance(entry, Sample) and entry.video is not None for entry in listing.samples):
         return
     what = "a video" if corpus.stream == "frame" else "a file of faces"
     told = f"none of {counted(len(lacking), 'sample')} of {corpus.labels} has {what} in {corpus.videos}"
-    hint = "".join(f"; {warning}" for warning in listing.warnings[-1:]) or _one_directory_down(corpus.videos)
-    raise LabelError(f"{corpus.name}: {told} ({few(lacking)}){hint}")
+    hint = _misspelt(corpus, lacking) or _one_directory_down(corpus.videos)
+    why = next((f": {entry.reason}" for entry in lacking.values() if isinstance(entry, Failed)), "")
+    raise LabelError(f"{corpus.name}: {told} ({few(lacking)}{why}){hint}")
 
 
 def _in_split(name: str, corpus: Corpus) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from gpupeak.errors import mistaken
+
 _LONGEST_LINE = 1 << 20
 _LONGEST_NAME = 255  # bytes, on every common file system
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -45,10 +47,12 @@ def open_bounded(file: Path, limit: int) -> BinaryIO:
 
 
 def read_bounded(file: Path, limit: int, values: int | None = None) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does, and ValueError if it is JSON
-    of more `values`: each may take hundreds of bytes of memory."""
+    """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does, OSError for what a download
+    left instead of the file, and ValueError for JSON of more `values`: each may take hundreds of bytes of memory."""
     with open_bounded(file, limit) as stream:
         content = stream.read(limit)
+    if told := mistaken(content):
+        raise OSError(told)
     if values is not None and len(content) > values and sum(map(content.count, b",[{")) > values:
         raise ValueError(f"more than {values:,} values")
     return content

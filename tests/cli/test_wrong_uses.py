@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -88,22 +89,203 @@ USES = [
     ("inspect x/y --datasets mer2023 meld", 2, "unknown dataset 'x'"),
     ("inspect videos/text.mp4 --show", 2, "--show without a file draws on a terminal, and standard output is none"),
     (f"verify {UNIFORM} --against nowhere", 2, "--against nowhere: there is no nowhere/mine/frame_CLIP_VIT_LARGE_uni"),
-    ("pack", 2, "preextracted_features: no dataset with features at "),
+    ("pack --output-root nested", 2, "nested: no dataset with features at "),
     ("unpack mine", 2, "preextracted_features/mine"),
     ("config check nowhere.yaml", 2, "nowhere.yaml: "),
     ("demo x", 2, "Got unexpected extra argument"),
     ("demo --out videos", 2, "videos: is not empty and holds no demo; give another --out"),
 ]
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n"
+PAGE = "\n<!DOCTYPE html>\n<title>404</title>\n"
+GIVES = {
+    "lfs": "is a pointer of Git LFS: `git lfs pull` fetches the file itself",
+    "page": "is a web page (HTML): the d",
+}
+# Files, what is in them, and how what is said of them begins.
+LISTS: dict[str, tuple[str | bytes, str]] = {
+    **{f"{kind}{end}": ("", told) for kind, told in GIVES.items() for end in (".txt", ".csv", ".json", ".npz")},
+    "gif.npz": ("GIF89a", "is a GIF: `ffmpeg -i IN.gif OUT.mp4` makes a video of it"),
+    "empty.txt": ("", "names no sample"),
+    "comments.txt": ("# a\n\n", "names no sample"),
+    "wide.txt": ("x" * 2000, "'xxxxxxxxxxxx...xxxxxxxxxxxxx' of 2,000 characters found where a name belongs"),
+    "up.txt": (
+        "../x",
+        "mine: none of 1 sample of up.txt has a video in videos (../x: the name holds a path separator)",
+    ),
+    "capitals.txt": (
+        "TEXT",
+        "mine: none of 1 sample of capitals.txt has a video in videos (TEXT); 'TEXT' differs from 'te",
+    ),
+    "header.csv": ("name,label\n", "names no sample"),
+    "semicolons.csv": ("name;label\nb;1\n", "mine: none of 1 sample of semicolons.csv has a video in videos (b)"),
+    "gbk.csv": ("name,情感\n中,1\n".encode("gbk"), "mine: none of 1 sample of gbk.csv has a video in videos (中)"),
+    "id.csv": (
+        "video_id,label\na,1\n",
+        "no column 'name', only 'video_id', 'label': call the one with the videos' names",
+    ),
+    "binary.csv": (bytes(range(128, 256)), "not UTF-8 at byte 0, nor GB 18030: save it as UTF-8"),
+    "torn.json": ("[", "Expecting value: line 1 column 2"),
+    "number.json": ("3", "3 found where names belong"),
+    "mixed.json": ('["a", 3]', "entry 1 is 3, expected a string"),
+    "deep.json": ("[" * 100_000, "maximum recursion depth exceeded"),
+    "text.npz": ("a\n", "damaged .npz: BadZipFile"),
+    "cut.npz": (b"PK\3\4", "damaged .npz: BadZipFile"),
+    "none.npz": ("", "damaged .npz: BadZipFile"),
+    "list.xlsx": ("PK", "expected a list that ends in .npz, .csv, .json, .txt"),
+    "list": ("a", "expected a list that ends in .npz, .csv, .json, .txt"),
+}
+TOMLS: dict[str, tuple[str | bytes, str]] = {
+    **{f"{kind}.toml": ("", told) for kind, told in GIVES.items()},
+    "torn.toml": ("a = [", ": Invalid value"),
+    "utf16.toml": ("a = 1".encode("utf-16"), ": 'utf-8' codec can't decode"),
+    "type.toml": ("n_frms = 'x'", ": n_frms is 'x', expected a whole number from 1 to 1,024"),
+    "many.toml": ("datasets = 3", ": datasets is 3, expected a list, or a section for each dataset"),
+    "own.toml": ("[datasets.mine]\nlabels = 'x'", ", datasets.mine: no such dataset; one of your own needs videos"),
+    "name.toml": ("[datasets.'a/b']\nvideos = 'x'", ", datasets.a/b: the name holds a path separator"),
+    "typo.toml": ("[datasets.mer2032]\nlabels = 'x'", ", datasets.mer2032: no such dataset, did you mean mer2024"),
+    "key.toml": ("[datasets.meld]\nkeys = 'x'", ", datasets.meld: unknown key 'keys', did you mean key?"),
+    "section.toml": ("[datasets]\nmeld = 3", ", datasets.meld: 3 found where settings belong"),
+    "twins.toml": (
+        "[datasets.A]\nvideos='x'\n[datasets.a]\nvideos='x'",
+        ", datasets.a: the same dataset as datasets.A; ",
+    ),
+}
+YAMLS: dict[str, tuple[str | bytes, str]] = {
+    **{f"{kind}.yaml": ("", told) for kind, told in GIVES.items()},
+    "empty.yaml": ("", "not AffectGPT's configuration: expected a section inference or datasets, found nothing"),
+    "list.yaml": ("- a", "not AffectGPT's configuration: expected a section inference or datasets, found a"),
+    "other.yaml": ("model: {}", "not AffectGPT's configuration: expected a section inference or datasets, found mod"),
+    "torn.yaml": ("a: [", "OmegaConf cannot read it: while parsing"),
+    "tab.yaml": ("inference:\n\tx: 1", "OmegaConf cannot read it: while scanning"),
+    "binary.yaml": (bytes(range(256)), "OmegaConf cannot read it: 'utf-8' codec can't decode"),
+    "alias.yaml": ("inference: *x", "OmegaConf cannot read it: found undefined alias"),
+    "object.yaml": ("inference: !!python/object:os.system {}", "OmegaConf cannot read it: could not determine a cons"),
+    "cycle.yaml": ("inference: {frame_sampling: '${inference.frame_sampling}'}", "inference.frame_sampling cannot be"),
+    "missing.yaml": ("inference: {frame_sampling: '${x}'}", "inference.frame_sampling cannot be resolved: Interpol"),
+    "root.yaml": ("inference: {preextracted_root: 3}", "inference.preextracted_root is 3, expected a path"),
+    "sections.yaml": ("inference: 3", "inference is 3, expected a section"),
+    "datasets.yaml": ("datasets: 3", "datasets is 3, expected a section"),
+    "dataset.yaml": ("datasets: {meld: 3}", "datasets.meld is 3, expected a section"),
+}
+WEIGHTS: dict[str, tuple[str | bytes, str]] = {
+    **{f"{kind}{end}": ("", told) for kind, told in GIVES.items() for end in (".pt", ".bin", ".safetensors")},
+    "text.pt": ("hello", "is neither safetensors nor what torch.save writes"),
+    "empty.pt": ("", "is neither safetensors nor what torch.save writes"),
+    "torn.safetensors": ("\0" * 20, "is neither safetensors nor what torch.save writes"),
+}
+RUNS = {  # what is in run.json beside a file of features, and what is said
+    "mixed": (
+        '{"settings": {"encoder": "CLIP_VIT_LARGE", "weights": "random:1"}}',
+        ": holds features made with --weights ra",
+    ),
+    "later": ('{"format": 9}', "/run.json: of format 9, this gpupeak reads up to 1; install a newer one"),
+    "torn": ("{", "/run.json: cannot be read (Expecting property name"),
+    "odd": ("[]", "/run.json: holds a list, expected an object; move it away to go on without it"),
+}
+MINE = "plan --videos videos --sampling uniform --name"
+UNIFORMLY = "frame_CLIP_VIT_LARGE_uniform_8frms"
+FEATURES = "preextracted_features/{}/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
+for file, (_, said) in LISTS.items():
+    USES.append((f"plan {UNIFORM} --samples {file}", 2, said if said.startswith("mine") else f"{file}: {said}"))
+for file, (_, said) in TOMLS.items():
+    USES.append((f"plan --config {file}", 2, f"{file}{'' if said[0] in ':,' else ': '}{said}"))
+for file, (_, said) in YAMLS.items():
+    USES.append((f"config check {file}", 2, f"{file}: {said}"))
+for file, (_, said) in WEIGHTS.items():
+    USES.append((f"verify {UNIFORM} --weights {file}", 2, f"--weights PLACE/{file}: {said}"))
+for name, (_, said) in RUNS.items():
+    USES.append((f"{MINE} {name}", 2, f"preextracted_features/{name}/{UNIFORMLY}{said}"))
+USES += [
+    # wrong names, wrong places
+    ("extract Extract", 2, "unknown dataset 'Extract'; there are cmumosei"),
+    ("extract mer2023 mer2024,mer2032", 2, "unknown dataset 'mer2032', did you mean mer2024"),
+    ("extract --n-frms 8 9", 2, "unknown dataset '9'"),
+    ("plan --config dir.toml", 2, "dir.toml: not a regular file"),
+    ("config check dir.toml", 2, "dir.toml: not a regular file"),
+    ("config check other.yaml --options a", 2, "other.yaml: --options is 'a', expected key=value"),
+    ("config", 2, "Missing command."),
+    ("config chek x", 2, "No such command 'chek'. Did you mean 'check'?"),
+    ("config emit a/b", 2, "dataset is 'a/b', expected a name"),
+    ("config emit --output-root ${x}", 2, "--output-root is '${x}', expected a path that AffectGPT reads as it stands"),
+    ("config emit --visual-encoder X", 2, "--visual-encoder is 'X', expected CLIP_VIT_LARGE"),
+    (f"plan {UNIFORM} --samples dir.toml", 2, "dir.toml: expected a list that ends in"),
+    (f"plan {UNIFORM} --samples dir.csv", 2, "dir.csv: not a regular file"),
+    (f"plan {UNIFORM} --samples pipe.txt", 2, "pipe.txt: not a regular file"),
+    (f"extract {UNIFORM} --samples list.txt", 2, "mine: none of 1 sample of list.txt has a video in videos (a)"),
+    (
+        "plan --videos nested --name mine",
+        2,
+        "nested: no video here, but one directory down, such as v/1.mp4: link them all",
+    ),
+    ("plan --videos dir.csv --name mine", 2, "dir.csv: no video here"),
+    ("plan --videos dir.csv --name mine --stream face", 2, "mine: openface_face is not there; OpenFace's FeatureExtr"),
+    ("plan mine --config both.toml --samples list.txt", 2, "list.txt: names no sample of mine (mine: 1 name of list.t"),
+    ("verify mine --config both.toml --samples list.txt", 2, "list.txt: names no sample of mine (mine: 1 name of list"),
+    ("plan mine --config both.toml --split train", 2, "mine has no training split"),
+    (f"plan {OWN} --aus nowhere", 2, "mine: no action-unit directory at PLACE/nowhere; --mer-factory-output"),
+    (f"plan {OWN} --aus list.txt", 2, "mine: no action-unit directory at PLACE/list.txt; --mer-factory-output"),
+    (
+        f"plan {OWN} --aus dir.csv",
+        2,
+        "mine: no usable peak in any of 1 sample, searched PLACE/dir.csv (no AU file: 1; ",
+    ),
+    (f"{MINE} ../x", 2, "--name is '../x': the name holds a path separator"),
+    (f"{MINE} ..", 2, "--name is '..': the name is '..'"),
+    (f"{MINE} MIXED", 2, "MIXED: preextracted_features has features of mixed, and capitals do not tell names apart"),
+    (f"{MINE} mixed --weights nowhere", 2, "--weights 'nowhere': no such file or directory; expected openai"),
+    (f"{MINE} mixed --weights random", 2, "--weights is 'random', expected random:SEED"),
+    (f"{MINE} mixed --weights random:x", 2, "--weights is 'random:x', expected random:SEED"),
+    (f"{MINE} mixed --weights dir.csv", 2, "--weights PLACE/dir.csv: the directory holds none of open_clip_model"),
+    (f"{MINE} x --visual-encoder hf:nowhere", 2, "PLACE/nowhere: config.json or preprocessor_config.json cannot be"),
+    (f"{MINE} x --visual-encoder open_clip:", 2, "--visual-encoder is 'open_clip:': open_clip has no model ''"),
+    (f"{MINE} x --visual-encoder open_clip:ViT-L", 2, "--visual-encoder is 'open_clip:ViT-L': open_clip has no mod"),
+    (f"{MINE} x --visual-encoder open_clip:ViT-B-32", 2, "open_clip:ViT-B-32 names no pretrained tag: give open_cl"),
+    (f"{MINE} x --visual-encoder DINO2_LARGE", 2, "DINO2_LARGE names no pretrained tag: give as --weights an HF"),
+    (f"{MINE} x --visual-encoder EVA_CLIP_G", 2, "--visual-encoder is 'EVA_CLIP_G': not supported"),
+    (f"report {UNIFORM} --show-samples nobody", 2, "there is no sample 'nobody' in mine"),
+    (f"verify {UNIFORM} --against list.txt", 2, "--against list.txt: there is no list.txt/mine/"),
+    (f"verify {UNIFORM} --against s3://a/b", 2, "--against s3://a/b: a local directory is expected"),
+    (f"verify {UNIFORM} --deep -1", 2, "--deep is -1, expected a number of samples"),
+    (f"verify {UNIFORM} --min-cosine 2", 2, "--min-cosine is 2.0, expected a number from -1 to 1"),
+    ("extract --output-root file://host/x", 2, "'file://host/x' names no place on this machine, expected file:///"),
+    ("extract --output-root s3://me:secret@host/x", 2, "s3://...@host: a URL with a password ends up in logs"),
+    ("extract --device cuda:-1", 2, "--device is 'cuda:-1', expected auto, cpu or cuda:N"),
+    ("extract --min-confidence 1.5", 2, "--min-confidence is 1.5, expected a number from 0 to 1"),
+    ("extract --smooth 4", 2, "--smooth is 4, expected an odd number of frames"),
+    ("extract --face -1", 2, "--face is -1, expected a whole number from 0 to 1,000,000"),
+    ("extract --time-limit nan", 2, "--time-limit is nan, expected a number from 0.001 to 86,400"),
+    ("extract --overwrite=yes", 2, "Option '--overwrite' does not take a value"),
+    ("pack nowhere", 2, f"{FEATURES}: no .npy files to pack".format("nowhere")),
+    ("pack shape", 2, f"{FEATURES}/a.npy: no .npy file (6 bytes), expected float32 [8, D]".format("shape")),
+    ("pack --output-root s3://x/y", 2, "s3://x/y: features are mapped from a local directory: copy them to one first"),
+    ("unpack shape", 2, f"{FEATURES}.safetensors: not a packed file".format("shape")),
+    ("inspect a/b/c", 2, "unknown dataset 'a/b'"),
+    ("demo --out list.txt", 3, "list.txt: the demo cannot be written there: Not a directory"),
+]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wrong")
-    (place / "videos").mkdir()
-    (place / "videos/text.mp4").write_text("no video")
-    (place / "list.txt").write_text("a\n")
-    (place / "wrong.toml").write_text("n_frame = 8\n")
+    files: dict[str, str | bytes] = {"videos/text.mp4": "no video", "list.txt": "a\n", "wrong.toml": "n_frame = 8\n"}
+    files |= {"nested/v/1.mp4": "", "dir.toml/x": "", "dir.csv/x": "", "wanted.txt": "text"}
+    files |= {"both.toml": "[datasets.mine]\nvideos = 'videos'\nlabels = 'wanted.txt'\nsampling = 'uniform'\n"}
+    files |= {file: text for kind in (LISTS, TOMLS, YAMLS, WEIGHTS) for file, (text, _) in kind.items()}
+    files |= {file: {"lfs": LFS, "page": PAGE}.get(file.partition(".")[0], text) for file, text in files.items()}
+    for name, (run, _) in RUNS.items():
+        home = f"preextracted_features/{name}/{UNIFORMLY}"
+        files |= {f"{home}/run.json": run, f"{home}/text.npy": ""}
+    files |= {f"{FEATURES}/a.npy".format("shape"): b"\x93NUMPY", f"{FEATURES}.safetensors".format("shape"): "torn" * 9}
+    for file, content in files.items():
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.mkfifo(place / "pipe.txt")
     return place
+
+
+def test_there_are_two_hundred() -> None:
+    assert len({words for words, *_ in USES}) == len(USES) >= 200
 
 
 @pytest.mark.parametrize(("words", "code", "line"), USES, ids=[words for words, *_ in USES])
@@ -116,7 +298,7 @@ def test_a_wrong_use_is_one_line_and_its_exit_code(
     assert main(words.split()) == code
     out, told = capsys.readouterr()
     assert out == ""
-    assert told.startswith(f"error: {line}")
+    assert told.startswith(f"error: {line}".replace("PLACE", str(place)))
     assert told.count("\n") == 1
     assert sorted(place.rglob("*")) == before
     if words.split()[0] in ("extract", "plan", "verify", "report", "inspect", "doctor", "pack", "unpack"):

@@ -214,9 +214,7 @@ def test_what_a_store_lacks_is_made_and_what_it_has_is_kept(store: Store, plain:
     assert store.npy() == plain
     assert {f"PUT /{store.bucket}/features/{name}" for name in rest}.isdisjoint(store.server.requests)
 
-    with pytest.raises(
-        ConfigError, match=f"^s3://{store.bucket}/features/iemocap/.*holds features made with --weights"
-    ):
+    with pytest.raises(ConfigError, match=f"^s3://{store.bucket}/features/iemocap/.*features made with --weights"):
         gpupeak.extract(replace(config, weights="random:1"))
     assert counts(gpupeak.extract(replace(config, weights="random:1", overwrite=True))) == (5, 0, 0)
     assert not store.npy().items() & plain.items()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpupeak.encode.weights import cache
-from gpupeak.encoders import EncoderSpec, pretrained_tag
+from gpupeak.encoders import EncoderSpec, has_weights, pretrained_tag
 from gpupeak.errors import WeightsError, mistaken
 from gpupeak.storage.files import expanded, read_bounded
 
@@ -79,7 +79,7 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
         raise WeightsError(f"{spec.name} names no pretrained tag: give {of_model}as --weights {INSTEAD}")
     if spec.model and weights in ("openai", spec.tag):
         return _tagged(spec, weights)
-    if weights.startswith("random:"):
+    if weights == "random" or weights.startswith("random:"):
         match = _RANDOM.fullmatch(weights)
         if match is None:
             raise WeightsError(f"--weights is {weights!r}, expected random:SEED with a whole number, such as random:0")
@@ -87,7 +87,7 @@ def locate(spec: EncoderSpec, weights: str | None) -> WeightsId:
     path = expanded(weights).absolute()
     if weights and os.path.exists(path):  # noqa: PTH110 - never raises
         return WeightsId(str(path), files=_weight_files(path))
-    if spec.model and (tag := pretrained_tag(weights)):
+    if spec.model and (tag := pretrained_tag(weights)) and has_weights(tag):
         return _tagged(spec, tag)
     raise WeightsError(
         f"--weights {weights!r}: no such file or directory; expected {'openai, ' * bool(spec.model)}{INSTEAD}"
