@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gpupeak.config import ExtractConfig
 from gpupeak.decode.resources import fitted
 from gpupeak.encoders import EncoderSpec
+from gpupeak.errors import counted
 from gpupeak.run import extract
 from gpupeak.storage.places import local
 from gpupeak.tally import Observer, RunReport
@@ -49,7 +50,7 @@ def extract_aside(
         tempfile.TemporaryDirectory(prefix="gpupeak-verify-") as directory,
         contextlib.closing(build(config, spec, n, tell)) as line,
     ):
-        tell(f"extracting {len(samples)} samples again")
+        tell(f"extracting {counted(len(samples), 'sample')} again")
         of: dict[Place, Sample] = {Path(directory) / f"{i}.npy": sample for i, sample in enumerate(samples)}
         for outcome in line.run(dataclasses.replace(sample, target=target) for target, sample in of.items()):
             target = outcome.sample.target

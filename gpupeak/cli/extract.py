@@ -14,6 +14,7 @@ from gpupeak.cli.options import JSON, QUIET, with_settings
 from gpupeak.cli.output import INTERRUPTED, Output, commonest, complain, print_json, print_table, red, verdict
 from gpupeak.cli.progress import Display, failure, rate
 from gpupeak.config import ExtractConfig
+from gpupeak.errors import counted
 from gpupeak.tally import RunReport, Tally
 
 
@@ -111,7 +112,7 @@ def print_report(console: Output, report: RunReport, *, quiet: bool = False, ove
     if report.interrupted:
         left = sum(tally.not_reached for tally in tallies)
         command = "the same command without --overwrite" if overwrite else "the same command"
-        console.say(f"interrupted, {left} samples not reached: {command} goes on from here", "bold")
+        console.say(f"interrupted, {counted(left, 'sample')} not reached: {command} goes on from here", "bold")
 
 
 def _row(name: str, tallies: Sequence[Tally], seconds: float) -> list[object]:

@@ -8,6 +8,7 @@ from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, print_json
 from gpupeak.cli.progress import watching
 from gpupeak.config import OUTPUT, ExtractConfig
+from gpupeak.errors import counted
 
 _PICTURES = "Pictures"
 
@@ -48,6 +49,6 @@ def report(
             console.say(f"{each.dataset}: {remark}", "yellow")
     if not quiet:
         samples, sheets = sum(len(each.rows) for each in found), sum(each.shown for each in found)
-        datasets = f"{len(found)} dataset{'s' * (len(found) != 1)}"
-        console.say(f"{out}: {size / 1e6:.1f} MB, {samples} samples of {datasets}, {sheets} contact sheets")
+        told = f"{counted(samples, 'sample')} of {counted(len(found), 'dataset')}, {counted(sheets, 'contact sheet')}"
+        console.say(f"{out}: {size / 1e6:.1f} MB, {told}")
     return 0

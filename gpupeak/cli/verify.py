@@ -11,6 +11,7 @@ from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import INTERRUPTED, NAMED, Output, first, print_json, print_table, red
 from gpupeak.cli.progress import Display, watching
 from gpupeak.config import ExtractConfig
+from gpupeak.errors import counted
 
 if TYPE_CHECKING:
     from gpupeak.check.verify import Comparison, Verification
@@ -96,7 +97,7 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
     if all(each.ok for each in found):
         console.say("all is well", "green")
     else:
-        samples = f": {wrong} samples are not right" if wrong else ", as said above"
+        samples = f": {counted(wrong, 'sample')} not right" if wrong else ", as said above"
         refused = any(each.problems for each in found)  # by extract, too
         advice = f"; --fix extracts {mendable} of them again" if mendable and not refused else ""
         console.say(f"not all is well{samples}{advice}", "red")
@@ -105,7 +106,7 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
 def _print_comparison(console: Output, what: str, found: "Comparison | None") -> None:
     if found is None:
         return
-    text = f"{what} {found.where}: {found.compared} samples, {found.differing} differ"
+    text = f"{what} {found.where}: {counted(found.compared, 'sample')}, {found.differing} differ"
     if found.median is not None:
         text += f"; cosine of the worst frame, less the mean: {found.median:.6f} in the middle; the farthest:"
     console.say(text)

@@ -497,7 +497,7 @@ def test_the_command_tells_what_is_wrong_and_mends_it(
     assert main(["verify", *words(config)]) == 1
     out, _ = capsys.readouterr()
     assert f"mer2023, broken: 1\n  {FIRST}: every value is 0.25\n" in out
-    assert out.endswith("not all is well: 1 samples are not right; --fix extracts 1 of them again\n")
+    assert out.endswith("not all is well: 1 sample not right; --fix extracts 1 of them again\n")
     assert main(["verify", *words(config), "--fallback", "middle"]) == 1
     assert "--fix" not in capsys.readouterr().out, "that would be refused"
     assert main(["verify", *words(config), "--quiet"]) == 1
@@ -513,7 +513,7 @@ def test_the_command_tells_what_is_wrong_and_mends_it(
     assert (summary["exit_code"], summary["error"], summary["fixed"]["saved"]) == (0, None, 1)
     (found,) = summary["datasets"]
     assert (found["ok"], found["whole"], found["deep"]["compared"]) == (True, 3, 1)
-    assert "extracting 1 samples again" in error
+    assert "extracting 1 sample again" in error
     assert main(["verify", *words(config), "--fix", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed"] is None
 
@@ -526,7 +526,7 @@ def test_the_command_shows_comparisons(
     out, _ = capsys.readouterr()
     assert f"mer2023, compared: with {home(encoded)}: 3 samples, 3 differ; cosine of the worst frame" in out
     assert re.search(rf"^  {FIRST}: row \d: cosine 0\.9999\d\d, less the mean 0\.999", out, re.MULTILINE)
-    assert out.endswith("not all is well: 3 samples are not right\n")
+    assert out.endswith("not all is well: 3 samples not right\n")
     assert main(["verify", *words(real), "--against", str(encoded), "--min-cosine", "0.9"]) == 1, "rows have moved"
     made(rounded_otherwise, real.output_root)
     assert main(["verify", *words(real), "--against", str(encoded), "--min-cosine", "0.99999"]) == 1
