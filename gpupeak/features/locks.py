@@ -24,6 +24,7 @@ _PAUSE = 0.02  # seconds; whoever looks whether a shard is running holds its loc
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _WHOLE = ".gpupeak.lock"
 _SMALL = 1 << 16
+_NO_LINK = os.O_RDWR | os.O_NOFOLLOW
 
 
 class LocalLock:
@@ -45,7 +46,7 @@ class LocalLock:
             raise RunError(f"{self._directory}: {told}") from error
         for attempt in range(0 if self._part is None else _TRIES):
             try:
-                self._hold(self._directory / lock_name(self._part or ""), fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT)
+                self._hold(self._directory / lock_name(self._part or ""), fcntl.LOCK_EX, _NO_LINK | os.O_CREAT)
                 break
             except BlockingIOError as error:
                 if attempt == _TRIES - 1:
@@ -61,7 +62,7 @@ class LocalLock:
 
     def is_held(self, part: str) -> bool:
         try:
-            descriptor = _flock(self._directory / lock_name(part), fcntl.LOCK_SH, os.O_RDWR)
+            descriptor = _flock(self._directory / lock_name(part), fcntl.LOCK_SH, _NO_LINK)
         except BlockingIOError:
             return True
         except OSError:
@@ -82,7 +83,12 @@ class LocalLock:
 def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
     """Lock a file, or a directory itself; None where there are no locks. Raises BlockingIOError if another holds it."""
     while True:
-        descriptor = os.open(path, flags, 0o666)
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+                raise RunError(f"{path}: a symbolic link where a lock belongs; remove it") from error
+            raise
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):

@@ -259,6 +259,21 @@ def test_a_record_of_a_later_format_is_not_read(tmp_path: Path) -> None:
     opened(tmp_path).refuse_mixing(SETTINGS)
 
 
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    (out / ".gpupeak-00000-of-00002.lock").symlink_to(elsewhere)
+    with (
+        pytest.raises(RunError, match=r"00002\.lock: a symbolic link where a lock belongs"),
+        FeatureDirectory(out, 8, 4, "00000-of-00002"),
+    ):
+        pass
+    assert not elsewhere.exists()
+    (tmp_path / "link").symlink_to(out)
+    with opened(tmp_path / "link"):  # a directory may be one
+        pass
+
+
 def test_a_run_that_saved_nothing_refuses_no_other(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)

@@ -43,12 +43,20 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_is_a_file_or_a_directory(tmp_path: Path) -> None:
+def test_what_is_a_file_or_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").touch()
     (tmp_path / "loop").symlink_to("loop")
     names = ("a", "", "b", "loop", "x" * 5000, "a\0b", "a/b")
     assert [is_file(tmp_path / name) for name in names] == [True] + 6 * [False]
     assert [is_directory(tmp_path / name) for name in names] == [False, True] + 5 * [False]
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", refuse)
+        seen = is_directory(tmp_path)
+    assert not seen
 
 
 def test_the_home_of_nobody_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
