@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.text import Text
 
 from gpupeak.cli.options import JSON, dataset_names, option
 from gpupeak.cli.output import Output, print_json
@@ -66,7 +67,7 @@ def config_emit(
     names = dataset_names(datasets or ())
     text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training, faces=faces)
     for line in text.splitlines():
-        Output().say(line)
+        Output().print(Text(line), soft_wrap=True)  # to be pasted
     if (dim := encoder_spec(visual_encoder).dim) != CLIP_VIT_LARGE.dim:
         trained = f"AffectGPT's models are trained on {CLIP_VIT_LARGE.dim}, and one takes no other width than its own"
         Output(stderr=True).warn(f"{visual_encoder} gives {dim} numbers a frame: {trained}")

@@ -90,12 +90,15 @@ def print_report(console: Output, report: RunReport, *, quiet: bool = False, ove
     With `quiet` only what failed, and warnings.
     """
     tallies = report.datasets
+    times = [(tally.began, tally.ended) for tally in tallies if tally.began is not None and tally.ended is not None]
+    worked = max(end for _, end in times) - min(began for began, _ in times) if times else 0.0
     if not quiet:
         rows = [_row(tally.dataset, [tally], tally.seconds) for tally in tallies]
         if len(tallies) > 1:
-            rows.append(_row("all", tallies, report.seconds))
+            rows.append(_row("all", tallies, worked))
         headers = ["saved", "skipped", "fell back", "clamped", "failed", "not reached", "seconds", "samples/s"]
         print_table(console, headers, rows)
+        console.say(f"loading, listing and recording: {max(0.0, report.seconds - worked):.1f} s more")
     for tally in tallies:
         if tally.fallbacks and not quiet:
             console.say(f"{tally.dataset} fell back: {commonest(tally.fallbacks)}")

@@ -97,7 +97,8 @@ def first(names: Sequence[str], count: int) -> str:
 
 def print_json(exit_code: int, error: str | None = None, /, **values: Any) -> None:
     """Print what a command ends with, as one JSON object."""
-    Output().say(json.dumps({**values, "exit_code": exit_code, "error": error}))
+    whole = json.dumps({**values, "exit_code": exit_code, "error": error})
+    Output().print(Text(clean(whole)), soft_wrap=True)  # also on a terminal: a line that is wrapped is no JSON
 
 
 def verdict(error: BaseException) -> tuple[int, str]:

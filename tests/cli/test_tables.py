@@ -60,7 +60,8 @@ def test_the_table_of_a_run(width: int, told: Told, tmp_path: Path) -> None:
     assert table[1] == ["dataset", "saved", "skipped", "back", "clamped", "failed", "reached", "seconds", "samples/s"]
     assert table[3] == ["情感数据集", "8", "3", "4", "0", "7", "2", "4.0", "2.0"]
     assert table[4] == ["two", "0", "5", "0", "0", "0", "0", "0.0", "-"]
-    assert table[5] == ["all", "8", "8", "4", "0", "7", "2", "12.5", "0.64"]
+    assert table[5] == ["all", "8", "8", "4", "0", "7", "2", "4.0", "2.0"]
+    assert "loading, listing and recording: 8.5 s more\n" in text
     assert len({cell_len(line) for line in text.splitlines()[3:6]}) == 1, "columns align under Chinese names"
     assert "情感数据集 fell back: no AU file (3), cut JSON (1)\n" in text
     assert "情感数据集 failed: decode: no moov atom (7)\n" in text
