@@ -43,7 +43,7 @@ demo: setup ## Extract features from a small corpus made on the spot, and show w
 test: $(TOOLS) ## Run the tests that take minutes in all, in three processes
 	@$(PYTEST) -m 'not slow and not gpu'
 
-test-all: $(TOOLS) ## Run the slow ones, too: Ray, stores, fuzzing, faults in small
+test-all: $(TOOLS) $(SITE) ## Run the slow ones, too: Ray, stores, fuzzing, faults in small
 	@$(PYTEST) -m 'not gpu'
 
 test-browser: $(TOOLS) ## Try the report in a headless Chromium, which has to be there (apt-get install chromium)
