@@ -68,4 +68,4 @@ def features(
 
 def read_manifest(directory: Path) -> list[dict[str, Any]]:
     """What stands in a directory's manifests, those of shards that are not yet merged included."""
-    return [json.loads(line.raw) for line in records.read_manifest(directory)]
+    return [json.loads(line.raw) for line in records.read_records(directory, strict=False).lines()]

@@ -207,7 +207,7 @@ def _look(
     listing = list_samples(corpus, path)
     found = Verification(corpus.name, directory, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
     overwriting = _check_run(found, path, corpus, spec, weights)
-    lines = {line.sample: line for line in read_manifest(path)}
+    lines = {line.sample: line for line in read_manifest(path, without=("seconds",))}
     look = _Look(corpus, found, lines, np.zeros(spec.dim))
     with reading(path):
         there = names(path)

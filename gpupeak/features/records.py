@@ -12,9 +12,9 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ WHERE_ASKED = ("face", "min_confidence", "no_blinks", "smooth")
 
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
+_TEXTS = ("stage", "reason", "codec", "clamp")
 _PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp", "recounted", "warnings", "files")
 
 
@@ -107,40 +108,44 @@ class ManifestLine:
         return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
-    def read(cls, raw: bytes) -> ManifestLine | None:
-        """A line of a file, less what is not of its type; None if it names no sample."""
+    def read(cls, raw: bytes, without: Collection[str] = ()) -> ManifestLine | None:
+        """A line of a file, less what is not of its type and the values `without`; None if it names no sample."""
         try:
             entry = json.loads(raw)
         except (ValueError, RecursionError):
             return None
         if not isinstance(entry, dict) or not isinstance(name := entry.get("sample"), str):
             return None
-        text = {key: value for key, value in entry.items() if isinstance(value, str)}
+        for key in without:
+            entry.pop(key, None)
+        text = {key: value for key in _TEXTS if isinstance(value := entry.get(key), str)}
         indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
         warnings, crc32, rule = entry.get("warnings"), entry.get("crc32"), entry.get("rule")
         return cls(
             name,
             str(entry.get("outcome")),
-            stage=text.get("stage"),
-            reason=text.get("reason"),
             indices=tuple(indices) if isinstance(indices, list) and all(map(_is_frame, indices)) else (),
             frames=frames if _is_frame(frames) else None,
-            codec=text.get("codec"),
             peak=_peak(entry.get("peak")),
             fallback=_fallback(entry.get("fallback")),
-            clamp=text.get("clamp"),
             recounted=entry.get("recounted") is True,
             warnings=tuple(each for each in warnings if isinstance(each, str)) if isinstance(warnings, list) else (),
             files=_files(entry.get("files")),
-            rule=rule if isinstance(rule, dict) and _is_small(rule) else {},
+            rule=_rule(tuple(rule.items())) if isinstance(rule, dict) and _is_small(rule) else {},
             seconds=_seconds(seconds) if isinstance(seconds, dict) and _is_small(seconds) else {},
             crc32=crc32 if isinstance(crc32, int) else None,
-            raw=raw if raw.endswith(b"\n") else raw + b"\n",
+            **text,
+            raw=b"" if "raw" in without else raw if raw.endswith(b"\n") else raw + b"\n",
         )
 
 
 def _is_small(values: Mapping[str, Any]) -> bool:
-    return len(values) <= _MOST_KEYS and not any(isinstance(value, (dict, list)) for value in values.values())
+    return len(values) <= _MOST_KEYS and {dict, list}.isdisjoint(map(type, values.values()))
+
+
+@lru_cache(maxsize=16)
+def _rule(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
+    return dict(items)  # one for all lines
 
 
 def _is_frame(value: object) -> bool:
@@ -150,7 +155,7 @@ def _is_frame(value: object) -> bool:
 def _peak(value: object) -> Peak | None:
     if not isinstance(value, dict) or not _is_frame(value.get("index")):
         return None
-    numbers = (value[key] if _is_frame(value.get(key)) else None for key in ("before", "after", "total", "rows"))
+    numbers = (each if _is_frame(each := value.get(key)) else None for key in ("before", "after", "total", "rows"))
     before, after, total, rows = numbers
     face = value["face"] if isinstance(value.get("face"), str) else None
     return Peak(
@@ -268,10 +273,10 @@ class Records:
         """A shard's record, None if it has none yet; of no shard, the main one."""
         return self.main if tag is None else next((part for part in self.parts if part.part == tag), None)
 
-    def lines(self) -> Iterator[ManifestLine]:
-        """The lines that count, oldest first. Raises RunError if a manifest cannot be read."""
+    def lines(self, without: Collection[str] = ()) -> Iterator[ManifestLine]:
+        """The lines that count, oldest first, less values `without`. Raises RunError if a manifest cannot be read."""
         for record in self.current:
-            yield from read_lines(record.manifest)
+            yield from read_lines(record.manifest, without)
 
     def saved(self) -> set[str]:
         """The names of the samples that a line which counts calls saved."""
@@ -301,13 +306,13 @@ def read_records(directory: Path, there: Iterable[str] | None = None, *, strict:
     return Records(main, parts, tuple(part for part in found if part not in parts))
 
 
-def read_manifest(directory: Path) -> Iterator[ManifestLine]:
-    """The lines of `manifest.jsonl` and of parts not yet merged into it, oldest first, less torn ones. Raises
-    RunError."""
-    return read_records(directory, strict=False).lines()
+def read_manifest(directory: Path, without: Collection[str] = ()) -> Iterator[ManifestLine]:
+    """The lines of `manifest.jsonl` and of parts not yet merged into it, oldest first, less torn ones, `raw` and the
+    values `without`, which of many lines take memory. Raises RunError."""
+    return read_records(directory, strict=False).lines(("raw", *without))
 
 
-def read_lines(file: Path) -> Iterator[ManifestLine]:
+def read_lines(file: Path, without: Collection[str] = ()) -> Iterator[ManifestLine]:
     """One manifest's lines; none if there is no such file. Raises RunError if it cannot be read, or is too large."""
     values = 0
     with reading(file), contextlib.suppress(FileNotFoundError), open_bounded(file, LARGEST_MANIFEST) as opened:
@@ -315,7 +320,7 @@ def read_lines(file: Path) -> Iterator[ManifestLine]:
             values += raw.count(b",") + _OF_A_LINE
             if values > _MOST_VALUES:
                 raise OSError(f"more than {_MOST_VALUES:,} values")
-            if (line := ManifestLine.read(raw)) is not None:
+            if (line := ManifestLine.read(raw, without)) is not None:
                 yield line
 
 

@@ -194,8 +194,7 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec, watc
     if run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
     try:
-        # What is not shown would be 200 MB of 130,000 samples.
-        lines = {line.sample: replace(line, raw=b"", files=(), rule={}) for line in read_manifest(directory)}
+        lines = {line.sample: line for line in read_manifest(directory, without=("files", "rule"))}
     except RunError as error:
         remarks.append(str(error))
     remarks = [remark.replace(str(directory), str(where)) for remark in remarks]
