@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
@@ -83,12 +84,13 @@ def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
         return f"cannot be read: {error.strerror or error}"
     if isinstance(features, str):
         return features
-    if not np.isfinite(features).all():
+    least, largest = float(features.min()), float(features.max())  # NaN where there is one
+    if not math.isfinite(largest - least):
         return f"{int((~np.isfinite(features)).sum())} of {features.size} values are not finite"
-    if (largest := float(np.abs(features).max())) > _LARGEST_VALUE:
-        return f"a value of {largest:.3g}, expected at most {_LARGEST_VALUE:g}"
-    if features.size > 1 and (features == features[0, 0]).all():
-        return f"every value is {features[0, 0]:g}"
+    if (farthest := max(-least, largest)) > _LARGEST_VALUE:
+        return f"a value of {farthest:.3g}, expected at most {_LARGEST_VALUE:g}"
+    if features.size > 1 and least == largest:
+        return f"every value is {least:g}"
     return features
 
 
