@@ -209,10 +209,14 @@ def hf_tower(home: Path, named: TowerShape | None = None) -> TowerShape:
         else:
             kept = ("size", "resize", "resample", "mean", "std")
             shape = replace(shape, **{name: getattr(named, name) for name in kept})
+        if shape.size != shape.trained and shape.family.kind != "dinov2":  # which alone interpolates positions
+            raise ConfigError(
+                f"config.json says image_size {shape.trained}, and pictures are made of {shape.size} pixels"
+            )
+    except ConfigError as error:
+        raise ConfigError(f"{home}: {error}") from error
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{home}: config.json or {pictures.name} cannot be read: {str(error)[:200]}") from error
-    if shape.size != shape.trained and shape.family.kind != "dinov2":  # which alone interpolates positions
-        raise ConfigError(f"config.json says image_size {shape.trained}, and pictures are made of {shape.size} pixels")
     return shape
 
 

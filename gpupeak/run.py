@@ -35,6 +35,7 @@ from gpupeak.features.layout import feature_directory, is_feature_directory
 from gpupeak.features.records import WHERE_ASKED
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
+from gpupeak.storage.files import is_file
 from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import names, place
 from gpupeak.tally import Observer, RunReport, Tally, warned_of
@@ -139,7 +140,7 @@ def prepare(
     corpora = resolve(config)
     refuse_excess(config, max(corpus.rule.n for corpus in corpora), spec.size, len(corpora))
     targets = [feature_place(config, corpus, spec) for corpus in corpora]
-    _refuse_twins(corpora, place(config.output_root))
+    _refuse_place(corpora, place(config.output_root))
     listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
     warned_first = (warning for listing in listings for warning in listing.warnings)
     require_samples(corpora, sum(len(listing.samples) for listing in listings), warned_first)
@@ -181,8 +182,10 @@ def prepare(
     return jobs
 
 
-def _refuse_twins(corpora: Collection[Corpus], root: Place) -> None:
-    """A file system that ignores capitals would make one dataset of two."""
+def _refuse_place(corpora: Collection[Corpus], root: Place) -> None:
+    """A file holds no features, and a file system that ignores capitals would make one dataset of two."""
+    if isinstance(root, Path) and (file := next(filter(is_file, (root, *root.parents)), None)):
+        raise ConfigError(f"--output-root is {str(root)!r}, expected a directory: {file} is a file")
     with contextlib.suppress(OSError):
         there = names(root)
         for own in {corpus.name for corpus in corpora} - there - {root.name}:

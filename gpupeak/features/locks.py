@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -33,17 +34,23 @@ class LocalLock:
     def __init__(self, directory: Path, part: str | None) -> None:
         self._directory, self._part = directory, part
         self._descriptors: list[int] = []
+        self._made: list[Path] = []
         self.missing = False  # whether the file system has no locks
 
     def take(self) -> None:
         """Make the directory and keep others out. Raises RunError if another run, or the same shard, is there;
         OSError."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
-        except BlockingIOError as error:
-            told = "another gpupeak run is writing here; let it end or choose another --output-root"
-            raise RunError(f"{self._directory}: {told}") from error
+        self._made = list(
+            itertools.takewhile(lambda path: not path.exists(), (self._directory, *self._directory.parents))
+        )
+        while not self._descriptors and not self.missing:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            try:
+                with contextlib.suppress(FileNotFoundError):  # a run that failed has just removed it
+                    self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
+            except BlockingIOError as error:
+                told = "another gpupeak run is writing here; let it end or choose another --output-root"
+                raise RunError(f"{self._directory}: {told}") from error
         for attempt in range(0 if self._part is None else _TRIES):
             try:
                 self._hold(self._directory / lock_name(self._part or ""), fcntl.LOCK_EX, _NO_LINK | os.O_CREAT)
@@ -75,6 +82,10 @@ class LocalLock:
         if self._part is not None and len(self._descriptors) == 2:
             with contextlib.suppress(OSError):
                 (self._directory / lock_name(self._part)).unlink()
+        if self._part is None and self._descriptors:  # what is still empty is of no use to anyone
+            with contextlib.suppress(OSError):
+                for made in self._made:
+                    made.rmdir()
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from gpupeak.errors import ConfigError, writing
+from gpupeak.errors import ConfigError, mistaken, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
@@ -273,7 +273,10 @@ def _read_pack(file: Path, n: int) -> _Pack:
     """Map a packed file. Raises ValueError if it is not one of `n` frames a sample."""
     try:
         with open_bounded(file, sys.maxsize) as start:
-            size = int.from_bytes(start.read(8), "little")
+            begins = start.read(100)
+        size = int.from_bytes(begins[:8], "little")
+        if begins[8:9] != b"{":
+            raise ValueError(mistaken(begins) or "is no safetensors file")
         if size > _LARGEST_HEADER:
             raise ValueError(f"a header of {size:,} bytes, expected at most {_LARGEST_HEADER:,}")
         opened: Any = safe_open(file, framework="np")

@@ -259,7 +259,13 @@ USES += [
     ("pack nowhere", 2, f"{FEATURES}: no .npy files to pack".format("nowhere")),
     ("pack shape", 2, f"{FEATURES}/a.npy: no .npy file (6 bytes), expected float32 [8, D]".format("shape")),
     ("pack --output-root s3://x/y", 2, "s3://x/y: features are mapped from a local directory: copy them to one first"),
-    ("unpack shape", 2, f"{FEATURES}.safetensors: not a packed file".format("shape")),
+    ("unpack shape", 2, f"{FEATURES}.safetensors: not a packed file: is no safetensors file".format("shape")),
+    ("unpack page", 2, f"{FEATURES}.safetensors: not a packed file: is a web page (HTML)".format("page")),
+    (
+        f"plan {UNIFORM} --weights random:0 --output-root list.txt",
+        2,
+        "--output-root is 'list.txt', expected a directory",
+    ),
     ("inspect a/b/c", 2, "unknown dataset 'a/b'"),
     ("demo --out list.txt", 3, "list.txt: the demo cannot be written there: Not a directory"),
 ]
@@ -277,6 +283,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         home = f"preextracted_features/{name}/{UNIFORMLY}"
         files |= {f"{home}/run.json": run, f"{home}/text.npy": ""}
     files |= {f"{FEATURES}/a.npy".format("shape"): b"\x93NUMPY", f"{FEATURES}.safetensors".format("shape"): "torn" * 9}
+    files |= {f"{FEATURES}.safetensors".format("page"): PAGE}
     for file, content in files.items():
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -167,6 +167,7 @@ def test_a_directory_of_something_else(file: str, change: dict[str, Any] | None,
     with pytest.raises(ConfigError) as caught:
         encoder_spec(f"hf:{tmp_path}")
     assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 def test_another_family_or_picture_is_refused(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
         pack(tmp_path / "nowhere", N)
     with pytest.raises(ConfigError, match=r"there is no packed file to unpack"):
         unpack(directory, N)
-    packed_file(directory).write_bytes(struct.pack("<Q", 65 << 20))
+    packed_file(directory).write_bytes(struct.pack("<Q", 65 << 20) + b"{")
     os.truncate(packed_file(directory), 66 << 20)
     with pytest.raises(ConfigError, match=r"a header of 68,157,440 bytes, expected at most 67,108,864"):
         unpack(directory, N)

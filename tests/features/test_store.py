@@ -310,6 +310,16 @@ def test_files_of_the_old_tool_are_kept_and_noted(tmp_path: Path) -> None:
     assert list(read_manifest(tmp_path)) == [{"sample": "old", "outcome": "kept", "origin": "unknown"}]
 
 
+def test_of_a_run_that_ends_before_it_begins_no_directory_is_left(tmp_path: Path) -> None:
+    with opened(tmp_path / "root" / "mine"), pytest.raises(RunError), opened(tmp_path / "root" / "mine"):
+        pass
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with opened(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir(), "somebody else's"
+
+
 def test_an_output_root_that_is_a_file_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
