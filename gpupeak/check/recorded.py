@@ -11,7 +11,7 @@ from typing import Any
 from gpupeak.config import OPTIONS, ExtractConfig
 from gpupeak.corpora.table import read_table
 from gpupeak.encoders import encoder_spec
-from gpupeak.errors import RunError, few, reading
+from gpupeak.errors import GpupeakError, few, reading
 from gpupeak.features.layout import is_feature_directory
 from gpupeak.features.records import WHERE_ASKED, read_records
 from gpupeak.storage.places import names, place
@@ -24,7 +24,8 @@ _RECORDED = (*_CHOOSING, "weights", "fallback", "peak_source", "seed", *WHERE_AS
 def as_recorded(config: ExtractConfig, given: Collection[str], tell: Callable[[str], None]) -> ExtractConfig:
     """`config` with the encoder, weights and sampling that the runs of its datasets recorded, less the fields `given`.
 
-    Where a dataset has several feature directories, or two were made differently, that is told and nothing taken.
+    Where a dataset has several feature directories, or two were made differently, that is told, and what differs not
+    taken; nothing is where it is the encoder.
     """
     table, root = read_table(config.config_file), place(config.output_root)
     datasets = [config.name] if config.name else [*map(table.canonical, config.datasets)] or table.default
@@ -37,28 +38,34 @@ def as_recorded(config: ExtractConfig, given: Collection[str], tell: Callable[[s
         with reading(home):
             there = sorted(filter(is_feature_directory, names(home)))
         for directory in (home / each for each in there):
-            settings = _settings(directory)
+            settings = _settings(directory, tell)
             wanted = {field: asked.get(field) or table.said(home.name, field) for field in _CHOOSING}
             if settings and all(value in (None, settings[field]) for field, value in wanted.items()):
                 found[directory] = settings
     recorded = {field: [each[field] for each in found.values() if field in each] for field in _RECORDED}
     recorded = {field: values for field, values in recorded.items() if field not in said and values}
-    if differing := [OPTIONS[field].flag for field, values in recorded.items() if any(v != values[0] for v in values)]:
+    differing = [field for field, values in recorded.items() if any(value != values[0] for value in values)]
+    if differing:
         shown = few(str(directory.relative_to(str(root))) for directory in found)
-        tell(f"{root} holds {shown}: {', '.join(differing)} say which is meant")
-        return config
-    taken = {field: values[0] for field, values in recorded.items() if not _is_default(field, values[0])}
+        tell(
+            f"{root} holds {shown}: give {', '.join(OPTIONS[field].flag for field in differing)} to say which is meant"
+        )
+        if "encoder" in differing:
+            return config
+    agreed = {field: values[0] for field, values in recorded.items() if field not in differing}
+    taken = {field: value for field, value in agreed.items() if not _is_default(field, value)}
     if not taken or any(OPTIONS[field].expected(value) for field, value in taken.items()):
         return config
     tell(f"{', '.join(OPTIONS[field].flag for field in taken)} from {next(iter(found))}/run.json")
     return dataclasses.replace(config, **taken)
 
 
-def _settings(directory: Path) -> dict[str, Any]:
-    """What was recorded of features, by the fields of `ExtractConfig`; nothing where it cannot be read."""
+def _settings(directory: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """What was recorded of features, by the fields of `ExtractConfig`; nothing where that cannot be read: told."""
     try:
-        settings = (read_records(directory, strict=False).run or {}).get("settings")
-    except RunError:
+        settings = (read_records(directory).run or {}).get("settings")
+    except GpupeakError as error:
+        tell(str(error))
         return {}
     if not isinstance(settings, dict) or not {"encoder", "weights", "sampling", "n_frms"} <= settings.keys():
         return {}

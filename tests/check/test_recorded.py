@@ -42,9 +42,11 @@ def test_of_several_directories_what_is_given_chooses(tmp_path: Path) -> None:
     made(tmp_path, "frame_CLIP_VIT_LARGE_emotion_peak_8frms", sampling="emotion_peak", n_frms=8, smooth=5)
     told: list[str] = []
     config = ExtractConfig(output_root=tmp_path)
-    assert as_recorded(config, (), told.append) == config
+    assert as_recorded(config, (), told.append) == replace(config, weights="random:3"), "in which they agree"
     assert told[0].startswith(f"{tmp_path} holds mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms, mer2023/")
-    assert told[0].endswith("uniform_4frms: --sampling, --n-frms, --smooth say which is meant")
+    assert told[0].endswith("uniform_4frms: give --sampling, --n-frms, --smooth to say which is meant")
+    made(tmp_path, "frame_DINO2_LARGE_uniform_4frms", encoder="DINO2_LARGE")
+    assert as_recorded(config, (), told.append) == config, "weights are an encoder's"
     chosen = as_recorded(ExtractConfig(output_root=tmp_path, sampling="emotion_peak"), {"sampling"}, told.append)
     assert (chosen.smooth, chosen.n_frms, chosen.weights) == (5, None, "random:3")
 
@@ -53,7 +55,11 @@ def test_of_several_directories_what_is_given_chooses(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_not_taken(weights: object, tmp_path: Path) -> None:
     made(tmp_path, sampling="emotion_peak", n_frms=8, weights=weights)
     config = ExtractConfig(output_root=tmp_path)
-    assert as_recorded(config, (), lambda text: None) == config
+    told: list[str] = []
+    assert as_recorded(config, (), told.append) == config
+    (tmp_path / "mer2023" / UNIFORM / "run.json").write_text("{")
+    as_recorded(config, (), told.append)
+    assert [UNIFORM in line and "cannot be read" in line for line in told] == [True]
 
 
 def test_verify_takes_what_was_recorded_and_says_so(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) -> None:
