@@ -63,7 +63,7 @@ class Option:
         if bool in self.types:
             return _FLAGS.get(text.lower(), text)
         if isinstance(self.default, tuple):
-            return tuple(text.replace(",", " ").split())
+            return tuple(text.replace(",", " ").split()) or text
         if Path in self.types:
             return text if is_url(text) else Path(text)
         for number in (int, float):

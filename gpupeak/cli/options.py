@@ -12,8 +12,8 @@ from typing import Any
 import typer
 
 from gpupeak.cli.output import Output
-from gpupeak.config import OF_EACH, OUTPUT, ExtractConfig, Option, keys_of, options_of
-from gpupeak.corpora.table import read_table
+from gpupeak.config import OF_EACH, OPTIONS, OUTPUT, ExtractConfig, Option, keys_of, options_of
+from gpupeak.corpora.table import guess, read_table
 from gpupeak.errors import ConfigError
 
 SETTINGS_FILE = "gpupeak.toml"
@@ -91,10 +91,14 @@ def gathered(
                 value, source = os.environ[variables[0]], variables[0]
             if value is not None:
                 given[field] = of.parsed(value) if isinstance(value, str) else value, source
-        if "config_file" not in given and Path(SETTINGS_FILE).is_file():
+        if "config_file" not in given and os.path.lexists(SETTINGS_FILE):
             given["config_file"] = Path(SETTINGS_FILE), "current directory"
             Output(stderr=True).say(f"settings from {SETTINGS_FILE}")
         file, _ = given.get("config_file", (None, ""))
+        known = [key for field in OPTIONS for key in keys_of(field)]
+        for name in os.environ:
+            if name.startswith("GPUPEAK_") and (key := name[8:].lower()) not in (*known, "traceback"):
+                Output(stderr=True).warn(f"{name} in the environment is no setting{guess(key, known)}")
         chosen = _WHICH if {"datasets", "videos"} & given.keys() else ()
         of_file = {field: value for field, value in read_table(file).settings.items() if field in options}
         given |= {field: (value, str(file)) for field, value in of_file.items() if field not in (*given, *chosen)}

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.table import Table
 
 from gpupeak.cli.options import SETTINGS_FILE
-from gpupeak.cli.output import Output, clean, print_json
+from gpupeak.cli.output import Output, print_json
 from gpupeak.config import OF_EACH, OPTIONS, ExtractConfig, Option, keys_of
 from gpupeak.corpora.table import read_table
 from gpupeak.errors import ConfigError, writing
@@ -85,9 +84,7 @@ def show_settings(config: ExtractConfig, given: Mapping[str, tuple[Any, str]], *
     if as_json:
         print_json(0, settings={name: {"value": value, "from": source} for name, value, source in rows})
         return 0
-    table = Table(box=None, pad_edge=False, show_header=False)
     for name, value, source in rows:
         shown = " ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
-        table.add_row(name, clean(shown.lower() if isinstance(value, bool) else shown), clean(source))
-    Output().print(table)
+        Output().say(f"{name:<18}  {shown.lower() if isinstance(value, bool) else shown:<39}  {source}")
     return 0

@@ -75,7 +75,7 @@ class Table:
         """As `find`. Raises ConfigError if there is no such dataset."""
         if (own := self.find(name)) is None:
             known = ", ".join(self.entries)
-            raise ConfigError(f"unknown dataset {name!r}{_guess(name, self.entries)}; there are {known}")
+            raise ConfigError(f"unknown dataset {name!r}{guess(name, self.entries)}; there are {known}")
         return own
 
 
@@ -124,7 +124,7 @@ def _extended(table: Table, file: Path) -> Table:
         if fault := name_fault(given_name):
             raise ConfigError(f"{where}: {fault}")
         if own.videos is None:
-            raise ConfigError(f"{where}: no such dataset{_guess(given_name, entries)}; one of your own needs videos")
+            raise ConfigError(f"{where}: no such dataset{guess(given_name, entries)}; one of your own needs videos")
         entries[given_name] = own
         default.append(given_name)
     return Table(settings, entries, default)
@@ -157,7 +157,7 @@ def _checked(given: object, fields: Mapping[str, str], where: str) -> dict[str, 
     for key, value in given.items():
         field = fields.get(key.replace("-", "_"))
         if field is None:
-            told = f"unknown key {reprlib.repr(key)}{_guess(key, fields)}; allowed: {', '.join(fields)}"
+            told = f"unknown key {reprlib.repr(key)}{guess(key, fields)}; allowed: {', '.join(fields)}"
             raise ConfigError(f"{where}: {told}")
         if isinstance(value, int) and field in OPTIONS and OPTIONS[field].types[0] is str:
             value = str(value)  # actors = 4, name = 2023
@@ -171,6 +171,8 @@ def _checked(given: object, fields: Mapping[str, str], where: str) -> dict[str, 
             expected = OPTIONS[field].expected(value)
         if expected is not None:
             raise refused(f"{where}: {key}", value, expected)
+        if field in checked:
+            raise ConfigError(f"{where}: {key} is given twice, the other time spelt otherwise")
         checked[field] = value
     return checked
 
@@ -189,6 +191,7 @@ def _placed(field: str, value: Any, file: Path) -> Any:
     return value
 
 
-def _guess(word: str, known: Iterable[str]) -> str:
+def guess(word: str, known: Iterable[str]) -> str:
+    """What may be meant, as the end of a message."""
     near = difflib.get_close_matches(word.lower(), list(known), n=3)
     return f", did you mean {' or '.join(near)}?" if near else ""

@@ -68,7 +68,7 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
     def __getitem__(self, dataset: str) -> DatasetFeatures:
         directory = self.directory(dataset)
         if not (directory.is_dir() or packed_file(directory).is_file()):
-            raise KeyError(dataset)
+            raise KeyError(f"{dataset}: there is no {directory}")
         return DatasetFeatures(directory, self.n)
 
     def __iter__(self) -> Iterator[str]:
