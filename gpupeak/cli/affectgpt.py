@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
-from gpupeak.cli.options import JSON, dataset_names, option
+from gpupeak.cli.options import JSON, dataset_names, gathered, option
 from gpupeak.cli.output import Output, print_json
-from gpupeak.config import ENCODER, OUTPUT, SAMPLING, SOURCE
+from gpupeak.config import ENCODER, OPTIONS, OUTPUT, SAMPLING, SOURCE
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
 
 if TYPE_CHECKING:
@@ -55,22 +55,26 @@ def config_check(
 @consumer.command("emit")
 def config_emit(
     datasets: list[str] | None = typer.Argument(None, help="Names, apart or joined by commas.", metavar="DATASETS"),
-    output_root: str = option("./preextracted_features", OUTPUT, "DIR", "Where the features are."),
-    n_frms: int = option(8, SAMPLING, "N", "As in extract.", min=1),
-    visual_encoder: str = option("CLIP_VIT_LARGE", ENCODER, "NAME", "As in extract."),
+    config: str | None = option(None, SOURCE, "FILE", "As in extract.", told=OPTIONS["config_file"].told),
+    output_root: str | None = option(None, OUTPUT, "DIR", "Where the features are.", told="./preextracted_features"),
+    n_frms: str | None = option(None, SAMPLING, "N", "As in extract.", told=8),
+    visual_encoder: str | None = option(None, ENCODER, "NAME", "As in extract.", told="CLIP_VIT_LARGE"),
     training: bool = option(False, OUTPUT, "", "Sections for training, too.", "--training"),
     faces: bool = option(False, OUTPUT, "", "Load the face stream's features, too.", "--faces"),
 ) -> int:
     """Print the lines that make AffectGPT load these features, to be put into its configuration."""
     from gpupeak.check.affectgpt import emit
 
-    names = dataset_names(datasets or ())
-    text = emit(names, output_root=output_root, n_frms=n_frms, encoder=visual_encoder, training=training, faces=faces)
+    words = {"config_file": config, "output_root": output_root, "n_frms": n_frms, "encoder": visual_encoder}
+    settings, given = gathered({field: OPTIONS[field] for field in words}, words)
+    root = output_root or (str(settings.output_root) if "output_root" in given else "./preextracted_features")
+    names, n, encoder = dataset_names(datasets or ()), given.get("n_frms", (8,))[0], settings.encoder
+    text = emit(names, output_root=root, n_frms=n, encoder=encoder, training=training, faces=faces)
     for line in text.splitlines():
         Output().print(Text(line), soft_wrap=True)  # to be pasted
-    if (dim := encoder_spec(visual_encoder).dim) != CLIP_VIT_LARGE.dim:
+    if (dim := encoder_spec(encoder).dim) != CLIP_VIT_LARGE.dim:
         trained = f"AffectGPT's models are trained on {CLIP_VIT_LARGE.dim}, and one takes no other width than its own"
-        Output(stderr=True).warn(f"{visual_encoder} gives {dim} numbers a frame: {trained}")
+        Output(stderr=True).warn(f"{encoder} gives {dim} numbers a frame: {trained}")
     return 0
 
 

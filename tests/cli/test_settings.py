@@ -96,6 +96,8 @@ def test_command_line_then_environment_then_file(
         ("smooth = 4", "", "gpupeak.toml: smooth is 4, expected an odd number of frames"),
         ("cache_size = 'x'", "", "gpupeak.toml: cache_size is 'x', expected bytes (20GB, 512MiB) from 1"),
         ("fsync = 1", "", "gpupeak.toml: fsync is 1, expected true or false"),
+        ("n_frms = 8\nn-frms = 4", "", "gpupeak.toml: n-frms is given twice, the other time spelt otherwise"),
+        ("", "DATASETS=,", "GPUPEAK_DATASETS is ',', expected a list of names"),
         ("weight = 'x'", "", "gpupeak.toml: unknown key 'weight', did you mean weights"),
         ("", "N_FRMS=many", "GPUPEAK_N_FRMS is 'many', expected a whole number from 1 to 1,024"),
         ("", "OVERWRITE=maybe", "GPUPEAK_OVERWRITE is 'maybe', expected true or false"),
@@ -115,6 +117,23 @@ def test_a_wrong_value_is_told_with_its_place(
     monkeypatch.setenv(f"GPUPEAK_{name}", value)
     assert main(["plan"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {line}")
+
+
+def test_no_file_and_no_variable_is_passed_over_in_silence(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GPUPEAK_NFRMS", "6")
+    assert main(["config", "emit"]) == 0
+    assert capsys.readouterr().err.endswith("GPUPEAK_NFRMS in the environment is no setting, did you mean n_frms?\n")
+    (place / "gpupeak.toml").symlink_to("nowhere")
+    assert main(["config", "emit"]) == 2
+    assert capsys.readouterr().err.endswith("error: gpupeak.toml: No such file or directory\n")
+
+
+def test_emit_takes_what_it_does_not_know_better(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "gpupeak.toml").write_text("output_root = '/lab/out'\nn_frms = 4\nweights = 'random:0'")
+    assert main(["config", "emit", "mer2023", "--n-frms", "6"]) == 0
+    assert "# mer2023: /lab/out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_6frms\n" in capsys.readouterr().out
 
 
 def test_pack_takes_of_the_file_what_it_takes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,6 +206,11 @@ USES += [
     ("config check other.yaml --options a", 2, "other.yaml: --options is 'a', expected key=value"),
     ("config", 2, "Missing command."),
     ("config chek x", 2, "No such command 'chek'. Did you mean 'check'?"),
+    (
+        "config emit --config wrong.toml",
+        2,
+        "wrong.toml: unknown key 'n_frame', did you mean n_frms or name?; allowed: ",
+    ),
     ("config emit a/b", 2, "dataset is 'a/b', expected a name"),
     ("config emit --output-root ${x}", 2, "--output-root is '${x}', expected a path that AffectGPT reads as it stands"),
     ("config emit --visual-encoder X", 2, "--visual-encoder is 'X', expected CLIP_VIT_LARGE"),
