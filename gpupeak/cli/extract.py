@@ -63,13 +63,13 @@ def sharded(config: ExtractConfig, tell: Callable[[str], None]) -> ExtractConfig
 
 @contextlib.contextmanager
 def interrupts(stop: threading.Event, display: Display) -> Iterator[None]:
-    """Ctrl-C or SIGTERM sets `stop`, once the run has begun; a second one ends the process there and then."""
+    """Ctrl-C or SIGTERM sets `stop`, once samples are worked on; a second one ends the process there and then."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             display.leave()
             os._exit(INTERRUPTED)  # the writer renames whole files only, and the workers end with this process
-        if not display.tallies:
+        if all(tally.began is None for tally in display.tallies):  # listing, or loading the encoder
             raise KeyboardInterrupt
         stop.set()
         display.stopping()

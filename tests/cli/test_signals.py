@@ -44,12 +44,14 @@ def test_a_signal_while_it_loads_or_when_all_is_done_shows_no_traceback(when: st
     assert ("gpupeak" in done.stdout) == (when == "ended")
 
 
-def interrupted(number: int) -> Any:
-    """A run that gets a signal once it has begun, and ends as it is asked to."""
+def interrupted(number: int, *, working: bool = True) -> Any:
+    """A run that gets a signal, once samples are worked on or before, and ends as it is asked to."""
 
     def act(config: ExtractConfig, observer: Observer, stop: threading.Event) -> RunReport:
         tally = Tally("mine", Path("features"), listed=5)
         observer.started((tally,))
+        if working:
+            tally.start()
         signal.raise_signal(number)
         return RunReport((tally,), 1.0, "cpu", stop.is_set(), ())
 
@@ -68,13 +70,17 @@ def test_the_first_signal_finishes_what_is_in_hand(stage: Any, capfd: pytest.Cap
     assert "interrupted, 5 samples not reached: the same command goes on from here" in error
 
 
-def test_a_signal_before_the_run_has_begun_ends_it(stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.act = lambda *_: signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("listed", [0, 5], ids=["listing", "loading the encoder"])
+def test_a_signal_before_samples_are_worked_on_ends_it(
+    listed: int, stage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.act = interrupted(signal.SIGINT, working=False) if listed else lambda *_: signal.raise_signal(signal.SIGINT)
     assert main(["extract", "--json"]) == 130
     out, error = capsys.readouterr()
-    assert error == "error: interrupted before anything was extracted\n"
+    assert error.endswith("error: interrupted before anything was extracted\n")
     summary = json.loads(out)
-    assert (summary["exit_code"], summary["interrupted"], summary["datasets"]) == (130, True, [])
+    assert (summary["exit_code"], summary["interrupted"]) == (130, True)
+    assert [tally["listed"] for tally in summary["datasets"]] == [listed] * bool(listed)
 
 
 def test_an_ignored_interrupt_stays_ignored(stage: Any) -> None:
@@ -96,6 +102,7 @@ from gpupeak.types import Failed, Sample, SamplingRule
 def begin(observer):
     tally = Tally("mine", Path("features"), listed=5)
     observer.started((tally,))
+    tally.start()
     outcome = Failed(Sample("mine", "bad", None, (), SamplingRule(), Path("x.npy")), "find", "no video")
     tally.add(outcome)
     observer.advanced(tally, outcome)
