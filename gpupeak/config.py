@@ -19,7 +19,7 @@ from gpupeak.types import FALLBACKS, MOST_SHARDS, SAMPLINGS, STREAMS, Shard
 
 SOURCE, SAMPLING, ENCODER, RUN, OUTPUT = "Source", "Sampling", "Encoder", "Run", "Output"
 """The panels of `--help`."""
-_COMMANDS = (("pack", "unpack"), ("doctor",), ("inspect",), ("verify", "report"), ("extract", "plan"))
+_COMMANDS = (("pack", "unpack"), ("inspect",), ("verify", "report"), ("extract", "plan", "doctor"))
 """Each of these takes the options of those before it, and more."""
 MOST_FRAMES = 1024
 """A sample's, for its frames are in memory together, 150 KB each; a clip of these corpora has 40 to 340."""
@@ -123,9 +123,9 @@ class ExtractConfig:
     # A table: on the first line where an option belongs, then what is told of it and what it may be.
     datasets: tuple[str, ...] = _option((), SOURCE, "pack", "NAMES",
         "Datasets: one name or several.", "", key="dataset")  # [datasets.NAME] has the other name
-    dataset_root: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+    dataset_root: Path | str | None = _option(None, SOURCE, "inspect", "DIR_OR_URL",
         "Holds the datasets.", "the current directory")
-    mer_factory_output: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+    mer_factory_output: Path | str | None = _option(None, SOURCE, "inspect", "DIR_OR_URL",
         "Holds the datasets' action-unit files.")
     split: str = _option("test", SOURCE, "inspect", "SPLIT",
         "test, train or all.", choices=("test", "train", "all"))
@@ -133,17 +133,17 @@ class ExtractConfig:
         "Take only the samples of this list: .txt, .csv, .json, .npz.")
     limit: int | None = _option(None, SOURCE, "inspect", "N",
         "At most so many samples a dataset.", bounds=(1, 1_000_000_000))
-    videos: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+    videos: Path | str | None = _option(None, SOURCE, "inspect", "DIR_OR_URL",
         "A corpus of your own: a directory of videos, or one video.")
-    name: str | None = _option(None, SOURCE, "doctor", "NAME",
+    name: str | None = _option(None, SOURCE, "inspect", "NAME",
         "What that corpus is called.")
-    aus: Path | str | None = _option(None, SOURCE, "doctor", "DIR_OR_URL",
+    aus: Path | str | None = _option(None, SOURCE, "inspect", "DIR_OR_URL",
         "Holds that corpus's action-unit files.")
     config_file: Path | None = _option(None, SOURCE, "pack", "FILE",
         "Datasets and settings of your own, as TOML.", "gpupeak.toml, if it is there", name="config")
-    cache: Path | None = _option(None, SOURCE, "doctor", "DIR",
+    cache: Path | None = _option(None, SOURCE, "inspect", "DIR",
         "Where what is fetched from URLs lies while it is needed.", "~/.cache/gpupeak")
-    cache_size: int = _option(20_000_000_000, SOURCE, "doctor", "SIZE",
+    cache_size: int = _option(20_000_000_000, SOURCE, "inspect", "SIZE",
         "The most that lies there at once.", "20GB", bounds=(1, 10**18), form="bytes (20GB, 512MiB)")
 
     stream: str = _option("frame", SAMPLING, "pack", "STREAM",
@@ -175,14 +175,14 @@ class ExtractConfig:
     encoder: str = _option("CLIP_VIT_LARGE", ENCODER, "pack", "NAME",
         "CLIP_VIT_LARGE, DINO2_LARGE, SigLIP_SO, hf:DIRECTORY of such a model of Hugging Face's, or "
         "open_clip:MODEL[/TAG].", name="visual-encoder")
-    weights: str | None = _option(None, ENCODER, "doctor", "WEIGHTS",
+    weights: str | None = _option(None, ENCODER, "inspect", "WEIGHTS",
         "A Hugging Face directory, an open_clip file, openai (fetched) or random:SEED.", "openai, TAG, or DIRECTORY")
 
-    device: str = _option("auto", RUN, "doctor", "DEVICE",
+    device: str = _option("auto", RUN, "inspect", "DEVICE",
         "auto, cpu, cuda:N, or several GPUs: cuda:0,cuda:1.",
         pattern="auto|cpu|cuda|cuda:[0-9]{1,4}(,cuda:[0-9]{1,4})*",
         form="auto, cpu or cuda:N, or several: cuda:0,cuda:1")
-    decoder: str = _option("auto", RUN, "doctor", "DECODER",
+    decoder: str = _option("auto", RUN, "inspect", "DECODER",
         "auto, nvdec, cpu, or hybrid for both at once.", choices=("auto", "nvdec", "cpu", "hybrid"))
     batch_size: int | None = _option(None, RUN, "inspect", "N",
         "Samples encoded at once.", "what suits the device", bounds=(1, 4096))

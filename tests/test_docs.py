@@ -102,7 +102,7 @@ def options_table() -> str:
     """The rows of the table in docs/options.md."""
     rows = []
     for field, option in OPTIONS.items():
-        takers = ("extract", "plan", "verify", "report", "inspect", "doctor", "pack")
+        takers = ("extract", "plan", "doctor", "verify", "report", "inspect", "pack")
         taken = [command for command in takers if field in options_of(command)]
         commands = "all" if "pack" in taken else ", ".join(taken)
         words = f"--{option.name} {option.metavar}".rstrip()

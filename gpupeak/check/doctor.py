@@ -76,7 +76,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
-        *_gpu(config),
+        *(_gpu(config) if config.engine is None else [_package("Ray", "ray")]),  # whose nodes have GPUs of their own
         _package("PyAV", "av"),
         _package("open_clip", "open_clip_torch", module="open_clip", probe="__init__.py"),
         weights,

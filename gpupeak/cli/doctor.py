@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from gpupeak.cli.extract import sharded
 from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, clean, print_json
 from gpupeak.config import ExtractConfig
@@ -23,7 +24,7 @@ def doctor(config: ExtractConfig, as_json: bool = JSON) -> int:
     """
     from gpupeak.check.doctor import MISSING, diagnose
 
-    findings = diagnose(config)
+    findings = diagnose(sharded(config, Output(stderr=True).say))
     missing = [finding.name for finding in findings if finding.state == MISSING]
     if as_json:
         print_json(int(bool(missing)), findings=[asdict(finding) for finding in findings])

@@ -85,6 +85,8 @@ def test_weights_are_held_against_the_encoder_by_name(config: ExtractConfig, tmp
         ("datasets", {"dataset_root": Path("/nowhere")}, MISSING),
         ("action units", {"mer_factory_output": None, "datasets": ("mer2023",)}, MISSING),
         ("action units", {"mer_factory_output": Path("/no"), "datasets": ("mer2023",)}, MISSING),
+        ("samples", {"samples": Path("/no.txt")}, MISSING),
+        ("Ray", {"engine": "ray"}, OK),
     ],
 )
 def test_what_was_asked_for_has_to_be_there(
@@ -208,3 +210,5 @@ def test_the_command(config: ExtractConfig, capsys: pytest.CaptureFixture[str]) 
     assert [each["name"] for each in told["findings"] if each["state"] == "missing"] == ["device"]
     assert main([*words, "--device", "cuda:0"]) == 1
     assert capsys.readouterr().out.endswith("the job cannot run: device\n")
+    assert main([*words[:-2], "--limit", "1"]) == 1, "no action units"
+    assert main([*words[:-2], "--fallback", "uniform", "--overwrite"]) == 0, "as extract with the same words"
