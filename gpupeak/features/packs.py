@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,10 +91,14 @@ class TorchFeatures:
         return len(self._features)
 
     def __getitem__(self, index: int) -> tuple[str, torch.Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[str, torch.Tensor]]:
+        """A batch, as `DataLoader` asks for it."""
         import torch
 
-        name = self._features.names[index]
-        return name, torch.from_numpy(self._features[name])
+        names, features = self._features.names, torch.from_numpy(self._features.batch(indices))
+        return list(zip([names[index] for index in indices], features, strict=True))
 
 
 class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
@@ -109,7 +113,7 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
         self.directory, self.n = directory, n
 
     def __reduce__(self) -> tuple[Callable[..., DatasetFeatures], tuple[object, ...]]:
-        return _sent, (self.directory, self.n, self.names, self._opened.stamp)
+        return _sent, (self.directory, self.n, *self._opened[:-1])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,9 +122,15 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
     def __getitem__(self, sample: str) -> npt.NDArray[np.float32]:
         row = self._rows[sample]
         if self._opened.features is None:
-            return read_features(self.directory / f"{sample}.npy", self.n)
+            return read_features(f"{self.directory}/{sample}.npy", self.n)
         features: npt.NDArray[np.float32] = self._opened.features[row]
-        return features
+        return features.copy()
+
+    def batch(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The features of `names[row]` for each of the rows, float32 `[len(rows), n, D]`. Raises as looking up does."""
+        if self._opened.features is None:
+            return np.stack([self[self.names[row]] for row in rows])
+        return np.take(self._opened.features, rows, axis=0)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -140,14 +150,17 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
         file = packed_file(self.directory)
         if not file.is_file():
             return _Opened(tuple(_npy_names(self.directory)))
-        stamp, pack = _stamp(file), _read_pack(file, self.n)
+        stamp = None
+        while stamp != (stamp := _stamp(file)):  # again where it was replaced meanwhile
+            pack = _read_pack(file, self.n)
+            features = _mapped(file, pack.start, (len(pack.names), self.n, pack.dim))
         there = pack.names[:: len(pack.names) // _LOOKED_AT + 1]
         if pack.directory is None or pack.directory != _time(self.directory):
             there = _npy_names(self.directory)
         known = dict(zip(pack.names, pack.files, strict=True))
         if any(name not in known for name in there) or any(overlapped(partial(self._differs, known), there)):
             raise ValueError(f"{file}: {self.directory} holds other or newer features; pack it again")
-        return _Opened(tuple(pack.names), stamp, pack.features)
+        return _Opened(tuple(pack.names), stamp, pack.start, pack.dim, features)
 
     def _differs(self, known: Mapping[str, tuple[int, ...]], name: str) -> bool:
         """Whether a file is not as it was packed. One that was copied or touched is read: its content tells."""
@@ -156,22 +169,31 @@ class DatasetFeatures(Mapping[str, npt.NDArray[np.float32]]):
 
 
 class _Opened(NamedTuple):
-    """The names, and of a packed file its `stamp` and the library's view of the mapped tensor."""
+    """The names, and of a packed file its `stamp`, and its tensor, which begins at `start`: mapped, read-only."""
 
     names: tuple[str, ...]
     stamp: tuple[int, ...] | None = None
-    features: Any = None
+    start: int = 0
+    dim: int = 0
+    features: npt.NDArray[np.float32] | None = None
 
 
-def _sent(directory: Path, n: int, names: tuple[str, ...], stamp: tuple[int, ...] | None) -> DatasetFeatures:
+def _sent(
+    directory: Path, n: int, names: tuple[str, ...], stamp: tuple[int, ...] | None, start: int, dim: int
+) -> DatasetFeatures:
     """What another process had opened: it is not listed again, only mapped; a packed file that is another by now is
     read anew."""
     found, file = DatasetFeatures(directory, n), packed_file(directory)
-    with contextlib.suppress(OSError, SafetensorError):
-        opened: Any = safe_open(file, framework="np") if stamp else None
+    with contextlib.suppress(OSError, ValueError):
+        features = _mapped(file, start, (len(names), n, dim)) if stamp else None
         if stamp is None or _stamp(file) == stamp:
-            found._opened = _Opened(names, stamp, opened and opened.get_slice(_TENSOR))
+            found._opened = _Opened(names, stamp, start, dim, features)
     return found
+
+
+def _mapped(file: Path, start: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """NumPy takes rows, and batches of them, in half the time of the library's view."""
+    return np.asarray(np.memmap(file, np.float32, "r", start, shape))
 
 
 def packed_file(directory: Path) -> Path:
@@ -266,7 +288,6 @@ class _Pack(NamedTuple):
     files: list[tuple[int, int, int, int]]
     settings: dict[str, Any] | None
     directory: object
-    features: Any  # the library's view of the mapped tensor
 
 
 def _read_pack(file: Path, n: int) -> _Pack:
@@ -293,7 +314,7 @@ def _read_pack(file: Path, n: int) -> _Pack:
     told = len(files) == count and all(len(each) == 4 for each in files)
     if not (named and told and isinstance(settings, (dict, type(None)))) or features.get_dtype() != "F32" or rows != n:
         raise ValueError(f"{file}: not a packed file of {n} frames a sample")
-    return _Pack(names, dim, 8 + size, files, settings, directory, features)
+    return _Pack(names, dim, 8 + size, files, settings, directory)
 
 
 def _is_name(name: object) -> bool:

@@ -156,10 +156,12 @@ def test_a_packed_file_brings_its_settings_and_is_not_unpacked_among_others(tmp_
         unpack(directory, N)
 
 
-def test_a_training_loop_reads_it_in_processes_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_training_loop_reads_it_in_processes_of_its_own(tmp_path: Path, packed: bool) -> None:
     wanted = fill(tmp_path)
     store = FeatureStore(tmp_path)
-    pack(store.directory("mer2023"), N)
+    if packed:
+        pack(store.directory("mer2023"), N)
     dataset = store.as_torch_dataset("mer2023")
     assert len(dataset) == len(NAMES)
     loader: DataLoader[Any] = DataLoader(dataset, 3, num_workers=1, multiprocessing_context="fork")  # type: ignore[arg-type]
