@@ -227,6 +227,8 @@ class _Stored:
 
     def files_of(self, name: str, video: str | None) -> tuple[RemoteFile, ...]:
         """What has to be fetched for a sample whose video's file is `video`."""
+        if not (self._listed or self._aus):
+            return ()
         found = [(self._videos / video, self._listed.get(video))] if video is not None else []
         for directory, listed in self._aus:
             found += [(directory / place, listed.get(place)) for place in places(name)]

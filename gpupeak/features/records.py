@@ -18,6 +18,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from gpupeak.errors import ConfigError, reading
 from gpupeak.storage import places
 from gpupeak.storage.files import open_bounded, read_bounded
@@ -111,7 +113,7 @@ class ManifestLine:
     def read(cls, raw: bytes, without: Collection[str] = ()) -> ManifestLine | None:
         """A line of a file, less what is not of its type and the values `without`; None if it names no sample."""
         try:
-            entry = json.loads(raw)
+            entry = _parsed(raw)
         except (ValueError, RecursionError):
             return None
         if not isinstance(entry, dict) or not isinstance(name := entry.get("sample"), str):
@@ -139,6 +141,13 @@ class ManifestLine:
         )
 
 
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError:  # a lone surrogate in a name, which is no UTF-8
+        return json.loads(raw)
+
+
 def _is_small(values: Mapping[str, Any]) -> bool:
     return len(values) <= _MOST_KEYS and {dict, list}.isdisjoint(map(type, values.values()))
 
@@ -149,7 +158,7 @@ def _rule(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
 
 
 def _is_frame(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_FRAMES
+    return type(value) is int and 0 <= value < _MOST_FRAMES  # no bool
 
 
 def _peak(value: object) -> Peak | None:

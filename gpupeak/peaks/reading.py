@@ -80,7 +80,8 @@ def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN, l
 
 
 def places(name: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(place.format(name) for source in SOURCES for place in source.places))
+    different = dict.fromkeys(itertools.chain.from_iterable(source.places for source in SOURCES))
+    return tuple(place.format(name) for place in different)
 
 
 def places_there(name: str, directory: Path, look: Look) -> Iterator[str]:

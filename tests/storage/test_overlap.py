@@ -36,4 +36,4 @@ def test_what_looking_raises_is_raised_and_what_nobody_takes_is_left() -> None:
 
     with pytest.raises(OSError, match="gone"):
         list(overlapped(look, range(100_000)))
-    assert len(looked) < 1000
+    assert len(looked) < 2000
