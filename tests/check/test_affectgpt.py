@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -312,50 +311,6 @@ inference:
     assert check(file, ["mer2023"], options=(*peak, "inference.frame_n_frms=4"), run_dir=tree).exit_code == 1
 
 
-LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
-DOUBLED = "".join(f"  z{i}: '${{inference.z{i + 1}}}${{inference.z{i + 1}}}'\n" for i in range(40))
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("- 1", "not AffectGPT's configuration: .* found 1"),
-        ("model: {}\nrun: {}", "expected a section inference or datasets, found model, run"),
-        ("inference: [", "OmegaConf cannot read it: .*line 2"),
-        ("inference: !!python/object/apply:os.system [touch ran]", "os.system"),
-        ("inference: {preextracted_root: [a]}", "preextracted_root is of type ListConfig, expected a text"),
-        (f"inference: {{frame_n_frms: 0x{'f' * 9000}}}", "frame_n_frms is of type int, expected"),
-        (f"inference: {{frame_sampling: {'x' * 5000}}}", "expected a text of at most 4,096 characters"),
-        ("inference: {frame_sampling: '???'}", "inference.frame_sampling cannot be resolved: [Mm]issing"),
-        ("inference: {frame_sampling: '${oc.coerce:ran.x,1}'}", "interpolation type oc.coerce"),
-        ("inference: {a: 'coerce:ran.x,1', frame_sampling: '${oc.decode:\"\\${oc.${.a}}\"}'}", "inference.frame_"),
-        (f"{LAUGHS}inference: {{d: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]}}", "expansion"),
-        (f"inference:\n  frame_sampling: ${{inference.z0}}\n{DOUBLED}  z40: x\n", "can grow without end"),
-        (b" " * (1 << 16) + b" ", "65,537 bytes, expected at most 65,536"),
-        (None, "No such file"),
-    ],
-    ids=lambda value: str(value)[:30] if isinstance(value, str) else type(value).__name__,
-)
-def test_a_file_of_no_use_is_refused_in_one_line(
-    text: str | bytes | None,
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    Path("ran.py").write_text("open('ran', 'w')")
-    file = Path("affectgpt.yaml")
-    if text is not None:
-        file.write_bytes(text.encode() if isinstance(text, str) else text)
-    assert main(["config", "check", str(file), "--dataset", "mer2023"]) == 2
-    out, error = capsys.readouterr()
-    assert (out, error.count("\n")) == ("", 1)
-    assert re.search(rf"error: affectgpt.yaml: .*({says})", error), error
-    assert not Path("ran").exists()
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("n", "encoder", "directory", "dim"),
@@ -391,16 +346,6 @@ def test_what_is_emitted_is_what_the_command_prints(tree: Path, capfd: pytest.Ca
     file = tree / "affectgpt.yaml"
     file.write_text(text)
     assert main(["config", "check", str(file), "--run-dir", str(tree), "--dataset", "MER2023"]) == 0
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["--output-root ${x}", "--output-root a\nb", "a:b", "--visual-encoder nothing"],
-)
-def test_what_cannot_be_emitted_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", "emit", *words.split(" ")]) == 2
-    out, error = capsys.readouterr()
-    assert (out, error.count("\n")) == ("", 1)
 
 
 def test_the_command_says_what_is_read_and_what_happens_instead(

@@ -15,7 +15,7 @@ from rich.console import Console
 from gpupeak.demo import corpus as drawing
 from gpupeak.demo.corpus import CLIPS
 from gpupeak.demo.show import run_demo
-from gpupeak.errors import ConfigError, WriteError
+from gpupeak.errors import ConfigError
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import npy_header
 
@@ -107,9 +107,3 @@ def test_a_directory_that_is_no_demo_is_never_touched(tmp_path: Path, config: st
     with pytest.raises(ConfigError, match="holds no demo"):
         run(tmp_path)
     assert (tmp_path / "dataset/precious.mp4").read_bytes() == b"mine"
-
-
-def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WriteError, match=r"cannot be written there"):
-        run(tmp_path / "file" / "demo")

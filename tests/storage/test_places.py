@@ -54,14 +54,8 @@ def test_what_is_no_url_is_a_path(text: str) -> None:
 
 def test_a_file_url_is_a_path() -> None:
     assert place("file:///data/clips") == place("file://localhost/data/clips") == Path("/data/clips")
-    for text in ("file://host/data", "file://~/clips", "file://"):
-        with pytest.raises(ConfigError, match="names no place on this machine, expected file:///PATH"):
-            place(text)
 
 
-def test_a_url_in_a_path_or_with_a_password_is_noticed() -> None:
+def test_a_url_in_a_path_is_noticed() -> None:
     with pytest.raises(ConfigError, match="was a URL: give it as text"):
         place(Path("s3://bucket/x"))
-    with pytest.raises(ConfigError, match=r"^s3://\.\.\.@out: a URL with a password") as caught:
-        place("s3://me:secret@out/x")
-    assert "secret" not in str(caught.value)
