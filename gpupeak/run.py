@@ -128,7 +128,7 @@ def feature_place(config: ExtractConfig, corpus: Corpus, spec: EncoderSpec) -> P
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """The garbage collector would go through a million small values again and again, none of them in a cycle."""
     collects = gc.isenabled()
     gc.disable()
@@ -139,7 +139,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@_uncollected()
+@uncollected()
 def prepare(
     config: ExtractConfig,
     spec: EncoderSpec,

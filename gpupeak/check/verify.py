@@ -38,7 +38,7 @@ from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import read_checked
 from gpupeak.features.records import SAVED, ManifestLine, read_manifest
 from gpupeak.features.remote import copied, copies_below
-from gpupeak.run import feature_place, settings_of
+from gpupeak.run import feature_place, settings_of, uncollected
 from gpupeak.storage.fetching import at_hand
 from gpupeak.storage.files import open_bounded
 from gpupeak.storage.overlap import overlapped
@@ -199,6 +199,7 @@ class _Look:
         self.found.faults.append(Fault(sample.name, kind, reason))
 
 
+@uncollected()
 def _look(
     corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, copies: Path | None, watch: Watch
 ) -> _Look:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import orjson
@@ -120,12 +121,12 @@ class ManifestLine:
             return None
         for key in without:
             entry.pop(key, None)
-        text = {key: value for key in _TEXTS if isinstance(value := entry.get(key), str)}
+        text = {key: intern(value) for key in _TEXTS if isinstance(value := entry.get(key), str)}
         indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
         warnings, crc32, rule = entry.get("warnings"), entry.get("crc32"), entry.get("rule")
         return cls(
             name,
-            str(entry.get("outcome")),
+            intern(str(entry.get("outcome"))),
             indices=tuple(indices) if isinstance(indices, list) and all(map(_is_frame, indices)) else (),
             frames=frames if _is_frame(frames) else None,
             peak=_peak(entry.get("peak")),
@@ -168,7 +169,7 @@ def _peak(value: object) -> Peak | None:
     before, after, total, rows = numbers
     face = value["face"] if isinstance(value.get("face"), str) else None
     return Peak(
-        value["index"], before, after, total, str(value.get("source")), Path(str(value.get("file"))), rows, face
+        value["index"], before, after, total, intern(str(value.get("source"))), Path(str(value.get("file"))), rows, face
     )
 
 
