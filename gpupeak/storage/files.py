@@ -49,8 +49,9 @@ def open_bounded(file: Path, limit: int) -> BinaryIO:
 def read_bounded(file: Path, limit: int, values: int | None = None) -> bytes:
     """All bytes of a regular file of at most `limit` bytes. Raises as `open_bounded` does, OSError for what a download
     left instead of the file, and ValueError for JSON of more `values`: each may take hundreds of bytes of memory."""
-    with open_bounded(file, limit) as stream:
-        content = stream.read(limit)
+    descriptor, size = open_descriptor(file, limit)
+    with os.fdopen(descriptor, "rb") as stream:
+        content = stream.read(size)  # a buffer of `limit` would cost more than the read
     if told := mistaken(content):
         raise OSError(told)
     if values is not None and len(content) > values and sum(map(content.count, b",[{")) > values:
