@@ -24,7 +24,7 @@ from gpupeak._version import __version__
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
-from gpupeak.corpora.samples import list_samples, require_samples, require_videos
+from gpupeak.corpora.samples import list_all, require_videos
 from gpupeak.corpora.shards import assign
 from gpupeak.decode.resources import fitted, refuse_excess
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
@@ -155,9 +155,7 @@ def prepare(
     refuse_excess(config, max(corpus.rule.n for corpus in corpora), spec.size, len(corpora))
     targets = [feature_place(config, corpus, spec) for corpus in corpora]
     _refuse_place(corpora, place(config.output_root))
-    listings = [list_samples(*each) for each in zip(corpora, targets, strict=True)]
-    warned_first = (warning for listing in listings for warning in listing.warnings)
-    require_samples(corpora, sum(len(listing.samples) for listing in listings), warned_first)
+    listings = list_all(corpora, targets)
     taken = _taken([listing.samples for listing in listings], config)
     jobs = []
     for corpus, target, listing, mine in zip(corpora, targets, listings, taken, strict=True):

@@ -218,7 +218,7 @@ def _driver(needed: bool) -> Finding:
     """The driver's CUDA against torch's: an older driver runs no kernel of a newer torch."""
     import torch
 
-    from gpupeak.decode.driver import cuda_version, too_old
+    from gpupeak.decode.driver import too_old
 
     built = torch.version.cuda
     torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
@@ -247,7 +247,7 @@ def _weights(config: ExtractConfig) -> tuple[Finding, WeightsId | None]:
     size = sum(file.stat().st_size for file in found.files)
     digest = f"SHA-256 {found.sha256}" if found.sha256 else "fetched by another program"
     whose = _KNOWN.get(found.sha256 or "", "")
-    return Finding("weights", OK, f"{found.files[0]}, {size / 1e9:.2f} GB, {told}{digest}{whose}"), found
+    return Finding("weights", OK, f"{found.files[0]}, {_size(size)}, {told}{digest}{whose}"), found
 
 
 def _fetched(spec: EncoderSpec, tag: str) -> Path | None:

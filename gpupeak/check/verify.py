@@ -28,7 +28,7 @@ from gpupeak.check.repair import extract_aside
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.corpora.peaks import read_peaks, require_peaks
-from gpupeak.corpora.samples import list_samples, require_samples
+from gpupeak.corpora.samples import Listing, list_all
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import ConfigError, SampleError, few, reading
@@ -164,12 +164,9 @@ def verify(
     corpora = resolve(config)
     others = [] if other is None else _others(other, corpora, config, spec)
     with copies_below(place(config.output_root)) as copies:
-        looks = [_look(corpus, config, spec, weights, copies, watch) for corpus in corpora]
-        require_samples(
-            corpora,
-            sum(look.found.listed for look in looks),
-            (warning for look in looks for warning in look.found.warnings),
-        )
+        paths = [copied(feature_place(config, corpus, spec), copies) for corpus in corpora]
+        listed = zip(corpora, paths, list_all(corpora, paths), strict=True)
+        looks = [_look(*each, config, spec, weights, watch) for each in listed]
         for look, directory in zip(looks, others, strict=False):
             _compare_with(look, directory, Tolerance(min_cosine), watch)
         if deep:
@@ -201,11 +198,15 @@ class _Look:
 
 @uncollected()
 def _look(
-    corpus: Corpus, config: ExtractConfig, spec: EncoderSpec, weights: WeightsId, copies: Path | None, watch: Watch
+    corpus: Corpus,
+    path: Path,
+    listing: Listing,
+    config: ExtractConfig,
+    spec: EncoderSpec,
+    weights: WeightsId,
+    watch: Watch,
 ) -> _Look:
     directory = feature_place(config, corpus, spec)
-    path = copied(directory, copies)
-    listing = list_samples(corpus, path)
     found = Verification(corpus.name, directory, len(listing.samples), corpus.expected, warnings=list(listing.warnings))
     overwriting = _check_run(found, path, corpus, spec, weights)
     lines = {line.sample: line for line in read_manifest(path, without=("seconds",))}

@@ -48,8 +48,8 @@ def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Ca
     """
 
     def wrap(command: Callable[..., int]) -> Callable[..., int]:
-        own = list(signature(command).parameters.values())[1:]
-        asked = [own.pop(place) for place, parameter in enumerate(own) if parameter.name == "given"]
+        taken = signature(command).parameters
+        own = [parameter for name, parameter in taken.items() if name not in ("config", "given")]
         options = options_of(command.__name__)
         shared = [_parameter("names", list[str], _NAMES)] if names else []
         shared += [_as_parameter(field, option) for field, option in options.items()]
@@ -63,7 +63,7 @@ def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Ca
                     from gpupeak.check.recorded import as_recorded
 
                     config = as_recorded(config, found, Output(stderr=True).say)
-                return command(config, **extra, **dict.fromkeys((each.name for each in asked), found))
+                return command(config, **extra, **({"given": found} if "given" in taken else {}))
             except KeyboardInterrupt as error:  # with that, typer would end without a word
                 raise typer.Abort from error
 

@@ -60,16 +60,11 @@ def _example(of: Option) -> object:
     """The default of an option; where there is none to write, what has its form."""
     if isinstance(of.default, tuple):
         return ["mer2023", "meld"]
-    if of.metavar == "SIZE":
-        return of.told
     if of.default is not None:
-        return str(of.default) if isinstance(of.default, Path) else of.default
-    if of.choices:
-        return of.told or of.choices[0]
-    if int in of.types or float in of.types:
-        told, (least, _) = of.parsed(of.told), of.bounds or (0, 0)
-        return int(least) if isinstance(told, str) else told
-    return of.metavar if of.expected(of.metavar) is None else 1
+        return of.told if of.metavar == "SIZE" else str(of.default) if isinstance(of.default, Path) else of.default
+    least, _ = of.bounds or (0, 0)
+    some = (of.metavar, of.parsed(of.told), *of.choices, int(least))
+    return next((value for value in some if of.expected(value) is None), 1)
 
 
 def show_settings(config: ExtractConfig, given: Mapping[str, tuple[Any, str]], *, as_json: bool) -> int:

@@ -6,13 +6,12 @@ What the command line says comes before a dataset's entry, and that before the r
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gpupeak.config import ExtractConfig
-from gpupeak.corpora.table import Entry, read_table
+from gpupeak.corpora.table import Entry, Table, read_table
 from gpupeak.errors import ConfigError, LabelError
 from gpupeak.storage.files import name_fault
 from gpupeak.storage.places import is_directory, is_there, place
@@ -57,31 +56,32 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
     table = read_table(config.config_file)
     if config.videos is not None and config.name is not None:
-        entries, root = _own(config, config.name), place("")
+        names, root = [config.name], place("")
+        table = replace(table, entries={config.name: _own(config, config.name)})
     else:
-        names = dict.fromkeys(map(table.canonical, config.datasets)) or table.default
-        entries = {name: table.entries[name] for name in names}
+        names = list(dict.fromkeys(map(table.canonical, config.datasets))) or table.default
         root = place(config.dataset_root or table.settings.get("dataset_root") or ".")
         if not is_directory(root):
             raise ConfigError(f"dataset root {root} is not a directory")
-    corpora = tuple(_corpus(name, entry, root, config, table.settings) for name, entry in entries.items())
+    corpora = tuple(_corpus(name, table, root, config) for name in names)
     if not absent:
         _refuse_missing(corpora, config, root)
     return corpora
 
 
-def _own(config: ExtractConfig, name: str) -> dict[str, Entry]:
+def _own(config: ExtractConfig, name: str) -> Entry:
     if fault := name_fault(name):
         raise ConfigError(f"--name is {name!r}: {fault}")
     aus = place(config.aus) if config.aus else None
     if isinstance(aus, Path):
         aus = aus.absolute()  # not below mer_factory_output
-    return {name: Entry(videos=str(config.videos), aus=str(aus) if aus else None)}
+    return Entry(videos=str(config.videos), aus=str(aus) if aus else None)
 
 
-def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, settings: Mapping[str, Any]) -> Corpus:
+def _corpus(name: str, table: Table, root: Place, config: ExtractConfig) -> Corpus:
+    entry, default = table.entries[name], SamplingRule()
     labels = root / place(entry.labels) if entry.labels else None
-    listed = config.samples or (root / place(entry.samples) if entry.samples else settings.get("samples"))
+    listed = config.samples or (root / place(entry.samples) if entry.samples else table.settings.get("samples"))
     samples = None if listed is None else place(listed)
     if labels is None:
         labels, samples = samples, None
@@ -90,14 +90,14 @@ def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, setting
     keys = {"test": [entry.key], "train": [entry.train_key], "all": [entry.key, entry.train_key]}[config.split]
     whole = config.split == "test" and samples is None and config.limit is None
 
-    videos, default = root / place(entry.videos or "."), SamplingRule()
+    videos = root / place(entry.videos or ".")
+    method = config.sampling or table.said(name, "sampling") or default.method
     if config.stream != "frame":  # AffectGPT samples faces uniformly, whatever is asked of the frames
-        videos, default = videos.parent / _FACES, SamplingRule("uniform")
-        entry, settings = replace(entry, sampling=None), {**settings, "sampling": None}
-    fallback = config.fallback or entry.fallback or settings.get("fallback")
+        videos, method = videos.parent / _FACES, "uniform"
+    fallback = config.fallback or table.said(name, "fallback")
     rule = SamplingRule(
-        method=config.sampling or entry.sampling or settings.get("sampling") or default.method,
-        n=config.n_frms or entry.n_frms or settings.get("n_frms") or default.n,
+        method=method,
+        n=config.n_frms or table.said(name, "n_frms") or default.n,
         fallback=fallback or default.fallback,
         peak_source=config.peak_source,
         seed=config.seed,
@@ -110,7 +110,9 @@ def _corpus(name: str, entry: Entry, root: Place, config: ExtractConfig, setting
         name=name,
         rule=rule,
         videos=videos,
-        au_dirs=_au_directories(name, entry, root, config.mer_factory_output or settings.get("mer_factory_output")),
+        au_dirs=_au_directories(
+            name, entry, root, config.mer_factory_output or table.settings.get("mer_factory_output")
+        ),
         fallback_given=fallback is not None,
         expected=entry.expected if whole else None,
         labels=labels,

@@ -136,12 +136,13 @@ def _names(file: Place, key: str | None = None) -> Iterator[tuple[str, str | Non
         yield (stem, name) if extension.lower() in _RANKS else (name, None)
 
 
-def require_samples(corpora: Sequence[Corpus], listed: int, warnings: Iterable[str]) -> None:
-    """Raise LabelError if a list of samples to restrict `corpora` to names none of theirs: `listed` are 0."""
-    if listed:
-        return
-    told = next((f" ({warning})" for warning in warnings), "")
-    raise LabelError(f"{corpora[0].samples}: names no sample of {few(corpus.name for corpus in corpora)}{told}")
+def list_all(corpora: Sequence[Corpus], targets: Sequence[Place]) -> list[Listing]:
+    """`list_samples` of each; LabelError, too, if the list of samples that restricts them names none of theirs."""
+    listings = list(map(list_samples, corpora, targets))
+    if not any(listing.samples for listing in listings):
+        told = next((f" ({listing.warnings[0]})" for listing in listings if listing.warnings), "")
+        raise LabelError(f"{corpora[0].samples}: names no sample of {few(corpus.name for corpus in corpora)}{told}")
+    return listings
 
 
 def require_videos(corpus: Corpus, listing: Listing) -> None:
