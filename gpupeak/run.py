@@ -33,6 +33,7 @@ from gpupeak.errors import ConfigError, counted, few
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory, is_feature_directory
+from gpupeak.features.npy import npy_header
 from gpupeak.features.records import WHERE_ASKED
 from gpupeak.features.remote import copies_below
 from gpupeak.storage.fetching import video_bytes
@@ -119,6 +120,11 @@ class Job:
     warnings: list[str]
     tally: Tally
     peaks: dict[str, Peak | NoPeak]
+
+    def bytes_to_write(self, dim: int) -> int:
+        """For the samples whose video is there."""
+        n, count = self.corpus.rule.n, sum(sample.video is not None for sample in self.pending)
+        return count * (len(npy_header((n, dim))) + 4 * n * dim)
 
 
 def feature_place(config: ExtractConfig, corpus: Corpus, spec: EncoderSpec) -> Place:

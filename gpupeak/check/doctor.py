@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 from gpupeak.child import cores
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
-from gpupeak.decode.driver import cuda_version
+from gpupeak.decode.driver import cuda_version, too_old
 from gpupeak.decode.resources import refuse_excess
 from gpupeak.encode.weights.fit import explained, fit, parameters, tower_shape
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, out_of_memory
-from gpupeak.features.npy import npy_header
 from gpupeak.features.remote import copies_below
 from gpupeak.run import Job, prepare
 from gpupeak.storage import remote
@@ -184,7 +183,7 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
         why += f", {has.total_memory / 2**30:.0f} GiB, compute capability {has.major}.{has.minor}"
     slow = None if on_gpu else _SLOW
     yield Finding("device", OK if slow is None else NOTE, why, slow)
-    yield _driver(needed=on_gpu)
+    yield _driver(driver, needed=on_gpu)
     decodes = nvdec_abilities(device.index or 0)
     try:
         choose_decoder(config.decoder, device, decodes)
@@ -214,19 +213,14 @@ def _kernels(device: torch.device) -> Finding:
     return Finding("kernels", OK, f"compiled: {', '.join(FASTEST)}")
 
 
-def _driver(needed: bool) -> Finding:
+def _driver(has: tuple[int, int], needed: bool) -> Finding:
     """The driver's CUDA against torch's: an older driver runs no kernel of a newer torch."""
     import torch
 
-    from gpupeak.decode.driver import too_old
-
     built = torch.version.cuda
-    torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
-    state, has = MISSING if needed else NOTE, cuda_version()
-    if has is None:
-        return Finding("driver", state, f"libcuda.so.1 does not load; {torch_has}", "no GPU without NVIDIA's driver")
     if reason := too_old(built):
-        return Finding("driver", state, *reason)
+        return Finding("driver", MISSING if needed else NOTE, *reason)
+    torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
     return Finding("driver", OK, f"takes CUDA up to {has[0]}.{has[1]}; {torch_has}: '{_gpu_extra()}' fits")
 
 
@@ -321,10 +315,10 @@ def _output(root: Place, jobs: Sequence[Job], dim: int) -> Finding:
         there = next(path for path in (home.absolute(), *home.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             return Finding("output", MISSING, f"{there}: cannot be written to", elsewhere)
-    rows = [job.corpus.rule.n for job in jobs for sample in job.pending if sample.video is not None]
-    need = sum(len(npy_header((n, dim))) + 4 * n * dim for n in rows)
+    samples = sum(sample.video is not None for job in jobs for sample in job.pending)
+    need = sum(job.bytes_to_write(dim) for job in jobs)
     free = shutil.disk_usage(there).free
-    found = f"{root.absolute()}: {_size(free)} free, {len(rows):,} samples to write take {_size(need)}"
+    found = f"{root.absolute()}: {_size(free)} free, {samples:,} samples to write take {_size(need)}"
     if free < need + _SPARE:
         return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)

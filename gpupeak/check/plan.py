@@ -12,7 +12,6 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.peaks import read_peaks
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.features.npy import npy_header
 from gpupeak.features.remote import copies_below
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.run import Job, prepare
@@ -59,15 +58,14 @@ def plan(config: ExtractConfig, watch: Watch = unwatched) -> tuple[Plan, ...]:
 
 
 def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig, watch: Watch) -> Plan:
-    rule, tally = job.corpus.rule, job.tally
+    tally = job.tally
     found = Counter[str]()
-    if rule.method == "emotion_peak":
+    if job.corpus.rule.method == "emotion_peak":
         unread = [sample for sample in job.samples if sample.name not in job.peaks]
         read = watch(read_peaks(unread, config), len(unread), description=tally.dataset)
         peaks = chain(job.peaks.values(), (peak for _, peak in read))
         found.update(peak.source if isinstance(peak, Peak) else peak.reason for peak in peaks)
     missing = [sample.name for sample in job.pending if sample.video is None]
-    file_size = len(npy_header((rule.n, spec.dim))) + 4 * rule.n * spec.dim
     return Plan(
         dataset=tally.dataset,
         directory=tally.directory,
@@ -80,6 +78,6 @@ def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig, watch: Watch) -> P
         peaks=Counter({source: count for source, count in found.items() if source in PEAK_SOURCES}),
         no_peak=Counter({reason: count for reason, count in found.items() if reason not in PEAK_SOURCES}),
         refused=tuple(failed.sample.name for failed in job.refused),
-        bytes_to_write=(len(job.pending) - len(missing)) * file_size,
+        bytes_to_write=job.bytes_to_write(spec.dim),
         warnings=tuple(job.warnings),
     )

@@ -106,13 +106,12 @@ def _corpus(name: str, table: Table, root: Place, config: ExtractConfig) -> Corp
         no_blinks=config.no_blinks,
         smooth=None if config.smooth == 1 else config.smooth,
     )
+    aus = config.mer_factory_output or table.settings.get("mer_factory_output")
     return Corpus(
         name=name,
         rule=rule,
         videos=videos,
-        au_dirs=_au_directories(
-            name, entry, root, config.mer_factory_output or table.settings.get("mer_factory_output")
-        ),
+        au_dirs=_au_directories(name, entry, root, aus),
         fallback_given=fallback is not None,
         expected=entry.expected if whole else None,
         labels=labels,
