@@ -22,7 +22,7 @@ USES = [
     ("extract --limit", 2, "Option '--limit' requires an argument"),
     ("report --show -1", 2, "Invalid value for '--show'"),
     ("inspect", 2, "Missing argument"),
-    ("doctor --seed 1", 2, "No such option: --seed"),
+    ("pack --seed 1", 2, "No such option: --seed"),
     ("pack --weights x", 2, "No such option: --weights"),
     ("verify --overwrite", 2, "No such option: --overwrite"),
     ("inspect x --engine ray", 2, "No such option: --engine"),
