@@ -173,7 +173,7 @@ def prepare(
         done = set() if config.overwrite else directory.done(wanted)
         warnings, stale, peaks = list(listing.warnings), dict[str, str](), dict[str, Peak | NoPeak]()
         if done:
-            lines = {line.sample: line for line in directory.lines()}
+            lines = {line.sample: line for line in directory.lines(without=("raw", "seconds"))}
             finished = (sample for sample in samples if sample.name in done)
             stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings, peaks)
             warned = Counter(text for name in done & lines.keys() for text in lines[name].warnings)

@@ -150,9 +150,9 @@ class FeatureDirectory:
             return {name[:-4] for name in places.names(self.place) if name.endswith(".npy")}
         return self._look()[1]
 
-    def lines(self) -> Iterator[ManifestLine]:
-        """The lines of the manifests that count, oldest first, less torn ones. Raises RunError."""
-        return self._look()[0].lines()
+    def lines(self, without: Collection[str] = ()) -> Iterator[ManifestLine]:
+        """The lines of the manifests that count, oldest first, less torn ones and values `without`. Raises RunError."""
+        return self._look()[0].lines(without)
 
     def refuse_mixing(self, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Raise ConfigError if features of other settings lie here already, or are being made.
