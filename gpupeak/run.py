@@ -75,7 +75,7 @@ def extract(
         tallies = tuple(job.tally for job in jobs)
         if config.shard is not None:
             mine, whole = sum(tally.listed for tally in tallies), sum(len(job.names) for job in jobs)
-            tell(f"shard {config.shard}: {mine} of {whole} samples")
+            tell(f"shard {config.shard}: {mine} of {counted(whole, 'sample')}")
         for job in jobs:
             directories.enter_context(job.directory)
             if job.directory.unguarded:
@@ -94,8 +94,8 @@ def extract(
             if job.tally.saved or job.tally.skipped:
                 job.tally.warnings += meaningless(weights.source)
             if left := job.directory.finish(job.names):
-                where = f"{left} files in {job.tally.directory}"
-                job.tally.warnings.append(f"{job.corpus.name}: {where} are still those from before --overwrite")
+                where = f"{counted(left, 'file')} in {job.tally.directory}"
+                job.tally.warnings.append(f"{job.corpus.name}: {where} still from before --overwrite")
     interrupted = stop.is_set() and any(tally.not_reached for tally in tallies)
     return RunReport(tallies, time.monotonic() - began, device, interrupted, tuple(notices))
 
@@ -190,7 +190,8 @@ def prepare(
             told = f"{counted(len(stale), 'finished sample')} {are} stale: {few(stale)}; --refresh extracts again"
             warnings.append(f"{corpus.name}: {told} (the first: {next(iter(stale.values()))})")
         if done and directory.run is None:
-            warnings.append(f"{corpus.name}: {len(done)} files in {target} have no run.json: kept, of unknown origin")
+            told = f"{counted(len(done), 'file')} in {target} without a run.json: kept, of unknown origin"
+            warnings.append(f"{corpus.name}: {told}")
         names = [_sample(entry).name for entry in listing.samples]
         refused = [entry for entry in mine if isinstance(entry, Failed)]
         tally = Tally(corpus.name, target, len(mine), None if tag else corpus.expected, skipped=len(done))

@@ -21,7 +21,7 @@ from gpupeak.check.affectgpt_yaml import KEYS, Document, Section, Value, read_do
 from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, ENCODERS, encoder_spec
-from gpupeak.errors import ConfigError, RunError, few
+from gpupeak.errors import ConfigError, RunError, counted, few
 from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest, read_records
 from gpupeak.storage.files import is_directory
@@ -370,7 +370,7 @@ def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str
         return []  # nobody knows their shape
     rows, dim = int(str(n)), _DIMS[encoder]
     broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", rows, dim))
-    return [f"{len(broken)} files are not whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
+    return [f"{counted(len(broken), 'file')} not of whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
 
 
 def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
@@ -381,14 +381,15 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
         last = {line.sample for line in read_manifest(path)}
         warnings += meaningless(read_records(path, strict=False).weights)
     if absent := sorted(last - names):
-        told = f"{len(absent)} samples of manifest.jsonl have no file: {few(absent)}"
+        told = f"{counted(len(absent), 'sample')} of manifest.jsonl without a file: {few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.
         (problems if expected is None else warnings).append(told)
+    files, samples = counted(len(names), "file"), counted(expected or 0, "sample")
     if names and expected is not None and len(names) < expected:
-        told = f"{len(names)} files, and AffectGPT counts {expected} samples: it decodes the others again"
+        told = f"{files}, and AffectGPT counts {samples}: it decodes the others again"
         problems.append(f"{told}; gpupeak verify names them")
     elif expected is not None and len(names) > expected:
-        warnings.append(f"{len(names)} files, AffectGPT counts {expected} samples and asks for no more")
+        warnings.append(f"{files}, AffectGPT counts {samples} and asks for no more")
     return problems, warnings
 
 

@@ -22,7 +22,7 @@ from gpupeak.decode.resources import refuse_excess
 from gpupeak.encode.weights.fit import explained, fit, parameters, tower_shape
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
-from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, out_of_memory
+from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, counted, out_of_memory
 from gpupeak.features.remote import copies_below
 from gpupeak.run import Job, prepare
 from gpupeak.storage import remote
@@ -318,7 +318,7 @@ def _output(root: Place, jobs: Sequence[Job], dim: int) -> Finding:
     samples = sum(sample.video is not None for job in jobs for sample in job.pending)
     need = sum(job.bytes_to_write(dim) for job in jobs)
     free = shutil.disk_usage(there).free
-    found = f"{root.absolute()}: {_size(free)} free, {samples:,} samples to write take {_size(need)}"
+    found = f"{root.absolute()}: {_size(free)} free, {counted(samples, 'sample')} to write: {_size(need)}"
     if free < need + _SPARE:
         return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)

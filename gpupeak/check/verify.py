@@ -31,7 +31,7 @@ from gpupeak.corpora.peaks import read_peaks, require_peaks
 from gpupeak.corpora.samples import Listing, list_all
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, SampleError, few, reading
+from gpupeak.errors import ConfigError, SampleError, counted, few, reading
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.fresh import find_stale
 from gpupeak.features.layout import feature_directory
@@ -173,8 +173,8 @@ def verify(
             _compare_again(looks, config, spec, deep, tell)
     for look in looks:
         if look.still:
-            shown = few(sample.name for sample in look.still)
-            told = f"the features of all frames are the same in {len(look.still)} samples ({shown}): still pictures?"
+            shown = f"{counted(len(look.still), 'sample')} ({few(sample.name for sample in look.still)})"
+            told = f"the features of all frames are the same in {shown}: still pictures?"
             look.found.warnings.append(f"{look.corpus.name}: {told} --deep extracts them again")
     return tuple(look.found for look in looks)
 
@@ -258,7 +258,7 @@ def _look(
     found.whole = len(look.good)
     found.warnings += warned_of(corpus.name, warned)
     if found.unknown:
-        told = f"{found.unknown} of {found.whole} files are of unknown origin: no run's manifest tells of them"
+        told = f"{found.unknown} of {counted(found.whole, 'file')} of unknown origin: no run's manifest tells of them"
         found.warnings.append(f"{corpus.name}: {told}")
     for group in alike.values():
         _check_alike(look, group)
@@ -333,7 +333,7 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance, watch: Watch) 
     found.against = _comparison(str(other), compared, only_here, only_there)
     for missing, which in ((only_here, "not in"), (only_there, "only in")):
         if missing:
-            found.warnings.append(f"{found.dataset}: {len(missing)} samples are {which} {other}: {few(missing)}")
+            found.warnings.append(f"{found.dataset}: {counted(len(missing), 'sample')} {which} {other}: {few(missing)}")
     if not compared:
         found.problems.append(f"no sample in common with {other}")
 

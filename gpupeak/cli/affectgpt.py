@@ -12,6 +12,7 @@ from gpupeak.cli.options import JSON, dataset_names, gathered, option
 from gpupeak.cli.output import Output, print_json
 from gpupeak.config import ENCODER, OPTIONS, OUTPUT, SAMPLING, SOURCE
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
+from gpupeak.errors import counted
 
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
@@ -111,7 +112,8 @@ def _print(console: Output, found: "Check") -> None:
 
 
 def _loads(judgement: "Judgement") -> str:
-    files = f"{judgement.files}" if judgement.expected is None else f"{judgement.files}/{judgement.expected}"
-    where = f", {files} files in {judgement.directory}" if judgement.directory is not None else ""
+    of = judgement.expected
+    files = counted(judgement.files, "file") if of is None else f"{judgement.files}/{of} files"
+    where = f", {files} in {judgement.directory}" if judgement.directory is not None else ""
     how = "loaded" if judgement.loads else "loaded in part" if judgement.partly else "not loaded"
     return f"  {judgement.dataset}: {how}{where}"

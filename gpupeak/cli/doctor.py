@@ -37,7 +37,7 @@ def _print(console: Output, findings: "Sequence[Finding]", missing: list[str]) -
     styles = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings:
         name, state = Text(f"{finding.name:<13}", "bold"), Text(f"{finding.state:<8}", styles[finding.state])
-        console.print(Text.assemble(name, state, clean(finding.found)), soft_wrap=True)
+        console.say(Text.assemble(name, state, clean(finding.found)))
         if finding.advice is not None:
             console.say(f"{'':21}-> {finding.advice}", "bold")
     if missing:

@@ -38,9 +38,13 @@ class Output(Console):
         self._warnings: set[str] = set()
 
     def say(self, text: object, style: str = "") -> None:
-        """Print one line, whatever it holds and however long: a terminal gets it wrapped at words, a file whole."""
+        """Print one line, whatever it holds and however long: a terminal gets it wrapped at words, a file whole.
+
+        A `Text` is clean already, and has its styles.
+        """
         wrapped = self.is_terminal and self.width >= _NARROW
-        self.print(Text(clean(text), style, overflow="ignore"), soft_wrap=not wrapped, crop=False)
+        told = text if isinstance(text, Text) else Text(clean(text), style)
+        self.print(told, soft_wrap=not wrapped, crop=False)
 
     def warn(self, text: str) -> None:
         """Print a warning, but none twice: what is the same for all datasets names none."""
@@ -70,10 +74,10 @@ def clean(text: object) -> str:
 def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a row a dataset, its name first."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("dataset", no_wrap=True, max_width=32, overflow="ellipsis", vertical="bottom")
+    table.add_column("dataset", max_width=32, overflow="fold", vertical="bottom")  # what alone gives way
     for header in headers:
         words = header.replace(" ", "\n").replace("_", "_\n")
-        table.add_column(words, justify="right", overflow="fold", vertical="bottom")
+        table.add_column(words, justify="right", no_wrap=True, vertical="bottom")
     for name, *values in rows:
         table.add_row(clean(name), *(value if isinstance(value, Text) else str(value) for value in values))
     console.print(table)

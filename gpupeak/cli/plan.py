@@ -162,7 +162,7 @@ def _print_inspection(console: Output, found: "Inspection") -> None:
         ("settings", there and "; ".join(filter(None, (there.problem, *there.marks)))),
     ):
         if value:
-            console.print(Text.assemble((f"{name:<12}", "bold"), clean(value)), soft_wrap=True)
+            console.say(Text.assemble((f"{name:<12}", "bold"), clean(value)))
 
 
 def _recorded(there: "Extracted") -> str | None:

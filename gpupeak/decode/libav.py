@@ -13,7 +13,7 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from gpupeak.errors import OUT_OF_MEMORY, SampleError
+from gpupeak.errors import OUT_OF_MEMORY, SampleError, counted
 from gpupeak.video.container import Clip, decoded, open_clip
 from gpupeak.video.orientation import display_matrix, upright
 
@@ -96,7 +96,7 @@ def _decode_all(clip: Clip, canvas: _Canvas) -> None:
     if clip.timed and delivered != [clip.pts(index) for index in range(clip.frames)]:
         told = clip.frames
         clip.recount(len(delivered))
-        raise Recounted("decode", f"delivers {clip.frames} frames, its packets tell {told}")
+        raise Recounted("decode", f"delivers {counted(clip.frames, 'frame')}, its packets tell {told}")
 
 
 class _Canvas:

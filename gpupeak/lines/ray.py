@@ -21,7 +21,7 @@ from typing import Any
 
 from gpupeak._version import __version__
 from gpupeak.child import Suspects
-from gpupeak.errors import DeviceError, GpupeakError, RunError
+from gpupeak.errors import DeviceError, GpupeakError, RunError, counted
 from gpupeak.lines import Recipe, Tell
 from gpupeak.lines.cluster import Actors, connected, import_ray, one_line
 from gpupeak.pipeline import Line
@@ -58,15 +58,15 @@ class RayLine:
             self._actors, why = Actors.choose(nodes, **wanted)
             most = int(max(cpus for cpus, _ in nodes))
             if own and address is None and self._actors.cpus > most:  # no other node will ever join
-                raise DeviceError(f"--workers {self._actors.cpus}: this machine has {_counted(most, 'CPU')} for Ray")
+                raise DeviceError(f"--workers {self._actors.cpus}: this machine has {counted(most, 'CPU')} for Ray")
         except BaseException:
             self.close()
             raise
         self.device = "cuda" if self._actors.gpus else "cpu"
         least, most = self._actors.least, self._actors.most
-        many = _counted(most, "actor") if least == most else f"{least} to {most} actors"
-        each = _counted(self._actors.cpus, "CPU")
-        tell(f"{why}; by Ray, in {many} with {each}, over {_counted(self._nodes, 'node')}")
+        many = counted(most, "actor") if least == most else f"{least} to {most} actors"
+        each = counted(self._actors.cpus, "CPU")
+        tell(f"{why}; by Ray, in {many} with {each}, over {counted(self._nodes, 'node')}")
 
     def close(self) -> None:
         self._own.close()
@@ -111,7 +111,7 @@ class RayLine:
                 yield from done.outcomes
             if not any(driven.ready for driven in job.driven) and time.monotonic() - began > _IDLE_SECONDS:
                 gpus = f" and {self._actors.gpus:g} GPU" if self._actors.gpus else ""
-                self._say(f"waiting for Ray to give an actor {_counted(self._actors.cpus, 'CPU')}{gpus}")
+                self._say(f"waiting for Ray to give an actor {counted(self._actors.cpus, 'CPU')}{gpus}")
 
     def _say(self, text: str) -> None:
         if text not in self._told:
@@ -320,7 +320,3 @@ def _appears(path: Path) -> bool:
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

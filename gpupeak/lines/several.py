@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from gpupeak.channel import merged
-from gpupeak.errors import RunError, WriteError
+from gpupeak.errors import RunError, WriteError, counted
 from gpupeak.pipeline import READY_OUTCOMES, Line
 from gpupeak.types import Outcome, Place, Sample
 
@@ -64,7 +64,7 @@ class ManyLines:
                 raise
             line.close()
             others = "the other one" if left == 1 else f"the {left} others"
-            back = f"; {len(held)} samples of its go to {others}" if held else ""
+            back = f"; left to {others}: {counted(len(held), 'sample')}" if held else ""
             self._tell(f"{line.device} is lost: {error}{back}")
 
 

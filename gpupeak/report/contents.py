@@ -24,7 +24,7 @@ from gpupeak.corpora.samples import list_samples
 from gpupeak.decode.resources import fitted
 from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, LabelError, RunError
+from gpupeak.errors import ConfigError, LabelError, RunError, counted
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import read_checked
 from gpupeak.features.records import ManifestLine, read_manifest, read_records
@@ -211,7 +211,7 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec, watc
             every.stage_seconds.update(line.seconds)
             every.timed += 1
     if strays := there - {row.sample.name for row in every.rows}:
-        remarks.append(f"{len(strays)} files belong to no sample of the list")
+        remarks.append(f"{counted(len(strays), 'file')} of no sample of the list")
     _measure(every, spec.dim, watch)
     return every
 

@@ -213,7 +213,7 @@ def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch)
     (directory / "sample_7.npy").write_bytes(b"torn")
     write_features(directory, ["sample_9"], (4, 768))
     found = judge(tree, WHOLE)
-    assert "2 files are not whole float32 [8, 768]: sample_7, sample_9" in told(found)
+    assert "2 files not of whole float32 [8, 768]: sample_7, sample_9" in told(found)
     assert found.exit_code == 1
     write_features(directory, ["sample_7", "sample_9"])
 
@@ -222,7 +222,7 @@ def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch)
     (directory / "manifest.jsonl").write_text("\n".join(manifest) + "\n")
     found = judge(tree, WHOLE)
     assert found.exit_code == 0
-    assert told(found) == "1 samples of manifest.jsonl have no file: a_failed"
+    assert told(found) == "1 sample of manifest.jsonl without a file: a_failed"
     (directory / "run.json").write_text('{"settings": {"weights": "random:0"}}')
     assert "weights random:0: these features mean nothing" in told(judge(tree, WHOLE))
 
@@ -233,7 +233,7 @@ def test_fewer_files_than_affectgpt_counts_are_not_enough_and_more_are_odd(tree:
     (judgement,) = found.judgements
     assert (found.exit_code, judgement.loads, judgement.partly) == (1, False, True)
     assert judgement.problems == (
-        "1 files, and AffectGPT counts 2 samples: it decodes the others again; gpupeak verify names them",
+        "1 file, and AffectGPT counts 2 samples: it decodes the others again; gpupeak verify names them",
     )
     write_features(tree / HERE, ["a", "b"])
     found = judge(tree, WHOLE)
@@ -247,7 +247,7 @@ def test_where_nobody_knows_the_number_only_what_failed_is_missed(tree: Path) ->
     (directory / "manifest.jsonl").write_text('{"sample": "broken", "outcome": "failed"}\n')
     found = judge(tree, WHOLE, ["mine"])
     assert (found.exit_code, found.judgements[0].partly) == (1, True)
-    assert told(found).startswith("1 samples of manifest.jsonl have no file: broken\n")
+    assert told(found).startswith("1 sample of manifest.jsonl without a file: broken\n")
 
 
 def test_every_dataset_asked_for_has_to_be_loaded(tree: Path) -> None:

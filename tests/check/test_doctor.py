@@ -47,7 +47,7 @@ def test_a_machine_that_can_do_the_job(config: ExtractConfig) -> None:
     assert [finding for finding in findings if finding.state == MISSING] == []
     assert {finding.name: finding.found for finding in findings}["torch"] == torch.__version__.partition("+")[0]
     assert found(config, "datasets").found == "mer2023, iemocap"
-    assert f"{len(CLIPS)} samples to write take" in found(config, "output").found
+    assert f"{len(CLIPS)} samples to write: " in found(config, "output").found
     assert not Path(config.output_root).exists(), "nothing is written"
 
 

@@ -262,7 +262,7 @@ def test_files_of_unknown_origin_are_counted(config: ExtractConfig) -> None:
     found = look(config)
     assert found.ok
     assert found.unknown == 1
-    assert "mer2023: 1 of 3 files are of unknown origin: no run's manifest tells of them" in found.warnings
+    assert "mer2023: 1 of 3 files of unknown origin: no run's manifest tells of them" in found.warnings
     for line in ("[1]", '{"sample": 3}', '{"sample": "sample_00000000", "fallback": 3, "indices": {}}'):
         (directory / "manifest.jsonl").write_text(f"{line}\n")
         assert look(config).unknown == 3
@@ -430,8 +430,8 @@ def test_what_only_one_tree_has_is_a_warning(config: ExtractConfig, extracted: P
     assert found.against is not None
     assert (found.against.only_here, found.against.only_there, found.against.compared) == ((FIRST,), (SECOND,), 1)
     assert found.warnings[-2:] == [
-        f"mer2023: 1 samples are not in {home(other)}: {FIRST}",
-        f"mer2023: 1 samples are only in {home(other)}: {SECOND}",
+        f"mer2023: 1 sample not in {home(other)}: {FIRST}",
+        f"mer2023: 1 sample only in {home(other)}: {SECOND}",
     ]
 
 

@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 
 import pytest
 from rich.cells import cell_len
+from rich.text import Text
 from samples import sample
 
 from gpupeak import RunReport
 from gpupeak.check.inspect import Inspection
 from gpupeak.check.plan import Plan
 from gpupeak.cli.app import main
+from gpupeak.cli.output import Output, print_table
 from gpupeak.tally import Tally
 from gpupeak.types import Failed, FramePlan, NoPeak, Peak, Sample, SamplingRule, Saved
 
@@ -43,6 +45,21 @@ def rows(text: str) -> list[list[str]]:
 
 def tally(name: str, listed: int, skipped: int = 0) -> Tally:
     return Tally(name, Path("features") / name, listed, skipped=skipped)
+
+
+def test_at_80_columns_no_header_is_broken_and_lines_wrap_at_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal does
+    headers = ["listed/ expected", "whole", "missing", "broken", "stale", "alike", "changed", "different"]
+    print_table(Output(), headers, [["a_name_of_thirty-two_characters__", "12799/12799", *["12799"] * 7]])
+    Output().say(Text("output       ok      " + "/tmp/" + "x" * 40 + ": 44.0 GB free, 3 samples to write"))
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()]
+    assert max(map(cell_len, lines)) <= 80
+    assert {word for header in headers for word in header.split()} < set(" ".join(lines).split())
+    assert "12799/12799" in " ".join(lines)
+    assert lines[-2].endswith(": 44.0 GB") and lines[-1] == "free, 3 samples to write"
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -200,7 +200,7 @@ DEEPER = "visual.transformer.resblocks.3.ln_1.weight"
     ("change", "expected"),
     [
         (lambda w: w.pop(LAST), f"1 of 44 parameters are missing (such as {LAST})"),
-        (lambda w: w.update({DEEPER: torch.ones(32)}), f"1 parameters more than expected (such as {DEEPER})"),
+        (lambda w: w.update({DEEPER: torch.ones(32)}), f"1 parameter more than expected (such as {DEEPER})"),
         (lambda w: w.update({"visual.proj": torch.zeros(24, 32)}), "visual.proj is [24, 32], expected [32, 24]"),
     ],
     ids=["missing", "deeper", "shape"],

@@ -76,7 +76,7 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
     assert found.failures["decode: no moov atom"] == 1
     assert found.failures.total() == 2
     assert (found.stage_seconds, found.timed) == ({"plan": 1.25, "decode": 5.0}, 5)
-    assert "1 files belong to no sample of the list" in found.remarks
+    assert "1 file of no sample of the list" in found.remarks
     told = found.to_json()
     assert found.rows[2].remarks == ("fell back: no AU file", "one frame")
     assert (told["warned"], told["warnings"]) == (1, {"one frame": 1})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encoders import EncoderSpec, TowerShape, hf_tower
-from gpupeak.errors import ConfigError, WeightsError
+from gpupeak.errors import ConfigError, WeightsError, counted
 from gpupeak.storage.files import read_bounded
 
 _TRANSFORMERS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)")  # as it names files
@@ -124,7 +124,7 @@ def fit(
         raise WeightsError(f"{len(missing)} of {len(wanted)} parameters are missing{told}")
     extra = sorted(found[name] for name in found.keys() - wanted)
     if extra:
-        raise WeightsError(f"{len(extra)} parameters more than expected{_such_as(extra)}")
+        raise WeightsError(f"{counted(len(extra), 'parameter')} more than expected{_such_as(extra)}")
     return {name: [found[part] for part in each] for name, each in parts.items()}
 
 
