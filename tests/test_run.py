@@ -19,7 +19,7 @@ from synthetic_lines import LineHere
 import gpupeak
 from gpupeak import ExtractConfig
 from gpupeak.check.plan import plan
-from gpupeak.errors import AuError, ConfigError
+from gpupeak.errors import ConfigError
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Outcome
@@ -166,17 +166,6 @@ def test_the_versions_that_made_files_stay_listed(config: ExtractConfig, extract
         gpupeak.extract(replace(config, overwrite=overwrite))  # one sample fails: it is tried each time
         run = json.loads((home / "run.json").read_text())
         assert (run["versions"], run["earlier_versions"]) == (now, earlier)
-
-
-@pytest.mark.usefixtures("here")
-def test_a_mistyped_au_directory_is_refused_before_anything_is_written(config: ExtractConfig, tmp_path: Path) -> None:
-    wrong = replace(config, sampling="emotion_peak", aus=tmp_path / "nowhere")
-    with pytest.raises(AuError, match="nowhere"):
-        gpupeak.extract(wrong)
-    assert not Path(str(config.output_root)).exists()
-    (tally,) = gpupeak.extract(replace(wrong, fallback="uniform")).datasets
-    assert sum(tally.fallbacks.values()) == tally.saved == 3
-    assert any("fell back" in warning for warning in tally.warnings)
 
 
 def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractConfig, tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ RUNS = {  # what is in run.json beside a file of features, and what is said
     ),
     "later": ('{"format": 9}', "/run.json: of format 9, this gpupeak reads up to 1; install a newer one"),
     "torn": ("{", "/run.json: cannot be read (Expecting property name"),
+    "deep": ("[" * 100_000, "/run.json: cannot be read (maximum recursion depth exceeded"),
     "odd": ("[]", "/run.json: holds a list, expected an object; move it away to go on without it"),
 }
 MINE = "plan --videos videos --sampling uniform --name"
@@ -266,7 +267,7 @@ USES += [
     ("verify mine --config both.toml --samples list.txt", 2, "list.txt: names no sample of mine (mine: 1 name of list"),
     ("plan mine --config both.toml --split train", 2, "mine has no training split"),
     (f"plan {OWN} --aus nowhere", 2, "mine: no action-unit directory at PLACE/nowhere; --mer-factory-output"),
-    (f"plan {OWN} --aus list.txt", 2, "mine: no action-unit directory at PLACE/list.txt; --mer-factory-output"),
+    (f"extract {OWN} --aus list.txt", 2, "mine: no action-unit directory at PLACE/list.txt; --mer-factory-output"),
     (
         f"plan {OWN} --aus dir.csv",
         2,
@@ -278,6 +279,8 @@ USES += [
     (f"{MINE} mixed --weights nowhere", 2, "--weights 'nowhere': no such file or directory; expected openai"),
     (f"{MINE} mixed --weights random", 2, "--weights is 'random', expected random:SEED"),
     (f"{MINE} mixed --weights random:x", 2, "--weights is 'random:x', expected random:SEED"),
+    (f"{MINE} mixed --weights random:-1", 2, "--weights is 'random:-1', expected random:SEED"),
+    (f"{MINE} mixed --weights random:{'9' * 30}", 2, f"--weights is 'random:{'9' * 30}', expected random:SEED"),
     (f"{MINE} mixed --weights dir.csv", 2, "--weights PLACE/dir.csv: the directory holds none of open_clip_model"),
     (f"{MINE} x --visual-encoder hf:nowhere", 2, "PLACE/nowhere: config.json or preprocessor_config.json cannot be"),
     (f"{MINE} x --visual-encoder open_clip:", 2, "--visual-encoder is 'open_clip:': open_clip has no model ''"),
