@@ -8,7 +8,7 @@ makes reading faster, and changes nothing here.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 from torch.utils.data import DataLoader
@@ -21,7 +21,7 @@ def train(root: str, dataset: str, epochs: int = 20) -> float:
     store = gpupeak.FeatureStore(root)
     labels = {name: number % 2 for number, name in enumerate(store[dataset])}
     features = store.as_torch_dataset(dataset)  # items: a name and float32 [8, 768]
-    model = torch.nn.Linear(768, 2)
+    model = torch.nn.Linear(features[0][1].shape[-1], 2)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for epoch in range(epochs):
         total = 0.0
@@ -37,4 +37,8 @@ def train(root: str, dataset: str, epochs: int = 20) -> float:
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("root", help="the output root of gpupeak extract")
+    parser.add_argument("dataset", help="such as mer2023")
+    asked = parser.parse_args()
+    train(asked.root, asked.dataset)
