@@ -14,7 +14,7 @@ import transformers
 from clips import write_clip
 from peers.baseline import vision_config
 from PIL import Image
-from samples import read_manifest
+from samples import read_manifest, small
 from tiny import DINO2_SHAPE, NO_TEXT, SHAPE, SIGLIP_SHAPE, SPEC, difference, drawn_model, images
 
 import gpupeak
@@ -221,15 +221,7 @@ def test_two_clips_are_encoded_as_affectgpt_does(name: str, shape: Any, changes:
     videos.mkdir()
     clips = [write_clip(videos / f"clip_{seed}.mp4", frames=12, size=(320, 180), seed=seed) for seed in range(2)]
     encoder, weights = (f"hf:{home}", None) if name == "hf:" else (name, str(home))
-    taken: dict[str, Any] = {
-        "videos": videos,
-        "name": "mine",
-        "sampling": "uniform",
-        "n_frms": 2,
-        "output_root": out,
-        "device": "cpu",
-    }
-    report = gpupeak.extract(gpupeak.ExtractConfig(encoder=encoder, weights=weights, workers=1, **taken))
+    report = gpupeak.extract(replace(small(videos, out), encoder=encoder, weights=weights, n_frms=2))
     assert report.exit_code == 0
     consumer = Consumer(home)
     directory = encoder_spec(encoder).directory
