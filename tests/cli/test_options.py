@@ -122,7 +122,8 @@ def test_gpupeak_alone_prints_help(words: list[str], capsys: pytest.CaptureFixtu
 def test_shells_complete_commands_and_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--show-completion", "bash"]) == 0
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
+    assert main(["--show-completion"]) == 0
     assert "complete -o default -F _gpupeak_completion gpupeak" in capsys.readouterr().out
     monkeypatch.setenv("_GPUPEAK_COMPLETE", "complete_bash")
     for words, expected in (("gpupeak ext", "extract"), ("gpupeak plan --samp", "--samples\n--sampling")):

@@ -117,7 +117,7 @@ def test_a_tag_decides_activation_and_normalisation(tags: dict[str, Any], tmp_pa
     features = encode(replace(SMALL, tag="openai"), tmp_path / "model.pt")
     assert difference(features, encode_image(quick, HALVES, HALVES)) < 1e-5
     assert difference(features, encode_image(model, HALVES, HALVES)) > 1e-4
-    assert "'other' is neither a file nor one of small's tags (openai)" in fault(SMALL, "other")
+    assert "'laion400m_e31' is neither a file nor one of small's tags (openai)" in fault(SMALL, "laion400m_e31")
 
 
 def test_tags_that_disagree_on_normalisation(tags: dict[str, Any], tmp_path: Path, model: Any) -> None:
