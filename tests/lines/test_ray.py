@@ -95,6 +95,7 @@ def test_a_node_that_is_lost_takes_no_sample_with_it(cluster: Cluster, tmp_path:
     line.close()
     assert all(isinstance(outcome, Saved) for outcome in seen)
     assert names(seen) == sorted(path.stem for path in tmp_path.glob("*.npy")) and len(seen) == 160
+    cluster.wait_for_nodes()  # the others' tests count those that Ray believes to live
 
 
 @pytest.mark.slow
