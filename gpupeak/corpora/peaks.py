@@ -75,8 +75,7 @@ def _peak(sample: Sample, look: Look = unlisted) -> Peak | NoPeak:
 
 def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
     tasks = [samples[start : start + _A_TASK] for start in range(0, len(samples), _A_TASK)]
-    children = [Child(answer) for _ in range(min(cores(), len(tasks)))]
-    idle = deque(children)  # as many as threads
+    idle: deque[Child] = deque()  # as many as threads
 
     def peaks(task: Sequence[Sample]) -> Iterable[Peak | NoPeak]:
         child = idle.pop()
@@ -89,13 +88,13 @@ def _by_processes(samples: Sequence[Sample]) -> Iterator[Peak | NoPeak]:
         finally:
             idle.append(child)
 
-    threads = ThreadPoolExecutor(len(children))
-    try:
+    with contextlib.ExitStack() as begun:  # if one cannot start, those before it end, too
+        for _ in range(min(cores(), len(tasks))):
+            idle.append(Child(answer))
+            begun.callback(idle[-1].end)
+        threads = ThreadPoolExecutor(len(idle))
+        begun.callback(threads.shutdown, wait=False, cancel_futures=True)
         yield from chain.from_iterable(threads.map(peaks, tasks))
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.end()
 
 
 def answer() -> None:
