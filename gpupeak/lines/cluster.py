@@ -75,10 +75,6 @@ class Actors:
             least = most = max(1, count)
         return cls(least, most, cpus, share), why
 
-    def block(self, samples: int) -> int:
-        """How many samples to hand an actor at once: all lines are kept full, to the end."""
-        return max(1, min(64 if self.gpus else 16, samples // (8 * self.most)))
-
 
 def _largest(sizes: Sequence[int], actors: int) -> int:
     return next((cpus for cpus in range(max(sizes), 1, -1) if sum(size // cpus for size in sizes) >= actors), 1)

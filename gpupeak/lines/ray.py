@@ -1,7 +1,7 @@
 """A line in every actor of a Ray cluster, as one line: paths go in, outcomes come out, tensors never cross.
 
-The driver asks for actors, gives each that has built its line some blocks of samples, so that none runs dry, and asks
-for another one where one has ended. The samples which that one had go through one at a time, each alone in its actor.
+The driver asks for actors, gives each that has built its line some samples ahead, so that none runs dry, and asks for
+another one where one has ended. The samples which that one had go through one at a time, each alone in its actor.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gpupeak._version import __version__
 from gpupeak.child import Suspects
@@ -29,11 +28,12 @@ from gpupeak.storage.places import is_directory
 from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
 _MAX_DEATHS = 5  # in a row, beyond one of every actor: no sample's fault and no node's any more
-_LINGER_SECONDS = 0.05  # a line that has taken all blocks waits so long for another, then empties itself
+_LINGER_SECONDS = 0.1  # a line that has taken all samples waits so long for another, then empties itself
+_GATHER_SECONDS = 0.02  # so long an actor gathers answers before it gives them: a driver asks many actors
 _SETTLE_SECONDS = 5.0  # a network file system may show a new file this late on another machine
 _IDLE_SECONDS = 60.0  # without any actor, before it is told what is being waited for
 _POLL_SECONDS = 0.2
-_MOST_CALLS = 16  # blocks in one actor at once
+_Answer: TypeAlias = "tuple[str, list[Outcome | str | GpupeakError | None]]"  # an actor's host, and what it has to say
 
 
 class RayLine:
@@ -97,19 +97,19 @@ class RayLine:
                 job.give_out()
             if not job.open():
                 return
-            for done in job.answers():
-                if isinstance(done, Failed):
-                    yield done
-                    continue
-                for text in done.notices:
-                    self._say(text)
-                if done.error is not None:
+            for host, answer in job.answers():
+                if isinstance(answer, str):
+                    self._say(answer)
+                elif isinstance(answer, GpupeakError):
                     if self._nodes > 1:
-                        done.error.args = (f"node {done.host}: {done.error}",)
-                    raise done.error
-                self._look_for_a_file(done, seen)
-                yield from done.outcomes
-            if not any(driven.ready for driven in job.driven) and time.monotonic() - began > _IDLE_SECONDS:
+                        answer.args = (f"node {host}: {answer}",)
+                    raise answer
+                else:
+                    if isinstance(answer, Saved) and host not in seen:
+                        seen.add(host)
+                        _look_for(answer.sample.target, host)
+                    yield answer
+            if not any(driven.host for driven in job.driven) and time.monotonic() - began > _IDLE_SECONDS:
                 gpus = f" and {self._actors.gpus:g} GPU" if self._actors.gpus else ""
                 self._say(f"waiting for Ray to give an actor {counted(self._actors.cpus, 'CPU')}{gpus}")
 
@@ -118,24 +118,15 @@ class RayLine:
             self._told.add(text)
             self._tell(text)
 
-    def _look_for_a_file(self, answer: _Answer, seen: set[str]) -> None:
-        """What the first block from a host has saved has to be here, too."""
-        target = next((outcome.sample.target for outcome in answer.outcomes if isinstance(outcome, Saved)), None)
-        if target is None or answer.host in seen:
-            return
-        seen.add(answer.host)
-        if isinstance(target, Path) and not _appears(target):
-            where = "the output has to be on a file system that all nodes share, or at a URL"
-            raise RunError(f"node {answer.host} has saved {target}, and here it is not: {where}")
-
 
 @dataclass(slots=True, eq=False)
 class _Driven:
-    """An actor, and by object reference the samples of each call that the driver waits for."""
+    """An actor, the call whose answer is waited for, and by target the samples that are with it."""
 
     actor: Any
-    calls: dict[Any, list[Sample]]
-    ready: bool = False
+    call: Any
+    host: str = ""  # once its line is built, or cannot be
+    held: dict[Place, Sample] = field(default_factory=dict)
     alone: bool = False  # with a sample whose actor ended
 
 
@@ -145,63 +136,70 @@ class _Job:
         self.driven: list[_Driven] = []
         self._fresh = deque(samples)
         self._suspects: Suspects[Sample] = Suspects("an actor's line", _MAX_DEATHS + actors.most)
-        self._size = actors.block(len(samples))
         # A GPU's line takes up to 512 samples ahead; a CPU's as many as are decoded and encoded, and some more.
-        ahead = 768 if actors.gpus else 2 * actors.cpus + 8
-        self._most_calls = max(2, min(_MOST_CALLS, -(-ahead // self._size)))
+        self._ahead = 768 if actors.gpus else 2 * actors.cpus + 8
+        self._least = max(2, min(128 if actors.gpus else 32, len(samples) // (4 * actors.most)))
         self._stopped = False
         self._preparation = (recipe, _places(samples), str(Path.cwd()), __version__)
         self._remote = ray.remote(_Actor).options(
-            num_cpus=actors.cpus, num_gpus=actors.gpus or None, max_concurrency=_MOST_CALLS + 2
+            num_cpus=actors.cpus,
+            num_gpus=actors.gpus or None,
+            max_concurrency=3,  # it is given to while it answers
         )
 
     def open(self) -> bool:
-        return bool(self._fresh or self._suspects or any(any(driven.calls.values()) for driven in self.driven))
+        return bool(self._fresh or self._suspects or any(driven.held for driven in self.driven))
 
     def give_out(self) -> None:
-        blocks = -(-len(self._fresh) // self._size)
-        busy = sum(bool(driven.calls) for driven in self.driven)
-        there = len(self.driven)
-        if there >= self._actors.least and all(driven.ready for driven in self.driven):
+        there, busy = len(self.driven), sum(bool(driven.held) for driven in self.driven)
+        if there >= self._actors.least and all(driven.host for driven in self.driven):
             there *= 2
-        most = min(max(there, self._actors.least), self._actors.most, busy + blocks + len(self._suspects))
-        while len(self.driven) < most:
+        wanted = busy + -(-2 * len(self._fresh) // self._least) + len(self._suspects)
+        for _ in range(len(self.driven), min(max(there, self._actors.least), self._actors.most, wanted)):
             actor = self._remote.remote()
-            self.driven.append(_Driven(actor, {actor.prepare.remote(*self._preparation): []}))
+            self.driven.append(_Driven(actor, actor.prepare.remote(*self._preparation)))
         # Not more in one actor than its part of what is left, so that all have work to the end.
-        calls = max(2, min(self._most_calls, blocks // (2 * len(self.driven) or 1)))
+        most = max(self._least, min(self._ahead, len(self._fresh) // (2 * len(self.driven) or 1)))
         for driven in self.driven:
-            if self._suspects and driven.ready and not driven.calls:
-                driven.alone = True
-                self._give(driven, [self._suspects.popleft()])
-            takes_more = driven.ready and not driven.alone and not self._suspects
-            while takes_more and self._fresh and len(driven.calls) < calls:
-                self._give(driven, [self._fresh.popleft() for _ in range(min(self._size, len(self._fresh)))])
+            if not driven.host or driven.alone:
+                continue
+            if self._suspects:
+                if not driven.held:
+                    driven.alone = True
+                    self._give(driven, [self._suspects.popleft()])
+            elif room := min(most - len(driven.held), len(self._fresh)):
+                self._give(driven, [self._fresh.popleft() for _ in range(room)])
 
     def _give(self, driven: _Driven, samples: list[Sample]) -> None:
-        driven.calls[driven.actor.take.remote(samples)] = samples
+        driven.held.update((sample.target, sample) for sample in samples)
+        driven.actor.give.remote(samples)
 
-    def answers(self) -> Iterator[_Answer | Failed]:
+    def answers(self) -> Iterator[tuple[str, Outcome | str | GpupeakError]]:
+        """What the first actor with something to say has to say, and from which host."""
         errors = self._ray.exceptions
-        of = {call: driven for driven in self.driven for call in driven.calls}
+        of = {driven.call: driven for driven in self.driven}
         for call in self._ray.wait(list(of), timeout=_POLL_SECONDS)[0]:
             driven = of[call]
             try:
-                answer: _Answer = self._ray.get(call)
+                driven.host, answers = self._ray.get(call)
             except (errors.RayTaskError, errors.LocalRayletDiedError):
                 raise
             except errors.RayError:  # of its process, its node or the way there: what it had goes through another one
                 self.driven.remove(driven)
                 self._ray.kill(driven.actor)
-                lost = [sample for samples in driven.calls.values() for sample in samples]
-                for sample in self._suspects.ended(lost, driven.alone, "ended"):
-                    yield Failed(sample, "decode", "the process of its line ended, twice on this sample")
+                for sample in self._suspects.ended(driven.held.values(), driven.alone, "ended"):
+                    yield driven.host, Failed(sample, "decode", "the process of its line ended, twice on this sample")
                 continue
-            del driven.calls[call]
-            driven.ready, driven.alone = True, False
-            if answer.outcomes:
-                self._suspects.survived()
-            yield answer
+            driven.call = driven.actor.answer.remote()
+            for answer in answers:
+                if answer is None:  # nothing more will come
+                    driven.held.clear()
+                    continue
+                if isinstance(answer, Outcome):
+                    del driven.held[answer.sample.target]
+                    self._suspects.survived()
+                yield driven.host, answer
+            driven.alone = driven.alone and bool(driven.held)
 
     def stop(self) -> None:
         if not self._stopped:
@@ -218,25 +216,13 @@ class _Job:
                     self._ray.kill(driven.actor)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What an actor has to say; with an `error`, the job cannot go on."""
-
-    outcomes: tuple[Outcome, ...]
-    notices: tuple[str, ...]
-    error: GpupeakError | None
-    host: str
-
-
 class _Actor:
-    """Holds one line and takes blocks through it, on several threads. What is raised in here is an answer."""
+    """Holds one line, is given samples and asked for what has become of them. What is raised in here is an answer."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
-        self._blocks: queue.SimpleQueue[list[tuple[Sample, Future[Outcome]]]] = queue.SimpleQueue()
-        self._open: dict[Place, Future[Outcome]] = {}  # by target: the samples that are in the line
-        self._notices: list[str] = []
-        self._error: GpupeakError | None = None
+        self._samples = queue.SimpleQueue[Sample | None]()
+        self._answers = queue.SimpleQueue[Outcome | str | GpupeakError | None]()
 
     def prepare(self, recipe: Recipe, places: Sequence[Path], directory: str, version: str) -> _Answer:
         """Build the line where `places`, seen by the driver in its `directory`, are seen, too."""
@@ -250,48 +236,44 @@ class _Actor:
                     shared = "videos, action-unit files and output have to be where all nodes see them, or at URLs"
                     raise RunError(f"{Path(directory, place)} is not there, and the driver sees it: {shared}")
             function, arguments = recipe
-            line = function(*arguments, self._notices.append)
+            line = function(*arguments, self._answers.put)
             threading.Thread(target=self._work, args=(line,), daemon=True).start()
         except Exception as error:
-            self._error = _told(error)
-        return self._answer(())
+            self._answers.put(_told(error))
+        return platform.node(), []
 
-    def take(self, samples: list[Sample]) -> _Answer:
-        futures: list[Future[Outcome]] = [Future() for _ in samples]
-        self._blocks.put(list(zip(samples, futures, strict=True)))
-        outcomes = []
-        for future in futures:
-            with contextlib.suppress(CancelledError):
-                outcomes.append(future.result())
-        return self._answer(outcomes)
+    def give(self, samples: list[Sample]) -> None:
+        for sample in samples:
+            self._samples.put(sample)
+
+    def answer(self) -> _Answer:
+        """What has come since the last time: outcomes, notices, an error; last None, if the line has been stopped."""
+        answers = [self._answers.get()]
+        time.sleep(_GATHER_SECONDS)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                answers.append(self._answers.get_nowait())
+        return platform.node(), answers
 
     def stop(self) -> None:
         self._stop.set()
-
-    def _answer(self, outcomes: Sequence[Outcome]) -> _Answer:
-        return _Answer(tuple(outcomes), tuple(self._notices), self._error, platform.node())
+        self._samples.put(None)
 
     def _work(self, line: Line) -> None:
         try:
             while not self._stop.is_set():
                 for outcome in line.run(self._feed(), self._stop):
-                    self._open.pop(outcome.sample.target).set_result(outcome)
+                    self._answers.put(outcome)
         except Exception as error:
-            self._error = _told(error)
-        for future in self._open.values():
-            future.cancel()
-        while True:  # what comes now is not begun
-            for _, future in self._blocks.get():
-                future.cancel()
+            self._answers.put(_told(error))
+        self._answers.put(None)
 
     def _feed(self) -> Iterator[Sample]:
-        """The samples of the blocks that come, until none does for a moment."""
+        """The samples that come, until none does for a moment."""
         patience = None  # an empty line waits as long as it takes
         with contextlib.suppress(queue.Empty):
-            while True:
-                block = self._blocks.get(timeout=patience)
-                self._open.update((sample.target, future) for sample, future in block)
-                yield from (sample for sample, _ in block)
+            while (sample := self._samples.get(timeout=patience)) is not None:
+                yield sample
                 patience = _LINGER_SECONDS
 
 
@@ -307,6 +289,13 @@ def _places(samples: Iterable[Sample]) -> tuple[Path, ...]:
         if sample.video is not None:
             places += [sample.video, *filter(is_directory, sample.au_dirs)]
     return tuple(place for place in places if isinstance(place, Path))
+
+
+def _look_for(target: Place, host: str) -> None:
+    """What the first sample from a host has saved has to be here, too."""
+    if isinstance(target, Path) and not _appears(target):
+        where = "the output has to be on a file system that all nodes share, or at a URL"
+        raise RunError(f"node {host} has saved {target}, and here it is not: {where}")
 
 
 def _appears(path: Path) -> bool:
