@@ -11,10 +11,9 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
-from gpupeak.channel import Cancelled, Channel
 from gpupeak.child import Child, Ended, Suspects, connect
 from gpupeak.errors import GpupeakError, RunError
 from gpupeak.lines import Recipe, Tell
@@ -91,20 +90,17 @@ class SupervisedLine:
         ended = told = False
         patience = self._time_limit
         while True:
-            while not ended and len(held) < self._window:
-                sample = None if stop.is_set() else next(samples, None)
+            while not (ended or stop.is_set()) and len(held) < self._window:
+                sample = next(samples, None)
+                self._child.send(sample)
                 if sample is None:
                     ended = True
-                    self._child.send(_END)
                 else:
                     held[sample.target] = sample
                     if sample.remote:
                         patience = self._time_limit + FETCH_SECONDS
-                    self._child.send(sample)
             if stop.is_set() and not told:
-                if not ended:
-                    self._child.send(_END)
-                ended = told = True
+                told = True
                 self._child.send(_STOP)
             kind, value = self._receive(patience)
             if kind == "done":
@@ -134,11 +130,11 @@ class SupervisedLine:
             self._tell(value)
 
 
-_END, _STOP = "end", "stop"
+_STOP = "stop"
 
 
 def serve() -> None:
-    """What the child runs: build the line, then take samples through it, one run after another.
+    """What the child runs: build the line, then take samples through it, one run after another; None ends a run.
 
     A foreign error of the line that runs is a fault, and ends the process: once CUDA has met an illegal access, every
     later call fails, those that clean up, too.
@@ -150,17 +146,25 @@ def serve() -> None:
         with sending:
             connection.send((kind, value))
 
+    samples, stop = SimpleQueue[Sample | None](), threading.Event()
+
+    def receive() -> None:
+        with contextlib.suppress(EOFError):  # the parent is gone
+            while True:
+                message = connection.recv()
+                if message == _STOP:
+                    stop.set()
+                samples.put(None if message == _STOP else message)
+
     factory, arguments = connection.recv()
     running = False
     try:
         line = factory(*arguments, partial(send, "notice"))
         send("ready", line.device)
         running = True
-        stop = threading.Event()
-        runs: Channel[Channel[Sample]] = Channel(depth=1)
-        threading.Thread(target=_receive, args=(connection, runs, stop), daemon=True).start()
-        for samples in runs:
-            for outcome in line.run(samples, stop):
+        threading.Thread(target=receive, daemon=True).start()
+        while not stop.is_set():
+            for outcome in line.run(iter(samples.get, None), stop):
                 send("outcome", outcome)
             send("done", None)
     except GpupeakError as error:
@@ -172,21 +176,3 @@ def serve() -> None:
             return
         send("fault", reason)
         os._exit(1)
-
-
-def _receive(connection: Connection, runs: Channel[Channel[Sample]], stop: threading.Event) -> None:
-    samples: Channel[Sample] | None = None
-    with contextlib.suppress(Cancelled, EOFError):  # the run was stopped, or the parent is gone
-        while True:
-            message = connection.recv()
-            if message == _STOP:
-                stop.set()
-                continue
-            if samples is None:
-                samples = Channel(depth=1 << 20)  # the parent's window is the bound
-                runs.put(samples)
-            if message == _END:
-                samples.finish()
-                samples = None
-            else:
-                samples.put(message)
