@@ -152,10 +152,13 @@ def prepare(
     weights: WeightsId,
     copies: Path | None = None,
     again: Collection[str] = (),
+    *,
+    look: bool = True,
 ) -> list[Job]:
     """List the datasets and see what is done in them, writing nothing; records of stores go to `copies`.
 
-    Raises UsageError: all that can be refused about a dataset is refused here.
+    Raises UsageError: all that can be refused about a dataset is refused here. Without `look` no finished file is
+    looked at: each counts by its name, and what is refused is what would be if none were there.
     """
     corpora = resolve(config)
     refuse_excess(config, max(corpus.rule.n for corpus in corpora), spec.size, len(corpora))
@@ -169,11 +172,14 @@ def prepare(
         directory = FeatureDirectory(target, corpus.rule.n, spec.dim, tag, copies)
         directory.refuse_mixing(settings_of(corpus, spec, weights), overwrite=config.overwrite)
         samples = [entry for entry in mine if isinstance(entry, Sample)]
-        wanted = {sample.name for sample in samples if str(sample.target) not in again}
-        done = set() if config.overwrite else directory.done(wanted)
+        wanted = {sample.name for sample in samples if not again or str(sample.target) not in again}
+        done = set() if config.overwrite else directory.done(wanted, look=look)
         warnings, stale, peaks = list(listing.warnings), dict[str, str](), dict[str, Peak | NoPeak]()
-        if done:
-            lines = {line.sample: line for line in directory.lines(without=("raw", "seconds"))}
+        recorded = directory.lines(without=("raw", "seconds"))
+        if done and not look:
+            next(recorded, None)  # unless it cannot be read
+        elif done:
+            lines = {line.sample: line for line in recorded}
             finished = (sample for sample in samples if sample.name in done)
             stale = find_stale(corpus.name, finished, lines, partial(read_peaks, config=config), warnings, peaks)
             warned = Counter(text for name in done & lines.keys() for text in lines[name].warnings)
@@ -181,9 +187,9 @@ def prepare(
         if config.refresh:
             done -= stale.keys()
         pending = [sample for sample in samples if sample.name not in done]
-        if not done:
+        if not (done and look):
             require_videos(corpus, listing)
-        if pending:
+        if pending or not look:
             require_peaks(corpus, listing.samples, config)
         if stale and not config.refresh:
             are = "is" if len(stale) == 1 else "are"

@@ -72,6 +72,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     except UsageError:  # which the finding about weights tells
         spec = CLIP_VIT_LARGE
     weights, known = _weights(config)
+    work = tuple(_work(config, spec, known))  # before libraries are loaded: what it took is free again by then
     system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
         Finding("Python", OK, system),
@@ -79,7 +80,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
         _package("PyAV", "av"),
         _package("open_clip", "open_clip_torch", module="open_clip", probe="__init__.py"),
         weights,
-        *_work(config, spec, known),
+        *work,
     )
 
 
@@ -299,7 +300,10 @@ def _work(config: ExtractConfig, spec: EncoderSpec, weights: WeightsId | None) -
     if corpora and weights is not None:
         try:
             with copies_below(place(config.output_root)) as copies:
-                jobs = prepare(config, spec, weights, copies)
+                try:
+                    jobs = prepare(config, spec, weights, copies, look=False)
+                except UsageError:  # unless it is done already
+                    jobs = prepare(config, spec, weights, copies)
         except GpupeakError as error:
             names: dict[type, str] = {AuError: "action units", LabelError: "samples"}
             yield Finding(names.get(type(error), "output"), MISSING, _line(error))

@@ -129,8 +129,9 @@ class FeatureDirectory:
         finally:
             self._lock.release()
 
-    def done(self, wanted: Collection[str]) -> set[str]:
-        """Which of the names in `wanted` need no work: their files are whole, in a store by their size.
+    def done(self, wanted: Collection[str], *, look: bool = True) -> set[str]:
+        """Which of the names in `wanted` need no work: their files are whole, in a store by their size, or are there
+        if they are not to be looked at.
 
         While an overwrite is unfinished, only if a record of that overwrite says that it was saved since: features of
         two settings never pass for a finished directory.
@@ -138,6 +139,8 @@ class FeatureDirectory:
         present = self.names().intersection(wanted)
         if (records := self._look()[0]).overwriting:
             present &= records.saved()
+        if not look:
+            return present
         if isinstance(self.place, Url):
             size = len(npy_header((self._n, self._dim))) + 4 * self._n * self._dim
             listed = remote.listing(self.place) or {}

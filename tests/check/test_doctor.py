@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from samples import of_demo
+from samples import ENCODER, of_demo
 
 from gpupeak import ExtractConfig
 from gpupeak.check import doctor
@@ -107,6 +107,17 @@ def test_features_of_other_settings_are_told(config: ExtractConfig, tmp_path: Pa
     (home / "sample_00000000.npy").write_bytes(b"features")
     (home / "run.json").write_text('{"settings": {"weights": "random:1"}}')
     assert "holds features made with" in found(config, "output").found
+
+
+def test_finished_files_are_looked_at_where_it_makes_a_difference(
+    extracted: Path, config: ExtractConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(extracted, tmp_path / "out")
+    done = dataclasses.replace(config, datasets=("mer2023",), encoder=ENCODER)
+    assert "0 samples to write" in found(done, "output", mer_factory_output=None).found, "it is all done"
+    next(tmp_path.glob("out/mer2023/*/*.npy")).write_bytes(b"torn")
+    assert "0 samples to write" in found(done, "output").found, "by their names"
+    assert found(done, "action units", mer_factory_output=None).state == MISSING, "one is to be made again"
 
 
 def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
