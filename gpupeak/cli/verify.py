@@ -106,7 +106,7 @@ def _print(console: Output, found: "Sequence[Verification]", *, table: bool) -> 
 def _print_comparison(console: Output, what: str, found: "Comparison | None") -> None:
     if found is None:
         return
-    text = f"{what} {found.where}: {counted(found.compared, 'sample')}, {found.differing} differ"
+    text = f"{what} {found.where}: {counted(found.compared, 'sample')}, {found.differing} different"
     if found.median is not None:
         text += f"; cosine of the worst frame, less the mean: {found.median:.6f} in the middle; the farthest:"
     console.say(text)

@@ -71,7 +71,7 @@ def test_weights_are_held_against_the_encoder_by_name(config: ExtractConfig, tmp
     assert "296 tensors of the image tower as expected" in found(config, "weights", weights=str(file)).found
     save_file({name: np.zeros(1, np.float32) for name in named if name != "proj"}, file)
     wrong = found(config, "weights", weights=str(file))
-    assert (wrong.state, "1 of 296 parameters are missing (such as proj)" in wrong.found) == (MISSING, True)
+    assert (wrong.state, "1 of 296 parameters missing (such as proj)" in wrong.found) == (MISSING, True)
 
 
 @pytest.mark.parametrize(

@@ -519,7 +519,7 @@ def test_the_command_shows_comparisons(
     made(neighbours, real.output_root)
     assert main(["verify", *words(real), "--against", str(encoded)]) == 1
     out, _ = capsys.readouterr()
-    assert f"mer2023, compared: with {home(encoded)}: 3 samples, 3 differ; cosine of the worst frame" in out
+    assert f"mer2023, compared: with {home(encoded)}: 3 samples, 3 different; cosine of the worst frame" in out
     assert re.search(rf"^  {FIRST}: row \d: cosine 0\.9999\d\d, less the mean 0\.999", out, re.MULTILINE)
     assert out.endswith("not all is well: 3 samples not right\n")
     assert main(["verify", *words(real), "--against", str(encoded), "--min-cosine", "0.9"]) == 1, "rows have moved"

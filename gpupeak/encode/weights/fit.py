@@ -17,6 +17,7 @@ from gpupeak.storage.files import read_bounded
 
 _TRANSFORMERS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)")  # as it names files
 _CONFIG_BYTES = 1 << 20
+_CUT = re.compile("unexpected EOF|unpack requires a buffer|file not fully covered")  # in torch's and safetensors' words
 _OPEN_CLIPS = tuple(
     (re.compile(theirs), ours)
     for theirs, ours in (
@@ -121,7 +122,7 @@ def fit(
         )
     if missing:
         told = _such_as([prefix + name for name in missing])
-        raise WeightsError(f"{len(missing)} of {len(wanted)} parameters are missing{told}")
+        raise WeightsError(f"{len(missing)} of {counted(len(wanted), 'parameter')} missing{told}")
     extra = sorted(found[name] for name in found.keys() - wanted)
     if extra:
         raise WeightsError(f"{counted(len(extra), 'parameter')} more than expected{_such_as(extra)}")
@@ -168,6 +169,8 @@ def explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        if isinstance(error, EOFError) or _CUT.search(reason):
+            reason = "it is cut short: copy or fetch it again"
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
             reason = "it is no checkpoint, or holds more than tensors, which is never run"
         raise WeightsError(f"{what} cannot be read: {reason}") from error
