@@ -94,7 +94,8 @@ class Option:
         elif bool in self.types:
             fine, words = isinstance(value, bool), "true or false"
         elif isinstance(self.default, tuple):
-            fine, words = isinstance(value, (list, tuple)) and all(map(is_text, value)), "a list of names"
+            named = isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_text, value))
+            fine, words = named or value == self.default, "a list of names, at least one"
         elif self.pattern is not None:
             fine = isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
         else:

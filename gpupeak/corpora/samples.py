@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,22 +97,28 @@ def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str 
         warnings.append(f"{told}: {few(repeated)}")
     if unknown:
         told = f"{counted(len(unknown), 'name')} of {corpus.samples} not in {labels.name}: {few(unknown)}"
-        warnings.append(f"{told}{_but_for_capitals(unknown, seen)}")
+        warnings.append(f"{told}{_written_otherwise(unknown, seen)}")
     if not named and wanted is None:
         raise LabelError(f"{labels}: names no sample")
     return named
 
 
-def _but_for_capitals(lacking: Collection[str], there: Iterable[str]) -> str:
+def _written_otherwise(lacking: Collection[str], there: Iterable[str]) -> str:
+    """What to write instead, as the end of a message, where a name that is lacking is there but for how it is written:
+    in capitals, or in a row of several cells."""
     folded = {name.casefold(): name for name in there}
     near = [(name, folded[name.casefold()]) for name in lacking if folded.get(name.casefold(), name) != name]
-    return f"; {min(near)[0]!r} differs from {min(near)[1]!r} by capitals alone: write one as the other" if near else ""
+    if near:
+        return f"; {min(near)[0]!r} differs from {min(near)[1]!r} by capitals alone: write one as the other"
+    firsts = {name: re.split("[;,\t]", name)[0].strip() for name in lacking}
+    rows = [name for name, first in firsts.items() if first != name and _split(first)[0].casefold() in folded]
+    return f"; {min(rows)!r} is a row of cells: write one name a line, or call the list .csv" if rows else ""
 
 
 def _misspelt(corpus: Corpus, lacking: Collection[str]) -> str:
     files = map(_split, names(corpus.videos))
     stems = [stem for stem, extension in files if extension == ".npy" or extension.lower() in _RANKS]
-    return _but_for_capitals(lacking, stems)
+    return _written_otherwise(lacking, stems)
 
 
 def _one_directory_down(videos: Place) -> str:

@@ -119,6 +119,10 @@ LISTS: dict[str, tuple[str | bytes, str]] = {
         "TEXT",
         "mine: none of 1 sample of capitals.txt has a video in videos (TEXT); 'TEXT' differs from 'te",
     ),
+    "row.txt": (
+        "text;1\n",
+        "mine: none of 1 sample of row.txt has a video in videos (text;1); 'text;1' is a row of cells: write one",
+    ),
     "header.csv": ("name,label\n", "names no sample"),
     "semicolons.csv": ("name;label\nb;1\n", "mine: none of 1 sample of semicolons.csv has a video in videos (b)"),
     "gbk.csv": ("name,情感\n中,1\n".encode("gbk"), "mine: none of 1 sample of gbk.csv has a video in videos (中)"),
@@ -156,6 +160,7 @@ TOMLS: dict[str, tuple[str | bytes, str]] = {
     "rule.toml": ("sampling = 'random'", ": sampling is 'random', expected one of emotion_peak, uniform, headtail"),
     "none.toml": ("[datasets.meld]\nfallback = 'none'", ", datasets.meld: fallback is 'none', expected one of uni"),
     "list.toml": ("dataset = [1]", ": dataset is [1], expected a list of names"),
+    "no_names.toml": ("dataset = []", ": dataset is [], expected a list of names, at least one"),
     "both_names.toml": (
         "[datasets.iemocap]\nn_frms = 4\n[datasets.IEMOCAPFour]\nn_frms = 5",
         ", datasets.IEMOCAPFour: the same dataset as datasets.iemocap; capitals do not tell names apart",
