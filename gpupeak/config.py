@@ -77,6 +77,11 @@ class Option:
         """The option as it is typed."""
         return f"--{self.name}"
 
+    @property
+    def off(self) -> str:
+        """What undoes a flag that the environment or a settings file sets: `--no-overwrite`, `--blinks`."""
+        return f"--{self.name[3:] if self.name.startswith('no-') else f'no-{self.name}'}"
+
     def expected(self, value: Any) -> str | None:
         """What was expected instead of `value`, in words; None if it is fine."""
         if value is None and self.default is None:

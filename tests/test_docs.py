@@ -93,7 +93,12 @@ def test_every_command_parses(name: str) -> None:
 
 @EVERY_DOCUMENT
 def test_every_option_exists(name: str) -> None:
-    there = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    there = {
+        option
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for option in parameter.opts + parameter.secondary_opts
+    }
     named = {span.split()[0] for span in spans(text(name)) if span.startswith("--")}
     assert named - there - OTHERS_OPTIONS == set()
 
@@ -105,7 +110,7 @@ def options_table() -> str:
         takers = ("extract", "plan", "doctor", "verify", "report", "inspect", "pack")
         taken = [command for command in takers if field in options_of(command)]
         commands = "all" if "pack" in taken else ", ".join(taken)
-        words = f"--{option.name} {option.metavar}".rstrip()
+        words = f"{option.flag}`, `{option.off}" if bool in option.types else f"{option.flag} {option.metavar}"
         bounds = "{:,} to {:,}".format(*option.bounds) if option.bounds else ""
         key = "" if field == "config_file" else f"`{keys_of(field)[0]}`"
         rows.append(f"| `{words}` | {option.help} | {option.told} | {bounds} | {commands} | {key} |")

@@ -123,7 +123,8 @@ def _as_parameter(field: str, of: Option) -> Parameter:
     """Of words, which `Option.parsed` makes values of, wherever they come from."""
     kind: Any = bool if bool in of.types else list[str] if field == "datasets" else str
     complete = (lambda: [*of.choices]) if of.choices else None
-    how = option(None, of.panel, of.metavar, of.help, of.flag, told=of.told, autocompletion=complete)
+    spelt = f"{of.flag}/{of.off}" if kind is bool else of.flag
+    how = option(None, of.panel, of.metavar, of.help, spelt, told=of.told, autocompletion=complete)
     return _parameter(field, kind, how)
 
 

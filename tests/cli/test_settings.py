@@ -87,6 +87,10 @@ def test_command_line_then_environment_then_file(
     assert told("", capsys)["n-frms"] == (4, "gpupeak.toml")
     assert main(["extract"]) == 0
     assert stage.configs[-1].n_frms is None  # for a dataset's own comes first
+    (place / "gpupeak.toml").write_text("overwrite = true\nno_blinks = true\nrefresh = true")
+    assert main(["extract", "--no-overwrite", "--blinks"]) == 0
+    config = stage.configs[-1]
+    assert (config.overwrite, config.no_blinks, config.refresh) == (False, False, True)
 
 
 @pytest.mark.parametrize(
