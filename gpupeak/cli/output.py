@@ -12,7 +12,8 @@ from typing import Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -40,11 +41,14 @@ class Output(Console):
     def say(self, text: object, style: str = "") -> None:
         """Print one line, whatever it holds and however long: a terminal gets it wrapped at words, a file whole.
 
-        A `Text` is clean already, and has its styles.
+        So does a terminal that is narrower than a word: a path that it wraps itself can be copied. A `Text` is clean
+        already, and has its styles.
         """
-        wrapped = self.is_terminal and self.width >= _NARROW
         told = text if isinstance(text, Text) else Text(clean(text), style)
-        self.print(told, soft_wrap=not wrapped, crop=False)
+        longest = max(map(cell_len, told.plain.split()), default=0)
+        if not self.is_terminal or self.width < max(_NARROW, longest):
+            told.no_wrap, told.overflow = True, "ignore"
+        self.print(Group(told), crop=False)  # alone it would be copied without them
 
     def warn(self, text: str) -> None:
         """Print a warning, but none twice: what is the same for all datasets names none."""

@@ -90,17 +90,17 @@ class Display(Observer):
                 self._rows[tally.dataset] = row
         elif not self._quiet:
             for tally in tallies:
-                self._say(f"{tally.dataset}: {tally.listed} listed, {tally.skipped} already done")
+                self._console.say(f"{tally.dataset}: {tally.listed} listed, {tally.skipped} already done")
 
     def notice(self, text: str) -> None:
         self._notices.append(text)
-        self._say(text)
+        self._console.say(text)
 
     def advanced(self, tally: Tally, outcome: Outcome) -> None:
         if self._quiet:
             return
         if isinstance(outcome, Failed) and tally.failed_first[-1] is outcome:
-            self._say(f"failed: {tally.dataset}/{failure(outcome)}")
+            self._console.say(f"failed: {tally.dataset}/{failure(outcome)}")
         counts = {"saved": tally.saved, "failed": tally.failed, "fell back": tally.fallbacks.total()}
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         told += f", {rate(tally.saved, tally.seconds)} samples/s"
@@ -110,7 +110,7 @@ class Display(Observer):
         elif now - self._told >= _SECONDS_A_LINE or not tally.not_reached:
             self._told = now
             left = tally.not_reached * tally.seconds / (tally.saved + tally.failed)
-            self._say(f"{tally.dataset}: {tally.done} of {tally.listed} done: {told}, {_clock(left)} left")
+            self._console.say(f"{tally.dataset}: {tally.done} of {tally.listed} done: {told}, {_clock(left)} left")
 
     def stopping(self) -> None:
         """Say that the run is being stopped. For a signal handler: goes around the console, which may be in use."""
@@ -127,10 +127,6 @@ class Display(Observer):
     def so_far(self) -> RunReport:
         """The report of a run that raised: what had been counted by then."""
         return RunReport(self.tallies, time.monotonic() - self._began, None, False, tuple(self._notices))
-
-    def _say(self, text: str) -> None:
-        # Bars that are drawn anew below the line would be cut, not fitted, with `soft_wrap`.
-        self._console.print(Text(clean(text)), soft_wrap=self._bars is None)
 
 
 @contextlib.contextmanager

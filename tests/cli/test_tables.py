@@ -57,6 +57,8 @@ def test_at_80_columns_no_header_is_broken_and_lines_wrap_at_words(
     Output().say(Text("output       ok      " + "/tmp/" + "x" * 40 + ": 44.0 GB free, 3 samples to write"))
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()]
     assert max(map(cell_len, lines)) <= 80
+    Output().say("features in " + "/path" * 20)
+    assert "/path" * 20 in capsys.readouterr().out, "can be copied"
     assert {word for header in headers for word in header.split()} < set(" ".join(lines).split())
     assert "12799/12799" in " ".join(lines)
     assert lines[-2].endswith(": 44.0 GB") and lines[-1] == "free, 3 samples to write"
