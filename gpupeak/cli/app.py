@@ -26,7 +26,7 @@ from gpupeak.cli.plan import inspect, plan
 from gpupeak.cli.report import report
 from gpupeak.cli.settings import init
 from gpupeak.cli.verify import verify
-from gpupeak.errors import WriteError
+from gpupeak.errors import ConfigError, WriteError
 
 _EPILOG = (
     "Exit codes: 0 all saved or skipped, 1 some samples failed, 2 wrong use or configuration, "
@@ -57,6 +57,10 @@ def _gpupeak(
     ] = False,
 ) -> None:
     """Emotion-peak CLIP features for AffectGPT: decoded, encoded and saved as .npy."""
+    try:
+        os.getcwd()  # noqa: PTH109 - in one that was removed, libraries end the process in words of their own
+    except OSError as error:
+        raise ConfigError(f"the current directory is not there ({error.strerror}): change to another one") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -373,3 +373,15 @@ def test_a_wrong_use_is_one_line_and_its_exit_code(
         out, again = capsys.readouterr()
         summary = json.loads(out)
         assert (summary["exit_code"], f"error: {summary['error']}\n") == (code, again)
+
+
+@pytest.mark.parametrize("words", ["doctor", "extract --json", "config emit", "init"])
+def test_a_directory_that_was_removed_holds_no_command(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(words.split()) == 2
+    told = "error: the current directory is not there (No such file or directory): change to another one\n"
+    assert capsys.readouterr().err == told
