@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from gpupeak.video.bits import configured, unescaped
-from gpupeak.video.h264 import Sequence, is_field, read_sequence, slice_type
+from gpupeak.video.nal import KINDS, Sequence, Unit, configured, is_field, may_hide, read_sequence, slice_type, units
 
 REFERENCED = -1
-
-# Codecs of which one packet is one frame, and decoding can start at a key frame.
-_RANDOM_ACCESS = {"av1", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"}
 
 # A display orientation's type, 47, and its size in bytes (ITU-T H.264, 7.3.2.3.1); a frame is decoded to be certain.
 _ORIENTATION = re.compile(rb"\x2f[\3-\7]")
@@ -21,19 +17,6 @@ _ORIENTATION = re.compile(rb"\x2f[\3-\7]")
 _HEAD = 1 << 16  # bytes of a packet in which a picture is looked for
 _TAIL = 1 << 12  # and bytes in which its end is
 _SEQUENCE, _FRAMES = 1, (3, 6)  # AV1's OBUs of a sequence header, and of a frame's header, with its tiles or without
-
-
-class _Nal(NamedTuple):
-    """The types of a codec's NAL units, and the bits of a unit's first byte that hold its type."""
-
-    shift: int
-    mask: int
-    slices: Collection[int]
-    parameter_sets: Collection[int]
-    information: int
-
-
-_NAL = {"h264": _Nal(0, 31, (1, 2, 5), (7, 8), 6), "hevc": _Nal(1, 63, range(32), (32, 33, 34), 39)}
 
 
 class Picture(NamedTuple):
@@ -60,81 +43,68 @@ class Syntax:
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
-        self._codec, self.framed = codec, codec in _RANDOM_ACCESS
-        self.standalone = True
+        self.framed, self.standalone = codec in self._READERS, True
         self.bidirectional = self.oriented = self.doubtful = False
         self.sequence: Sequence | None = None
+        self._read = self._READERS.get(codec, Syntax._other)
         self._highest = 0  # temporal layer
         self._begun = self._ended = self._anew = False
-        self._parameters, self._kinds = b"", set[int]()
-        self._nal = _NAL.get(codec, _NAL["h264"])
-        self._length = 0  # bytes of the length before a NAL unit; 0 for start codes (Annex B)
-        if codec in _NAL:
-            self._length, units = configured(extradata, codec == "hevc")
-            for unit in units:
-                self._take_in(self._kind(unit[0]), unit)
-            if not self._length:
-                self._first_slice(memoryview(extradata))
-        self._parameters += extradata
         self._reduced = False  # AV1's reduced_still_picture_header
-        self._read = {
-            "av1": self._av1,
-            "h264": self._h264,
-            "hevc": self._hevc,
-            "mjpeg": self._mjpeg,
-            "mpeg1video": self._mpeg2,
-            "mpeg2video": self._mpeg2,
-            "mpeg4": self._mpeg4,
-            "vp8": self._vp8,
-            "vp9": self._vp9,
-        }.get(codec, self._other)
+        self._parameters, self._missing = b"", set[int]()  # both of NAL units
+        if codec in KINDS:
+            self._kinds = KINDS[codec]
+            self._missing.update(self._kinds.parameter_sets)
+            self._length, sets = configured(extradata, codec == "hevc")
+            for unit in sets:
+                self._take_in(self._kinds.of(unit), unit)
+        self._parameters += extradata
 
     @property
     def headless(self) -> bool:
-        return self._codec in _NAL and not self._kinds.issuperset(self._nal.parameter_sets)
+        return bool(self._missing)
 
     def read(self, data: memoryview, key: bool) -> Picture:
         """Read the next packet, not empty; `key`: the container calls it a key frame."""
-        picture = self._read(data, key)
-        self._begun = True
-        return picture
+        try:
+            return self._read(self, data, key)
+        except ValueError:  # no frame, or more than one
+            self.framed = False
+            return _picture(True, False, REFERENCED)
+        finally:
+            self._begun = True
 
     def unreferenced(self, picture: Picture) -> bool:
         """Whether no other picture of the stream, which has been read to its end, refers to `picture`."""
         return picture.layer == self._highest
 
     def _h264(self, data: memoryview, key: bool) -> Picture:
-        at = self._first_slice(data)
-        sequence = self.sequence
-        if at < 0 or sequence is None:
-            return self._unknown()
-        if sequence.before_field_flag is not None and is_field(sequence, bytes(data[at : at + 16])):
-            return self._unknown()
-        picture, kind = _h264_picture(data[at], data[at + 1], key)
-        if kind == 1:
-            self.bidirectional = True
-        return picture
+        unit = self._first_slice(data)
+        if self.sequence is None or is_field(self.sequence, unit):
+            raise ValueError
+        idr, kind = unit[0] & 31 == 5, slice_type(unit[1])
+        self.bidirectional |= kind == 1
+        # Periodic intra refresh has key frames that are P pictures: decoding from there is not exact.
+        return _picture(True, idr or (key and kind == 2), REFERENCED if unit[0] & 0x60 else 0, idr)
 
     def _hevc(self, data: memoryview, key: bool) -> Picture:
-        at = self._first_slice(data)
-        if at < 0:
-            return self._unknown()
-        picture, kind, layer = _hevc_picture(data[at], data[at + 1])
-        if layer > self._highest:
-            self._highest = layer
-        if picture.start:  # from a BLA picture on, and after an end of sequence, a decoder starts anew
+        unit = self._first_slice(data)
+        kind, layer = self._kinds.of(unit), (unit[1] & 7) - 1
+        self._highest = max(self._highest, layer)
+        start = 16 <= kind <= 21
+        if start:  # from a BLA picture on, and after an end of sequence, a decoder starts anew
             self._anew = self._begun and (kind <= 18 or self._ended)
-            self.doubtful |= self._begun and (data[at + 2] & 0x40 != 0 or (kind == 21 and self._ended))
+            self.doubtful |= self._begun and (unit[2] & 0x40 != 0 or (kind == 21 and self._ended))
         elif self._anew and kind in (8, 9):  # RASL: it refers to what came before, and is dropped
             self.doubtful = True
-        self._ended = data[-1] == 1 and data[-2] == 0x48
-        return picture
+        self._ended = bytes(data[-2:]) == b"\x48\1"
+        # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
+        return _picture(True, start, layer if kind < 16 and kind % 2 == 0 else REFERENCED, start)
 
     def _mpeg4(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
         vop = head.find(b"\0\0\1\xb6")
         if vop < 0 or len(head) < max(20, vop + 5):
-            return self._unknown()  # so short a VOP may be one that is not coded: no frame, or a packed one's
+            raise ValueError  # so short a VOP may be one that is not coded: no frame, or a packed one's
         kind = head[vop + 4] >> 6
         self.bidirectional |= kind == 2
         return _picture(True, key and kind == 0, 0 if kind == 2 else REFERENCED, key and kind == 0)
@@ -143,7 +113,7 @@ class Syntax:
         head = bytes(data[:_HEAD])
         header = head.find(b"\0\0\1\0")
         if header < 0 or len(head) < header + 6:
-            return self._unknown()
+            raise ValueError
         kind = head[header + 5] >> 3 & 7
         self.bidirectional |= kind == 3
         return _picture(True, kind == 1 and b"\0\0\1\xb3" in head[:header], 0 if kind == 3 else REFERENCED)
@@ -178,69 +148,40 @@ class Syntax:
     def _other(self, data: memoryview, key: bool) -> Picture:
         return _picture(True, key, REFERENCED)
 
-    def _unknown(self) -> Picture:
-        self.framed = False
-        return _picture(True, False, REFERENCED)
+    # Codecs of which one packet is one frame, and decoding can start at a key frame.
+    _READERS: ClassVar[dict[str, Callable[[Syntax, memoryview, bool], Picture]]] = {
+        "av1": _av1,
+        "h264": _h264,
+        "hevc": _hevc,
+        "mjpeg": _mjpeg,
+        "mpeg1video": _mpeg2,
+        "mpeg2video": _mpeg2,
+        "mpeg4": _mpeg4,
+        "vp8": _vp8,
+        "vp9": _vp9,
+    }
 
-    def _first_slice(self, data: memoryview) -> int:
-        """Where the first slice's NAL unit starts, or -1; the units before it are taken in."""
-        at, length = 0, self._length
-        if length:
-            shift, mask, slices = self._nal[:3]
-            while at + length + 1 < len(data):
-                start = at + length
-                if (kind := data[start] >> shift & mask) in slices:
-                    return start
-                at = start + int.from_bytes(data[at:start], "big")
-                self._take_in(kind, bytes(data[start:at]))
-            return -1
-        head = bytes(data[:_HEAD])
-        start = head.find(b"\0\0\1") + 3
-        while 3 <= start < len(head) - 1:
-            if (kind := self._kind(head[start])) in self._nal.slices:
-                return start
-            following = head.find(b"\0\0\1", start)
-            self._take_in(kind, head[start:following])
-            start = following + 3
-        return -1
+    def _first_slice(self, data: memoryview) -> Unit:
+        """The first slice's NAL unit; the units before it are taken in. ValueError if there is none."""
+        for unit in units(data if self._length else data[:_HEAD], self._length):
+            kind = self._kinds.of(unit)
+            if kind in self._kinds.slices and len(unit) > 2:
+                return unit
+            self._take_in(kind, unit)
+        raise ValueError
 
-    def _kind(self, byte: int) -> int:
-        return byte >> self._nal.shift & self._nal.mask
-
-    def _take_in(self, kind: int, unit: bytes) -> None:
-        if kind in self._nal.parameter_sets:
-            self._parameter_set(unit)
-        elif kind == self._nal.information:
+    def _take_in(self, kind: int, unit: Unit) -> None:
+        """A parameter set that neither the header nor the first packet holds is missed by whoever starts after it."""
+        if kind == self._kinds.information:
             self.oriented |= _ORIENTATION.search(unit) is not None
-
-    def _parameter_set(self, unit: bytes) -> None:
-        """One that neither the header nor the first packet holds is missed by whoever starts decoding after it."""
-        if unit.rstrip(b"\0") not in self._parameters:
-            self._parameters += unit
+        elif kind in self._kinds.parameter_sets and bytes(unit).rstrip(b"\0") not in self._parameters:
+            self._parameters += bytes(unit)
             self.standalone &= not self._begun
-            kind = self._kind(unit[0])
-            self._kinds.add(kind)
-            if self._nal.mask == 31 and kind == 7:
-                self.sequence = read_sequence(unit)
+            self._missing.discard(kind)
+            if kind == 7:
+                self.sequence = read_sequence(bytes(unit))
             elif kind == 34:
-                self.doubtful |= _may_hide(unit)
-
-
-@cache
-def _h264_picture(header: int, first: int, key: bool) -> tuple[Picture, int]:
-    """What the first two bytes of a slice's NAL unit say, and its slice_type."""
-    idr, kind = header & 31 == 5, slice_type(first)
-    # Periodic intra refresh has key frames that are P pictures: decoding from there is not exact.
-    return Picture(True, idr or (key and kind == 2), REFERENCED if header & 0x60 else 0, idr), kind
-
-
-@cache
-def _hevc_picture(header: int, following: int) -> tuple[Picture, int, int]:
-    """What the header of a slice's NAL unit says, its nal_unit_type and its temporal layer."""
-    kind, layer = header >> 1 & 63, (following & 7) - 1
-    start = 16 <= kind <= 21
-    # Sub-layer non-reference pictures, 0, 2, .., 14, may still be referred to from higher layers.
-    return Picture(True, start, layer if kind < 16 and kind % 2 == 0 else REFERENCED, start), kind, layer
+                self.doubtful |= may_hide(unit)
 
 
 def _vp9_frames(data: memoryview) -> list[int]:
@@ -271,13 +212,3 @@ def _obus(data: memoryview) -> Iterator[tuple[int, int]]:
         if size and at < len(data):
             yield header >> 3 & 15, data[at]
         at += size
-
-
-def _may_hide(unit: bytes) -> bool:
-    """output_flag_present_flag of HEVC's picture parameter set (ITU-T H.265, 7.3.2.3.1)."""
-    bits = unescaped(unit[2:16])
-    try:
-        bits.skip(2)
-        return bits.u(2) & 1 == 1
-    except ValueError:
-        return True

@@ -24,8 +24,8 @@ from av.video.stream import VideoStream
 from gpupeak.errors import OUT_OF_MEMORY, SampleError, mistaken
 from gpupeak.video.bitstream import Picture, Syntax
 from gpupeak.video.gops import Gops
-from gpupeak.video.h264 import Sequence
 from gpupeak.video.headers import read_headers
+from gpupeak.video.nal import Sequence
 from gpupeak.video.orientation import UPRIGHT, Matrix, degrees, display_matrix
 
 MAX_SIDE = 16384

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from struct import Struct
+from struct import pack
 from typing import NamedTuple, TypeAlias
 
-from gpupeak.video import h264, hevc
-from gpupeak.video.bits import Bits, configured, uncropped
+from gpupeak.video.bits import Bits
 from gpupeak.video.container import MAX_SIDE, Clip
+from gpupeak.video.nal import KINDS, Cut, Unit, configured, read_cropping, uncropped, units
 
 MAX_BYTES = 64 << 20  # of packets, which are held in memory and sent between processes
 UNTIMED, NO_FRAMES = "timestamps do not tell the frames", "packets that are no frames"
@@ -24,10 +24,9 @@ _MAX_HEADER = 4096  # bytes of a parameter set, a codec's configuration or an MP
 _MAX_LATE = 7  # DALI puts 8 pictures at a time in order
 _BLOCK = 16  # pixels: sizes are coded in multiples
 _CLUSTER = 1 << 14  # packets in one of Matroska's, whose times are 16 bits
-_SIMPLE_BLOCK = Struct(">BQBhB")  # the start of a simple block: its code and length; its track, time and flags
 
 Size: TypeAlias = tuple[int, int]
-Payload: TypeAlias = list[bytes | memoryview]
+Payload: TypeAlias = list[Unit]
 """The pieces of a packet, in turn: parts of the clip's packets are copied once, into what is made of them."""
 
 
@@ -71,6 +70,8 @@ def remake(clip: Clip, indices: Iterable[int]) -> Remade:
         raise Unsafe(UNTIMED)
     try:
         name, header, payloads, coded, shown = _written(clip, numbers)
+    except Cut:
+        raise Unsafe(NO_FRAMES) from None
     except ValueError:
         raise Unsafe("parameter sets that cannot be read") from None
     data = _matroska(name, header, coded, payloads, [*(place[each] for each in pts), len(pts)])
@@ -124,19 +125,17 @@ class _Nals(_Syntax):
 
     def __init__(self, clip: Clip) -> None:
         super().__init__(clip)
-        self._hevc = clip.codec == "hevc"
+        self._hevc, self._kinds = clip.codec == "hevc", KINDS[clip.codec]
         self.name = b"V_MPEGH/ISO/HEVC" if self._hevc else b"V_MPEG4/ISO/AVC"
-        self._kept, self._headers = _HEVC_UNITS if self._hevc else _H264_UNITS
         self._sets: dict[tuple[int, int], bytes] = {}
-        extradata = clip.decoder.extradata or b""
-        self._length, units = configured(extradata, self._hevc)
-        self._pictures(units if self._length else self._units(memoryview(extradata)))
+        self._length, given = configured(clip.decoder.extradata or b"", self._hevc)
+        self._pictures(given)
 
     def take_in(self, data: memoryview) -> None:
-        self._pictures(self._units(data))
+        self.rewritten(data)
 
     def rewritten(self, data: memoryview) -> Payload:
-        return self._pictures(self._units(data))
+        return self._pictures(units(data, self._length))
 
     def again(self, data: memoryview) -> Payload:
         pieces = self.rewritten(data)
@@ -148,9 +147,8 @@ class _Nals(_Syntax):
         return [_START_CODE, b"\x48\1", *entered]
 
     def header(self) -> tuple[bytes, Size, Size]:
-        kind, size = (33, 2) if self._hevc else (7, 1)
-        unit = self._sets.get((kind, 0), b"")
-        cropping = (hevc if self._hevc else h264).read_cropping(unit)
+        key = self._kinds.sequence, 0
+        cropping = read_cropping(self._sets.get(key, b""), self._hevc)
         coded = cropping.width, cropping.height
         shown = coded[0] - cropping.right, coded[1] - cropping.bottom
         if min(shown) <= 0 or max(coded) > MAX_SIDE:
@@ -161,49 +159,32 @@ class _Nals(_Syntax):
         width, height = self._shown
         if not self._hevc and in_blocks(self._shown) == in_blocks(shown) and width <= shown[0] and height <= shown[1]:
             shown = width, height
-        sets = {**self._sets, (kind, 0): uncropped(unit, size, cropping)}
-        return b"".join(_START_CODE + sets[key] for key in sorted(sets)), coded, shown
+        self._sets[key] = uncropped(self._sets[key], self._kinds.header, cropping)
+        return b"".join(_START_CODE + unit for _, unit in sorted(self._sets.items())), coded, shown
 
-    def _units(self, data: memoryview) -> Iterable[bytes | memoryview]:
-        if not (length := self._length):
-            return [unit.rstrip(b"\0") for unit in bytes(data).split(b"\0\0\1")[1:]]
-        units, at, end = Payload(), 0, len(data)
-        while at < end:
-            start = at + length
-            at = start + int.from_bytes(data[at:start], "big")
-            units.append(data[start:at])
-        if at > end:
-            raise Unsafe(NO_FRAMES)
-        return units
-
-    def _pictures(self, units: Iterable[bytes | memoryview]) -> Payload:
+    def _pictures(self, units: Iterable[Unit]) -> Payload:
         """Those that hold or describe pictures; parameter sets are kept aside, layers and padding left out."""
         pieces = Payload()
         for unit in units:
-            if not unit or (self._hevc and bytes(unit[1:2]) > b"\7"):
+            kind = self._kinds.of(unit)
+            if self._hevc and (unit[0] & 1 or bytes(unit[1:2]) > b"\7"):
                 continue  # nuh_layer_id
-            if unit[0] in self._kept:
+            if kind in self._kinds.pictures:
                 pieces += _START_CODE, unit
-            elif unit[0] in self._headers:
-                self._parameter_set(bytes(unit))
+            elif kind in self._kinds.parameter_sets:
+                self._parameter_set(kind, bytes(unit).rstrip(b"\0"))
         return pieces
 
-    def _parameter_set(self, unit: bytes) -> None:
+    def _parameter_set(self, kind: int, unit: bytes) -> None:
         if len(unit) > _MAX_HEADER:
             raise ValueError(f"{len(unit)} bytes")
-        kind = unit[0] >> 1 & 63 if self._hevc else unit[0] & 31
         # Of picture parameter sets there may be several.
-        number = Bits(unit[2 if self._hevc else 1 :][:8]).ue() if kind in (8, 34) else 0
-        if self._sets.setdefault((kind, number), unit.rstrip(b"\0")) != unit.rstrip(b"\0"):
+        number = Bits(unit[self._kinds.header :][:8]).ue() if kind == self._kinds.picture else 0
+        if self._sets.setdefault((kind, number), unit) != unit:
             raise Unsafe(CHANGING)
 
 
 _START_CODE = b"\0\0\0\1"
-# The first bytes of the NAL units that are kept, and of those that hold parameter sets; of HEVC's base layer.
-_H264_UNITS = tuple({byte for byte in range(256) if byte & 31 in kinds} for kinds in (range(1, 7), (7, 8)))
-_HEVC_UNITS = tuple(
-    {byte for byte in range(0, 256, 2) if byte >> 1 & 63 in kinds} for kinds in ((*range(32), 36, 39, 40), (32, 33, 34))
-)
 
 
 class _Mpeg4(_Syntax):
@@ -314,27 +295,28 @@ def in_blocks(size: Size) -> Size:
 
 def _matroska(name: bytes, header: bytes, size: Size, payloads: Sequence[Payload], places: Sequence[int]) -> bytes:
     """A file of one video stream (RFC 9559), whose time base is a picture."""
-    video = _number("b0", size[0]) + _number("ba", size[1])  # PixelWidth, PixelHeight
-    track = _number("d7", 1) + _number("73c5", 1) + _number("83", 1) + _number("9c", 0)  # number, UID, video, no lacing
-    track += _element("86", name) + (_element("63a2", header) if header else b"") + _element("e0", video)
-    parts: Payload = [_element("1549a966", _number("2ad7b1", 40_000_000)), _element("1654ae6b", _element("ae", track))]
+    video = _element("e0", *_number("b0", size[0]), *_number("ba", size[1]))  # PixelWidth, PixelHeight
+    track = [
+        *_number("d7", 1),
+        *_number("73c5", 1),
+        *_number("83", 1),
+        *_number("9c", 0),
+    ]  # number, UID, video, no lacing
+    private = _element("63a2", header) if header else []
+    entry = _element("ae", *track, *_element("86", name), *private, *video)
+    parts = [*_element("1549a966", *_number("2ad7b1", 40_000_000)), *_element("1654ae6b", *entry)]
     for at in range(0, len(payloads), _CLUSTER):
-        blocks: Payload = [_number("e7", at)]
+        blocks = _number("e7", at)
         for number, payload in enumerate(payloads[at : at + _CLUSTER], at):
-            length, key = 4 + sum(map(len, payload)), 0 if number else 0x80
-            blocks += _SIMPLE_BLOCK.pack(0xA3, length | 1 << 56, 0x81, places[number] - at, key), *payload
-        parts += [_start("1f43b675", sum(map(len, blocks))), *blocks]
-    start = _element("1a45dfa3", _element("4282", b"matroska")) + _start("18538067", sum(map(len, parts)))
-    return b"".join([start, *parts])
+            head = pack(">BhB", 0x81, places[number] - at, 0 if number else 0x80)  # track, time, whether a key frame
+            blocks += _element("a3", head, *payload)
+        parts += _element("1f43b675", *blocks)
+    return b"".join([*_element("1a45dfa3", *_element("4282", b"matroska")), *_element("18538067", *parts)])
 
 
-def _start(code: str, size: int) -> bytes:
-    return bytes.fromhex(code) + (size | 1 << 56).to_bytes(8, "big")
+def _element(code: str, *content: Unit) -> Payload:
+    return [bytes.fromhex(code) + (sum(map(len, content)) | 1 << 56).to_bytes(8, "big"), *content]
 
 
-def _element(code: str, content: bytes) -> bytes:
-    return _start(code, len(content)) + content
-
-
-def _number(code: str, value: int) -> bytes:
+def _number(code: str, value: int) -> Payload:
     return _element(code, value.to_bytes(8, "big"))

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
@@ -20,10 +19,10 @@ from clips import KINDS, Packets, decode_in_full, hidden_vp9, remux, superframe,
 from gpupeak.errors import SampleError
 from gpupeak.sampling import choose
 from gpupeak.types import Peak, SamplingRule
-from gpupeak.video import container, h264, hevc
+from gpupeak.video import container
 from gpupeak.video import remake as remaking
-from gpupeak.video.bits import uncropped
 from gpupeak.video.container import open_clip
+from gpupeak.video.nal import read_cropping, uncropped
 from gpupeak.video.remake import CHANGING, NO_FRAMES, UNTIMED, Remade, Unsafe, remake
 
 ClipOf = Callable[[str], Path]
@@ -202,11 +201,11 @@ def test_vp9_of_packets_that_are_not_one_picture(tmp_path: Path, change: Callabl
             remake(clip, [5, 12])
 
 
-@pytest.mark.parametrize(("kind", "syntax"), [("h264_cropped", h264), ("hevc", hevc)])
-def test_a_sequence_parameter_set_without_its_cropping(clip_of: ClipOf, kind: str, syntax: ModuleType) -> None:
+@pytest.mark.parametrize("kind", ["h264_cropped", "hevc"])
+def test_a_sequence_parameter_set_without_its_cropping(clip_of: ClipOf, kind: str) -> None:
     unit, header = parameter_set(clip_of(kind))
-    cropping = syntax.read_cropping(unit)
-    changed = syntax.read_cropping(uncropped(unit, header, cropping))
+    cropping = read_cropping(unit, kind == "hevc")
+    changed = read_cropping(uncropped(unit, header, cropping), kind == "hevc")
     assert changed == cropping._replace(right=0, bottom=0, stop=cropping.start + 1)
     # Bit for bit what it was after that, whatever it is, and no start code in it.
     for fill in range(256):
@@ -230,8 +229,8 @@ def parameter_set(path: Path) -> tuple[bytes, int]:
     return record[at : at + int.from_bytes(record[at - 2 : at], "big")], header
 
 
-@pytest.mark.parametrize(("kind", "syntax"), [("h264_cropped", h264), ("hevc", hevc)])
-def test_damaged_parameter_sets_are_read_or_not_in_no_time(clip_of: ClipOf, kind: str, syntax: ModuleType) -> None:
+@pytest.mark.parametrize("kind", ["h264_cropped", "hevc"])
+def test_damaged_parameter_sets_are_read_or_not_in_no_time(clip_of: ClipOf, kind: str) -> None:
     unit, header = parameter_set(clip_of(kind))
     draw, read = random.Random(0), 0
     for _ in range(3000):
@@ -239,8 +238,8 @@ def test_damaged_parameter_sets_are_read_or_not_in_no_time(clip_of: ClipOf, kind
         for _ in range(draw.randint(0, 4)):
             damaged[draw.randrange(len(damaged))] = draw.choice((0, 1, 3, 0xFF, draw.randrange(256)))
         with suppress(ValueError):
-            cropping = syntax.read_cropping(bytes(damaged))
-            again = syntax.read_cropping(uncropped(bytes(damaged), header, cropping))
+            cropping = read_cropping(bytes(damaged), kind == "hevc")
+            again = read_cropping(uncropped(bytes(damaged), header, cropping), kind == "hevc")
             assert again[:6] == (cropping.width, cropping.height, 0, 0, 0, 0)
             read += 1
     assert read > 300, "most damage is not where the size is told"

@@ -10,7 +10,7 @@ import pytest
 from clips import decode_in_full, write_clip
 
 from gpupeak.video.container import open_clip
-from gpupeak.video.h264 import read_sequence, slice_type
+from gpupeak.video.nal import read_sequence, slice_type
 
 
 @pytest.mark.parametrize(
