@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from samples import plan
 
-from gpupeak.encode.gpu.inbox import Inbox
+from gpupeak.encode.gpu.inbox import Frames, Inbox
 from gpupeak.types import FrameBatch
 
 HERE = Path()
@@ -49,8 +49,8 @@ class Source:
             assert self.asked.acquire(timeout=30)
 
 
-def names(batches: list[FrameBatch]) -> list[str]:
-    return [batch.plans[0].sample.name for batch in batches]
+def names(taken: list[Frames]) -> list[str]:
+    return [frames.plan.sample.name for frames in taken]
 
 
 @pytest.mark.parametrize(

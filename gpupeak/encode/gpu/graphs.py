@@ -19,11 +19,11 @@ import copy
 import itertools
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -32,11 +32,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gpupeak.encode.base import outcomes
 from gpupeak.encode.gpu.attention import APART, Attention, apart
 from gpupeak.encode.gpu.device import Cuda, Event, Graph
-from gpupeak.encode.gpu.inbox import Inbox
+from gpupeak.encode.gpu.inbox import Frames, Inbox, give_back
 from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.errors import DeviceError
-from gpupeak.types import Failed, FeatureBatch, FrameBatch, FramePlan, Seconds
+from gpupeak.types import Failed, FeatureBatch, FrameBatch
 
 BUCKETS: tuple[int, ...] = (16, 32, 48, 64, 96, 128, 192, 256)
 """Images a graph is captured for. Multiples of 16 fill the matrix units' tiles."""
@@ -135,25 +135,11 @@ class GraphRunner:
 Runner: TypeAlias = EagerRunner | GraphRunner
 
 
-class _Image(NamedTuple):
-    batch: FrameBatch
-    row: int
-
-
-@dataclass(slots=True)
-class _Piece:
-    """Consecutive samples that share a slot, and how many batches end with them."""
-
-    samples: list[tuple[FramePlan, Seconds]] = field(default_factory=list)
-    images: list[_Image] = field(default_factory=list)
-    finished: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _Flight:
     """Samples on their way through the GPU: `read` is behind the last read of their frames, `done` behind all."""
 
-    samples: list[tuple[FramePlan, Seconds]]
+    samples: Sequence[Frames]
     features: torch.Tensor
     release: Callable[[], None]
     began: Event
@@ -195,82 +181,68 @@ class GraphEncoder:
         free = SimpleQueue[torch.Tensor]()
         for _ in range(self._slots):
             free.put(self._runner.cuda.pinned(shape, dtype))
-        borrowed: deque[FrameBatch] = deque()
+        reading: list[Frames] = []
         flights: deque[_Flight] = deque()
         with Inbox(batches, self._most) as inbox:
             try:
                 while True:
-                    group = inbox.take(self._most, until=flights[0].done.query if flights else None)
-                    if not group and not flights:
-                        return
-                    borrowed += group
-                    for piece in self._pieces(group):
-                        if free.empty():  # whoever frees a slot may be waiting for these
-                            while flights:
-                                yield from _landed(flights.popleft())
-                        slot = free.get()
-                        flights.append(self._launch(piece, slot, partial(free.put, slot)))
-                        landed = _landed(flights.popleft()) if len(flights) > 1 else []
-                        # The GPU is past the batch before: its patch kernel is the next thing it does.
-                        flights[-1].read.synchronize()
-                        for _ in range(piece.finished):
-                            borrowed.popleft().release()
-                        yield from landed
-                    if not group:
+                    reading = inbox.take(self._most, until=flights[0].done.query if flights else None)
+                    if not reading:
+                        if not flights:
+                            return
                         yield from _landed(flights.popleft())
+                        continue
+                    if free.empty():  # whoever frees a slot may be waiting for these
+                        while flights:
+                            yield from _landed(flights.popleft())
+                    slot = free.get()
+                    flights.append(self._launch(reading, slot, partial(free.put, slot)))
+                    landed = _landed(flights.popleft()) if len(flights) > 1 else []
+                    # The GPU is past the batch before: its patch kernel is the next thing it does.
+                    flights[-1].read.synchronize()
+                    read, reading = reading, []
+                    give_back(read)
+                    yield from landed
             finally:
                 try:
                     self._stream.record().synchronize()  # nobody gets back what is still being read or written
                 finally:
-                    for batch in borrowed:
-                        batch.release()
+                    give_back(reading)
 
-    def _pieces(self, group: Sequence[FrameBatch]) -> Iterator[_Piece]:
-        """Cut a group between samples where a slot is full."""
-        piece = _Piece()
-        for batch in group:
-            for plan, span, seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
-                if len(piece.images) + plan.sample.rule.n > self._most:
-                    yield piece
-                    piece = _Piece()
-                piece.samples.append((plan, seconds))
-                piece.images += [_Image(batch, row) for row in range(*span)]
-            piece.finished += 1
-        if group:
-            yield piece
-
-    def _launch(self, piece: _Piece, slot: torch.Tensor, release: Callable[[], None]) -> _Flight:
-        """Put all of a piece's work on the streams; waits for nothing that is not long past."""
+    def _launch(self, samples: Sequence[Frames], slot: torch.Tensor, release: Callable[[], None]) -> _Flight:
+        """Put all of the samples' work on the streams; waits for nothing that is not long past."""
         read = began = self._stream.record()
-        features = slot[: len(piece.images)]
-        for first in range(0, len(piece.images), self._runner.largest):
-            images = piece.images[first : first + self._runner.largest]
-            read = self._read(images, next(self._lanes))
-            self._stream.run("replay", partial(self._runner.run, len(images)))
-            arrived = features[first : first + len(images)]
-            copy = partial(arrived.copy_, self._runner.features[: len(images)], non_blocking=True)
+        images = [(frames.batch, row) for frames in samples for row in frames.rows]
+        features = slot[: len(images)]
+        for first in range(0, len(images), self._runner.largest):
+            some = images[first : first + self._runner.largest]
+            read = self._read(some, next(self._lanes))
+            self._stream.run("replay", partial(self._runner.run, len(some)))
+            arrived = features[first : first + len(some)]
+            copy = partial(arrived.copy_, self._runner.features[: len(some)], non_blocking=True)
             self._stream.run("copy", copy)
-        return _Flight(piece.samples, features, release, began, read, self._stream.record())
+        return _Flight(samples, features, release, began, read, self._stream.record())
 
-    def _read(self, images: Sequence[_Image], lane: _Lane) -> Event:
+    def _read(self, images: Sequence[tuple[FrameBatch, int]], lane: _Lane) -> Event:
         """From pixels to the static input; the event is behind the last read of pixels and lane."""
         if lane.read is not None:
             lane.read.synchronize()
         staged_pixels, staged_images = lane.staged_pixels.numpy(), lane.staged_images.numpy()
         sources: list[tuple[torch.Tensor, int, int]] = []  # pixels on the device, and which images are in them
         place = 0
-        for same in (list(group) for _, group in itertools.groupby(images, _device_batch)):
-            first, place = place, place + len(same)
-            batch = same[0].batch
+        for _, group in itertools.groupby(images, _device_batch):
+            first, same = place, [*group]
+            place += len(same)
+            batch, _ = same[0]
             if isinstance(batch.pixels, np.ndarray):
-                for at, image in enumerate(same, first):
-                    staged_pixels[at] = image.batch.pixels[image.row]
+                for at, (of, row) in enumerate(same, first):
+                    staged_pixels[at] = of.pixels[row]
                 staged_images[first:place] = np.arange(first, place)
                 upload = partial(lane.pixels[first:place].copy_, lane.staged_pixels[first:place], non_blocking=True)
                 self._uploads.run("upload", upload)
                 sources.append((lane.pixels, first, place))
             else:
-                staged_images[first:place] = [image.row for image in same]
+                staged_images[first:place] = [row for _, row in same]
                 if batch.ready is not None:
                     self._stream.wait(batch.ready)
                 sources.append((batch.pixels, first, place))
@@ -285,9 +257,10 @@ class GraphEncoder:
 
 def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
     flight.done.synchronize()
-    seconds = flight.began.elapsed_time(flight.done) / 1000 / max(1, len(flight.samples))
-    return outcomes(flight.samples, flight.features.numpy(), seconds, flight.release)
+    seconds = flight.began.elapsed_time(flight.done) / 1000 / len(flight.samples)
+    samples = [(frames.plan, frames.seconds) for frames in flight.samples]
+    return outcomes(samples, flight.features.numpy(), seconds, flight.release)
 
 
-def _device_batch(image: _Image) -> int | None:
-    return None if isinstance(image.batch.pixels, np.ndarray) else id(image.batch)
+def _device_batch(image: tuple[FrameBatch, int]) -> int | None:
+    return None if isinstance(image[0].pixels, np.ndarray) else id(image[0])

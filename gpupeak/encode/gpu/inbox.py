@@ -5,18 +5,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
-from gpupeak.types import FrameBatch
+from gpupeak.types import FrameBatch, FramePlan, Seconds
 
 _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
 
 
+class Frames(NamedTuple):
+    """One sample's frames, `rows` of a batch. Behind the `last` sample of a batch, its frames are given back."""
+
+    plan: FramePlan
+    seconds: Seconds
+    batch: FrameBatch
+    rows: range
+    last: bool
+
+
+def give_back(read: Iterable[Frames]) -> None:
+    for frames in read:
+        if frames.last:
+            frames.batch.release()
+
+
 class Inbox:
-    """Reads batches ahead on a thread of its own, up to `images` images; releases what it holds when it is closed."""
+    """Reads ahead on a thread of its own, up to `images` images; gives back what it holds when it is closed."""
 
     def __init__(self, batches: Iterable[FrameBatch], images: int) -> None:
         self._limit = images
-        self._ready: deque[FrameBatch] = deque()
+        self._ready: deque[Frames] = deque()
         self._images = 0
         self._ended = self._closed = False
         self._error: BaseException | None = None
@@ -30,12 +47,12 @@ class Inbox:
         """Take no more. The thread is not waited for: it ends when whoever it reads from hands over or ends."""
         with self._changed:
             self._closed = True
-            while self._ready:
-                self._ready.popleft().release()
+            give_back(self._ready)
+            self._ready.clear()
             self._changed.notify_all()
 
-    def take(self, most: int, until: Callable[[], bool] | None = None) -> list[FrameBatch]:
-        """Take consecutive batches: as many as are ready and have at most `most` images, but at least one.
+    def take(self, most: int, until: Callable[[], bool] | None = None) -> list[Frames]:
+        """Take the next samples: as many as are ready and have at most `most` images, but at least one.
 
         Waits for the first one, or, if given, for `until` to come true: then, and at the end, the list is empty. Raises
         whatever reading raised, when all before it was taken and there is no `until` to see to first.
@@ -45,11 +62,11 @@ class Inbox:
                 self._changed.wait(None if until is None else _POLL)
             if self._error is not None and not self._ready and until is None:
                 raise self._error
-            taken: list[FrameBatch] = []
+            taken: list[Frames] = []
             images = 0
-            while self._ready and (not taken or images + _images(self._ready[0]) <= most):
+            while self._ready and (not taken or images + len(self._ready[0].rows) <= most):
                 taken.append(self._ready.popleft())
-                images += _images(taken[-1])
+                images += len(taken[-1].rows)
             self._images -= images
             self._changed.notify_all()
             return taken
@@ -61,8 +78,10 @@ class Inbox:
                     if self._closed:
                         batch.release()
                         return
-                    self._ready.append(batch)
-                    self._images += _images(batch)
+                    for at, (plan, span) in enumerate(zip(batch.plans, batch.spans, strict=True), 1):
+                        rows, last = range(*span), at == len(batch.plans)
+                        self._ready.append(Frames(plan, batch.seconds[at - 1], batch, rows, last))
+                        self._images += len(rows)
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._closed or self._images < self._limit)
         except BaseException as error:
@@ -71,7 +90,3 @@ class Inbox:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-
-
-def _images(batch: FrameBatch) -> int:
-    return sum(stop - start for start, stop in batch.spans)
