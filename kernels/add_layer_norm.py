@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 
-from gpupeak.kernels.compile import Kernel, expect, load
+from gpupeak.kernels.compile import expect, load
 
 AddLayerNorm: TypeAlias = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
@@ -30,20 +29,16 @@ def cuda_add_layer_norm(device: torch.device, width: int) -> AddLayerNorm:
     """`add_layer_norm` as one kernel, in place, for fp16 and widths that are multiples of 256. Raises DeviceError."""
     if width % 256:
         raise ValueError(f"width is {width}, expected a multiple of 256")
-    return partial(_launch, load("add_layer_norm", device, WIDTH=width), width)
+    kernel = load("add_layer_norm", device, WIDTH=width)
 
+    def launch(
+        residual: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (*residual.shape[:-1], width)
+        for tensor, wanted in ((residual, shape), (delta, shape), (weight, (width,)), (bias, (width,))):
+            expect(tensor, torch.float16, wanted, residual.device)
+        rows = residual.numel() // width
+        kernel((-(-rows // _WARPS),), 32 * _WARPS, residual, delta, weight, bias, float(eps), rows)
+        return residual, delta
 
-def _launch(
-    kernel: Kernel,
-    width: int,
-    residual: torch.Tensor,
-    delta: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    for tensor, shape in ((residual, residual.shape), (delta, residual.shape), (weight, (width,)), (bias, (width,))):
-        expect(tensor, torch.float16, (*shape[:-1], width), residual.device)
-    rows = residual.numel() // width
-    kernel((-(-rows // _WARPS),), 32 * _WARPS, residual, delta, weight, bias, float(eps), rows)
-    return residual, delta
+    return launch

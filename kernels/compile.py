@@ -52,12 +52,6 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-@cache
-def load(name: str, device: torch.device, **sizes: int) -> Kernel:
-    """The kernel `name` for a GPU, compiled once; CuPy keeps the binary on disk. Raises DeviceError."""
-    return Kernel(name, device, options(**sizes))
-
-
 def gpu_extra() -> str:
     """What to install for the CUDA that the installed torch is built for."""
     return "gpupeak[gpu-cuda12]" if (torch.version.cuda or "").startswith("12.") else "gpupeak[gpu]"
@@ -73,9 +67,12 @@ def expect(tensor: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], dev
 
 
 class Kernel:
-    """A compiled kernel on one GPU: a call is one launch on torch's current stream; a graph may capture it."""
+    """The kernel `name` compiled for one GPU: a call is one launch on torch's current stream; a graph may capture it.
 
-    def __init__(self, name: str, device: torch.device, options: tuple[str, ...]) -> None:
+    CuPy keeps the binary on disk. Raises DeviceError.
+    """
+
+    def __init__(self, name: str, device: torch.device, **sizes: int) -> None:
         try:
             writable_cache("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")
             import cupy
@@ -84,11 +81,11 @@ class Kernel:
         except Exception as error:  # a broken installation may raise anything
             raise DeviceError(f"CuPy cannot be imported: {first_line(error)}") from error
         self._cupy = cupy
-        self._streams: dict[int, Any] = {}
+        self._streams: dict[_Stream, Any] = {}
         self._device = torch.device(device.type, device.index or 0)
         try:
             with cupy.cuda.Device(self._device.index):
-                module = cupy.RawModule(code=source(name).read_text(encoding="utf-8"), options=options)
+                module = cupy.RawModule(code=source(name).read_text(encoding="utf-8"), options=options(**sizes))
                 # Compiles and loads it: no later call does, as none may under a graph's capture.
                 self._function = module.get_function(name)
         except Exception as error:  # NVRTC, driver and file errors have no base of their own
@@ -101,9 +98,13 @@ class Kernel:
 
     def _current_stream(self) -> Any:
         stream = _Stream(torch.cuda.current_stream(self._device).cuda_stream)
-        if stream.handle not in self._streams:
-            self._streams[stream.handle] = self._cupy.cuda.Stream.from_external(stream)
-        return self._streams[stream.handle]
+        if stream not in self._streams:
+            self._streams[stream] = self._cupy.cuda.Stream.from_external(stream)
+        return self._streams[stream]
+
+
+load = cache(Kernel)
+"""A `Kernel`, compiled once."""
 
 
 class _Stream(NamedTuple):

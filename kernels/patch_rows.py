@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 import torch
 
-from gpupeak.kernels.compile import Kernel, expect, load
+from gpupeak.kernels.compile import expect, load
 
 PatchRows: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
@@ -36,22 +35,15 @@ def patch_rows(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Te
 
 def cuda_patch_rows(device: torch.device, size: int, patch: int) -> PatchRows:
     """`patch_rows` as one kernel, for fp16 rows of the least multiple of 8; the same to the bit. Raises DeviceError."""
-    return partial(_launch, load("patch_rows", device, SIZE=size, PATCH=patch), size, patch)
-
-
-def _launch(
-    kernel: Kernel,
-    size: int,
-    patch: int,
-    pixels: torch.Tensor,
-    images: torch.Tensor,
-    scale_shift: torch.Tensor,
-    out: torch.Tensor,
-) -> None:
-    row, patches, device = -(-3 * patch**2 // 8) * 8, (size // patch) ** 2, out.device
-    expect(pixels, torch.uint8, (len(pixels), size, size, 3), device)
-    expect(images, torch.int32, (len(images),), device)
-    expect(scale_shift, torch.float32, (2, 3), device)
-    expect(out, torch.float16, (len(images) * patches, row), device)
+    kernel = load("patch_rows", device, SIZE=size, PATCH=patch)
+    row, patches = -(-3 * patch**2 // 8) * 8, (size // patch) ** 2
     blocks = -(-patches * row // 8 // _THREADS)
-    kernel((blocks, len(images)), _THREADS, pixels, images, scale_shift, out)
+
+    def launch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
+        expect(pixels, torch.uint8, (len(pixels), size, size, 3), out.device)
+        expect(images, torch.int32, (len(images),), out.device)
+        expect(scale_shift, torch.float32, (2, 3), out.device)
+        expect(out, torch.float16, (len(images) * patches, row), out.device)
+        kernel((blocks, len(images)), _THREADS, pixels, images, scale_shift, out)
+
+    return launch

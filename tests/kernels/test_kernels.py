@@ -261,9 +261,9 @@ def test_a_kernel_is_launched_once_a_call_on_torchs_current_stream(monkeypatch: 
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     handles = iter([1234, 1234, 5678])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=next(handles)))
-    kernel = compile.Kernel("patch_rows", torch.device("cuda:1"), ("-DSIZE=28",))
+    kernel = compile.Kernel("patch_rows", torch.device("cuda:1"), SIZE=28)
     code = compile.source("patch_rows").read_text()
-    assert cupy.calls == [("device", 1), ("compile", code, ("-DSIZE=28",))]
+    assert cupy.calls == [("device", 1), ("compile", code, ("--std=c++17", "-DSIZE=28"))]
     cupy.calls.clear()
     tensor = torch.zeros(3)
     for _ in range(3):
