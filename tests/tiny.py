@@ -9,14 +9,16 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from open_clip.transformer import QuickGELU, VisionTransformer
+from peers.baseline import vision_config
 
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import DINO2, SIGLIP, EncoderSpec, TowerShape
 
-NO_TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-NO_TEXT |= {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1}
+_NO_TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+_NO_TEXT |= {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1}
 """transformers' words for a text tower of next to nothing."""
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
@@ -35,8 +37,20 @@ def state(seed: int = 0, shape: TowerShape = SHAPE) -> dict[str, torch.Tensor]:
     return random_state(seed, expected_state(shape))
 
 
-def drawn_model(make: Any, config: Any) -> Any:
-    """A model of transformers, the same every time, no parameter of which is neutral."""
+def model_of(shape: TowerShape, **changes: Any) -> Any:
+    """A model of transformers, the same every time, no parameter of which is neutral; `changes` in its words."""
+    vision = {**vision_config(shape), "image_size": shape.trained, "intermediate_size": shape.hidden}
+    vision |= {"hidden_act": shape.family.activation, **changes}
+    make: Any = transformers.CLIPModel
+    config: Any
+    if shape.family.kind == "dinov2":
+        make = transformers.Dinov2Model
+        config = transformers.Dinov2Config(**vision, mlp_ratio=shape.hidden // shape.width)
+    elif shape.family.kind == "siglip":
+        make = transformers.SiglipModel
+        config = transformers.SiglipConfig(text_config={**_NO_TEXT, "projection_size": 32}, vision_config=vision)
+    else:
+        config = transformers.CLIPConfig(text_config=_NO_TEXT, vision_config=vision, projection_dim=shape.dim)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         model = make(config)

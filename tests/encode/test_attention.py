@@ -64,11 +64,6 @@ def test_the_fastest_that_takes_the_tower_is_chosen(
     assert choose_attention(TOWER, SHAPE.size) == chosen
 
 
-def test_it_is_asked_of_torch_itself() -> None:
-    """Which has flash attention on a CPU, and no cuDNN."""
-    assert choose_attention(TOWER, SHAPE.size) == Attention(FLASH, "flash")
-
-
 def enabled() -> set[SDPBackend]:
     of: Any = torch.backends.cuda
     backends = {CUDNN: of.cudnn_sdp_enabled, FLASH: of.flash_sdp_enabled, MATH: of.math_sdp_enabled}

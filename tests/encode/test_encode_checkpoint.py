@@ -7,15 +7,15 @@ import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peers.baseline import vision_config
 from safetensors.torch import save_file
-from tiny import NO_TEXT, SHAPE, SPEC, difference, drawn_model, empty_cache, images, normalised, reference, state
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from tiny import SHAPE, SPEC, difference, empty_cache, images, model_of, normalised, reference, state
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.weights.checkpoint import load_state
@@ -25,12 +25,7 @@ from gpupeak.errors import WeightsError
 pytestmark = pytest.mark.usefixtures("empty_cache")
 __all__ = ["empty_cache"]
 
-VISION = vision_config(SHAPE)
-
-
-def clip_model(**vision: Any) -> Any:
-    config = CLIPConfig(text_config=NO_TEXT, vision_config={**VISION, **vision}, projection_dim=SHAPE.dim)
-    return drawn_model(CLIPModel, config)
+clip_model = partial(model_of, SHAPE)
 
 
 @torch.inference_mode()
@@ -73,8 +68,9 @@ def save_old_bin(home: Path) -> None:
 
 
 def save_vision_only(home: Path) -> None:
-    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION))
-    weights = {name: value for name, value in clip_model().state_dict().items() if name in model.state_dict()}
+    whole = clip_model()
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**whole.config.vision_config.to_dict()))
+    weights = {name: value for name, value in whole.state_dict().items() if name in model.state_dict()}
     model.load_state_dict(weights, strict=True)
     model.save_pretrained(home)
 
@@ -130,25 +126,26 @@ def open_clip_state() -> dict[str, torch.Tensor]:
     return {**text, "logit_scale": torch.ones(()), **{f"visual.{name}": value for name, value in state().items()}}
 
 
-@pytest.mark.parametrize(("name", "nested"), [("clip.pt", False), ("clip.bin", True), ("clip.safetensors", False)])
-def test_a_state_dict_of_open_clip(name: str, nested: bool, tmp_path: Path) -> None:
-    weights = open_clip_state()
-    file = tmp_path / name
-    if file.suffix == ".safetensors":
-        save_file(weights, file)
-    elif nested:
-        training = {f"module._orig_mod.{key}": value for key, value in weights.items()}
-        torch.save({"epoch": 3, "name": "run", "state_dict": training, "optimizer": {"lr": 0.1}}, file)
-    else:
-        torch.save(weights, file)
-    assert difference(encode(file), reference(state(), images())) < 1e-5
+def of_training(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    training = {f"module._orig_mod.{key}": value for key, value in weights.items()}
+    return {"epoch": 3, "name": "run", "state_dict": training, "optimizer": {"lr": 0.1}}
 
 
-def test_an_image_towers_state_alone(tmp_path: Path) -> None:
-    torch.save({name: torch.nn.Parameter(value) for name, value in state().items()}, tmp_path / "visual.pt")
-    assert difference(encode(tmp_path / "visual.pt"), reference(state(), images())) < 1e-5
-    tower = load_tower(SPEC, str(tmp_path / "visual.pt"))
-    assert not tower(images()).requires_grad
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("clip.pt", open_clip_state()),
+        ("clip.bin", of_training(open_clip_state())),
+        ("clip.safetensors", open_clip_state()),
+        ("visual.pt", {name: torch.nn.Parameter(value) for name, value in state().items()}),
+    ],
+    ids=["torch", "training", "safetensors", "image tower"],
+)
+def test_a_state_dict_of_open_clip(name: str, weights: dict[str, Any], tmp_path: Path) -> None:
+    (save_file if name.endswith(".safetensors") else torch.save)(weights, tmp_path / name)
+    features = load_tower(SPEC, str(tmp_path / name))(images())
+    assert not features.requires_grad
+    assert difference(features, reference(state(), images())) < 1e-5
 
 
 def test_a_directory_of_open_clip_says_its_activation(tmp_path: Path) -> None:
@@ -185,45 +182,33 @@ def test_whole_numbers_and_scalars_keep_their_kind(tmp_path: Path) -> None:
 # Tensors that do not fit
 
 
-def changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> str:
-    weights: dict[str, Any] = open_clip_state()
-    change(weights)
-    torch.save(weights, tmp_path / "clip.pt")
-    return fault(tmp_path / "clip.pt")
-
-
 LAST = "visual.transformer.resblocks.2.mlp.c_proj.weight"
 DEEPER = "visual.transformer.resblocks.3.ln_1.weight"
+NORM = "visual.ln_pre.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("name", "value", "expected"),
     [
-        (lambda w: w.pop(LAST), f"1 of 44 parameters missing (such as {LAST})"),
-        (lambda w: w.update({DEEPER: torch.ones(32)}), f"1 parameter more than expected (such as {DEEPER})"),
-        (lambda w: w.update({"visual.proj": torch.zeros(24, 32)}), "visual.proj is [24, 32], expected [32, 24]"),
+        (LAST, None, f"1 of 44 parameters missing (such as {LAST})"),
+        (DEEPER, torch.ones(32), f"1 parameter more than expected (such as {DEEPER})"),
+        ("visual.proj", torch.zeros(24, 32), "visual.proj is [24, 32], expected [32, 24]"),
+        (NORM, torch.ones(32, dtype=torch.int8), NORM),
+        (NORM, torch.ones(32, dtype=torch.complex64), NORM),
+        (NORM, torch.ones(32).to_sparse(), NORM),
+        (NORM, torch.full((32,), float("nan")), NORM),
+        (NORM, torch.full((32,), float("inf")), NORM),
+        (NORM, "a word", NORM),
     ],
-    ids=["missing", "deeper", "shape"],
-)
-def test_what_differs_is_named(change: Callable[[dict[str, Any]], object], expected: str, tmp_path: Path) -> None:
-    assert expected in changed(tmp_path, change)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        torch.ones(32, dtype=torch.int8),
-        torch.ones(32, dtype=torch.complex64),
-        torch.ones(32).to_sparse(),
-        torch.full((32,), float("nan")),
-        torch.full((32,), float("inf")),
-        "a word",
-    ],
-    ids=["int8", "complex", "sparse", "nan", "inf", "word"],
+    ids=["missing", "deeper", "shape", "int8", "complex", "sparse", "nan", "inf", "word"],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse")
-def test_tensors_that_are_no_floating_point_numbers(value: object, tmp_path: Path) -> None:
-    assert "visual.ln_pre.weight" in changed(tmp_path, lambda w: w.update({"visual.ln_pre.weight": value}))
+def test_what_differs_or_is_no_number_is_named(name: str, value: object, expected: str, tmp_path: Path) -> None:
+    weights: dict[str, Any] = {**open_clip_state(), name: value}
+    if value is None:
+        del weights[name]
+    torch.save(weights, tmp_path / "clip.pt")
+    assert expected in fault(tmp_path / "clip.pt")
 
 
 @pytest.mark.parametrize(
@@ -246,17 +231,17 @@ def test_a_file_of_something_else(value: object, told: str, tmp_path: Path) -> N
 # Files that lie
 
 
-class Code:
-    def __init__(self, target: Path) -> None:
-        self.target = target
+class Made:
+    def __init__(self, call: Callable[..., object], *arguments: object) -> None:
+        self.call = call, arguments
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.target}",)
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_not_run(zipped: bool, tmp_path: Path) -> None:
-    weights = {**open_clip_state(), "visual.proj": Code(tmp_path / "ran")}
+    weights = {**open_clip_state(), "visual.proj": Made(os.system, f"touch {tmp_path / 'ran'}")}
     torch.save(weights, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     assert "pytorch_model.bin cannot be read" in fault(tmp_path)
     assert not (tmp_path / "ran").exists()
@@ -276,14 +261,6 @@ def test_a_torch_script_archive_is_a_program(tmp_path: Path) -> None:
 def test_files_that_are_no_weights(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert f"{name} cannot be read" in fault(tmp_path / name)
-
-
-class Made:
-    def __init__(self, kind: type, *arguments: object) -> None:
-        self.call = kind, arguments
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return self.call
 
 
 MANY = list(range(10_000))

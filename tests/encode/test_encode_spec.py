@@ -6,13 +6,17 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpupeak.encoders import TowerShape, encoder_spec
+from gpupeak.encoders import ENCODERS, TowerShape, encoder_spec
 
 
-def test_clip_vit_large_is_the_tower_that_affectgpt_reads() -> None:
+def test_encoders_are_those_that_affectgpt_reads() -> None:
     spec = encoder_spec("CLIP_VIT_LARGE")
-    assert (spec.directory, spec.dim, spec.size, spec.tag) == ("CLIP_VIT_LARGE", 768, 224, "openai")
-    assert spec.model == "ViT-L-14-quickgelu"
+    assert (spec.model, spec.tag) == ("ViT-L-14-quickgelu", "openai")
+    assert {name: (spec.directory, spec.dim, spec.size) for name, spec in ENCODERS.items()} == {
+        "CLIP_VIT_LARGE": ("CLIP_VIT_LARGE", 768, 224),
+        "DINO2_LARGE": ("DINO2_LARGE", 1024, 224),
+        "SigLIP_SO": ("SigLIP_SO", 1152, 224),
+    }
     assert spec.tower == TowerShape(size=224, patch=14, width=1024, layers=24, heads=16, dim=768)
 
 

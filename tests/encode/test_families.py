@@ -12,10 +12,9 @@ import pytest
 import torch
 import transformers
 from clips import write_clip
-from peers.baseline import vision_config
 from PIL import Image
 from samples import read_manifest, small
-from tiny import DINO2_SHAPE, NO_TEXT, SHAPE, SIGLIP_SHAPE, SPEC, difference, drawn_model, images
+from tiny import DINO2_SHAPE, SHAPE, SIGLIP_SHAPE, SPEC, difference, images, model_of
 
 import gpupeak
 from gpupeak.decode import decode_frames
@@ -28,26 +27,17 @@ WITHIN = 1e-4  # of the features' largest value, in float32
 KINDS = {"clip": SHAPE, "dinov2": DINO2_SHAPE, "siglip": SIGLIP_SHAPE}
 
 
-def save_model(home: Path, shape: TowerShape, **processor: Any) -> Path:
-    """A drawn model of transformers, no parameter of which is neutral, and its processor."""
-    vision = {**vision_config(shape), "image_size": shape.trained, "intermediate_size": shape.hidden}
-    vision["hidden_act"] = shape.family.activation
+def save_model(home: Path, shape: TowerShape) -> Path:
+    """A drawn model of transformers and its processor."""
     squares = {"height": shape.size, "width": shape.size}
     of: dict[str, Any] = {"size": {"shortest_edge": shape.resize}, "crop_size": squares, "resample": 3}
-    config: Any
-    make: Any
-    processes: Any
+    processes: Any = transformers.CLIPImageProcessor
     if shape.family.kind == "dinov2":
-        config = transformers.Dinov2Config(**vision, mlp_ratio=shape.hidden // shape.width)
-        make, processes = transformers.Dinov2Model, transformers.BitImageProcessor
+        processes = transformers.BitImageProcessor
     elif shape.family.kind == "siglip":
-        config = transformers.SiglipConfig(text_config={**NO_TEXT, "projection_size": 32}, vision_config=vision)
-        make, processes, of = transformers.SiglipModel, transformers.SiglipImageProcessor, {"size": squares}
-    else:
-        config = transformers.CLIPConfig(text_config=NO_TEXT, vision_config=vision, projection_dim=shape.dim)
-        make, processes = transformers.CLIPModel, transformers.CLIPImageProcessor
-    drawn_model(make, config).save_pretrained(home)
-    processes(**of, image_mean=list(shape.mean), image_std=list(shape.std), **processor).save_pretrained(home)
+        processes, of = transformers.SiglipImageProcessor, {"size": squares}
+    model_of(shape).save_pretrained(home)
+    processes(**of, image_mean=list(shape.mean), image_std=list(shape.std)).save_pretrained(home)
     return home
 
 
@@ -86,15 +76,11 @@ def encode(spec: EncoderSpec, weights: str | Path | None = None) -> torch.Tensor
     return load_tower(spec, None if weights is None else str(weights))(images())  # type: ignore[no-any-return]
 
 
-def test_a_directory_says_what_it_holds(home: Path) -> None:
-    spec = encoder_spec(f"hf:{home}")
+def test_a_directory_says_what_it_holds_and_features_are_those_of_transformers(home: Path) -> None:
+    consumer, spec = Consumer(home), encoder_spec(f"hf:{home}")
     assert spec.tower == KINDS[home.name] and (spec.dim, spec.size) == (spec.tower.dim, 224)
     assert (spec.directory, spec.home) == (f"hf_{home.name}", str(home))
-
-
-def test_features_are_those_of_transformers(home: Path) -> None:
-    consumer = Consumer(home)
-    features = encode(encoder_spec(f"hf:{home}"))
+    features = encode(spec)
     assert difference(features, consumer.features(consumer.pixel_values(images()))) < WITHIN
     assert difference(features[:1], features[1:]) > 0.1
     for named in ("CLIP_VIT_LARGE", "DINO2_LARGE", "SigLIP_SO"):  # of the directory's sizes
@@ -189,11 +175,6 @@ def test_names_and_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     place.mkdir(parents=True)
     np.save(place / "clip.npy", np.ones((8, 32), np.float32))
     assert gpupeak.load_features("out", "mine", "clip", "hf:my model@3").shape == (8, 32)
-    assert {name: (spec.directory, spec.dim, spec.size) for name, spec in ENCODERS.items()} == {
-        "CLIP_VIT_LARGE": ("CLIP_VIT_LARGE", 768, 224),
-        "DINO2_LARGE": ("DINO2_LARGE", 1024, 224),
-        "SigLIP_SO": ("SigLIP_SO", 1152, 224),
-    }
     for weights in (None, "openai"):
         with pytest.raises(WeightsError, match="an HF directory, a state dict file, or random:SEED"):
             load_tower(ENCODERS["DINO2_LARGE"], weights)

@@ -188,7 +188,7 @@ def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> 
     frames = Frames(cuda := LazyCuda())
 
     def one_by_one() -> Iterator[FrameBatch]:
-        for i in range(6):
+        for i in range(10):
             yield frames.on_host(f"clip {i}", n=24)
 
     outcomes: list[FeatureBatch] = []
@@ -205,28 +205,28 @@ def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> 
     for _ in range(3):
         assert arrived.acquire(timeout=30)
     assert not arrived.acquire(timeout=0.1)
+    assert len(frames.wanted) <= 5, "no more is read ahead than the next one and one more"
     found: dict[str, np.ndarray] = {}
-    for i in range(6):
+    for i in range(10):
         found |= features([outcomes[i]])
-        if i < 3:
+        if i < 7:
             assert arrived.acquire(timeout=30)
     thread.join(30)
     assert_same(found, frames.wanted)
 
 
-@pytest.mark.parametrize("taken", [0, 1, 3])
+@pytest.mark.parametrize("taken", [1, 3])
 def test_a_consumer_that_leaves_gets_nothing_lost(taken: int) -> None:
     """Every batch that was borrowed is given back, whether it was read, on its way or waiting."""
     frames = Frames(cuda := LazyCuda())
-    outcomes = encoder(cuda).encode([frames.on_device(f"clip {i}") for i in range(10)])
+    outcomes = encoder(cuda).encode(frames.on_device(f"clip {i}") for i in range(10))
     for _ in range(taken):
         next(outcomes)
     outcomes.close()
-    lent = {f"clip {i}" for i in range(10)}
-    if taken:
-        assert frames.borrowed < lent
-    else:
-        assert frames.borrowed == lent, "never begun, so never borrowed"
+    for thread in threading.enumerate():
+        if thread.name == "gpupeak-inbox":
+            thread.join(30)  # to which one more comes
+    assert frames.borrowed == set()
 
 
 def test_the_next_run_has_every_slot_again() -> None:

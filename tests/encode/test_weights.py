@@ -32,6 +32,13 @@ def one_line(spec: EncoderSpec, weights: str | None) -> str:
     return str(caught.value)
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "clip.pt"
+    file.write_bytes(b"PKbefore")
+    return file
+
+
 def overwrite_unseen(file: Path, data: bytes) -> None:
     """Change a file's bytes behind its size, inode and mtime."""
     status = file.stat()
@@ -48,13 +55,11 @@ def test_random_weights_are_known_by_their_seed() -> None:
     assert identify(SPEC, "random:7") == identify(SPEC, "random:007") == WeightsId("random:7", seed=7)
 
 
-def test_a_file_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "clip.pt").write_bytes(b"PKweights")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    expected = WeightsId(str(tmp_path / "clip.pt"), sha256(b"PKweights"), (tmp_path / "clip.pt",))
-    assert identify(SPEC, "clip.pt") == identify(SPEC, "~/clip.pt") == identify(SPEC, str(tmp_path / "clip.pt"))
-    assert identify(SPEC, "clip.pt") == expected
+def test_a_file_is_known_by_its_absolute_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setenv("HOME", str(file.parent))
+    expected = WeightsId(str(file), sha256(b"PKbefore"), (file,))
+    assert identify(SPEC, "clip.pt") == identify(SPEC, "~/clip.pt") == identify(SPEC, str(file)) == expected
 
 
 def test_a_directory_means_the_weight_file_in_it(tmp_path: Path) -> None:
@@ -146,18 +151,14 @@ def in_another_process(file: Path, before: str = "") -> str:
     return subprocess.check_output([sys.executable, "-c", code, str(file)], text=True).strip()
 
 
-def test_a_hash_is_remembered_and_the_file_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "clip.pt"
-    file.write_bytes(b"PKbefore")
+def test_a_hash_is_remembered_and_the_file_not_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     assert in_another_process(file, "hashlib.file_digest = None") == sha256(b"PKbefore"), "which reads what is saved"
 
 
-def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
-    file = tmp_path / "clip.pt"
-    file.write_bytes(b"PKbefore")
+def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path, file: Path) -> None:
     identify(SPEC, str(file))
     overwrite_unseen(file, b"PKafter!")
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKafter!"), "its ctime tells"
@@ -178,35 +179,30 @@ def test_another_time_size_or_inode_is_hashed_again(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", "[" * 100_000, '{"files": {"PATH": {"sha256": "x"}}, "tags": 3}', "\udcff"],
 )
-def test_a_torn_cache_is_no_cache(content: str, tmp_path: Path, empty_cache: Path) -> None:
-    file = tmp_path / "clip.pt"
-    file.write_bytes(b"PKweights")
+def test_a_torn_cache_is_no_cache(content: str, file: Path, empty_cache: Path) -> None:
     saved = empty_cache / "gpupeak" / "weights.json"
     saved.parent.mkdir(parents=True)
     saved.write_text(content.replace("PATH", str(file)), errors="surrogateescape")
-    assert identify(SPEC, str(file)).sha256 == sha256(b"PKweights")
+    assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     assert locate(SPEC, "openai").files == ()
-    assert sha256(b"PKweights") in json.loads(saved.read_text()).values(), "the cache was mended"
+    assert sha256(b"PKbefore") in json.loads(saved.read_text()).values(), "the cache was mended"
 
 
-def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, empty_cache: Path) -> None:
-    file, elsewhere = tmp_path / "clip.pt", tmp_path / "elsewhere.json"
-    file.write_bytes(b"PKweights")
+def test_a_cache_that_is_a_link_is_replaced_not_followed(tmp_path: Path, file: Path, empty_cache: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.json"
     identify(SPEC, str(file))
     saved = empty_cache / "gpupeak/weights.json"
     elsewhere.write_text(json.dumps(dict.fromkeys(json.loads(saved.read_text()), "forged")))
     saved.unlink()
     saved.symlink_to(elsewhere)
-    assert in_another_process(file) == sha256(b"PKweights")
+    assert in_another_process(file) == sha256(b"PKbefore")
     assert not saved.is_symlink() and "forged" in elsewhere.read_text()
 
 
 def test_a_cache_that_cannot_be_written_still_serves_this_process(
-    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty_cache.write_text("a file where the directory belongs")
-    file = tmp_path / "clip.pt"
-    file.write_bytes(b"PKbefore")
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert identify(SPEC, str(file)).sha256 == sha256(b"PKbefore")
