@@ -21,7 +21,7 @@ from gpupeak.storage.atomic import process_is_gone, process_name
 from gpupeak.types import Url
 
 _TRIES = 5
-_PAUSE = 0.02  # seconds; whoever looks whether a shard is running holds its lock for an instant
+_PAUSE = 0.02  # seconds; whoever looks whether a shard is running, or ends as one, holds a lock for an instant
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _WHOLE = ".gpupeak.lock"
 _SMALL = 1 << 16
@@ -43,25 +43,22 @@ class LocalLock:
         self._made = list(
             itertools.takewhile(lambda path: not path.exists(), (self._directory, *self._directory.parents))
         )
-        while not self._descriptors and not self.missing:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            try:
-                with contextlib.suppress(FileNotFoundError):  # a run that failed has just removed it
-                    self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH)
-            except BlockingIOError as error:
-                told = "another gpupeak run is writing here; let it end or choose another --output-root"
-                raise RunError(f"{self._directory}: {told}") from error
-        for attempt in range(0 if self._part is None else _TRIES):
-            try:
-                self._hold(self._directory / lock_name(self._part or ""), fcntl.LOCK_EX, _NO_LINK | os.O_CREAT)
-                break
-            except BlockingIOError as error:
-                if attempt == _TRIES - 1:
-                    raise RunError(f"{self._directory}: shard {self._part} is being run already") from error
-                time.sleep(_PAUSE)
+        told = "another gpupeak run is writing here; let it end or choose another --output-root"
+        self._hold(self._directory, fcntl.LOCK_EX if self._part is None else fcntl.LOCK_SH, told)
+        if self._part is not None:
+            own = self._directory / lock_name(self._part)
+            self._hold(own, fcntl.LOCK_EX, f"shard {self._part} is being run already", _NO_LINK | os.O_CREAT)
 
-    def _hold(self, path: Path, how: int, flags: int = os.O_RDONLY) -> None:
-        descriptor = _flock(path, how, flags)
+    def _hold(self, path: Path, how: int, told: str, flags: int = os.O_RDONLY) -> None:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                descriptor = _flock(path, how, flags)
+                break
+            except (BlockingIOError, FileNotFoundError) as error:  # or one that failed has just removed the directory
+                if attempt == _TRIES:
+                    raise RunError(f"{self._directory}: {told}") from error
+                time.sleep(_PAUSE)
         if descriptor is None:
             self.missing = True
         else:
@@ -82,9 +79,10 @@ class LocalLock:
         if self._part is not None and len(self._descriptors) == 2:
             with contextlib.suppress(OSError):
                 (self._directory / lock_name(self._part)).unlink()
-        if self._part is None and self._descriptors:  # what is still empty is of no use to anyone
+        if self._descriptors:  # what is still empty is of no use to anyone, but to another shard that begins
             with contextlib.suppress(OSError):
-                for made in self._made:
+                fcntl.flock(self._descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for made in self._made or (self._directory,):
                     made.rmdir()
         for descriptor in self._descriptors:
             os.close(descriptor)

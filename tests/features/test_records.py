@@ -182,9 +182,12 @@ def test_locks_keep_apart_what_must_not_meet(tmp_path: Path) -> None:
             pass
     with opened(tmp_path), pytest.raises(RunError, match="another gpupeak run"), opened(tmp_path, ZERO):
         pass
-    with opened(tmp_path, ZERO):
-        pass
-    assert os.listdir(tmp_path) == []
+    shards = [opened(tmp_path / "new/home", part) for part in (ZERO, ONE)]
+    with shards[0]:
+        shards[1].__enter__()
+    assert (tmp_path / "new/home").exists(), "another shard begins there"
+    shards[1].__exit__(None, None, None)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"], "what is empty is of no use"
 
 
 def test_temporaries_of_writers_at_work_stay_until_the_directory_is_ones_own(tmp_path: Path) -> None:
