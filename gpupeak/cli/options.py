@@ -62,7 +62,7 @@ def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Ca
                 if recorded:
                     from gpupeak.check.recorded import as_recorded
 
-                    config = as_recorded(config, found, Output(stderr=True).say)
+                    config = as_recorded(config, found, Output(stderr=True).say, str(extra.get("target", "")))
                 return command(config, **extra, **({"given": found} if "given" in taken else {}))
             except KeyboardInterrupt as error:  # with that, typer would end without a word
                 raise typer.Abort from error

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from samples import words
 
@@ -35,6 +36,22 @@ def test_what_is_not_given_is_as_recorded(tmp_path: Path) -> None:
     assert as_recorded(given, {"weights"}, told.append).weights == "random:4"
     other = ExtractConfig(output_root=tmp_path, n_frms=8)
     assert as_recorded(other, {"n_frms"}, told.append) == other
+
+
+def test_records_in_a_store_are_asked_and_of_a_target_its_own(tmp_path: Path) -> None:
+    made(tmp_path)
+    made(tmp_path, dataset="meld", n_frms=6)
+    made(tmp_path, dataset="sims")
+    (tmp_path / "sims" / UNIFORM / "run.json").write_text("{")
+    fsspec.filesystem("memory").put(str(tmp_path), "/recorded", recursive=True)
+    told: list[str] = []
+    config = ExtractConfig(output_root="memory://recorded")
+    found = as_recorded(config, {"output_root"}, told.append, "MELD/x")
+    assert (found.sampling, found.n_frms, found.weights) == ("uniform", 6, "random:3")
+    assert told == [f"--sampling, --n-frms, --weights from memory://recorded/meld/{UNIFORM}/run.json"]
+    as_recorded(config, {"output_root"}, told.append)
+    assert told[1].startswith(f"memory://recorded/sims/{UNIFORM}/run.json: cannot be read")
+    assert told[2].startswith(f"memory://recorded holds meld/{UNIFORM}, mer2023/{UNIFORM}: give --n-frms to say which")
 
 
 def test_of_several_directories_what_is_given_chooses(tmp_path: Path) -> None:
