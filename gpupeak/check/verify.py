@@ -215,9 +215,9 @@ def _look(
         there = names(path)
     saved = (entry for entry in listing.samples if isinstance(entry, Sample) and f"{entry.name}.npy" in there)
     stale = find_stale(corpus.name, saved, lines, partial(read_peaks, config=config), found.warnings)
-    rows, seen, alike, warned = 0, dict[int, Sample](), dict[int, list[Sample]](), Counter[str]()
+    seen, alike, warned = dict[int, Sample](), dict[int, list[Sample]](), Counter[str]()
 
-    def read(entry: Sample | Failed) -> npt.NDArray[np.float32] | tuple[str, str]:
+    def fault(entry: Sample | Failed) -> tuple[str, str] | None:
         if isinstance(entry, Failed):
             return MISSING, entry.reason
         line = lines.get(entry.name)
@@ -226,36 +226,37 @@ def _look(
             return MISSING, (line and line.failure) or without
         if overwriting and (line is None or line.outcome != SAVED):
             return STALE, "made before the --overwrite that was cut short"
-        if entry.name in stale:
-            return STALE, stale[entry.name]
-        features = read_checked(local(entry.target), corpus.rule.n, spec.dim)
-        return (BROKEN, features) if isinstance(features, str) else features
+        return (STALE, stale[entry.name]) if entry.name in stale else None
 
-    entries = watch(overlapped(read, listing.samples), len(listing.samples), description=corpus.name)
-    for entry, features in zip(listing.samples, entries, strict=True):
+    entries = [(entry, fault(entry)) for entry in listing.samples]
+    files = [str(local(entry.target)) for entry, wrong in entries if isinstance(entry, Sample) and wrong is None]
+    facts = overlapped(partial(_read, corpus.rule.n, spec.dim), files, processes=True)
+    each = iter(watch(facts, len(files), description=corpus.name))
+    for entry, wrong in entries:
         sample = entry.sample if isinstance(entry, Failed) else entry
         if sample is entry:
             look.samples.append(sample)
-        if isinstance(features, tuple):
-            look.blame(sample, *features)
+        if wrong is not None:
+            look.blame(sample, *wrong)
             continue
-        line, crc32 = lines.get(sample.name), zlib.crc32(features.data)
+        if isinstance(read := next(each), str):
+            look.blame(sample, BROKEN, read)
+            continue
+        (crc32, total, still), line = read, lines.get(sample.name)
         if line is not None and line.crc32 not in (None, crc32):
             look.blame(sample, BROKEN, f"not what was saved: its checksum is not the manifest's {line.crc32:08x}")
             continue
         look.good.append(sample)
         found.unknown += line is None or line.outcome != SAVED
         warned.update(() if line is None else line.warnings)
-        look.mean += (total := features.sum(0, dtype=np.float64))
-        rows += len(features)
+        look.mean += total
         same = hash((crc32, total.tobytes()))  # 64 bits, in a tenth of a digest's time
         if (first := seen.setdefault(same, sample)) is not sample:
             alike.setdefault(same, [first]).append(sample)
-        same_frame = line is not None and len(set(line.indices)) == 1
-        if len(features) > 1 and not same_frame and all((row == features[0]).all() for row in features[1:]):
+        if still and (line is None or len(set(line.indices)) != 1):
             look.still.append(sample)
-    look.mean /= max(rows, 1)
     found.whole = len(look.good)
+    look.mean /= max(found.whole * corpus.rule.n, 1)
     found.warnings += warned_of(corpus.name, warned)
     if found.unknown:
         told = f"{found.unknown} of {counted(found.whole, 'file')} of unknown origin: no run's manifest tells of them"
@@ -263,6 +264,15 @@ def _look(
     for group in alike.values():
         _check_alike(look, group)
     return look
+
+
+def _read(n: int, dim: int, file: str) -> tuple[int, npt.NDArray[np.float64], bool] | str:
+    """The CRC-32 of a file's features, the sum of their rows, and whether all rows are the same; or what is wrong."""
+    features = read_checked(file, n, dim)
+    if isinstance(features, str):
+        return features
+    still = n > 1 and bool((features == features[0]).all())
+    return zlib.crc32(features.data), features.sum(0, dtype=np.float64), still
 
 
 def _check_run(found: Verification, path: Path, corpus: Corpus, spec: EncoderSpec, weights: WeightsId) -> bool:
@@ -325,7 +335,8 @@ def _compare_with(look: _Look, other: Path, tolerance: Tolerance, watch: Watch) 
     lacking = {sample.name for sample in look.samples} - {sample.name for sample in look.good}
     only_there = sorted(name for name in lacking if f"{name}.npy" in there)
     both = [sample for sample in look.good if f"{sample.name}.npy" in there]
-    differences = overlapped(lambda sample: _difference(look, sample, other / f"{sample.name}.npy"), both)
+    pairs = [(sample.name, str(local(sample.target)), f"{other}/{sample.name}.npy") for sample in both]
+    differences = overlapped(partial(_difference, look.corpus.rule.n, look.mean), pairs, processes=True)
     shown = watch(differences, len(both), description="comparing")
     for sample, difference in zip(both, shown, strict=True):
         if (reason := _judged(difference, tolerance, compared)) is not None:
@@ -357,7 +368,8 @@ def _compare_again(
         line = look.lines.get(sample.name)
         recorded = line is not None and line.outcome == SAVED
         tolerance = SAME_DECODER if recorded and look.found.devices == (device,) == ("cpu",) else OTHER_DECODER
-        difference = _difference(look, sample, local(outcome.sample.target))
+        pair = sample.name, str(local(sample.target)), str(local(outcome.sample.target))
+        difference = _difference(look.corpus.rule.n, look.mean, pair)
         if (reason := _judged(difference, tolerance, compared[sample.dataset])) is not None:
             now, then = outcome.plan.indices, line.indices if line else ()
             frames = f"; frames {list(then)} then, {list(now)} now" if then not in ((), now) else ""
@@ -377,15 +389,15 @@ def _drawn(look: _Look, most: int, seed: int) -> list[Sample]:
     return drawn + random.Random(f"{seed} {look.found.dataset}").sample(others, min(most - len(drawn), len(others)))
 
 
-def _difference(look: _Look, sample: Sample, other: Path) -> Difference | str:
+def _difference(n: int, mean: npt.NDArray[np.float64], names: tuple[str, str, str]) -> Difference | str:
     """How far a sample's file is from another, or which of them is none."""
-    n, dim = look.corpus.rule.n, len(look.mean)
-    ours, theirs = read_checked(local(sample.target), n, dim), read_checked(other, n, dim)
+    sample, our, other = names
+    ours, theirs = read_checked(our, n, len(mean)), read_checked(other, n, len(mean))
     if isinstance(ours, str):
         return ours
     if isinstance(theirs, str):
         return f"the other file: {theirs}"
-    return compare(sample.name, ours, theirs, look.mean)
+    return compare(sample, ours, theirs, mean)
 
 
 def _judged(difference: Difference | str, tolerance: Tolerance, compared: _Compared) -> str | None:

@@ -7,6 +7,7 @@ import errno
 import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -146,7 +147,8 @@ class FeatureDirectory:
             listed = remote.listing(self.place) or {}
             return {name for name in present if listed[f"{name}.npy"].size == size}
         names = sorted(present)
-        return {name for name, whole in zip(names, overlapped(self._has, names), strict=True) if whole}
+        are_whole = overlapped(partial(_is_whole, f"{self.path}", self._n, self._dim), names, processes=True)
+        return {name for name, whole in zip(names, are_whole, strict=True) if whole}
 
     def names(self) -> set[str]:
         if isinstance(self.place, Url):
@@ -214,7 +216,7 @@ class FeatureDirectory:
         self.run = run
 
     def _has(self, name: str) -> bool:
-        return isinstance(self.place, Url) or is_whole(f"{self.path}/{name}.npy", self._n, self._dim)
+        return isinstance(self.place, Url) or _is_whole(f"{self.path}", self._n, self._dim, name)
 
     def begin(
         self, run: Mapping[str, Any], *, done: set[str], overwrite: bool, pending: Collection[str] = frozenset()
@@ -307,6 +309,10 @@ class FeatureDirectory:
         if self._manifest is not None:
             os.close(self._manifest)
             self._manifest = None
+
+
+def _is_whole(directory: str, n: int, dim: int, name: str) -> bool:
+    return is_whole(f"{directory}/{name}.npy", n, dim)
 
 
 def _remove(part: Record) -> None:

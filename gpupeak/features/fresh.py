@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpupeak.errors import SampleError, counted, few
 from gpupeak.features.records import SAVED, ManifestLine
-from gpupeak.peaks.reading import Look, listed, places_there, unlisted
+from gpupeak.peaks.reading import Listed, Look, places_there, unlisted
 from gpupeak.sampling import choose
 from gpupeak.storage.files import open_bounded
 from gpupeak.storage.overlap import overlapped
@@ -30,15 +30,15 @@ def made_of(sample: Sample, *, content: bool = True, look: Look = unlisted) -> t
     found = [file.stamp for file in sample.remote]
     if isinstance(sample.video, Path):
         try:
-            status = sample.video.stat()
+            status = os.stat(video := str(sample.video))  # noqa: PTH116 - many of them
             crc32 = parts_crc32(sample.video) if content else None
         except OSError:
             return ()
-        found.insert(0, FileStamp(str(sample.video), status.st_size, status.st_mtime_ns, crc32))
+        found.insert(0, FileStamp(video, status.st_size, status.st_mtime_ns, crc32))
     if sample.rule.method == "emotion_peak":
         for directory in sample.au_dirs:
             for place in places_there(sample.name, directory, look) if isinstance(directory, Path) else ():
-                try:  # eight Paths less a sample
+                try:
                     status = os.stat(file := f"{directory}/{place}")  # noqa: PTH116
                 except (OSError, ValueError):
                     continue
@@ -80,7 +80,7 @@ def find_stale(
             stale[sample.name] = f"extracting it again failed: {line.failure}"
         if line is not None and line.outcome == SAVED and line.frames and sample.video is not None:
             judged.append(sample)
-    files = overlapped(partial(made_of, content=False, look=cache(listed)), judged)
+    files = overlapped(partial(made_of, content=False, look=Listed().of), judged, processes=True)
     for sample, now in zip(judged, files, strict=True):
         line = lines[sample.name]
         same = bool(line.files) and now[1:] == line.files[1:] and line.rule == as_dict(sample.rule)

@@ -76,7 +76,7 @@ def _read(path: Place | str, n: int, dim: int | None = None) -> npt.NDArray[np.f
     return np.frombuffer(bytearray(data), np.float32, offset=header.offset).reshape(header.shape)
 
 
-def read_checked(path: Path, n: int, dim: int) -> npt.NDArray[np.float32] | str:
+def read_checked(path: Path | str, n: int, dim: int) -> npt.NDArray[np.float32] | str:
     """The features in a file, float32 `[n, dim]`; or what is wrong with it, in a line."""
     try:
         features = _read(path, n, dim)

@@ -13,7 +13,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -209,7 +209,7 @@ def pack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[Path, int]:
     shape = _load(directory, names[0], n).shape
     sums: dict[str, int] = {}
 
-    def rows(names: Collection[str]) -> Iterator[bytes]:
+    def rows(names: Sequence[str]) -> Iterator[bytes]:
         for name, features in zip(names, overlapped(partial(_load, directory, n=n), names), strict=True):
             if features.shape != shape:
                 raise ConfigError(f"{directory}/{name}.npy: is {list(features.shape)}, the others {list(shape)}")
@@ -228,7 +228,7 @@ def pack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[Path, int]:
         header = json.dumps({"__metadata__": metadata, _TENSOR: about}).encode()
         header += b" " * (-len(header) % 8)
         yield struct.pack("<Q", len(header)) + header
-        yield from watch(rows(there), len(there), description=directory.parent.name)
+        yield from watch(rows(list(there)), len(there), description=directory.parent.name)
 
     file = packed_file(directory)
     with FeatureDirectory(directory, n, shape[1]), writing(file):  # no run may write meanwhile
@@ -339,7 +339,7 @@ def _npy_names(directory: Path) -> list[str]:
 def _npy_files(directory: Path) -> dict[str, tuple[int, int, int]]:
     """The same, with the stamp of each."""
     names = _npy_names(directory)
-    return dict(zip(names, overlapped(_stamp, (f"{directory}/{name}.npy" for name in names)), strict=True))
+    return dict(zip(names, overlapped(_stamp, [f"{directory}/{name}.npy" for name in names]), strict=True))
 
 
 def _stamp(file: str | Path) -> tuple[int, int, int]:

@@ -47,6 +47,16 @@ def listed(directory: Path | str) -> frozenset[str] | None:
         return None
 
 
+class Listed(dict[Path, frozenset[str] | None]):
+    """What `listed` says of directories, each of which is listed once."""
+
+    of = dict.__getitem__
+
+    def __missing__(self, directory: Path) -> frozenset[str] | None:
+        self[directory] = found = listed(directory)
+        return found
+
+
 def unlisted(directory: Path | str) -> None:
     """For few samples: files are tried one by one."""
 
@@ -54,7 +64,7 @@ def unlisted(directory: Path | str) -> None:
 def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN, look: Look = unlisted) -> Peak | NoPeak:
     """The emotional peak of the sample `name`, or a `NoPeak` that says of every file found what was wrong. A directory
     that comes first, the nearest to the dataset, wins over a better source in a later one. `look` tells the names in
-    such a directory, as a cached `listed` does."""
+    such a directory, as `Listed().of` does."""
     if rule.peak_source not in ("auto", *PEAK_SOURCES):
         raise ValueError(f"peak_source is {rule.peak_source!r}, expected auto or one of {', '.join(PEAK_SOURCES)}")
     faults: list[NoPeak] = []
@@ -79,22 +89,22 @@ def read_peak(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN, l
     return NoPeak(NO_FILE, f"nothing of this sample in {searched}")
 
 
-def places(name: str) -> tuple[str, ...]:
+def places(name: str) -> list[str]:
     different = dict.fromkeys(itertools.chain.from_iterable(source.places for source in SOURCES))
-    return tuple(place.format(name) for place in different)
+    return [place.format(name) for place in different]
 
 
-def places_there(name: str, directory: Path, look: Look) -> Iterator[str]:
+def places_there(name: str, directory: Path, look: Look) -> list[str]:
     """Those of `places` at which there is something, as far as listing tells."""
-    top = look(directory)
-    if top is None:
-        yield from places(name)
-        return
+    if (top := look(directory)) is None:
+        return places(name)
+    own = f"{name}/"
     inner = listed(f"{directory}/{name}") if name in top else ()
-    for place in places(name):
-        above, _, file = place.rpartition("/")
-        if place in top or (above and (inner is None or file in inner)):
-            yield place
+    return [
+        place
+        for place in places(name)
+        if place in top or (place.startswith(own) and (inner is None or place[len(own) :] in inner))
+    ]
 
 
 @dataclass(frozen=True, slots=True)

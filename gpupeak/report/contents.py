@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -254,17 +255,16 @@ def _measure(found: Overview, dim: int, watch: Watch) -> None:
     means of all lie in a file meanwhile: of 130,000 samples they are 400 MB.
     """
     rows, measured, spreads, total = found.saved, [], [], np.zeros(dim)
-    read = overlapped(lambda row: read_checked(local(row.sample.target), row.sample.rule.n, dim), rows)
+    files = [(str(local(row.sample.target)), row.sample.rule.n) for row in rows]
+    read = overlapped(partial(_mean_and_spread, dim), files, processes=True)
     with tempfile.TemporaryFile() as means:
-        for row, features in zip(rows, watch(read, len(rows), description=found.dataset), strict=True):
-            if isinstance(features, str):
-                row.outcome, row.why, row.fallback = BROKEN, features, False
+        for row, told in zip(rows, watch(read, len(rows), description=found.dataset), strict=True):
+            if isinstance(told, str):
+                row.outcome, row.why, row.fallback = BROKEN, told, False
                 continue
-            exact = features.astype(np.float64)
-            mean = exact.mean(0)
-            spread = float(np.linalg.norm(exact - mean)) / max(float(np.linalg.norm(exact)), 1e-12)
+            mean, spread = told
             measured.append(row)
-            means.write(mean.astype(np.float32).tobytes())
+            means.write(mean.tobytes())
             total += mean
             spreads.append(math.nan if len(set(row.indices)) == 1 else spread)  # one frame, repeated on purpose
         if len(measured) < _ENOUGH:
@@ -280,6 +280,17 @@ def _measure(found: Overview, dim: int, watch: Watch) -> None:
             row.unusual = "far from the rest of the dataset"
         elif abs(apart) > _UNUSUAL:
             row.unusual = f"its frames differ far {'more' if apart > 0 else 'less'} than in the rest of the dataset"
+
+
+def _mean_and_spread(dim: int, file: tuple[str, int]) -> tuple[npt.NDArray[np.float32], float] | str:
+    """The mean of the frames of a file, and how far they are from it, as a share of their length; or what is wrong."""
+    path, n = file
+    if isinstance(features := read_checked(path, n, dim), str):
+        return features
+    exact = features.astype(np.float64)
+    mean = exact.mean(0)
+    spread = float(np.linalg.norm(exact - mean)) / max(float(np.linalg.norm(exact)), 1e-12)
+    return mean.astype(np.float32), spread
 
 
 def _deviations(values: npt.NDArray[np.float64]) -> list[float]:

@@ -2,49 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from typing import TypeVar
+from statistics import median
+from typing import Any, TypeVar
+
+from gpupeak.child import Child, Ended, connect, cores
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
-_SLOW = 2e-4  # seconds that one waits: a shared file system takes a millisecond, a local disk 10 us
+_LONG = 2e-4  # seconds for one: a shared file system takes a millisecond, a local disk 10 us
 _TRIED = 16
-_THREADS = 64
-_TOGETHER = 8  # items a task: handing one over costs as much as opening a local file
+_THREADS, _OF_A_PROCESS = 64, 32  # more hinder each other
+_TOGETHER = 8  # items that a thread takes: handing one over costs as much as opening a local file
+_A_TASK = 256  # items that a process takes
+_SECONDS_A_TASK = 120.0
+SECONDS_ALONE = 2.0  # processes take half a second to start
 
 
-def overlapped(function: Callable[[_Item], _Found], items: Iterable[_Item]) -> Generator[_Found]:
-    """`function` of each item, in their order: plainly as long as it does not wait, else by 64 threads.
+def overlapped(
+    function: Callable[[_Item], _Found], items: Sequence[_Item], *, processes: bool = False
+) -> Generator[_Found]:
+    """`function` of each item, in their order: plainly as long as that is quick, by threads where it waits.
 
-    Up to 1024 items are taken ahead. What `function` raises is raised here.
+    With `processes`, by those where the others will take seconds; then all can be pickled, and what a process that was
+    killed had to do is done here. What `function` raises is raised here. Some items are taken ahead.
     """
-    items = iter(items)
-
-    def of(few: list[_Item]) -> list[_Found]:
-        return [function(item) for item in few]
-
-    while True:
-        waits = []
-        for item in islice(items, _TRIED):
-            began = time.perf_counter() - time.thread_time()
+    left, number = iter(items), len(items)
+    while number:
+        seconds, waits = [], []
+        for item in islice(left, _TRIED):
+            began, worked = time.perf_counter(), time.thread_time()
             found = function(item)
-            waits.append(time.perf_counter() - time.thread_time() - began)
+            seconds.append(time.perf_counter() - began)
+            waits.append(seconds[-1] + worked - time.thread_time())
             yield found
-        if not waits:
+        number -= len(seconds)
+        long = median(seconds)  # a single one may have been another process's turn
+        waiting = median(waits) > _LONG
+        if processes and long > _LONG and long * number > SECONDS_ALONE:
+            yield from _by_processes(function, left, waiting)
             return
-        if sorted(waits)[len(waits) // 2] > _SLOW:  # a single one may have been another process's turn
-            break
-    tasks = iter(lambda: list(islice(items, _TOGETHER)), [])
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-look") as threads:
-        begun = deque(threads.submit(of, task) for task in islice(tasks, 2 * _THREADS))
+        if waiting:
+            with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-look") as threads:
+                yield from _ahead(threads, 2 * _THREADS, partial(_each, function), _tasks(left, _TOGETHER))
+            return
+
+
+def _ahead(
+    threads: ThreadPoolExecutor,
+    most: int,
+    function: Callable[[list[_Item]], Iterable[_Found]],
+    tasks: Iterator[list[_Item]],
+) -> Generator[_Found]:
+    """What `function` finds of tasks, of which so many are begun ahead."""
+    begun = deque(threads.submit(function, task) for task in islice(tasks, most))
+    try:
+        while begun:
+            yield from begun.popleft().result()
+            begun.extend(threads.submit(function, task) for task in islice(tasks, 1))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _each(function: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
+    return [function(item) for item in items]
+
+
+def _tasks(items: Iterable[_Item], count: int) -> Iterator[list[_Item]]:
+    left = iter(items)
+    return iter(lambda: list(islice(left, count)), [])
+
+
+def _by_processes(function: Callable[[_Item], _Found], items: Iterator[_Item], waiting: bool) -> Generator[_Found]:
+    tasks = list(_tasks(items, _A_TASK))
+    idle: deque[Child] = deque()  # as many as threads
+
+    def answers(task: list[_Item]) -> Iterable[_Found]:
+        child = idle.pop()
         try:
-            while begun:
-                yield from begun.popleft().result()
-                begun.extend(threads.submit(of, task) for task in islice(tasks, 1))
+            child.send(task)
+            found: list[_Found] | Exception = child.receive(_SECONDS_A_TASK)
+        except Ended:  # whoever killed it: nothing is lost
+            return map(function, task)
         finally:
-            threads.shutdown(cancel_futures=True)
+            idle.append(child)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    with contextlib.ExitStack() as begun:  # if one cannot start, those before it end, too
+        for _ in range(min((1 + waiting) * cores(), len(tasks))):
+            idle.append(Child(answer, _OF_A_PROCESS if waiting else 1))
+            begun.callback(idle[-1].end)
+            idle[-1].send(function)
+        yield from _ahead(ThreadPoolExecutor(len(idle)), 2 * len(idle), answers, iter(tasks))
+
+
+def answer() -> None:
+    """What such a process does: tasks come, and what was found goes back."""
+    connection, (count,) = connect()
+    function: Callable[[Any], Any] = connection.recv()
+    with ThreadPoolExecutor(count) as threads, contextlib.suppress(EOFError):
+        while True:
+            parts = _tasks(connection.recv(), _A_TASK // count)
+            try:
+                connection.send([found for part in threads.map(partial(_each, function), parts) for found in part])
+            except Exception as error:  # to be raised where it was asked for
+                connection.send(error)

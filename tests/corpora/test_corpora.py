@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpupeak.child import Child
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
-from gpupeak.corpora.peaks import read_peaks, require_peaks
+from gpupeak.corpora.peaks import require_peaks
 from gpupeak.corpora.samples import Listing, list_samples
 from gpupeak.corpora.table import read_table
 from gpupeak.errors import AuError, LabelError
-from gpupeak.types import Failed, Peak, Sample, SamplingRule
+from gpupeak.types import Failed, Sample, SamplingRule
 
 NINE = ["cmumosei", "cmumosi", "iemocap", "meld", "mer2023", "mer2024", "ovmerdplus", "sims", "simsv2"]
 TARGET = Path("/features")
@@ -376,27 +375,3 @@ class TestRequirePeaks:
     @pytest.mark.parametrize("settings", [{"fallback": "uniform"}, {"fallback": "fail"}, {"sampling": "uniform"}])
     def test_not_where_no_peak_is_needed(self, root: Path, settings: dict[str, str]) -> None:
         self.check(root, root / "typo", **settings)
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_peaks_that_processes_read_are_all_there_though_they_are_killed(
-    killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    children: list[Child] = []
-
-    def started(entry: Any) -> Child:
-        children.append(child := Child(entry))
-        if killed:
-            child.process.kill()
-        return child
-
-    monkeypatch.setattr("gpupeak.corpora.peaks.SECONDS_ALONE", 0)
-    monkeypatch.setattr("gpupeak.corpora.peaks.Child", started)
-    samples = [Sample("d", f"s{i}", None, (tmp_path,), SamplingRule(), TARGET) for i in range(600)]
-    for index, sample in enumerate(samples):
-        document = {"au_info": {"peak_frames": [{"peak_index": index}]}}
-        write(tmp_path / f"{sample.name}_au_analysis.json", json.dumps(document))
-    found, peaks = zip(*read_peaks(samples, ExtractConfig()), strict=True)
-    assert list(found) == samples
-    assert [peak.index for peak in peaks if isinstance(peak, Peak)] == list(range(600))
-    assert children and all(child.process.returncode for child in children)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import select
 import threading
+from functools import partial
+from typing import Any
 
 import pytest
 
+from gpupeak.child import Child
 from gpupeak.storage.overlap import overlapped
 
 
@@ -16,7 +22,7 @@ def test_files_are_looked_at_in_order_by_threads_from_where_they_wait(slow_from:
             threading.Event().wait(0.001)
         return number, threading.current_thread()
 
-    found = list(overlapped(look, iter(range(400))))
+    found = list(overlapped(look, range(400)))
 
     assert [number for number, _ in found] == list(range(400))
     here = [number for number, thread in found if thread is threading.current_thread()]
@@ -37,3 +43,27 @@ def test_what_looking_raises_is_raised_and_what_nobody_takes_is_left() -> None:
     with pytest.raises(OSError, match="gone"):
         list(overlapped(look, range(100_000)))
     assert len(looked) < 2000
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_processes_find_all_in_order_though_they_are_killed(killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[Child] = []
+
+    def started(*arguments: Any) -> Child:
+        children.append(child := Child(*arguments))
+        if killed:
+            child.process.kill()
+        return child
+
+    monkeypatch.setattr("gpupeak.storage.overlap.SECONDS_ALONE", 0)
+    monkeypatch.setattr("gpupeak.storage.overlap.Child", started)
+    numbers = range(4000, 4600)  # a millisecond each
+    assert list(overlapped(math.factorial, numbers, processes=True)) == list(map(math.factorial, numbers))
+    waits = partial(select.select, [], [], [])
+    looks: list[tuple[Any, float, float]] = [(math.factorial, 4000, -1), (waits, 0.001, -0.1)]
+    for function, usual, wrong in looks:
+        found = overlapped(function, [*[usual] * 400, wrong], processes=True)
+        assert len(list(itertools.islice(found, 200))) == 200
+        with pytest.raises(ValueError, match="negative"):
+            list(found)
+    assert children and all(child.process.returncode for child in children)
