@@ -1,11 +1,9 @@
-"""What does gpupeak depend on, and under which licences? Writes docs/dependencies.md, in both languages.
+"""What does gpupeak depend on, and under which licences? Writes the tables of docs/dependencies.md, in both languages.
 
     python tests/dependencies.py
 
-Licences are those that the packages state themselves.
+Licences are those that the packages state themselves. Needs all that `make test` and `make docs` install.
 """
-
-# ruff: noqa: RUF001 - Chinese punctuation
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
+from itertools import groupby
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -25,40 +24,10 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/dependencies.md"
-OTHER_PYTHONS = {
-    "async-timeout": "Apache-2.0",
-    "exceptiongroup": "MIT",
-    "tomli": "MIT",
-}
+OTHER_PYTHONS = {"async-timeout": "Apache-2.0", "exceptiongroup": "MIT", "tomli": "MIT"}
 """Needed on Python 3.10 only, each with its licence."""
-_HEAD = """\
-# Dependencies and their licences
-
-Made by `python tests/dependencies.py` from what the packages of `make setup` state of themselves; the exact versions
-are those of [constraints.txt](../constraints.txt). gpupeak ships none of them, and `pip install .` installs those of
-the first table only; what the extra `report` asks for is among them. The extra `gpu-cuda12` takes the packages for
-CUDA 12 instead of those for 13, under the same licences, but cuda-bindings under NVIDIA's own terms. The wheel of av
-holds FFmpeg and codecs besides, each under a licence of its own: LGPL-2.1-or-later, and of x264 and x265
-GPL-2.0-or-later.
-"""
-_HEAD_ZH = """\
-# 依赖及其许可证
-
-由 `python tests/dependencies.py` 根据 `make setup` 所装各包自己的声明生成；确切版本见
-[constraints.txt](../constraints.txt)。gpupeak 不附带其中任何一个，`pip install .` 只安装第一张表中的包，附加项
-`report` 所需的也在其中。附加项 `gpu-cuda12` 以 CUDA 12 的包代替 CUDA 13 的包，许可证相同，只有 cuda-bindings 采用
-NVIDIA 自己的条款。av 的 wheel 还包含 FFmpeg 和编解码器，各有自己的许可证：LGPL-2.1-or-later，其中 x264 和 x265 为
-GPL-2.0-or-later。
-"""
-_TITLES = {
-    "": ("Always", "始终需要"),
-    "report": ("With the extra `report`", "附加项 `report`"),
-    "gpu": ("With the extra `gpu`", "附加项 `gpu`"),
-    "ray": ("With the extra `ray`", "附加项 `ray`"),
-    "remote": ("With the extra `remote`", "附加项 `remote`"),
-    "dev": ("For the tests and checks", "测试与检查"),
-    "docs": ("For the site that `make docs` builds", "`make docs` 所建的站点"),
-}
+_GROUPS = ("", "report", "gpu", "ray", "remote", "dev", "docs")
+"""The extras, none first, in the order of the page's tables; a package is in the first that asks for it."""
 _CLASSIFIED = {
     "Apache Software License": "Apache-2.0",
     "MIT License": "MIT",
@@ -110,11 +79,11 @@ def packages() -> list[Package]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = {"": project["dependencies"], **project["optional-dependencies"]}
     found: dict[str, Package] = {}
-    for group in _TITLES:
+    for group in _GROUPS:
         for wanted in map(Requirement, groups[group]):
             if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
                 _collect(wanted, group, "gpupeak", there, found)
-    return sorted(found.values(), key=lambda each: (list(_TITLES).index(each.group), key(each.name)))
+    return sorted(found.values(), key=lambda each: (_GROUPS.index(each.group), key(each.name)))
 
 
 def _collect(
@@ -130,22 +99,16 @@ def _collect(
             _collect(needed, group, distribution.metadata["Name"], there, found)
 
 
-def page(found: list[Package], chinese: bool = False) -> str:
-    """The page."""
-    columns = "| 包 | 许可证 | 由谁需要 |" if chinese else "| Package | Licence | Needed by |"
-    lines = [_HEAD_ZH if chinese else _HEAD]
-    for group, titles in _TITLES.items():
-        rows = [f"| {each.name} | {each.licence} | {each.wanted_by} |" for each in found if each.group == group]
-        if rows:
-            lines += [f"## {titles[chinese]}", "", columns, "| --- | --- | --- |", *rows, ""]
-    others = [f"{name} ({terms})" for name, terms in OTHER_PYTHONS.items()]
-    lines.append(
-        f"在 Python 3.10 上还有：{'、'.join(others)}。" if chinese else f"On Python 3.10 also: {', '.join(others)}."
-    )
-    return "\n".join(lines).rstrip() + "\n"
+def page(text: str, found: list[Package]) -> str:
+    """The page with its tables made anew; what stands around them is its own."""
+    tables = [
+        "".join(f"| {each.name} | {each.licence} | {each.wanted_by} |\n" for each in of_group)
+        for _, of_group in groupby(found, key=lambda each: each.group)
+    ]
+    pieces = re.split(r"(?<=\| --- \| --- \| --- \|\n)(?:\|.*\n)+", text)
+    return "".join(piece + table for piece, table in zip(pieces, [*tables, ""], strict=True))
 
 
 if __name__ == "__main__":
-    everything = packages()
-    PAGE.write_text(page(everything), encoding="utf-8")
-    PAGE.with_suffix(".zh-CN.md").write_text(page(everything, chinese=True), encoding="utf-8")
+    for file in (PAGE, PAGE.with_suffix(".zh-CN.md")):
+        file.write_text(page(file.read_text(encoding="utf-8"), packages()), encoding="utf-8")
