@@ -44,15 +44,17 @@ def plan(directory: Path, name: str = "clip", n: int = 8) -> FramePlan:
 
 
 def of_demo(corpus: DemoCorpus, out: Path, **changes: Any) -> ExtractConfig:
-    """A run over the demo's corpus, on the CPU."""
+    """A run over the demo's corpus, on the CPU, by the smallest tower."""
     given: dict[str, Any] = {
         "datasets": corpus.datasets,
         "dataset_root": corpus.dataset_root,
         "mer_factory_output": corpus.mer_factory_output,
         "config_file": corpus.config_file,
         "output_root": out,
+        "encoder": ENCODER,
         "weights": "random:0",
         "device": "cpu",
+        "workers": 1,
     }
     return ExtractConfig(**given | changes)
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from samples import ENCODER, of_demo
+from samples import of_demo
 from synthetic_lines import LineHere
 
 import gpupeak
@@ -20,7 +20,7 @@ def extracted(corpus: DemoCorpus, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("extracted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpupeak.lines.build.build", LineHere)
-        assert gpupeak.extract(settings(corpus, out)).exit_code == 0
+        assert gpupeak.extract(of_demo(corpus, out)).exit_code == 0
     return out
 
 
@@ -29,8 +29,4 @@ def config(corpus: DemoCorpus, extracted: Path, tmp_path: Path, monkeypatch: pyt
     """The settings of an extraction that is done: a copy, which may be changed. More is extracted as that was."""
     monkeypatch.setattr("gpupeak.lines.build.build", LineHere)
     shutil.copytree(extracted, tmp_path / "out")
-    return settings(corpus, tmp_path / "out")
-
-
-def settings(corpus: DemoCorpus, out: Path) -> ExtractConfig:
-    return of_demo(corpus, out, encoder=ENCODER, workers=1)
+    return of_demo(corpus, tmp_path / "out")

@@ -34,7 +34,7 @@ from gpupeak.kernels import compile, patch_rows
 
 @pytest.fixture
 def config(corpus: DemoCorpus, tmp_path: Path) -> ExtractConfig:
-    return of_demo(corpus, tmp_path / "out")
+    return of_demo(corpus, tmp_path / "out", encoder="CLIP_VIT_LARGE")
 
 
 def found(config: ExtractConfig, name: str, **changes: Any) -> Finding:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import pytest
 from clips import write_clip
-from samples import ENCODER, of_demo, read_manifest, words
+from samples import of_demo, read_manifest, words
 from synthetic_lines import LineHere
 
 import gpupeak
@@ -37,7 +37,7 @@ class Tree:
         shutil.copytree(corpus.dataset_root, root / "data")
         shutil.copytree(corpus.mer_factory_output, root / "aus")
         places = {"dataset_root": root / "data", "mer_factory_output": root / "aus", "datasets": ("mer2023",)}
-        self.config = self.settings = of_demo(corpus, root / "out", encoder=ENCODER, workers=1, **places)
+        self.config = self.settings = of_demo(corpus, root / "out", **places)
         self.videos, self.aus = root / "data/mer2023-dataset-process/video", root / "aus/MER2023"
         gpupeak.extract(self.config)
         (self.home,) = (root / "out/mer2023").iterdir()
@@ -174,6 +174,8 @@ def test_other_settings_are_another_directory_or_refused(tree: Tree) -> None:
     assert fewer.counts["missing"] == 3
     tree.config = replace(tree.config, fallback="middle")
     assert "made with --fallback uniform, this run has --fallback middle" in tree.look().problems[0]
+    (tree.home / "run.json").write_text("{")
+    assert "run.json: cannot be read" in tree.look().problems[0]
     (tree.home / "run.json").unlink()
     assert list(tree.stale()) == [THIRD], "of the three, it alone would get other frames by that rule"
 

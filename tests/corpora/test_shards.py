@@ -246,7 +246,8 @@ def test_shards_that_overwrite_leave_nothing_finished_that_is_of_before(config: 
     gpupeak.extract(config)
     (tally,) = gpupeak.extract(shard(other, 0, overwrite=True)).datasets
     assert plan(other)[0].done == tally.saved
-    assert {fault.kind for fault in verify(other)[0].faults} == {"missing", "stale"}
+    told = {fault.kind: fault.reason for fault in verify(other)[0].faults}
+    assert told.keys() == {"missing", "stale"} and told["stale"] == "made before the --overwrite that was cut short"
     with pytest.raises(ConfigError, match="give another --output-root"):
         gpupeak.extract(shard(config, 1))
     with pytest.raises(ConfigError, match="a run without shards merge them first"):

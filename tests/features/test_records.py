@@ -111,28 +111,6 @@ def test_overwriting_by_shards_counts_for_the_whole_directory(tmp_path: Path) ->
     assert json.loads((tmp_path / "run.json").read_text())["overwriting"] is False
 
 
-def test_parts_of_before_an_overwrite_do_not_come_back(tmp_path: Path) -> None:
-    run(tmp_path, "a", "b", part=ZERO)
-    run(tmp_path, "c", "d", part=ONE)
-    run(tmp_path, "c", "d", part=ONE, settings=OTHER, overwrite=True)
-    assert done(tmp_path) == {"c", "d"}
-    with opened(tmp_path) as directory:
-        directory.absorb(NAMES)
-    assert done(tmp_path) == {"c", "d"}
-    assert outcomes(tmp_path) == {"c": "saved", "d": "saved"}
-
-
-def test_an_overwrite_by_other_settings_waits_for_those_shards(tmp_path: Path) -> None:
-    run(tmp_path, *NAMES)
-    run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
-    with pytest.raises(ConfigError, match="a run without shards merge them first"):
-        run(tmp_path, "b", part=ONE, settings=THIRD, overwrite=True)
-    with opened(tmp_path) as directory:
-        directory.absorb()
-    run(tmp_path, "b", part=ONE, settings=THIRD, overwrite=True)
-    assert done(tmp_path) == {"b"}
-
-
 def test_a_plain_overwrite_ends_whatever_shards_have_begun(tmp_path: Path) -> None:
     run(tmp_path, "a", "b", part=ZERO)
     part = tmp_path / f"run.{ZERO}.json"
@@ -247,13 +225,14 @@ def over_parts(path: Path) -> None:
     run(path, "c", "d", part=OF_THREE, settings=OTHER, overwrite=True)
 
 
-@pytest.mark.parametrize("made", [plain_parts, overwriting, over_parts])
+@pytest.mark.parametrize(("made", "names"), [(plain_parts, "abc"), (overwriting, "ab"), (over_parts, "cd")])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_merge_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
-    made: Callable[[Path], None], when: str, tmp_path: Path
+    made: Callable[[Path], None], names: str, when: str, tmp_path: Path
 ) -> None:
     made(tmp_path / "whole")
-    finished_then, told_then = done(tmp_path / "whole"), outcomes(tmp_path / "whole")
+    finished_then, told_then = set(names), dict.fromkeys(names, "saved")
+    assert (done(tmp_path / "whole"), outcomes(tmp_path / "whole")) == (finished_then, told_then)
     with opened(tmp_path / "whole") as directory:
         directory.absorb(NAMES)
         overwriting_then = directory.overwriting

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,7 +17,6 @@ from samples import features, plan, read_manifest, sample
 import gpupeak
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
-from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import is_whole, npy_header, read_features
 from gpupeak.features.records import ManifestLine
 from gpupeak.features.writer import NpyWriter
@@ -34,12 +32,6 @@ def opened(path: Path) -> FeatureDirectory:
 def save(directory: FeatureDirectory, *names: str) -> None:
     for outcome in NpyWriter().write([features(directory.path, *names)]):
         directory.record(outcome)
-
-
-def test_the_directory_is_the_one_the_consumer_builds() -> None:
-    wanted = Path("out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms")
-    assert feature_directory(Path("out"), "mer2023", "CLIP_VIT_LARGE", "emotion_peak", 8) == wanted
-    assert feature_directory(Path("out/mer2023"), "mer2023", "CLIP_VIT_LARGE", "emotion_peak", 8) == wanted
 
 
 @pytest.mark.parametrize("root", ["out", "out/mer2023"])
@@ -71,24 +63,6 @@ def test_the_prepared_header_is_numpys(tmp_path: Path, shape: tuple[int, int]) -
     assert is_whole(tmp_path / "a.npy", *shape)
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((8, 5), np.float32),
-        np.zeros((7, 4), np.float32),
-        np.zeros((8, 4), np.float64),
-        np.zeros((8, 4), ">f4"),
-        np.zeros((8, 4), np.int32),
-        np.asfortranarray(np.zeros((8, 4), np.float32)),
-        np.zeros(32, np.float32),
-    ],
-    ids=lambda array: f"{array.shape}{array.dtype}",
-)
-def test_another_array_is_not_whole(tmp_path: Path, array: npt.NDArray[np.float32]) -> None:
-    np.save(tmp_path / "a.npy", array)
-    assert not is_whole(tmp_path / "a.npy", 8, 4)
-
-
 @example(cut=128, flip=0, value=0)  # the header and nothing else
 @example(cut=0, flip=61, value=ord("9"))  # nine rows in place of eight
 @settings(max_examples=200, deadline=None)
@@ -106,27 +80,7 @@ def test_a_torn_or_corrupted_file_is_never_whole_and_never_raises(
         assert np.load(path).shape == (8, 4)
 
 
-def test_a_run_records_and_the_next_one_finds_it_done(tmp_path: Path) -> None:
-    with opened(tmp_path) as directory:
-        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        save(directory, "a", "b")
-        directory.record(Failed(sample(tmp_path, "c"), "decode", "video is cut"))
-        assert directory.finish() == 0
-    assert FeatureDirectory(tmp_path, 8, 4).done({"a", "b", "c", "d"}) == {"a", "b"}
-    lines = {entry["sample"]: entry for entry in read_manifest(tmp_path)}
-    assert lines["a"]["outcome"] == "saved"
-    assert lines["a"]["indices"] == list(range(8))
-    assert (lines["c"]["outcome"], lines["c"]["stage"], lines["c"]["reason"]) == ("failed", "decode", "video is cut")
-
-    with opened(tmp_path) as directory:  # the failed one is tried again: its old line gives way to the new
-        directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False, pending={"c"})
-        assert [entry["sample"] for entry in read_manifest(tmp_path)] == ["a", "b"]
-        save(directory, "c")
-    entries = [(entry["sample"], entry["outcome"]) for entry in read_manifest(tmp_path)]
-    assert entries == [("a", "saved"), ("b", "saved"), ("c", "saved")]
-
-
-def test_what_is_told_of_other_samples_stays(tmp_path: Path) -> None:
+def test_what_is_told_of_other_samples_stays_and_what_failed_gives_way(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done=set(), overwrite=False, pending={"a", "b"})
         save(directory, "a")
@@ -144,20 +98,11 @@ def test_what_is_told_of_other_samples_stays(tmp_path: Path) -> None:
     told = {line["sample"]: line["outcome"] for line in read_manifest(tmp_path)}
     assert told["b"] == "failed", "it may be what could not be made again"
     with opened(tmp_path) as directory:
+        directory.begin({"settings": SETTINGS}, done={"a"}, overwrite=False, pending={"b"})
+        assert [entry["sample"] for entry in read_manifest(tmp_path)] == ["c", "a"], "it is tried again"
+    with opened(tmp_path) as directory:
         directory.begin({"settings": SETTINGS}, done=set(), overwrite=True, pending={"c"})
     assert (tmp_path / "manifest.jsonl").read_bytes() == b"", "of an overwrite only what it saved counts"
-
-
-def test_a_manifest_torn_by_a_kill_is_readable_and_mended(tmp_path: Path) -> None:
-    with opened(tmp_path) as directory:
-        directory.begin({"settings": SETTINGS}, done=set(), overwrite=False)
-        save(directory, "a", "b")
-    manifest = tmp_path / "manifest.jsonl"
-    manifest.write_bytes(manifest.read_bytes()[:-10])
-    assert [entry["sample"] for entry in read_manifest(tmp_path)] == ["a"]
-    with opened(tmp_path) as directory:
-        directory.begin({"settings": SETTINGS}, done={"a", "b"}, overwrite=False)
-    assert [(e["sample"], e["outcome"]) for e in read_manifest(tmp_path)] == [("a", "saved"), ("b", "kept")]
 
 
 def test_a_manifest_of_a_stranger_is_read_for_what_it_holds(tmp_path: Path) -> None:
@@ -281,14 +226,6 @@ def test_an_unfinished_overwrite_never_passes_for_done(tmp_path: Path) -> None:
         assert directory.finish() == 0
     assert FeatureDirectory(tmp_path, 8, 4).done({"a", "b"}) == {"a", "b"}
     assert json.loads((tmp_path / "run.json").read_text())["overwriting"] is False
-
-
-def test_files_of_the_old_tool_are_kept_and_noted(tmp_path: Path) -> None:
-    np.save(tmp_path / "old.npy", np.zeros((8, 4), np.float32))
-    with opened(tmp_path) as directory:
-        assert directory.run is None
-        directory.begin({"settings": SETTINGS}, done=directory.done({"old"}), overwrite=False)
-    assert list(read_manifest(tmp_path)) == [{"sample": "old", "outcome": "kept", "origin": "unknown"}]
 
 
 def test_of_a_run_that_ends_before_it_begins_no_directory_is_left(tmp_path: Path) -> None:

@@ -54,8 +54,3 @@ def test_what_is_no_url_is_a_path(text: str) -> None:
 
 def test_a_file_url_is_a_path() -> None:
     assert place("file:///data/clips") == place("file://localhost/data/clips") == Path("/data/clips")
-
-
-def test_a_url_in_a_path_is_noticed() -> None:
-    with pytest.raises(ConfigError, match="was a URL: give it as text"):
-        place(Path("s3://bucket/x"))
