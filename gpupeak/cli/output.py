@@ -7,7 +7,7 @@ import json
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -75,16 +75,24 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def print_table(console: Output, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a row a dataset, its name first."""
+def print_table(console: Output, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a row a dataset, its name first; where they are too wide, a line a value."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("dataset", max_width=32, overflow="fold", vertical="bottom")  # what alone gives way
+    table.add_column("dataset", max_width=len("dataset"), overflow="fold", vertical="bottom")  # what alone gives way
     for header in headers:
         words = header.replace(" ", "\n").replace("_", "_\n")
         table.add_column(words, justify="right", no_wrap=True, vertical="bottom")
-    for name, *values in rows:
-        table.add_row(clean(name), *(value if isinstance(value, Text) else str(value) for value in values))
-    console.print(table)
+    cells = [[value if isinstance(value, Text) else Text(clean(value)) for value in row] for row in rows]
+    for row in cells:
+        table.add_row(*row)
+    if console.measure(table, options=console.options.update(width=1 << 16)).maximum <= console.width:
+        table.columns[0].max_width = 32
+        console.print(table)
+        return
+    for name, *values in cells:
+        console.say(name)
+        for header, value in zip(headers, values, strict=True):
+            console.say(Text.assemble(f"  {header.replace('/ ', '/'):<16}", value))
 
 
 def red(count: int, colour: str = "red") -> Text:
