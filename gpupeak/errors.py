@@ -116,6 +116,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def sized(count: int) -> str:
+    """A number of bytes: `123 bytes`, `24.7 kB`."""
+    power = min((len(str(count)) - 1) // 3, 4)
+    return f"{count / 1000**power:,.1f} {' kMGT'[power]}B" if power else counted(count, "byte")
+
+
 def few(names: Iterable[str]) -> str:
     """The first three names, for a message."""
     shown = [name[:80] or "''" for name in itertools.islice(names, 4)]

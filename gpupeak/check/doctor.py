@@ -22,7 +22,7 @@ from gpupeak.decode.resources import refuse_excess
 from gpupeak.encode.weights.fit import explained, fit, parameters, tower_shape
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
-from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, counted, out_of_memory
+from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, counted, out_of_memory, sized
 from gpupeak.features.remote import copies_below
 from gpupeak.run import Job, prepare
 from gpupeak.storage import remote
@@ -242,7 +242,7 @@ def _weights(config: ExtractConfig) -> tuple[Finding, WeightsId | None]:
     size = sum(file.stat().st_size for file in found.files)
     digest = f"SHA-256 {found.sha256}" if found.sha256 else "fetched by another program"
     whose = _KNOWN.get(found.sha256 or "", "")
-    return Finding("weights", OK, f"{found.files[0]}, {_size(size)}, {told}{digest}{whose}"), found
+    return Finding("weights", OK, f"{found.files[0]}, {sized(size)}, {told}{digest}{whose}"), found
 
 
 def _fetched(spec: EncoderSpec, tag: str) -> Path | None:
@@ -322,18 +322,10 @@ def _output(root: Place, jobs: Sequence[Job], dim: int) -> Finding:
     samples = sum(sample.video is not None for job in jobs for sample in job.pending)
     need = sum(job.bytes_to_write(dim) for job in jobs)
     free = shutil.disk_usage(there).free
-    found = f"{root.absolute()}: {_size(free)} free, {counted(samples, 'sample')} to write: {_size(need)}"
+    found = f"{root.absolute()}: {sized(free)} free, {counted(samples, 'sample')} to write: {sized(need)}"
     if free < need + _SPARE:
         return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)
-
-
-def _size(count: float) -> str:
-    units = iter(("bytes", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while count >= 1000 and unit != "TB":
-        count, unit = count / 1000, next(units)
-    return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
 
 
 def _line(error: BaseException) -> str:

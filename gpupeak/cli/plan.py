@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.filesize import decimal
 from rich.text import Text
 
 from gpupeak.cli.extract import sharded
@@ -15,7 +14,7 @@ from gpupeak.cli.output import Output, clean, commonest, first, print_json, prin
 from gpupeak.cli.progress import watching
 from gpupeak.cli.settings import show_settings
 from gpupeak.config import OUTPUT, ExtractConfig
-from gpupeak.errors import ConfigError, SampleError, writing
+from gpupeak.errors import ConfigError, SampleError, sized, writing
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.types import Failed, FramePlan
 
@@ -77,7 +76,7 @@ def _row(name: str, plans: "Sequence[Plan]", sources: Sequence[str]) -> list[obj
     expected = f"/{plans[0].expected}" if len(plans) == 1 and plans[0].expected is not None else ""
     peaks = [sum(plan.peaks[source] for plan in plans) for source in sources]
     no_peak = sum(plan.no_peak.total() for plan in plans)
-    return [name, f"{listed}{expected}", done, missing, *peaks, no_peak, decimal(size)]
+    return [name, f"{listed}{expected}", done, missing, *peaks, no_peak, sized(size)]
 
 
 @with_settings(names=False, recorded=True)

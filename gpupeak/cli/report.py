@@ -8,7 +8,7 @@ from gpupeak.cli.options import JSON, QUIET, option, with_settings
 from gpupeak.cli.output import Output, print_json
 from gpupeak.cli.progress import watching
 from gpupeak.config import OUTPUT, ExtractConfig
-from gpupeak.errors import counted
+from gpupeak.errors import counted, sized
 
 _PICTURES = "Pictures"
 
@@ -50,5 +50,5 @@ def report(
     if not quiet:
         samples, sheets = sum(len(each.rows) for each in found), sum(each.shown for each in found)
         told = f"{counted(samples, 'sample')} of {counted(len(found), 'dataset')}, {counted(sheets, 'contact sheet')}"
-        console.say(f"{out}: {size / 1e6:.1f} MB, {told}")
+        console.say(f"{out}: {sized(size)}, {told}")
     return 0

@@ -195,7 +195,7 @@ def test_the_command_writes_the_file_and_tells_the_counts(
     (dataset,) = told["datasets"]
     assert (dataset["saved"], dataset["failed"], dataset["missing"], dataset["sheets"]) == (11, 1, 1, 3)
     assert main([*report, "--show", "0"]) == 0
-    assert capsys.readouterr().out.endswith("report.html: 0.0 MB, 13 samples of 1 dataset, 0 contact sheets\n")
+    assert capsys.readouterr().out.endswith(" kB, 13 samples of 1 dataset, 0 contact sheets\n")
 
 
 def test_without_what_draws_the_page_it_is_said_what_to_install(
