@@ -167,11 +167,12 @@ def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a\nb\n")
     config = ExtractConfig(videos=tmp_path, name="mine", samples=tmp_path / "list.txt", output_root=tmp_path / "none")
     (empty,) = overview(config)
+    empty.expected = 5
     empty.remarks.append("file \udc80")  # a name that is no Unicode
     write_page([empty], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "file \\udc80" in text
-    assert [e.text for e in Document(text).all("h1")] == ["0 of 2 samples have their features"]
+    assert [e.text for e in Document(text).all("h1")] == ["0 of 5 samples have their features, 3 not listed"]
 
 
 def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
