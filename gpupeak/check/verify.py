@@ -70,11 +70,15 @@ _WORST = 5
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One sample that is not right: `kind` is one of `KINDS`, `reason` one line without the sample's name."""
+    """One sample that is not right: `kind` is one of `KINDS`, `reason` one line without the sample's name.
+
+    One is `mendable` if there is a video to extract again what is not only different.
+    """
 
     sample: str
     kind: str
     reason: str
+    mendable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class Verification:
 
     @property
     def mendable(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(fault.sample for fault in self.faults if fault.kind in MENDABLE))
+        return tuple(dict.fromkeys(fault.sample for fault in self.faults if fault.mendable))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -161,7 +165,7 @@ def verify(
         raise ConfigError(f"--against {against}: a local directory is expected")
     spec = encoder_spec(config.encoder)
     weights = identify(spec, config.weights)
-    corpora = resolve(config)
+    corpora = resolve(config, command="verify")
     others = [] if other is None else _others(other, corpora, config, spec)
     with copies_below(place(config.output_root)) as copies:
         paths = [copied(feature_place(config, corpus, spec), copies) for corpus in corpora]
@@ -193,7 +197,8 @@ class _Look:
     still: list[Sample] = field(default_factory=list)
 
     def blame(self, sample: Sample, kind: str, reason: str) -> None:
-        self.found.faults.append(Fault(sample.name, kind, reason))
+        mendable = kind in MENDABLE and sample.video is not None
+        self.found.faults.append(Fault(sample.name, kind, reason, mendable))
 
 
 @uncollected()

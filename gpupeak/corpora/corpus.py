@@ -46,11 +46,11 @@ class Corpus:
     stream: str = "frame"
 
 
-def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...]:
+def resolve(config: ExtractConfig, *, absent: bool = False, command: str = "extract") -> tuple[Corpus, ...]:
     """The datasets that `config` names, the corpus that its `videos` describes, or else the default ones of the table.
 
     With `absent`, lists and directories that are not there are no mistake: features may lie elsewhere. Raises
-    ConfigError for wrong settings, LabelError where a list or the videos are not there.
+    ConfigError for wrong settings, LabelError where a list or the videos are not there, with the `command` for others.
     """
     if config.videos is None and config.aus is not None:
         raise ConfigError("--aus goes with --videos and --name; for the datasets, use --mer-factory-output")
@@ -65,7 +65,7 @@ def resolve(config: ExtractConfig, *, absent: bool = False) -> tuple[Corpus, ...
             raise ConfigError(f"dataset root {root} is not a directory")
     corpora = tuple(_corpus(name, table, root, config) for name in names)
     if not absent:
-        _refuse_missing(corpora, config, root)
+        _refuse_missing(corpora, config, root, command)
     return corpora
 
 
@@ -134,7 +134,7 @@ def _au_directories(name: str, entry: Entry, root: Place, given: Path | str | No
     return tuple(dict.fromkeys((base / (entry.consumer or name), base / name.lower(), base)))
 
 
-def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig, root: Place) -> None:
+def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig, root: Place, command: str) -> None:
     needed = [(corpus.name, path) for corpus in corpora for path in (corpus.videos, corpus.labels)]
     missing = {name: path for name, path in needed if path is not None and not is_there(path)}
     if not missing:
@@ -144,7 +144,7 @@ def _refuse_missing(corpora: Sequence[Corpus], config: ExtractConfig, root: Plac
     if there and not config.datasets:
         root = root.absolute() if isinstance(root, Path) else root
         others = shlex.join(replace(config, datasets=tuple(there), dataset_root=str(root)).words())
-        raise LabelError(f"{names}: not there (the first lacks {first}); for the others: gpupeak extract {others}")
+        raise LabelError(f"{names}: not there (the first lacks {first}); for the others: gpupeak {command} {others}")
     hint = "" if config.videos else "; --dataset-root says where the datasets are"
     if first.name == _FACES:
         hint = f"; OpenFace's FeatureExtraction cuts faces out, {_FORM}"

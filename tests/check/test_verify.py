@@ -175,6 +175,7 @@ def test_missing_samples_are_named_with_the_reason_that_is_known(own: ExtractCon
     everything = look(before)
     assert faults(everything)["good"] == ("missing", "no file")
     assert faults(everything)["gone"] == ("missing", "no file, and no video of this name")
+    assert everything.mendable == ("good", "broken"), "what has no video cannot be"
     gpupeak.extract(before)
     found = look(replace(own, samples=listing(tmp_path, "good", "broken", "gone", "later", "../out")))
     told = faults(found)

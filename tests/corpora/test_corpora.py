@@ -107,6 +107,8 @@ class TestTable:
         line = refused(dataset_root=tmp_path)
         assert line.startswith("cmumosei, cmumosi, iemocap, mer2024, ovmerdplus, sims, simsv2: not there")
         assert line.endswith(f"gpupeak extract meld mer2023 --dataset-root {tmp_path}")
+        with pytest.raises(LabelError, match="for the others: gpupeak verify meld mer2023"):
+            resolve(ExtractConfig(dataset_root=tmp_path), command="verify")
         line = refused(dataset_root=tmp_path / "meld-process")
         assert str(tmp_path / "meld-process/cmumosei-process/label.npz") in line
         assert "--dataset-root" in line
