@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,33 +24,13 @@ Abilities: TypeAlias = dict[tuple[str, str], Ability]
 """By codec and pixel format, as libav calls them."""
 
 
-class Caps(ctypes.Structure):
-    """CUVIDDECODECAPS as in cuviddec.h of Video Codec SDK 13.0; the driver fills what follows `reserved1`."""
-
-    _fields_ = (
-        ("eCodecType", ctypes.c_int),
-        ("eChromaFormat", ctypes.c_int),
-        ("nBitDepthMinus8", ctypes.c_uint),
-        ("reserved1", ctypes.c_uint * 3),
-        ("bIsSupported", ctypes.c_ubyte),
-        ("nNumNVDECs", ctypes.c_ubyte),
-        ("nOutputFormatMask", ctypes.c_ushort),
-        ("nMaxWidth", ctypes.c_uint),
-        ("nMaxHeight", ctypes.c_uint),
-        ("nMaxMBCount", ctypes.c_uint),
-        ("nMinWidth", ctypes.c_ushort),
-        ("nMinHeight", ctypes.c_ushort),
-        ("bIsHistogramSupported", ctypes.c_ubyte),
-        ("nCounterBitDepth", ctypes.c_ubyte),
-        ("nMaxHistogramBins", ctypes.c_ushort),
-        ("reserved3", ctypes.c_uint * 10),
-    )
-
-
 _CODECS = {"mpeg4": 2, "h264": 4, "hevc": 8, "vp8": 9, "vp9": 10}  # cudaVideoCodec
 KINDS = (*((codec, "yuv420p") for codec in _CODECS), ("hevc", "yuv420p10le"))
 """What DALI 2.4's `decoders.video` takes, without MJPEG, which is cheap on the CPU."""
 _420 = 1  # cudaVideoChromaFormat
+# CUVIDDECODECAPS as in cuviddec.h of Video Codec SDK 13.0: codec, chroma format, depth beyond 8 bits, three reserved;
+# then what the driver fills in: supported, engines, output formats, largest sides, most blocks, smallest sides.
+_ASKED, _ANSWERED, _CAPS_BYTES = struct.Struct("=6I"), struct.Struct("=BBHIIIHH"), 88
 
 
 def cuda_version() -> tuple[int, int] | None:
@@ -84,14 +65,13 @@ def abilities(gpu: int) -> Abilities:
         raise DeviceError(f"the NVIDIA driver finds no usable GPU (CUDA error {code})")
     try:
         nvdec = ctypes.CDLL("libnvcuvid.so.1")
+        with _context(cuda, gpu):
+            found = {kind: ability for kind in KINDS if (ability := _ask(nvdec, *kind))}
     except OSError:
         raise DeviceError(
             "libnvcuvid.so.1 does not load: a container needs the driver's video capability, "
             "NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
         ) from None
-    try:
-        with _context(cuda, gpu):
-            found = {kind: ability for kind in KINDS if (ability := _ask(nvdec, *kind))}
     except AttributeError as error:  # so ctypes names the symbol that a library does not have
         raise DeviceError(f"the NVIDIA driver is too old for NVDEC: {error}") from None
     if not found:
@@ -115,25 +95,21 @@ def lacking(found: Abilities, codec: str, pix_fmt: str, size: tuple[int, int]) -
 def _context(cuda: Any, gpu: int) -> Iterator[None]:
     """The GPU's primary context, which torch and DALI use, too, as this thread's."""
     device, context = ctypes.c_int(0), ctypes.c_void_p()
-    _expect(cuda.cuDeviceGet(ctypes.byref(device), gpu), "cuDeviceGet")
-    _expect(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
-    try:
+    with contextlib.ExitStack() as undone:
+        _expect(cuda.cuDeviceGet(ctypes.byref(device), gpu), "cuDeviceGet")
+        _expect(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
+        undone.callback(cuda.cuDevicePrimaryCtxRelease_v2, device)
         _expect(cuda.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
-        try:
-            yield
-        finally:
-            cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
-    finally:
-        cuda.cuDevicePrimaryCtxRelease_v2(device)
+        undone.callback(cuda.cuCtxPopCurrent_v2, ctypes.byref(context))
+        yield
 
 
 def _ask(nvdec: Any, codec: str, pix_fmt: str) -> Ability | None:
-    caps = Caps(eCodecType=_CODECS[codec], eChromaFormat=_420, nBitDepthMinus8=2 if "10" in pix_fmt else 0)
+    asked = _ASKED.pack(_CODECS[codec], _420, 2 if "10" in pix_fmt else 0, 0, 0, 0)
+    caps = ctypes.create_string_buffer(asked, _CAPS_BYTES)
     _expect(nvdec.cuvidGetDecoderCaps(ctypes.byref(caps)), "cuvidGetDecoderCaps")
-    if not caps.bIsSupported:
-        return None
-    smallest, largest = (caps.nMinWidth, caps.nMinHeight), (caps.nMaxWidth, caps.nMaxHeight)
-    return Ability(smallest, largest, caps.nMaxMBCount, caps.nNumNVDECs)
+    supported, engines, _, *largest, blocks, width, height = _ANSWERED.unpack_from(caps, _ASKED.size)
+    return Ability((width, height), (largest[0], largest[1]), blocks, engines) if supported else None
 
 
 def _expect(code: int, function: str) -> None:
