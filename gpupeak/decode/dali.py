@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.window import Window, facts, native_bytes, remade
 from gpupeak.decode.worker import Planned
 from gpupeak.errors import DeviceError
-from gpupeak.types import Failed, FrameBatch, Sample
+from gpupeak.types import Failed, FrameBatch, Sample, Span
 from gpupeak.video.remake import in_blocks
 
 dali: Any = nvidia.dali  # its annotations are not complete
@@ -74,7 +73,8 @@ class DaliDecoder:
         self._abilities = abilities
         self._failures = 0
         self._decoders: dict[tuple[str, int, int], tuple[int, int]] = {}
-        count = pipelines or _pipelines(abilities)
+        engines = max((ability.engines for ability in (abilities or {}).values()), default=0)
+        count = pipelines or min(engines + 1 if engines else _MOST_PIPELINES, _MOST_PIPELINES)
         try:
             self._pipelines = [frames_pipeline(device, n + 2, size, batch_size, threads) for _ in range(count)]
         except RuntimeError as error:
@@ -97,35 +97,30 @@ class DaliDecoder:
                 for answer in answers:
                     if isinstance(answer, Failed):
                         yield answer
-                    elif isinstance(reason := answer.given, str) or (
-                        reason := self._lacks(answer) or self._too_large(answer) or self._shares_a_decoder(answer)
-                    ):
+                    elif isinstance(reason := answer.given, str) or (reason := self._unfit(answer)):
                         yield Refused(answer.plan.sample, reason)
                     else:
                         window.add(answer)
         finally:
             window.finish()
 
-    def _lacks(self, planned: Planned) -> str | None:
-        if self._abilities is None:
-            return None
-        return lacking(self._abilities, planned.plan.codec, facts(planned).pix_fmt, remade(planned).coded)
-
-    def _too_large(self, planned: Planned) -> str | None:
-        return f"frames of more than {self._memory >> 20} MiB" if native_bytes(planned) > self._memory else None
-
-    def _shares_a_decoder(self, planned: Planned) -> str:
-        """DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes. They are the same but in HEVC
-        and VP9, which code blocks of 8: 480x264 would get a decoder of 480x272."""
-        size = remade(planned).coded
-        if self._decoders.setdefault((planned.plan.codec, *in_blocks(size)), size) != size:
+    def _unfit(self, planned: Planned) -> str:
+        """Why it is not to be decoded here, or ""."""
+        codec, size = planned.plan.codec, remade(planned).coded
+        if self._abilities and (lacks := lacking(self._abilities, codec, facts(planned).pix_fmt, size)):
+            return lacks
+        if native_bytes(planned) > self._memory:
+            return f"frames of more than {self._memory >> 20} MiB"
+        # DALI looks up the coded size, in blocks of 16, among its decoders' shown sizes. They are the same but in HEVC
+        # and VP9, which code blocks of 8: 480x264 would get a decoder of 480x272.
+        if self._decoders.setdefault((codec, *in_blocks(size)), size) != size:
             return "size that DALI may decode with another's decoder"
         return ""
 
     def _drive(self, pipeline: Any, window: Window) -> Generator[FrameBatch | Failed | Refused]:
         """Keep one pipeline at work. Results and exceptions come in the order in which it was fed."""
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        in_flight: deque[_Flight] = deque()
+        in_flight: deque[tuple[tuple[Planned, ...], float]] = deque()
         alone: deque[Planned] = deque()
         done = 0.0
         while True:
@@ -134,27 +129,27 @@ class DaliDecoder:
                 batch = (alone.popleft(),) if alone else window.take(wait=not in_flight)
                 if not batch:
                     break
-                in_flight.append(_Flight(batch, time.perf_counter()))
-                in_flight[-1].start(pipeline)  # its errors are the run's: inputs fed by half would be the next batch's
+                in_flight.append((batch, time.perf_counter()))
+                _start(pipeline, batch)  # its errors are the run's: inputs fed by half would be the next batch's
             if not in_flight:
                 return
-            flight = in_flight.popleft()
+            batch, began = in_flight.popleft()
             try:
                 outputs = pipeline.share_outputs(stream)
                 pipeline.release_outputs()  # whoever holds the outputs keeps their memory
-                began, done = max(flight.began, done), time.perf_counter()
-                items = self._hand_over(flight.batch, outputs, stream, done - began)
+                began, done = max(began, done), time.perf_counter()
+                items = self._hand_over(batch, outputs, stream, done - began)
             except Exception as error:  # of C++: RuntimeError, IndexError, ValueError, TypeError, MemoryError
                 if stream is not None:
                     stream.synchronize()  # raises where CUDA can do no more; else nothing uses the outputs any more
-                if len(flight.batch) > 1:
-                    alone.extend(flight.batch)
+                if len(batch) > 1:
+                    alone.extend(batch)
                     continue
                 self._failures += 1
                 if self._failures >= _FAILURES_IN_A_ROW:
                     reason = f"DALI failed on {self._failures} samples in a row: {_dali_message(error)}"
                     raise DeviceError(reason) from error
-                yield Refused(flight.batch[0].plan.sample, "DALI failed", _dali_message(error))
+                yield Refused(batch[0].plan.sample, "DALI failed", _dali_message(error))
                 continue
             self._failures = 0
             yield from items
@@ -162,7 +157,6 @@ class DaliDecoder:
     def _hand_over(
         self, batch: tuple[Planned, ...], outputs: Any, stream: Any, seconds: float
     ) -> list[FrameBatch | Refused]:
-        rows = self._n + 2
         with torch.cuda.stream(stream):
             tensor = outputs[0].as_tensor()
             # `stream` may read it as soon as DALI has written it.
@@ -172,42 +166,27 @@ class DaliDecoder:
             same = (videos[:, 0] == videos[:, 1]).flatten(1).all(1).tolist()
             pixels = videos.view(-1, self._size, self._size, 3)
             as_swscale(pixels, [facts(planned) for planned in batch], by_gpu=stream is not None)
-            starts = [number * rows + _first_row(planned) for number, planned in enumerate(batch)]
-            for start, planned in zip(starts, batch, strict=True):
+            items: list[FrameBatch | Refused] = []
+            whole: list[tuple[Planned, Span]] = []
+            for number, (planned, delivered) in enumerate(zip(batch, same, strict=True)):
+                if not delivered:
+                    items.append(Refused(planned.plan.sample, "DALI failed", "a picture was not delivered"))
+                    continue
+                # The first picture, of row 1, may be wanted, too.
+                start = number * (self._n + 2) + (2 if remade(planned).ordinals[0] else 1)
                 frames, gather = pixels[start : start + self._n], planned.plan.gather
                 if turns := facts(planned).rotation // 90:
                     frames.copy_(torch.rot90(frames, turns, (1, 2)))
                 if gather != tuple(range(len(gather))):
                     frames[: len(gather)] = torch.stack([frames[place] for place in gather])
+                whole.append((planned, (start, start + len(gather))))
             ready = stream.record_event() if stream else None
-        whole = [(planned, start) for planned, start, each in zip(batch, starts, same, strict=True) if each]
-        missing = (planned.plan.sample for planned, each in zip(batch, same, strict=True) if not each)
-        undelivered = "a picture was not delivered"
-        items: list[FrameBatch | Refused] = [Refused(sample, "DALI failed", undelivered) for sample in missing]
         if whole:
+            plans, spans = tuple(planned.plan for planned, _ in whole), tuple(span for _, span in whole)
+            each = tuple({**planned.seconds, "decode": seconds / len(batch)} for planned, _ in whole)
             lent = [outputs, tensor, videos, pixels]
-            items.append(
-                FrameBatch(
-                    tuple(planned.plan for planned, _ in whole),
-                    pixels if stream else pixels.numpy(),
-                    tuple((start, start + len(planned.plan.indices)) for planned, start in whole),
-                    tuple({**planned.seconds, "decode": seconds / len(batch)} for planned, _ in whole),
-                    lent.clear,
-                    ready,
-                )
-            )
+            items.append(FrameBatch(plans, pixels if stream else pixels.numpy(), spans, each, lent.clear, ready))
         return items
-
-
-def _pipelines(abilities: Abilities | None) -> int:
-    engines = max((ability.engines for ability in (abilities or {}).values()), default=0)
-    return min(engines + 1, _MOST_PIPELINES) if engines else _MOST_PIPELINES
-
-
-def _first_row(planned: Planned) -> int:
-    """The first of the wanted frames among the rows of a video, of which the second is the video's first picture. That
-    one is not asked for twice: DALI would begin anew."""
-    return 2 if remade(planned).ordinals[0] else 1
 
 
 def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, threads: int) -> Any:
@@ -242,18 +221,14 @@ def frames_pipeline(device: torch.device, n: int, size: int, batch_size: int, th
     return pipeline
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    batch: tuple[Planned, ...]
-    began: float
-
-    def start(self, pipeline: Any) -> None:
-        made = [remade(planned) for planned in self.batch]
-        pipeline.feed_input("encoded", [np.frombuffer(each.data, np.uint8) for each in made])
-        frames = [(each.pictures - 1, 0, *filter(None, each.ordinals)) for each in made]
-        pipeline.feed_input("frames", [np.array(each, np.int32) for each in frames])
-        pipeline.feed_input("shown", [np.array(each.shown[::-1], np.int32) for each in made])
-        pipeline.schedule_run()
+def _start(pipeline: Any, batch: Iterable[Planned]) -> None:
+    """Rows are a video's last picture, its first, and the other wanted ones: a row asked for twice would begin anew."""
+    made = [remade(planned) for planned in batch]
+    pipeline.feed_input("encoded", [np.frombuffer(each.data, np.uint8) for each in made])
+    frames = [(each.pictures - 1, 0, *filter(None, each.ordinals)) for each in made]
+    pipeline.feed_input("frames", [np.array(each, np.int32) for each in frames])
+    pipeline.feed_input("shown", [np.array(each.shown[::-1], np.int32) for each in made])
+    pipeline.schedule_run()
 
 
 def _dali_message(error: Exception) -> str:

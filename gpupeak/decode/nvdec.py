@@ -32,17 +32,16 @@ def examine(clip: Clip, indices: Sequence[int]) -> tuple[VideoFacts, Remade | st
     Whether the GPU at hand takes the codec and the size is for `driver.lacking` to say.
     """
     pix_fmt = (clip.pix_fmt or "").replace("yuvj", "yuv")  # J: full range
-    given = next((reason for reason, holds in _obstacles(clip, pix_fmt) if holds), None) or _remade(clip, indices)
-    return VideoFacts(clip.colorspace == 1, clip.tagged_full_range, clip.rotation, pix_fmt), given
-
-
-def _remade(clip: Clip, indices: Sequence[int]) -> Remade | str:
+    facts = VideoFacts(clip.colorspace == 1, clip.tagged_full_range, clip.rotation, pix_fmt)
+    for reason, holds in _obstacles(clip, pix_fmt):
+        if holds:
+            return facts, reason
     try:
         made = remake(clip, indices)
     except Unsafe as error:
-        return str(error)
+        return facts, str(error)
     # DALI's colour kernel works on 2x2 pixels and writes past the last odd one.
-    return "odd width or height" if made.coded[0] % 2 + made.coded[1] % 2 else made
+    return facts, "odd width or height" if made.coded[0] % 2 + made.coded[1] % 2 else made
 
 
 def _obstacles(clip: Clip, pix_fmt: str) -> Iterator[tuple[str, bool]]:
