@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from gpupeak.errors import SampleError
 from gpupeak.features.npy import LONGEST_HEADER, read_header
 from gpupeak.video.container import MAX_SIDE
+
+_Indices: TypeAlias = npt.NDArray[np.intp]
+_Parts: TypeAlias = npt.NDArray[np.int32]
 
 
 def open_faces(path: Path) -> npt.NDArray[np.uint8]:
@@ -39,34 +42,23 @@ def face_frames(
     faces: npt.NDArray[np.uint8], indices: Sequence[int], out: npt.NDArray[np.uint8], *, swap: bool = False
 ) -> None:
     """Resize faces into `out`, uint8 `[n, size, size, 3]`, bit for bit as OpenCV's default, without antialiasing."""
-    size = out.shape[1]
-    rows, columns = (_weights(length, size) for length in faces.shape[1:3])
+    height, width = faces.shape[1:3]
+    above, below, of_above, of_below = _weights(height, out.shape[1])
+    left, right, of_left, of_right = _weights(width, out.shape[2])
+    of_above, of_below = of_above[:, None, None], of_below[:, None, None]
     for row, index in enumerate(indices):
-        resized = _resized(faces[index], rows, columns)
+        one, other = (faces[index].take(places, 1).astype(np.int32) for places in (left, right))
+        across = (one * of_left[:, None] + other * of_right[:, None]) >> 4
+        # Each product is cut by itself: OpenCV's SIMD multiplication keeps the upper half.
+        cut = (across.take(above, 0) * of_above >> 16) + (across.take(below, 0) * of_below >> 16)
+        resized = ((cut + 2) >> 2).astype(np.uint8)
         out[row] = resized[..., ::-1] if swap else resized
 
 
-class _Weights(NamedTuple):
+def _weights(length: int, size: int) -> tuple[_Indices, _Indices, _Parts, _Parts]:
     """For each of `size` places: its two neighbours, and how much there is of each, in 2048ths."""
-
-    first: npt.NDArray[np.intp]
-    second: npt.NDArray[np.intp]
-    of_first: npt.NDArray[np.int32]
-    of_second: npt.NDArray[np.int32]
-
-
-def _weights(length: int, size: int) -> _Weights:
     places = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
     first = np.floor(places).astype(np.intp)
     share = places - first.astype(np.float32)
     of_first, of_second = (np.rint(part * 2048).astype(np.int32) for part in (1 - share, share))
-    return _Weights(first.clip(0, length - 1), (first + 1).clip(0, length - 1), of_first, of_second)
-
-
-def _resized(face: npt.NDArray[np.uint8], rows: _Weights, columns: _Weights) -> npt.NDArray[np.uint8]:
-    left, right = (face.take(places, 1).astype(np.int32) for places in columns[:2])
-    across = (left * columns.of_first[:, None] + right * columns.of_second[:, None]) >> 4
-    above, below = across.take(rows.first, 0), across.take(rows.second, 0)
-    # Each product is cut by itself: OpenCV's SIMD multiplication keeps the upper half.
-    cut = (above * rows.of_first[:, None, None] >> 16) + (below * rows.of_second[:, None, None] >> 16)
-    return ((cut + 2) >> 2).astype(np.uint8)
+    return first.clip(0, length - 1), (first + 1).clip(0, length - 1), of_first, of_second

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 from os import PathLike
@@ -43,8 +43,7 @@ def decode_clip(
     for index in indices:
         if not 0 <= index < clip.frames:
             raise SampleError("decode", f"frame {index} planned, video has {clip.frames}")
-    # The rest of a picture cut short is what its memory held, so swscale may not keep any from being used again.
-    canvas = _Canvas(indices, size, out, copying=clip.codec == "mjpeg" and not clip.gops.standalone)
+    canvas = _Canvas(clip, indices, size, out)
     try:
         if not (clip.timed and _decode_needed(clip, canvas)):
             _decode_all(clip, canvas)
@@ -73,8 +72,7 @@ def _decode_needed(clip: Clip, canvas: _Canvas) -> bool:
                     return False
                 if expected and frame.pts is not None and frame.pts >= expected[0]:
                     delivered.append(frame.pts)
-                index = index_of.get(frame.pts)
-                if index is not None:
+                if (index := index_of.get(frame.pts)) is not None:
                     canvas.paint(index, frame)
             if delivered != expected:
                 return False
@@ -89,10 +87,9 @@ def _decode_all(clip: Clip, canvas: _Canvas) -> None:
     for ordinal, frame in enumerate(clip.decode_all()):
         if ordinal in canvas.missing:
             canvas.paint(ordinal, frame)
-        if clip.timed:
-            delivered.append(frame.pts)
-        elif not canvas.missing:
-            break
+        delivered.append(frame.pts)
+        if not (clip.timed or canvas.missing):
+            return
     if clip.timed and delivered != [clip.pts(index) for index in range(clip.frames)]:
         told = clip.frames
         clip.recount(len(delivered))
@@ -102,39 +99,36 @@ def _decode_all(clip: Clip, canvas: _Canvas) -> None:
 class _Canvas:
     """Where the wanted frames go: `rows` of `pixels` for each; those in `missing` are still to be painted."""
 
-    def __init__(
-        self, indices: Sequence[int], size: int | None, out: npt.NDArray[np.uint8] | None, copying: bool
-    ) -> None:
+    def __init__(self, clip: Clip, indices: Sequence[int], size: int | None, out: npt.NDArray[np.uint8] | None) -> None:
         self.rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             self.rows.setdefault(index, []).append(row)
         self.missing = set(self.rows)
-        self._size, self._copying = size, copying
-        self._reformatters = VideoReformatter(), VideoReformatter()  # setting one up anew takes 0.4 ms
-        self._out = np.empty((len(indices), size, size, 3), np.uint8) if out is None and size is not None else out
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        return np.empty((0, 0, 0, 3), np.uint8) if self._out is None else self._out
+        # Unknown until the first one is there: frames of their own size.
+        self.pixels = np.empty((len(indices) if size else 0, size or 0, size or 0, 3), np.uint8) if out is None else out
+        # The rest of a picture cut short is what its memory held, so swscale may not keep any from being used again.
+        self._copying = clip.codec == "mjpeg" and not clip.gops.standalone
+        self._squash, self._squash_copy = _squash(size), _squash(size)  # setting one up anew takes 0.4 ms
 
     def paint(self, index: int, frame: VideoFrame) -> None:
-        squashed = self._squashed(frame, self._reformatters[0])
+        squashed = self._squash(frame)
         matrix = display_matrix(squashed)
         if frame.interlaced_frame or self._copying:
-            squashed = self._squashed(_woven(frame), self._reformatters[1])
+            squashed = self._squash_copy(_woven(frame))
         picture = upright(np.asarray(squashed.to_ndarray(), np.uint8), matrix)
-        if self._out is None:
-            self._out = np.empty((sum(map(len, self.rows.values())), *picture.shape), np.uint8)
-        if picture.shape != self._out.shape[1:]:
+        if not self.pixels.size:
+            self.pixels = np.empty((sum(map(len, self.rows.values())), *picture.shape), np.uint8)
+        if picture.shape != self.pixels.shape[1:]:
             height, width = picture.shape[:2]
             raise SampleError("decode", f"frame {index} is {width}x{height}, unlike the frames before it")
-        for row in self.rows[index]:
-            self._out[row] = picture
+        self.pixels[self.rows[index]] = picture
         self.missing.discard(index)
 
-    def _squashed(self, frame: VideoFrame, by: VideoReformatter) -> VideoFrame:
-        # One thread: processes are the parallelism, and the work is 0.7 ms at 1280x720.
-        return by.reformat(frame, self._size, self._size, "rgb24", interpolation="BILINEAR", threads=1)
+
+def _squash(size: int | None) -> Callable[[VideoFrame], VideoFrame]:
+    # One thread: processes are the parallelism, and the work is 0.7 ms at 1280x720.
+    by = VideoReformatter().reformat
+    return lambda frame: by(frame, size, size, "rgb24", interpolation="BILINEAR", threads=1)
 
 
 def _woven(frame: VideoFrame) -> VideoFrame:
