@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from gpupeak.channel import merged
@@ -60,9 +60,9 @@ class HybridDecoder:
             work.gpu_finished()
 
     def _on_cpu(self, work: _Work, share: bool) -> Generator[FrameBatch | Failed]:
-        while work.await_for_cpu(share):
+        while (first := work.for_cpu(share, wait=True)) is not None:
             # This ends where nothing is there for the CPU now, so that what is decoded does not wait.
-            yield from self._cpu.decode(work.for_cpu(share))
+            yield from self._cpu.decode(chain((first,), iter(lambda: work.for_cpu(share), None)))
 
     def _accepted(self, work: _Work, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
         with contextlib.closing(self._gpu.decode(samples)) as items:
@@ -77,7 +77,7 @@ class HybridDecoder:
                 work.refuse(item.sample)
 
     def _measure(self, work: _Work) -> Generator[FrameBatch | Failed, None, str]:
-        for_gpu, for_cpu = work.for_gpu(), work.for_cpu(share=True)
+        for_gpu, for_cpu = work.for_gpu(), iter(lambda: work.for_cpu(share=True), None)
         yield from self._accepted(work, islice(for_gpu, self._trial // 3))
         nvdec = yield from _timed(self._accepted(work, islice(for_gpu, self._trial)))
         yield from self._cpu.decode(islice(for_cpu, self._trial // 3))
@@ -120,41 +120,29 @@ class _Work:
         self._source_lock = threading.Lock()
         self._refused: deque[Sample] = deque()
         self._changed = threading.Condition()
-        self._exhausted = self._gpu_finished = self._cancelled = False
+        self._exhausted = self._gpu_finished = False
 
     def for_gpu(self) -> Iterator[Sample]:
         """New samples; it waits while too many refused ones do."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: len(self._refused) < _REFUSED or self._cancelled)
-            sample = self._next()
-            if sample is None:
-                return
+        while (sample := self._next()) is not None:
             if sample.on_cpu:
                 self.refuse(sample)
             else:
                 yield sample
-
-    def for_cpu(self, share: bool) -> Iterator[Sample]:
-        """Refused samples first, then, if it is to `share`, new ones; ends where there are none at the moment."""
-        while True:
             with self._changed:
-                sample = self._refused.popleft() if self._refused else None
-                self._changed.notify_all()
-            if sample is None and (share or self._gpu_finished):
-                sample = self._next()
-            if sample is None or self._cancelled:
-                return
-            yield sample
+                self._changed.wait_for(lambda: len(self._refused) < _REFUSED or self._exhausted)
 
-    def await_for_cpu(self, share: bool) -> bool:
-
-        def there_is() -> bool:
-            return bool(self._refused) or ((share or self._gpu_finished) and not self._exhausted)
-
+    def for_cpu(self, share: bool, wait: bool = False) -> Sample | None:
+        """A refused sample or, if it is to `share`, a new one; None if there is none now, to `wait`, never any more."""
         with self._changed:
-            self._changed.wait_for(lambda: there_is() or self._gpu_finished or self._cancelled)
-            return there_is() and not self._cancelled
+            if wait:
+                self._changed.wait_for(lambda: self._refused or self._gpu_finished or (share and not self._exhausted))
+            finished = self._gpu_finished
+            if self._refused:
+                self._changed.notify_all()
+                return self._refused.popleft()
+        sample = self._next() if share or finished else None
+        return self.for_cpu(share, wait) if sample is None and wait and not finished else sample
 
     def refuse(self, sample: Sample) -> None:
         self._refused.append(sample)
@@ -166,7 +154,8 @@ class _Work:
         self._wake()
 
     def cancel(self) -> None:
-        self._cancelled = True
+        self._exhausted = self._gpu_finished = True
+        self._refused.clear()
         self._wake()
 
     def _wake(self) -> None:
@@ -175,7 +164,7 @@ class _Work:
 
     def _next(self) -> Sample | None:
         with self._source_lock:
-            sample = None if self._cancelled or self._exhausted else next(self._source, None)
+            sample = None if self._exhausted else next(self._source, None)
         if sample is None:
             self._exhausted = True
             self._wake()

@@ -10,7 +10,7 @@ import queue
 import time
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -65,17 +65,6 @@ class WorkerPool:
         """Yield what every task gives, or its sample's failure, as `decode` does."""
         return cast("Generator[Done | Failed]", self._work(tasks, decoding=False))
 
-    def _work(self, work: Iterable[Sample | Task], decoding: bool) -> Generator[FrameBatch | Planned | Done | Failed]:
-        source = iter(work)
-        suspects: _Suspects = Suspects("the decoding process")
-        try:
-            while self._dispatch(source, suspects, decoding):
-                for worker in self._answered():
-                    yield from self._collect(worker, suspects)
-        except BaseException:
-            self.close()
-            raise
-
     def close(self) -> None:
         """End the workers. Frames already handed out stay readable."""
         for worker in self._workers:
@@ -84,8 +73,25 @@ class WorkerPool:
             os.close(self._memory)  # the mapping lives on until the last array that shows it is gone
             self._memory = -1
 
-    def _dispatch(self, source: Iterator[Sample | Task], suspects: _Suspects, decoding: bool) -> bool:
-        """Give every idle worker work, second tries first; False when there is none left and none under way."""
+    def _work(self, work: Iterable[Sample | Task], decoding: bool) -> Generator[FrameBatch | Planned | Done | Failed]:
+        source = iter(work)
+        suspects: _Suspects = Suspects("the decoding process")
+        try:
+            while busy := self._dispatch(source, suspects, decoding):
+                ready = wait(busy, timeout=max(0.0, min(each.deadline for each in busy.values()) - time.monotonic()))
+                # Who has answered is never too late: the answer may have lain waiting while the line was full.
+                now = time.monotonic()
+                for connection, worker in busy.items():
+                    if connection in ready or worker.deadline <= now:
+                        yield from self._collect(worker, suspects)
+        except BaseException:
+            self.close()
+            raise
+
+    def _dispatch(
+        self, source: Iterator[Sample | Task], suspects: _Suspects, decoding: bool
+    ) -> dict[Connection, _Worker]:
+        """Give every idle worker work, second tries first; those that have some."""
         for worker in self._workers:
             if worker.work is None:
                 second = bool(suspects)
@@ -93,38 +99,30 @@ class WorkerPool:
                 if work is None:
                     break
                 worker.take(self._free.get() if decoding else NO_SLOT, work, second, self._time_limit)
-        return any(worker.work is not None for worker in self._workers)
-
-    def _answered(self) -> list[_Worker]:
-        busy = {worker.child.connection: worker for worker in self._workers if worker.work is not None}
-        deadline = min(worker.deadline for worker in busy.values())
-        ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
-        # A worker that has answered is never too late: its answer may have lain waiting while the line was full.
-        now = time.monotonic()
-        return [worker for connection, worker in busy.items() if connection in ready or worker.deadline <= now]
+        return {worker.child.connection: worker for worker in self._workers if worker.work is not None}
 
     def _collect(self, worker: _Worker, suspects: _Suspects) -> Iterator[FrameBatch | Planned | Done | Failed]:
-        work, slot, second = worker.work, worker.slot, worker.second
+        work, worker.work = worker.work, None
         assert work is not None
         try:
-            answer = worker.answer()
+            answer: Answer = worker.child.receive(0)
         except Ended as ended:
-            self._release(slot)
+            self._release(worker.slot)
             self._replace(worker)
-            for aside in suspects.ended([work], second, ended):
+            for aside in suspects.ended([work], worker.second, ended):
                 sample = aside if isinstance(aside, Sample) else aside.sample
                 yield Failed(sample, "decode", f"the decoding process {ended}, twice")
             return
         if isinstance(answer, Planned | Done | Failed):
-            self._release(slot)
+            self._release(worker.slot)
             if isinstance(answer, Failed) and answer.reason == OUT_OF_MEMORY:
                 self._replace(worker)  # what libav leaves behind where allocating failed is not relied upon
             yield answer
         else:
             plan, seconds = answer
             n = plan.sample.rule.n
-            release = partial(self._release, slot)
-            yield FrameBatch((plan,), self._slots[slot, :n], ((0, n),), (seconds,), release)
+            release = partial(self._release, worker.slot)
+            yield FrameBatch((plan,), self._slots[worker.slot, :n], ((0, n),), (seconds,), release)
 
     def _replace(self, worker: _Worker) -> None:
         worker.child.end()
@@ -136,37 +134,33 @@ class WorkerPool:
 
 
 class _Worker:
+    """A process, and what it works on: `work` in `slot`, until `deadline`, for the `second` time or not."""
+
+    work: Sample | Task | None = None
+    slot, second, deadline = NO_SLOT, False, 0.0
+
     def __init__(self, memory: int, shape: tuple[int, ...]) -> None:
         self._start = partial(Child, main, *shape, descriptors=(memory,))
         self.child = self._start()
-        self.work: Sample | Task | None = None
-        self.slot = -1
-        self.second = False
-        self.deadline = 0.0
-        self._ready = False
+        self._starts, self._ready = 1, False
 
     def take(self, slot: int, work: Sample | Task, second: bool, time_limit: float) -> None:
-        if not self._ready:
+        while not self._ready:
             self._await_ready()
         self.child.send((slot, work))
         self.work, self.slot, self.second = work, slot, second
         self.deadline = time.monotonic() + time_limit
 
-    def answer(self) -> Answer:
-        self.work = None
-        answer: Answer = self.child.receive(0)
-        return answer
-
-    def _await_ready(self, starts: int = _STARTS) -> None:
+    def _await_ready(self) -> None:
         try:
             self._ready = self.child.receive(_START_SECONDS) == READY
         except Ended as ended:
-            if starts == 1 or (self.child.process.returncode or 0) >= 0:
+            if self._starts == _STARTS or (self.child.process.returncode or 0) >= 0:
                 raise RunError(f"a decoding process cannot start: it {ended}{self.child.last_words()}") from ended
             # Somebody's signal, that of a system short of memory say, is no fault of what it runs.
             self.child.end()
             self.child = self._start()
-            self._await_ready(starts - 1)
+            self._starts += 1
 
 
 def _shared_memory(size: int) -> tuple[int, mmap.mmap]:

@@ -76,22 +76,22 @@ def prepare(sample: Sample, out: npt.NDArray[np.uint8] | None) -> Answer:
         if sample.stream != "frame":
             faces = open_faces(video)
             plan = plan_frames(sample, len(faces), "faces", files)
-            if out is None:
-                return Planned(plan, {"plan": time.perf_counter() - began}, "faces are no video")
             planned = time.perf_counter()
+            if out is None:
+                return Planned(plan, {"plan": planned - began}, "faces are no video")
             face_frames(faces, plan.indices, out, swap=sample.stream == "face-rgb")
-            return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
-        with open_clip(video) as clip:
-            plan = plan_clip(sample, clip, files)
-            if out is None:
-                facts, given = examine(clip, plan.unique)
-                return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, given)
-            planned = time.perf_counter()
-            try:
-                decode_clip(clip, plan.indices, size=out.shape[1], out=out)
-            except Recounted:
+        else:
+            with open_clip(video) as clip:
                 plan = plan_clip(sample, clip, files)
-                decode_clip(clip, plan.indices, size=out.shape[1], out=out)
+                if out is None:
+                    facts, given = examine(clip, plan.unique)
+                    return Planned(replace(plan, video=facts), {"plan": time.perf_counter() - began}, given)
+                planned = time.perf_counter()
+                try:
+                    decode_clip(clip, plan.indices, out.shape[1], out)
+                except Recounted:
+                    plan = plan_clip(sample, clip, files)
+                    decode_clip(clip, plan.indices, out.shape[1], out)
         return plan, {"plan": planned - began, "decode": time.perf_counter() - planned}
     except Exception as error:  # a bad video is data, whatever it provokes
         return _failed(sample, error, "plan" if plan is None else "decode", plan)
@@ -107,37 +107,26 @@ def _perform(task: Task) -> Done | Failed:
 def _failed(sample: Sample, error: Exception, stage: str, plan: FramePlan | None = None) -> Failed:
     if isinstance(error, SampleError):
         return Failed(sample, error.stage, error.reason, plan)
-    if isinstance(error, MemoryError):
-        return Failed(sample, stage, OUT_OF_MEMORY, plan)
-    return Failed(sample, stage, f"unexpected {type(error).__name__}: {error}".splitlines()[0], plan)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep 256 MiB of what is freed: clearing it for the next clip is 1 to 9 % of decoding at 1280x720."""
-    with suppress(AttributeError, OSError):
-        adjust = ctypes.CDLL(None).mallopt
-        adjust(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum; a frame of 8K is larger
-        adjust(_M_TRIM_THRESHOLD, 256 << 20)
-
-
-def _limit_memory() -> None:
-    """Have allocating fail beyond `MEMORY`; Linux counts what is private and writable, the slots are neither."""
-    with suppress(OSError, ValueError):  # a system without such a limit, or one that is lower already
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    unexpected = f"unexpected {type(error).__name__}: {error}".splitlines()[0]
+    return Failed(sample, stage, OUT_OF_MEMORY if isinstance(error, MemoryError) else unexpected, plan)
 
 
 def main() -> None:
-    _limit_memory()
-    keep_freed_memory()
+    with suppress(OSError, ValueError):  # a system without such a limit, or one that is lower already
+        # Of what is private and writable; the slots are neither. Beyond it, allocating fails.
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    with suppress(AttributeError, OSError):
+        # Have glibc keep what is freed: clearing it for the next clip is 1 to 9 % of decoding at 1280x720.
+        adjust = ctypes.CDLL(None).mallopt
+        adjust(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum; a frame of 8K is larger
+        adjust(_M_TRIM_THRESHOLD, 256 << 20)
     connection, (memory, *shape) = connect()
     slots = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(shape)
     connection.send(READY)
-    while True:
-        try:
+    with suppress(EOFError):
+        while True:
             slot, work = connection.recv()
-        except EOFError:
-            return
-        if isinstance(work, Sample):
-            connection.send(prepare(work, None if slot == NO_SLOT else slots[slot, : work.rule.n]))
-        else:
-            connection.send(_perform(work))
+            if isinstance(work, Sample):
+                connection.send(prepare(work, None if slot == NO_SLOT else slots[slot, : work.rule.n]))
+            else:
+                connection.send(_perform(work))
