@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,15 @@ def test_pack_takes_of_the_file_what_it_takes(place: Path, capsys: pytest.Captur
     main(["pack", "--json"])
     out = capsys.readouterr()
     assert json.loads(out.out).get("datasets") == {"meld": 1, "mine": 1}, out
+    (place / "gpupeak.toml").unlink()
+    assert main(["pack", "MELD", "--output-root", "out"]) == 0, "the only features that there are"
+    assert capsys.readouterr().out.startswith("meld: 1 sample packed into out/meld/frame_CLIP_VIT_LARGE_uniform_8frms.")
+    shutil.rmtree(place / "out/mine/frame_CLIP_VIT_LARGE_uniform_16frms")
+    assert main(["unpack", "--output-root", "out"]) == 0
+    assert [line.partition(" of ")[0] for line in capsys.readouterr().out.splitlines()] == ["meld: 0", "mine: 1"]
+    (place / "out/meld/frame_CLIP_VIT_LARGE_headtail_8frms").mkdir()
+    assert main(["pack", "meld", "--output-root", "out"]) == 2
+    assert "there are meld/frame_CLIP_VIT_LARGE_headtail_8frms, meld/frame_CLIP_VIT_L" in capsys.readouterr().err
 
 
 def test_init_writes_every_option_and_overwrites_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
