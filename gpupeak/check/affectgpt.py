@@ -22,6 +22,7 @@ from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, ENCODERS, encoder_spec
 from gpupeak.errors import ConfigError, RunError, counted, few
+from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest, read_records
 from gpupeak.storage.files import is_directory
@@ -349,14 +350,16 @@ def _judgement(
         files = {entry[:-4] for entry in _entries(path) if entry.endswith(".npy")}
         if use == TRAINING or stream == "face" or sampling == "emotion_peak":
             if is_directory(path):
-                broken = _broken(path, files, encoder, n)
-                missing, warnings = _missing(path, files, expected)
+                dim, warnings = _recorded(path)
+                broken = _broken(path, files, _DIMS.get(encoder, dim), n)
+                missing, doubts = _missing(path, files, expected)
+                warnings += doubts
                 partly = bool(files and missing and not (problems or broken))
                 problems += [*broken, *missing]
             else:
                 problems.append(_why_not_there(str(root), directory, run_dir, stream))
-    told, why, doubts = tuple(settings.values()), tuple(problems), tuple(warnings)
-    return Judgement(name, use, told, directory, len(files), expected, why, instead, doubts, partly, stream)
+    told, why = tuple(settings.values()), tuple(problems)
+    return Judgement(name, use, told, directory, len(files), expected, why, instead, tuple(warnings), partly, stream)
 
 
 def _told(setting: Setting) -> str:
@@ -365,10 +368,24 @@ def _told(setting: Setting) -> str:
     return f"{setting.origin} is {setting.value!r}"
 
 
-def _broken(path: Path, names: set[str], encoder: object, n: object) -> list[str]:
-    if encoder not in _DIMS or not str(n).isdecimal():
+def _recorded(path: Path) -> tuple[int | None, list[str]]:
+    """What `run.json` tells of features: how many numbers a frame has, None for unknown, and what they are not."""
+    made: Mapping[str, Any] = {}
+    with contextlib.suppress(RunError):
+        made = read_records(path, strict=False).current[-1].settings
+    dim, warnings = None, meaningless(made.get("weights"))
+    with contextlib.suppress(ConfigError, KeyError):
+        spec = encoder_spec(str(made["encoder"]))
+        dim, rule = spec.dim, (made["sampling"], made["n_frms"], made.get("stream", "frame"))
+        if (name := feature_directory(path, "", spec.directory, *rule).name) != path.name:
+            warnings.append(f"by their run.json, these features are those of {name}")
+    return dim, warnings
+
+
+def _broken(path: Path, names: set[str], dim: int | None, n: object) -> list[str]:
+    if dim is None or not str(n).isdecimal():
         return []  # nobody knows their shape
-    rows, dim = int(str(n)), _DIMS[encoder]
+    rows = int(str(n))
     broken = sorted(name for name in names if not is_whole(f"{path}/{name}.npy", rows, dim))
     return [f"{counted(len(broken), 'file')} not of whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
 
@@ -379,7 +396,6 @@ def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[st
     last: set[str] = set()
     with contextlib.suppress(RunError):
         last = {line.sample for line in read_manifest(path)}
-        warnings += meaningless(read_records(path, strict=False).weights)
     if absent := sorted(last - names):
         told = f"{counted(len(absent), 'sample')} of manifest.jsonl without a file: {few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.

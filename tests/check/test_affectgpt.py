@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -225,6 +226,17 @@ def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch)
     assert told(found) == "1 sample of manifest.jsonl without a file: a_failed"
     (directory / "run.json").write_text('{"settings": {"weights": "random:0"}}')
     assert "weights random:0: these features mean nothing" in told(judge(tree, WHOLE))
+    renamed = {"encoder": "CLIP_VIT_LARGE", "sampling": "uniform", "n_frms": 8}
+    (directory / "run.json").write_text(json.dumps({"settings": renamed}))
+    assert "by their run.json, these features are those of frame_CLIP_VIT_LARGE_uniform_8frms" in told(
+        judge(tree, WHOLE)
+    )
+    own = merged({"inference.visual_encoder": "ViT"})
+    shutil.copytree(directory, tree / HERE.replace("CLIP_VIT_LARGE", "ViT"))
+    assert "not of whole float32" not in told(judge(tree, own)), "of an encoder that nobody knows"
+    renamed["encoder"] = "open_clip:ViT-B-32"
+    (tree / HERE.replace("CLIP_VIT_LARGE", "ViT") / "run.json").write_text(json.dumps({"settings": renamed}))
+    assert "411 files not of whole float32 [8, 512]" in told(judge(tree, own))
 
 
 def test_fewer_files_than_affectgpt_counts_are_not_enough_and_more_are_odd(tree: Path) -> None:
