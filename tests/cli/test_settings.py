@@ -138,6 +138,15 @@ def test_emit_takes_what_it_does_not_know_better(place: Path, capsys: pytest.Cap
     (place / "gpupeak.toml").write_text("output_root = '/lab/out'\nn_frms = 4\nweights = 'random:0'")
     assert main(["config", "emit", "mer2023", "--n-frms", "6"]) == 0
     assert "# mer2023: /lab/out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_6frms\n" in capsys.readouterr().out
+    (place / "gpupeak.toml").write_text("n_frms = 4" + MINE)
+    for name, n in (("mine", 16), ("meld", 4)):
+        assert main(["config", "emit", name]) == 0
+        assert f"/{name}/frame_CLIP_VIT_LARGE_emotion_peak_{n}frms\n" in capsys.readouterr().out
+    assert main(["config", "emit", "mine", "meld"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "--n-frms is 16 for mine and 4 for meld, and AffectGPT's section inference "
+        "has one for all: emit them apart, or give --n-frms\n"
+    )
 
 
 def test_pack_takes_of_the_file_what_it_takes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
