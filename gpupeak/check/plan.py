@@ -1,25 +1,33 @@
-"""What would `extract` do? Samples, videos, peaks and finished work are counted; no video is opened."""
+"""What would `extract` do? Samples, videos, peaks and finished work are counted; of videos a few starts are read."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.peaks import read_peaks
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
+from gpupeak.errors import counted, few, mistaken
 from gpupeak.features.remote import copies_below
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.run import Job, prepare
+from gpupeak.storage.files import open_bounded
+from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import place
 from gpupeak.tally import Watch, unwatched
 from gpupeak.types import Peak, Place
 
 _NAMED = 5
+_LOOKED_AT = 32  # videos
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +87,27 @@ def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig, watch: Watch) -> P
         no_peak=Counter({reason: count for reason, count in found.items() if reason not in PEAK_SOURCES}),
         refused=tuple(failed.sample.name for failed in job.refused),
         bytes_to_write=job.bytes_to_write(spec.dim),
-        warnings=tuple(job.warnings),
+        warnings=(
+            *job.warnings,
+            *_no_videos(tally.dataset, [s.video for s in job.pending if isinstance(s.video, Path)]),
+        ),
     )
+
+
+def _no_videos(dataset: str, files: Sequence[Path]) -> Iterator[str]:
+    """What downloads have left in the place of videos. Whether they have is told by a few, spread over all: where files
+    are slow to open, looking at each takes as long as finding its peak."""
+    if any(map(_begins, files[:: len(files) // _LOOKED_AT + 1])):
+        found: dict[str, list[str]] = {}
+        for file, told in zip(files, overlapped(_begins, files), strict=True):
+            if told:
+                found.setdefault(told, []).append(file.name)
+        for told, names in found.items():
+            each = ", each" * (len(names) > 1)
+            yield f"{dataset}: {counted(len(names), 'file')} ({few(names)}){each} {told}"
+
+
+def _begins(file: Path) -> str | None:
+    with suppress(OSError), open_bounded(file, sys.maxsize) as stream:
+        return mistaken(stream.read(100))
+    return None
