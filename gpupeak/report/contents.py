@@ -10,7 +10,8 @@ import math
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from gpupeak.features.records import ManifestLine, read_manifest, read_records
 from gpupeak.features.remote import copied, copies_below
 from gpupeak.report.sheets import Sheet, SheetTask, read_sheets
 from gpupeak.storage.overlap import overlapped
-from gpupeak.storage.places import is_directory, local, place
+from gpupeak.storage.places import is_directory, local, names, place
 from gpupeak.tally import Watch, unwatched
 from gpupeak.types import Failed, Place, Sample
 
@@ -182,60 +183,64 @@ def overview(
 def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec, watch: Watch) -> Overview:
     """What is known of a dataset whose features belong `where`, and can be read in `directory`."""
     remarks: list[str] = []
-    run: dict[str, Any] = {}
-    marks: list[str] = []
-    lines: dict[str, ManifestLine] = {}
+    every = Overview(corpus.name, where, corpus.expected, [], {}, remarks)
     try:
         records = read_records(directory)
-        run, marks = records.run or {}, meaningless(records.weights)
-        if not run and directory.is_dir():
+        every.run, every.marks = records.run or {}, meaningless(records.weights)
+        if not every.run and directory.is_dir():
             remarks.append("there is no run.json: features of unknown origin")
     except (ConfigError, RunError) as error:
         remarks.append(str(error))
-    if run.get("overwriting"):
+    if every.run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
+    there = {name[:-4] for name in names(directory) if name.endswith(".npy")}
+    rows: dict[str, Row] = {}
+    for listed in _listed(corpus, directory, there, remarks):
+        if isinstance(listed, Failed):
+            rows[listed.sample.name] = Row(listed.sample, FAILED, f"{listed.stage}: {listed.reason}")
+        else:
+            rows[listed.name] = Row(listed, SAVED if listed.name in there else MISSING)
+    told, seconds = dict(rows), dict[str, Mapping[str, float]]()
     try:
-        lines = {line.sample: line for line in read_manifest(directory, without=("files", "rule"))}
+        for line in read_manifest(directory, without=("files", "rule")):  # all of them together would take the most
+            row = rows.get(line.sample)
+            if row is not None and row.outcome != FAILED:
+                told[line.sample], seconds[line.sample] = _row(row.sample, line, row.outcome == SAVED), line.seconds
+        every.rows = [*told.values()]
     except RunError as error:
         remarks.append(str(error))
-    remarks = [remark.replace(str(directory), str(where)) for remark in remarks]
-    there = {path.stem for path in directory.glob("*.npy")}
-    samples = _listed(corpus, directory, there | lines.keys(), remarks)
-    every = Overview(corpus.name, where, corpus.expected, [], run, remarks, marks)
-    for listed in samples:
-        if isinstance(listed, Failed):
-            every.rows.append(Row(listed.sample, FAILED, f"{listed.stage}: {listed.reason}"))
-            continue
-        line = lines.get(listed.name)
-        every.rows.append(_row(listed, line, listed.name in there))
-        if listed.name in there and line is not None and line.seconds:
-            every.stage_seconds.update(line.seconds)
+        every.rows = [*rows.values()]
+    for row in every.saved:
+        if taken := seconds.get(row.sample.name):
+            every.stage_seconds.update(taken)
             every.timed += 1
-    if strays := there - {row.sample.name for row in every.rows}:
+    if strays := there - rows.keys():
         remarks.append(f"{counted(len(strays), 'file')} of no sample of the list")
+    remarks[:] = [remark.replace(str(directory), str(where)) for remark in remarks]
+    del there, rows, told, seconds  # for what is measured next
     _measure(every, spec.dim, watch)
     return every
 
 
-def _listed(corpus: Corpus, directory: Path, named: Collection[str], remarks: list[str]) -> list[Sample | Failed]:
+def _listed(corpus: Corpus, directory: Path, there: set[str], remarks: list[str]) -> list[Sample | Failed]:
     """The samples of a corpus, or where its list is not at hand, those that its features and its manifest name."""
     try:
         listing = list_samples(corpus, directory)
     except LabelError as error:
         remarks.append(f"told from the features and the manifest alone: {error}")
-        names = sorted(named)[: corpus.limit]
-        return [Sample(corpus.name, n, None, (), corpus.rule, directory / f"{n}.npy", corpus.stream) for n in names]
+        with suppress(RunError):  # told when it is read again
+            there = there | {line.sample for line in read_manifest(directory)}
+        known = sorted(there)[: corpus.limit]
+        return [Sample(corpus.name, n, None, (), corpus.rule, directory / f"{n}.npy", corpus.stream) for n in known]
     remarks += [warning.removeprefix(f"{corpus.name}: ") for warning in listing.warnings]
     if not any(isinstance(entry, Sample) and entry.video is not None for entry in listing.samples):
         remarks.append(f"no video is at hand in {corpus.videos}")
     return listing.samples
 
 
-def _row(sample: Sample, line: ManifestLine | None, there: bool) -> Row:
+def _row(sample: Sample, line: ManifestLine, there: bool) -> Row:
     """What a manifest's line and the presence of a file say of a sample."""
     row = Row(sample, SAVED if there else MISSING)
-    if line is None:
-        return row
     if not there and line.failure is not None:
         row.outcome, row.why = FAILED, line.failure
     if len(line.indices) != sample.rule.n or line.frames is None:
