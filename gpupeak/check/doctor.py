@@ -19,7 +19,7 @@ from gpupeak.config import ExtractConfig
 from gpupeak.corpora.corpus import Corpus, resolve
 from gpupeak.decode.driver import cuda_version, too_old
 from gpupeak.decode.resources import refuse_excess
-from gpupeak.encode.weights.fit import explained, fit, parameters, tower_shape
+from gpupeak.encode.weights.fit import explained, fit, fitting, parameters, tower_shape
 from gpupeak.encode.weights.identity import WeightsId, identify, meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, EncoderSpec, encoder_spec
 from gpupeak.errors import AuError, GpupeakError, LabelError, UsageError, WeightsError, counted, out_of_memory, sized
@@ -274,15 +274,13 @@ def _tensors(spec: EncoderSpec, found: WeightsId) -> str:
         return ""
     from safetensors import safe_open
 
-    try:
+    with fitting(spec, found):
         names: list[str] = []
         for file in found.files:
             with explained(file.name), safe_open(file, framework="numpy") as opened:
                 names += opened.keys()
-        shape = tower_shape(spec, spec.tower, found)
+        shape = tower_shape(spec.tower, found)
         parts = fit(spec, found, names, parameters(shape), shape.family.activation == "quick_gelu")
-    except WeightsError as error:
-        raise WeightsError(f"weights {found.source} do not fit {spec.name}: {error}") from error
     return f"{sum(map(len, parts.values()))} tensors of the image tower as expected, "
 
 

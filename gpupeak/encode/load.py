@@ -7,7 +7,7 @@ from torch import nn
 
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.checkpoint import load_state
-from gpupeak.encode.weights.fit import tower_shape
+from gpupeak.encode.weights.fit import fitting, tower_shape
 from gpupeak.encode.weights.identity import WeightsId, locate
 from gpupeak.encoders import EncoderSpec
 
@@ -34,6 +34,7 @@ def load_tower(
         from gpupeak.encode.openclip import load_open_clip
 
         return load_open_clip(spec, found, device, dtype)
-    shape = spec.tower if found.seed is not None else tower_shape(spec, spec.tower, found)
+    with fitting(spec, found):
+        shape = spec.tower if found.seed is not None else tower_shape(spec.tower, found)
     state = load_state(spec, found, expected_state(shape), quick_gelu=shape.family.activation == "quick_gelu")
     return VisionTower.from_state(state, shape, device=device, dtype=dtype)

@@ -13,6 +13,7 @@ from gpupeak.storage.files import read_bounded
 from gpupeak.storage.places import cache_directory
 
 _CACHE_BYTES = 16 << 20
+_BLOCK = 1 << 20
 
 _here: dict[tuple[Path, str], str] = {}  # a run asks twice, also where nothing can be saved
 
@@ -24,7 +25,12 @@ def file_sha256(file: Path) -> str:
         # Taken before it is read: a file that changes meanwhile is read again the next time.
         status = os.fstat(stream.fileno())
         key = f"{path} {status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
-        return _known(key) or _remember(key, hashlib.file_digest(stream, "sha256").hexdigest())
+        if (known := _known(key)) is not None:
+            return known
+        digest = hashlib.sha256()
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+        return _remember(key, digest.hexdigest())
 
 
 def tag_file(model: str, tag: str) -> Path | None:

@@ -7,7 +7,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from safetensors import safe_open
 
-from gpupeak.encode.weights.fit import explained, fit
+from gpupeak.encode.weights.fit import explained, fit, fitting
 from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import EncoderSpec
@@ -25,10 +25,7 @@ from gpupeak.storage.pickles import LARGEST, noted
 
 Tensors: TypeAlias = dict[str, Callable[[], torch.Tensor]]
 """A checkpoint's tensors by name, each read when called: half of a CLIP checkpoint is text tower."""
-Tensor: TypeAlias = tuple[str, Callable[[], torch.Tensor]]
-"""With its own name, where it is known by another."""
 
-_CONFIG_BYTES = 1 << 20
 _LARGEST_ARCHIVE, _LARGEST_OLD = 16 << 30, 3 << 30  # bytes; the old format is read as a whole
 _TORCH_SCRIPT = (
     "a TorchScript archive is a program; expected a state dict: "
@@ -48,21 +45,13 @@ def load_state(
     """
     if weights.seed is not None:
         return random_state(weights.seed, expected)
-    try:
-        return _read_state(spec, weights, expected, quick_gelu)
-    except WeightsError as error:
-        raise WeightsError(f"weights {weights.source} do not fit {spec.name}: {error}") from error
-
-
-def _read_state(
-    spec: EncoderSpec, weights: WeightsId, expected: Mapping[str, torch.Tensor], quick_gelu: bool
-) -> dict[str, torch.Tensor]:
     tensors: Tensors = {}
-    for file in weights.files:
-        with explained(file.name):
-            tensors |= _open(file)
-    parts = fit(spec, weights, tensors, expected, quick_gelu)
-    return {name: _assemble([(part, tensors[part]) for part in parts[name]], like) for name, like in expected.items()}
+    with fitting(spec, weights):
+        for file in weights.files:
+            with explained(file.name):
+                tensors |= _open(file)
+        parts = fit(spec, weights, tensors, expected, quick_gelu)
+        return {name: _assemble({part: tensors[part] for part in parts[name]}, expected[name]) for name in expected}
 
 
 def _open(file: Path) -> Tensors:
@@ -119,16 +108,15 @@ def _called(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
-def _assemble(parts: Sequence[Tensor], like: torch.Tensor) -> torch.Tensor:
+def _assemble(parts: Tensors, like: torch.Tensor) -> torch.Tensor:
     """One tensor of the state from its parts in the checkpoint, in memory of its own."""
-    transposed = parts[0][0].endswith("visual_projection.weight")  # a Linear there, a right factor here
-    shape = list(like.shape)[:: -1 if transposed else 1]
+    shape, values = list(like.shape), []
     if len(parts) > 1:
         shape[0] //= len(parts)
-    values = []
-    for name, read in parts:
+    for name, read in parts.items():
+        transposed = name.endswith("visual_projection.weight")  # a Linear there, a right factor here
         with explained(name):
-            value = _checked(name, read(), shape, like)
+            value = _checked(name, read(), shape[::-1] if transposed else shape, like)
         values.append(value.T if transposed else value)
     return torch.cat(values) if len(values) > 1 else values[0]
 

@@ -42,18 +42,24 @@ _unread = re.compile(r"embeddings\.(position_ids|mask_token)$|(layernorm|ln_post
 """What features do not come of: 0, 1, 2, ... that older transformers saved; the last LayerNorm and what follows it."""
 
 
-def tower_shape(spec: EncoderSpec, named: TowerShape, found: WeightsId) -> TowerShape:
-    """`named`, but for pictures as the files beside transformers' weights tell of them. Raises WeightsError."""
+@contextlib.contextmanager
+def fitting(spec: EncoderSpec, weights: WeightsId) -> Iterator[None]:
+    """Whatever is wrong with the weights within is a WeightsError that names them and the encoder."""
+    try:
+        yield
+    except (ConfigError, WeightsError) as error:
+        raise WeightsError(f"weights {weights.source} do not fit {spec.name}: {error}") from error
+
+
+def tower_shape(named: TowerShape, found: WeightsId) -> TowerShape:
+    """`named`, but for pictures as the files beside transformers' weights tell of them. Raises ConfigError."""
     home = found.files[0].parent
     if not _TRANSFORMERS.fullmatch(found.files[0].name) or not (home / "config.json").exists():
         return named
-    try:
-        told = hf_tower(home, named)
-        for name, value in _compared(told).items():
-            if value != (wanted := _compared(named)[name]):
-                raise ConfigError(f"config.json says {name} {value}, expected {wanted}")
-    except ConfigError as error:
-        raise WeightsError(f"weights {found.source} do not fit {spec.name}: {error}") from error
+    told = hf_tower(home, named)
+    for name, value in _compared(told).items():
+        if value != (wanted := _compared(named)[name]):
+            raise ConfigError(f"config.json says {name} {value}, expected {wanted}")
     return told
 
 
