@@ -7,13 +7,12 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from xml.etree.ElementTree import Element
 
 import pytest
 from PIL import Image
+from report.document import parsed
 from report.hostile import DATASET, INDICES, NAMES, QUOTED, REFUSED, SCRIPT, make_hostile
 from samples import words
 
@@ -22,43 +21,6 @@ from gpupeak.cli.app import main
 from gpupeak.report import page, sheets
 from gpupeak.report.contents import overview
 from gpupeak.report.page import render, write_page
-
-
-@dataclass
-class Element:
-    tag: str
-    attributes: dict[str, str]
-    text: str = ""
-
-
-class Document(HTMLParser):
-    """Every element of a page with its attributes and its own text, up to what is in it."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[Element] = []
-        self.inside = False
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(Element(tag, {name: value or "" for name, value in attrs}))
-        self.inside = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            self.elements[-1].text += data
-
-    def all(self, tag: str) -> list[Element]:
-        return [element for element in self.elements if element.tag == tag]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.all("script")[0].text)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +34,18 @@ def text(corpus: ExtractConfig) -> str:
 
 
 @pytest.fixture(scope="module")
-def document(text: str) -> Document:
-    return Document(text)
+def document(text: str) -> Element:
+    return parsed(text)
 
 
-def test_names_and_reasons_stay_text(document: Document, text: str) -> None:
-    assert len(document.all("script")) == 2
-    assert [image.attributes["src"][:5] for image in document.all("img")] == ["data:"] * 8 * len(NAMES)
-    assert not [name for element in document.elements for name in element.attributes if name.startswith("on")]
-    titles = [element.text for element in document.all("h3")]
+def test_names_and_reasons_stay_text(document: Element, text: str) -> None:
+    assert len(list(document.iter("script"))) == 2
+    assert [image.attrib["src"][:5] for image in document.iter("img")] == ["data:"] * 8 * len(NAMES)
+    assert not [name for element in document.iter() for name in element.attrib if name.startswith("on")]
+    titles = [element.text for element in document.iter("h3")]
     assert titles[0] == DATASET
     assert {*NAMES, REFUSED} == set(titles[1:])
-    assert "not shown: find: no video file of this name" in [element.text for element in document.all("p")]
+    assert "not shown: find: no video file of this name" in [element.text for element in document.iter("p")]
     assert "49" not in titles
     assert "alert(3)</script>" not in text
     assert "onerror=alert(1)>" not in text
@@ -91,8 +53,9 @@ def test_names_and_reasons_stay_text(document: Document, text: str) -> None:
     assert not set("<>&'\u2028\u2029") & set(script)
 
 
-def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
-    rows, words, outcomes = (document.data[key] for key in ("rows", "words", "outcomes"))
+def test_every_sample_is_in_the_data_as_it_is(document: Element) -> None:
+    data = json.loads(next(document.iter("script")).text or "")
+    rows, words, outcomes = (data[key] for key in ("rows", "words", "outcomes"))
     assert rows["name"] == [*NAMES, REFUSED, "missing"]
     assert [outcomes[place] for place in rows["outcome"]] == ["saved"] * 11 + ["failed", "missing"]
     assert [words[place] for place in rows["remarks"][11]] == [f"{SCRIPT}: {QUOTED}"]
@@ -105,57 +68,58 @@ def test_every_sample_is_in_the_data_as_it_is(document: Document) -> None:
     assert rows["sheet"] == [*range(12), -1]
 
 
-def test_the_figures_are_those_of_the_run(document: Document) -> None:
-    figures = {e.attributes["data-count"]: int(e.text) for e in document.all("dd") if "data-count" in e.attributes}
+def test_the_figures_are_those_of_the_run(document: Element) -> None:
+    figures = {e.attrib["data-count"]: int(e.text or "") for e in document.iter("dd") if "data-count" in e.attrib}
     ones, none = (
         dict.fromkeys(("fell back", "warned of", "failed", "missing"), 1),
         dict.fromkeys(("unusual", "broken"), 0),
     )
     assert figures == {"saved": 11, "from a peak": 10, "clamped": 11, **ones, **none}
-    texts = {element.text for element in document.elements}
+    texts = {element.text for element in document.iter()}
     assert {"11 of 13 samples have their features, 1 fell back", "11 of 13 saved", "100.0 ms a sample"} <= texts
     assert f"weights random:{SCRIPT}: these features mean nothing" in texts
     assert {"Warned of, because", "a single frame"} <= texts
 
 
-def test_pictures_are_the_frames(document: Document) -> None:
-    for image in document.all("img"):
-        kind, _, data = image.attributes["src"].partition(",")
+def test_pictures_are_the_frames(document: Element) -> None:
+    for image in document.iter("img"):
+        kind, _, data = image.attrib["src"].partition(",")
         assert kind == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
             assert picture.size == (240, 160)
-        assert image.attributes["alt"].startswith("frame ")
-    peaks = [element for element in document.all("li") if element.attributes.get("class") == "at-peak"]
+        assert image.attrib["alt"].startswith("frame ")
+    peaks = [element for element in document.iter("li") if element.attrib.get("class") == "at-peak"]
     assert len(peaks) == 10
 
 
-def test_the_curve_has_the_peak_and_the_chosen_frames_on_it(document: Document) -> None:
-    (line,) = document.all("polyline")
-    points = [tuple(map(float, point.split(","))) for point in line.attributes["points"].split()]
+def test_the_curve_has_the_peak_and_the_chosen_frames_on_it(document: Element) -> None:
+    (line,) = document.iter("polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
     assert len(points) == 40
     assert min(points, key=lambda point: point[1])[0] == pytest.approx(1000 * 20 / 39, abs=0.1)
-    curve = document.elements.index(line)
-    marks = [element for element in document.elements[curve - 9 : curve] if element.tag == "line"]
-    at = [float(mark.attributes["x1"]) for mark in marks]
+    elements = list(document.iter())
+    curve = elements.index(line)
+    marks = [element for element in elements[curve - 9 : curve] if element.tag == "line"]
+    at = [float(mark.attrib["x1"]) for mark in marks]
     assert at[:8] == [pytest.approx(1000 * index / 39, abs=0.1) for index in INDICES]
-    assert (marks[8].attributes["class"], at[8]) == ("peak", at[4])
+    assert (marks[8].attrib["class"], at[8]) == ("peak", at[4])
 
 
-def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_program(document: Document) -> None:
-    assert not document.all("link")
-    for element in document.elements:
-        assert "style" not in element.attributes  # the policy would drop it
+def test_the_page_asks_nothing_of_the_network_and_runs_only_its_own_program(document: Element) -> None:
+    assert not list(document.iter("link"))
+    for element in document.iter():
+        assert "style" not in element.attrib  # the policy would drop it
         for name in ("src", "href"):
-            assert element.attributes.get(name, "#").startswith(("#", "data:image/"))
-    (policy,) = (e.attributes["content"] for e in document.all("meta") if "http-equiv" in e.attributes)
+            assert element.attrib.get(name, "#").startswith(("#", "data:image/"))
+    (policy,) = (e.attrib["content"] for e in document.iter("meta") if "http-equiv" in e.attrib)
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
-    (style,) = document.all("style")
-    program = document.all("script")[-1]
+    (style,) = document.iter("style")
+    _, program = document.iter("script")
     for rule, element in (("style-src", style), ("script-src", program)):
-        digest = base64.b64encode(hashlib.sha256(element.text.encode()).digest()).decode()
+        digest = base64.b64encode(hashlib.sha256((element.text or "").encode()).digest()).decode()
         assert rules[rule] == f"'sha256-{digest}'"
-    assert not re.search(r"url\(|@import|https?:", style.text + program.text)
+    assert not re.search(r"url\(|@import|https?:", f"{style.text}{program.text}")
 
 
 def test_the_program_shows_text_as_text_only() -> None:
@@ -172,7 +136,7 @@ def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
     write_page([empty], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "file \\udc80" in text
-    assert [e.text for e in Document(text).all("h1")] == ["0 of 5 samples have their features, 3 not listed"]
+    assert [e.text for e in parsed(text).iter("h1")] == ["0 of 5 samples have their features, 3 not listed"]
 
 
 def test_a_place_that_takes_no_file_is_told_before_anything_is_read(
