@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpupeak import ExtractConfig
 from gpupeak.demo.corpus import DemoCorpus
@@ -66,6 +67,18 @@ def features(
     rows = np.arange(len(names) * n * dim, dtype=dtype).reshape(-1, dim)
     spans = tuple((i * n, (i + 1) * n) for i in range(len(names)))
     return FeatureBatch(tuple(plan(directory, name, n) for name in names), rows, spans, ({},) * len(names))
+
+
+def write_features(
+    directory: Path, *names: str, shape: tuple[int, int] = (8, 768)
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Write a file a name, as another tool does, of numbers that depend on the dataset; return what is in them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(list(directory.parent.name.encode()))
+    written = {name: draw.normal(size=shape).astype(np.float32) for name in names}
+    for name, rows in written.items():
+        np.save(directory / f"{name}.npy", rows)
+    return written
 
 
 def read_manifest(directory: Path) -> list[dict[str, Any]]:

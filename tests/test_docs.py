@@ -14,9 +14,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
+from samples import write_features
 
 import gpupeak
 from gpupeak.cli.app import app, main
@@ -187,10 +187,7 @@ def test_the_site_is_built(tmp_path: Path) -> None:
 
 
 def test_the_training_loop_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = tmp_path / "mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-    directory.mkdir(parents=True)
-    for number in range(3):
-        np.save(directory / f"sample_{number}.npy", np.random.default_rng(number).normal(size=(8, 768)).astype("f4"))
+    write_features(tmp_path / "mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms", "a", "b", "c")
     runpy.run_path(str(REPOSITORY / "examples/train.py"))["train"](tmp_path, "mer2023", epochs=5)
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 5
@@ -277,9 +274,7 @@ def test_what_is_shown_of_a_configuration_is_what_is_printed(
 ) -> None:
     for dataset, count in (("mer2023", 411), ("sims", 200)):
         directory = tmp_path / "preextracted_features" / dataset / "frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-        directory.mkdir(parents=True)
-        for number in range(count):
-            np.save(directory / f"sample_{number}.npy", np.zeros((8, 768), np.float32))
+        write_features(directory, *map(str, range(count)))
     shown = raw_blocks(text("docs/affectgpt.md"))
     for language, block in shown:
         if language == "yaml":

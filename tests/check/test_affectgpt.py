@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import write_features
 
 from gpupeak.check import affectgpt as consumer
 from gpupeak.check.affectgpt import Check, check, emit
@@ -56,12 +56,6 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer, "expected_samples", lambda: numbers)
 
 
-def write_features(directory: Path, names: Sequence[str] = SAMPLES, shape: tuple[int, int] = (8, 768)) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        np.save(directory / f"{name}.npy", np.zeros(shape, np.float32))
-
-
 def merged(changes: Mapping[str, Any]) -> dict[str, Any]:
     """`WHOLE` with dotted keys set, or taken out where the value is `...`."""
     config: dict[str, Any] = json.loads(json.dumps(WHOLE))
@@ -79,7 +73,7 @@ def merged(changes: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A directory to run AffectGPT in, with the features of two samples of mer2023."""
-    write_features(tmp_path / HERE)
+    write_features(tmp_path / HERE, *SAMPLES)
     return tmp_path
 
 
@@ -154,8 +148,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(("iemocap", "emotion_peak", 8), ("mercaptionplus", "uniform", 8), ("mercaptionplus", "emotion_peak", 16)),
     ):
         root = home / ("elsewhere" if dataset == "iemocap" else ROOT)
-        write_features(root / dataset / f"frame_CLIP_VIT_LARGE_{sampling}_{n}frms", shape=(n, 768))
-        write_features(root / dataset / f"face_CLIP_VIT_LARGE_{n}frms", shape=(n, 768))
+        write_features(root / dataset / f"frame_CLIP_VIT_LARGE_{sampling}_{n}frms", *SAMPLES, shape=(n, 768))
+        write_features(root / dataset / f"face_CLIP_VIT_LARGE_{n}frms", *SAMPLES, shape=(n, 768))
     return home
 
 
@@ -199,7 +193,7 @@ FOUND = ["inference meld", "inference mer2023"]
     ],
 )
 def test_without_names_it_is_what_is_there_or_told(tree: Path, changes: dict[str, Any], names: list[str]) -> None:
-    write_features(tree / HERE.replace("mer2023", "meld"))
+    write_features(tree / HERE.replace("mer2023", "meld"), *SAMPLES)
     found = judge(tree, merged(changes), ())
     assert [f"{judgement.use} {judgement.dataset}" for judgement in found.judgements] == names
 
@@ -207,16 +201,16 @@ def test_without_names_it_is_what_is_there_or_told(tree: Path, changes: dict[str
 def test_what_the_files_have_to_say(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer, "expected_samples", table.expected_samples)
     directory = tree / HERE
-    write_features(directory, [f"sample_{number}" for number in range(411)])
+    write_features(directory, *(f"sample_{number}" for number in range(411)))
     assert told(judge(tree, WHOLE)) == ""
     assert judge(tree, WHOLE).judgements[0].files == 411
 
     (directory / "sample_7.npy").write_bytes(b"torn")
-    write_features(directory, ["sample_9"], (4, 768))
+    write_features(directory, "sample_9", shape=(4, 768))
     found = judge(tree, WHOLE)
     assert "2 files not of whole float32 [8, 768]: sample_7, sample_9" in told(found)
     assert found.exit_code == 1
-    write_features(directory, ["sample_7", "sample_9"])
+    write_features(directory, "sample_7", "sample_9")
 
     lines = [("sample_1", "saved"), ("a_failed", "failed"), ("sample_2", "failed"), ("sample_3", "kept")]
     manifest = [json.dumps({"sample": sample, "outcome": outcome}) for sample, outcome in lines]
@@ -247,14 +241,14 @@ def test_fewer_files_than_affectgpt_counts_are_not_enough_and_more_are_odd(tree:
     assert judgement.problems == (
         "1 file, and AffectGPT counts 2 samples: it decodes the others again; gpupeak verify names them",
     )
-    write_features(tree / HERE, ["a", "b"])
+    write_features(tree / HERE, "a", "b")
     found = judge(tree, WHOLE)
     assert (found.exit_code, told(found)) == (0, "3 files, AffectGPT counts 2 samples and asks for no more")
 
 
 def test_where_nobody_knows_the_number_only_what_failed_is_missed(tree: Path) -> None:
     directory = tree / HERE.replace("mer2023", "mine")
-    write_features(directory)
+    write_features(directory, *SAMPLES)
     assert judge(tree, WHOLE, ["mine"]).exit_code == 0, "a part of a dataset, for all that is known"
     (directory / "manifest.jsonl").write_text('{"sample": "broken", "outcome": "failed"}\n')
     found = judge(tree, WHOLE, ["mine"])
@@ -299,7 +293,7 @@ def test_the_guides_older_form_switches_nothing_on(tree: Path) -> None:
 
 def test_interpolation_and_options(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tree / "affectgpt.yaml"
-    write_features(tree / "moved/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms")
+    write_features(tree / "moved/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms", *SAMPLES)
     file.write_text("""
 place: moved
 run: {}
@@ -333,8 +327,8 @@ def test_what_is_emitted_passes_the_check(
     tmp_path: Path, training: bool, n: int, encoder: str, directory: str, dim: int, root: str
 ) -> None:
     for name in ("mer2023", "meld"):
-        write_features(tmp_path / root / name / f"frame_{directory}_emotion_peak_{n}frms", shape=(n, dim))
-        write_features(tmp_path / root / name / f"face_{directory}_{n}frms", shape=(n, dim))
+        write_features(tmp_path / root / name / f"frame_{directory}_emotion_peak_{n}frms", *SAMPLES, shape=(n, dim))
+        write_features(tmp_path / root / name / f"face_{directory}_{n}frms", *SAMPLES, shape=(n, dim))
     file, datasets = tmp_path / "affectgpt.yaml", ["MER2023", "meld"]
     text = emit(datasets, output_root=root, n_frms=n, encoder=encoder, training=training, faces=training)
     assert f"# A frame of {directory} is {dim} numbers" in text

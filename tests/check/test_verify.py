@@ -30,7 +30,6 @@ from gpupeak.demo.corpus import DemoCorpus
 from gpupeak.encode.load import load_tower
 from gpupeak.encoders import encoder_spec
 from gpupeak.errors import ConfigError
-from gpupeak.features.npy import npy_header
 from gpupeak.types import Place
 
 torch.set_num_threads(1)
@@ -287,9 +286,7 @@ def made(corpus: DemoCorpus, encoded: Path) -> Callable[[Pictures, Place], None]
             frames = torch.from_numpy(np.ascontiguousarray(pictures(videos[entry["sample"]], entry["indices"])))
             with torch.inference_mode():
                 features = tower(frames).numpy()
-            (home(Path(str(out))) / f"{entry['sample']}.npy").write_bytes(
-                npy_header(features.shape) + features.tobytes()
-            )
+            save(home(Path(str(out))) / f"{entry['sample']}.npy", features)
 
     return make
 

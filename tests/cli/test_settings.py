@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from samples import write_features
 
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
@@ -152,10 +152,9 @@ def test_emit_takes_what_it_does_not_know_better(place: Path, capsys: pytest.Cap
 def test_pack_takes_of_the_file_what_it_takes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "gpupeak.toml").write_text("weights = 'random:0'\noutput_root = 'out'\nsampling = 'uniform'\n" + MINE)
     for name, directory in (("meld", "uniform_8frms"), ("mine", "uniform_16frms")):
-        file = place / "out" / name / f"frame_CLIP_VIT_LARGE_{directory}" / "a.npy"
-        file.parent.mkdir(parents=True)
-        np.save(file, np.ones((int(directory[8:-4]), 3), np.float32))
-        (file.parent / "run.json").write_text("{}")
+        home = place / "out" / name / f"frame_CLIP_VIT_LARGE_{directory}"
+        write_features(home, "a", shape=(int(directory[8:-4]), 3))
+        (home / "run.json").write_text("{}")
     main(["pack", "--json"])
     out = capsys.readouterr()
     assert json.loads(out.out).get("datasets") == {"meld": 1, "mine": 1}, out

@@ -131,13 +131,6 @@ class TestTable:
         assert home.labels == tmp_path / "data/mer2023-dataset-process/label-6way.npz"
         assert home.au_dirs[2] == tmp_path / "aus"
 
-    def test_what_the_command_line_says_is_the_rule(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, ["a"])
-        options = {"sampling": "headtail", "n_frms": 4, "fallback": "middle", "seed": 7, "peak_source": "openface"}
-        corpus = one(datasets=("mer2023",), dataset_root=tmp_path, **options)
-        assert corpus.rule == SamplingRule("headtail", 4, "middle", "openface", 7)
-        assert corpus.fallback_given
-
 
 class TestSplits:
     def names(self, root: Path, dataset: str, split: str) -> list[str]:
@@ -229,11 +222,6 @@ class TestListing:
         assert names(listing) == ["c", "a"]
         assert listing.warnings == [f"mer2023: 4 names of {few} not in label-6way.npz: t, u, v, ..."]
 
-    def test_a_list_of_nothing(self, tmp_path: Path) -> None:
-        mer2023(tmp_path, []).mkdir()
-        with pytest.raises(LabelError, match=r"label-6way\.npz: names no sample"):
-            list_samples(one(datasets=("mer2023",), dataset_root=tmp_path), TARGET)
-
 
 class TestOwnCorpus:
     def test_names_from_the_files(self, tmp_path: Path) -> None:
@@ -312,8 +300,9 @@ class TestConfigurationFile:
         assert listing.warnings == ["mine: 2 samples listed, expected 3"]
 
     def test_the_command_line_comes_first(self, tmp_path: Path, file: Path) -> None:
-        corpus = one(datasets=("mer2023",), config_file=file, sampling="emotion_peak", n_frms=8, fallback="fail")
-        assert corpus.rule == SamplingRule("emotion_peak", 8, "fail")
+        options = {"sampling": "emotion_peak", "n_frms": 8, "fallback": "fail", "seed": 7, "peak_source": "openface"}
+        corpus = one(datasets=("mer2023",), config_file=file, **options)
+        assert corpus.rule == SamplingRule("emotion_peak", 8, "fail", "openface", 7)
         assert one(datasets=("mine",), config_file=file, n_frms=8).rule == SamplingRule("headtail", 8)
         line = refused(datasets=("mer2023",), config_file=file, dataset_root=tmp_path / "mine")
         assert str(tmp_path / "mine/mer2023-dataset-process") in line

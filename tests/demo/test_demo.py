@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from samples import write_features
 
 from gpupeak.demo import corpus as drawing
 from gpupeak.demo.corpus import CLIPS
 from gpupeak.demo.show import run_demo
 from gpupeak.errors import ConfigError
 from gpupeak.features.layout import feature_directory
-from gpupeak.features.npy import npy_header
 
 
 def extraction(argv: Sequence[str], shift: int = 0) -> int:
@@ -28,8 +28,7 @@ def extraction(argv: Sequence[str], shift: int = 0) -> int:
         return 0
     for clip in CLIPS:
         directory = feature_directory(root, clip.dataset, "CLIP_VIT_LARGE", "emotion_peak", 8)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{clip.name}.npy").write_bytes(npy_header((8, 768)) + np.zeros((8, 768), "<f4").tobytes())
+        write_features(directory, clip.name)
         at = clip.peak + shift
         line: dict[str, object] = {
             "sample": clip.name,

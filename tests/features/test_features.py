@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.numpy import load_file
-from samples import features, read_manifest
+from samples import features, read_manifest, write_features
 from torch.utils.data import DataLoader
 
 import gpupeak
@@ -31,14 +31,8 @@ N, DIM = 8, 6
 NAMES = ["b", "-a", "名前", "c d"]
 
 
-def fill(root: Path, dataset: str = "mer2023", names: list[str] = NAMES) -> dict[str, npt.NDArray[np.float32]]:
-    directory = FeatureStore(root).directory(dataset)
-    directory.mkdir(parents=True)
-    random = np.random.default_rng(len(dataset))
-    features = {name: random.normal(size=(N, DIM)).astype(np.float32) for name in names}
-    for name, array in features.items():
-        np.save(directory / f"{name}.npy", array)
-    return features
+def fill(root: Path, dataset: str = "mer2023", names: Sequence[str] = NAMES) -> dict[str, npt.NDArray[np.float32]]:
+    return write_features(FeatureStore(root).directory(dataset), *names, shape=(N, DIM))
 
 
 def same(store: FeatureStore, dataset: str, wanted: dict[str, npt.NDArray[np.float32]]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from samples import features, plan, read_manifest, sample
+from samples import features, plan, read_manifest, sample, write_features
 
 import gpupeak
 from gpupeak.errors import ConfigError, RunError, WriteError
@@ -37,9 +37,7 @@ def save(directory: FeatureDirectory, *names: str) -> None:
 @pytest.mark.parametrize("root", ["out", "out/mer2023"])
 def test_load_features_reads_what_was_saved_with_either_root(tmp_path: Path, root: str) -> None:
     home = tmp_path / "out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-    home.mkdir(parents=True)
-    values = np.random.default_rng(0).normal(size=(8, 768)).astype(np.float32)
-    np.save(home / "sample_00001998.npy", values)
+    values = write_features(home, "sample_00001998")["sample_00001998"]
     loaded = gpupeak.load_features(tmp_path / root, "mer2023", "sample_00001998")
     np.testing.assert_array_equal(loaded, values)
     assert loaded.dtype == np.float32
@@ -128,17 +126,10 @@ def test_nothing_waits_for_a_pipe_and_nothing_huge_is_read(tmp_path: Path) -> No
         os.mkfifo(tmp_path / name)
     assert not is_whole(tmp_path / "a.npy", 8, 4) and not is_whole(tmp_path / "none.npy", 8, 4)
     assert not is_whole(tmp_path, 8, 4)
-    with pytest.raises(OSError, match="not a regular file"):
-        read_features(tmp_path / "a.npy", 8)
     with pytest.raises(RunError, match=r"manifest\.jsonl: cannot be read: not a regular file"):
         list(read_manifest(tmp_path))
     with pytest.raises(ConfigError, match=r"run\.json: cannot be read"):
         FeatureDirectory(tmp_path, 8, 4)
-    with (tmp_path / "b.npy").open("wb") as file:
-        file.write(npy_header((8, 4)))
-        file.truncate(1 << 40)
-    with pytest.raises(ValueError, match="1099511627776 bytes, expected 256"):
-        read_features(tmp_path / "b.npy", 8)
     with (tmp_path / "c.npy").open("wb") as file:  # as large as it says
         file.write(npy_header((8, 1 << 34)))
         file.truncate(128 + (512 << 30))

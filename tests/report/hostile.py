@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from clips import write_clip
+from samples import write_features
 
 from gpupeak import ExtractConfig
-from gpupeak.features.npy import npy_header
 
 NAMES = (
     *("<img src=x onerror=alert(1)>", "'\"><svg onload=alert(2)>", "样本 1", "plain", "<script>alert(4)<!--"),
@@ -27,12 +26,10 @@ def make_hostile(root: Path) -> ExtractConfig:
     (root / "videos").mkdir()
     out = root / """o"u't<script>alert(6)<"""
     features = out / DATASET / "frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-    features.mkdir(parents=True)
+    write_features(features, *NAMES)
     lines: list[dict[str, Any]] = [{"sample": REFUSED, "outcome": "failed", "stage": SCRIPT, "reason": QUOTED}]
     for number, name in enumerate(NAMES):
         write_clip(root / "videos" / f"{name}.mp4", frames=40, seed=number)
-        rows = np.random.default_rng(number).normal(1, 1, (8, 768)).astype(np.float32)
-        (features / f"{name}.npy").write_bytes(npy_header((8, 768)) + rows.tobytes())
         found: dict[str, Any] = {"peak": {"index": 20, "source": SCRIPT}}
         if number == 0:
             found = {"fallback": {"reason": SCRIPT, "detail": QUOTED}, "warnings": [SCRIPT, "a single frame"]}

@@ -12,7 +12,6 @@ import pytest
 from clips import write_clip
 
 from gpupeak import ExtractConfig
-from gpupeak.features.npy import npy_header
 from gpupeak.report.contents import BROKEN, FAILED, MISSING, SAVED, Overview, overview
 
 SUB = "mine/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
@@ -24,9 +23,9 @@ def features(seed: int, spread: float = 0.1) -> npt.NDArray[np.float32]:
     return (sample + spread * random.normal(size=(8, 768))).astype(np.float32)
 
 
-def save(root: Path, name: str, rows: npt.NDArray[np.float32]) -> None:
-    (root / SUB).mkdir(parents=True, exist_ok=True)
-    (root / SUB / f"{name}.npy").write_bytes(npy_header(rows.shape) + rows.tobytes())
+def save(root: Path, name: str, rows: npt.NDArray[np.float32], sub: str = SUB) -> None:
+    (root / sub).mkdir(parents=True, exist_ok=True)
+    np.save(root / sub / f"{name}.npy", rows)
 
 
 def line(name: str, **more: Any) -> dict[str, Any]:
@@ -35,10 +34,10 @@ def line(name: str, **more: Any) -> dict[str, Any]:
     return {**entry, "peak": peak, "fallback": None, "clamp": None, "seconds": {"plan": 0.25, "decode": 1.0}, **more}
 
 
-def manifest(root: Path, *lines: object) -> None:
-    (root / SUB).mkdir(parents=True, exist_ok=True)
-    (root / SUB / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
-    (root / SUB / "run.json").write_text(json.dumps({"settings": {"encoder": "CLIP_VIT_LARGE"}}))
+def manifest(root: Path, *lines: object, sub: str = SUB) -> None:
+    (root / sub).mkdir(parents=True, exist_ok=True)
+    (root / sub / "manifest.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    (root / sub / "run.json").write_text(json.dumps({"settings": {"encoder": "CLIP_VIT_LARGE"}}))
 
 
 def listed(root: Path, *names: str) -> ExtractConfig:
@@ -67,7 +66,7 @@ def test_every_count_is_the_manifests(tmp_path: Path) -> None:
     )
     for seed, name in enumerate(("whole", "clamped", "fallback", "again", "kept", "stray")):
         save(tmp_path, name, features(seed))
-    (tmp_path / SUB / "torn.npy").write_bytes(npy_header((8, 768)) + b"torn")
+    (tmp_path / SUB / "torn.npy").write_bytes(b"torn")
     names = ("whole", "clamped", "fallback", "failed", "lost", "torn", "again", "kept", "never")
     found = look(listed(tmp_path, *names))
     assert [row.sample.name for row in found.rows] == list(names)
@@ -123,13 +122,9 @@ def test_samples_that_stand_out_are_named_by_what_is_wrong_with_them(tmp_path: P
 
 def test_without_lists_and_videos_a_dataset_is_told_from_what_was_extracted(tmp_path: Path) -> None:
     root = tmp_path / "out"
-    directory = root / "sims/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-    directory.mkdir(parents=True)
-    rows = features(0)
-    (directory / "b.npy").write_bytes(npy_header(rows.shape) + rows.tobytes())
-    (directory / "manifest.jsonl").write_text(
-        json.dumps(line("b")) + "\n" + json.dumps({"sample": "a", "outcome": "failed", "stage": "plan", "reason": "x"})
-    )
+    sub = SUB.replace("mine", "sims")
+    save(root, "b", features(0), sub)
+    manifest(root, line("b"), {"sample": "a", "outcome": "failed", "stage": "plan", "reason": "x"}, sub=sub)
     for datasets in ((), ("sims",), ("SIMS",)):
         found = look(ExtractConfig(datasets=datasets, dataset_root=tmp_path, output_root=root))
         assert (found.dataset, found.expected) == ("sims", 457)
