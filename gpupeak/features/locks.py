@@ -80,9 +80,10 @@ class LocalLock:
             with contextlib.suppress(OSError):
                 (self._directory / lock_name(self._part)).unlink()
         if self._descriptors:  # what is still empty is of no use to anyone, but to another shard that begins
+            made_by_shards = () if self._part is None else (self._directory,)
             with contextlib.suppress(OSError):
                 fcntl.flock(self._descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for made in self._made or (self._directory,):
+                for made in self._made or made_by_shards:
                     made.rmdir()
         for descriptor in self._descriptors:
             os.close(descriptor)
