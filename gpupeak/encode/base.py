@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableSequence, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,38 +34,27 @@ class TowerEncoder:
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure; release each `FrameBatch` when it has been read. Raises
         DeviceError."""
-        with contextlib.ExitStack() as borrowed:
-            samples: list[_Frames] = []
+        samples: list[Frames] = []
+        try:
             for batch in batches:
-                borrowed.callback(batch.release)
-                samples += self._frames(batch)
+                if batch.ready is not None:
+                    batch.ready.wait(torch.cuda.current_stream(self._device))
+                samples += frames_of(batch)
                 if len(samples) >= self._batch_size:
                     done = list(self._encode(samples))
-                    borrowed.close()
-                    samples = []
+                    give_back(samples)
                     yield from done
             done = list(self._encode(samples))
+        finally:
+            give_back(samples)
         yield from done
 
-    def _frames(self, batch: FrameBatch) -> list[_Frames]:
-        if isinstance(batch.pixels, torch.Tensor):
-            pixels = batch.pixels
-        else:
-            pixels = torch.from_numpy(np.require(batch.pixels, requirements="W"))  # torch warns of read-only arrays
-        if batch.ready is not None:
-            batch.ready.wait(torch.cuda.current_stream(self._device))
-        return [
-            _Frames(plan, pixels[start:stop], seconds)
-            for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True)
-        ]
-
-    def _encode(self, samples: list[_Frames]) -> Iterator[FeatureBatch | Failed]:
+    def _encode(self, samples: list[Frames]) -> Iterator[FeatureBatch | Failed]:
         for at in range(0, len(samples), self._batch_size):
             together = samples[at : at + self._batch_size]
             began = time.perf_counter()
-            features = self._features(torch.cat([sample.pixels for sample in together]))
-            seconds = (time.perf_counter() - began) / len(together)
-            yield from outcomes([(sample.plan, sample.seconds) for sample in together], features, seconds)
+            features = self._features(torch.cat([_pixels(frames) for frames in together]))
+            yield from outcomes(together, features, (time.perf_counter() - began) / len(together))
 
     @torch.inference_mode()
     def _features(self, pixels: torch.Tensor) -> np.ndarray:
@@ -78,25 +66,48 @@ class TowerEncoder:
             raise DeviceError(f"{self._device.type} has not memory enough for {images} frames at once") from error
 
 
-class _Frames(NamedTuple):
+class Frames(NamedTuple):
+    """One sample's frames, `rows` of a batch. Behind the `last` sample of a batch, its frames are given back."""
+
     plan: FramePlan
-    pixels: torch.Tensor
     seconds: Seconds
+    batch: FrameBatch
+    rows: range
+    last: bool
+
+
+def frames_of(batch: FrameBatch) -> Iterator[Frames]:
+    """The samples of a batch, of which it has at least one."""
+    for number, plan in enumerate(batch.plans, 1):
+        rows = range(*batch.spans[number - 1])
+        yield Frames(plan, batch.seconds[number - 1], batch, rows, number == len(batch.plans))
+
+
+def give_back(read: MutableSequence[Frames]) -> None:
+    """Release the batches of which these are the last samples, once: nothing is left in `read`."""
+    for frames in read:
+        if frames.last:
+            frames.batch.release()
+    read.clear()
+
+
+def _pixels(frames: Frames) -> torch.Tensor:
+    pixels = frames.batch.pixels[frames.rows.start : frames.rows.stop]
+    if isinstance(pixels, torch.Tensor):
+        return pixels
+    return torch.from_numpy(np.require(pixels, requirements="W"))  # torch warns of read-only arrays
 
 
 def outcomes(
-    samples: Sequence[tuple[FramePlan, Seconds]],
-    features: np.ndarray,
-    seconds: float,
-    release: Callable[[], None] = lambda: None,
+    samples: Sequence[Frames], features: np.ndarray, seconds: float, release: Callable[[], None] = lambda: None
 ) -> list[FeatureBatch | Failed]:
     """What becomes of samples that were encoded together, `features` `[R, dim]` being their rows one after another."""
     finite = np.isfinite(features).all(axis=1)
     good: list[tuple[FramePlan, Span, Seconds]] = []
     failed: list[Failed] = []
     stop = 0
-    for plan, spent in samples:
-        start, stop = stop, stop + plan.sample.rule.n
+    for plan, spent, _, rows, _ in samples:
+        start, stop = stop, stop + len(rows)
         bad = int((~finite[start:stop]).sum())
         if bad:
             reason = f"the features of {bad} of {stop - start} frames are not finite"

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpupeak.encode.base import outcomes
+from gpupeak.encode.base import Frames, give_back, outcomes
 from gpupeak.encode.gpu.attention import APART, Attention, apart
 from gpupeak.encode.gpu.device import Cuda, Event, Graph
-from gpupeak.encode.gpu.inbox import Frames, Inbox, give_back
+from gpupeak.encode.gpu.inbox import Inbox
 from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.errors import DeviceError
@@ -196,12 +196,11 @@ class GraphEncoder:
                         while flights:
                             yield from _landed(flights.popleft())
                     slot = free.get()
-                    flights.append(self._launch(reading, slot, partial(free.put, slot)))
+                    flights.append(self._launch([*reading], slot, partial(free.put, slot)))
                     landed = _landed(flights.popleft()) if len(flights) > 1 else []
                     # The GPU is past the batch before: its patch kernel is the next thing it does.
                     flights[-1].read.synchronize()
-                    read, reading = reading, []
-                    give_back(read)
+                    give_back(reading)
                     yield from landed
             finally:
                 try:
@@ -258,8 +257,7 @@ class GraphEncoder:
 def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
     flight.done.synchronize()
     seconds = flight.began.elapsed_time(flight.done) / 1000 / len(flight.samples)
-    samples = [(frames.plan, frames.seconds) for frames in flight.samples]
-    return outcomes(samples, flight.features.numpy(), seconds, flight.release)
+    return outcomes(flight.samples, flight.features.numpy(), seconds, flight.release)
 
 
 def _device_batch(image: tuple[FrameBatch, int]) -> int | None:

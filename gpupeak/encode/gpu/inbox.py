@@ -5,27 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
-from gpupeak.types import FrameBatch, FramePlan, Seconds
+from gpupeak.encode.base import Frames, frames_of, give_back
+from gpupeak.types import FrameBatch
 
 _POLL = 0.002  # seconds; a large batch takes a GPU tens of milliseconds
-
-
-class Frames(NamedTuple):
-    """One sample's frames, `rows` of a batch. Behind the `last` sample of a batch, its frames are given back."""
-
-    plan: FramePlan
-    seconds: Seconds
-    batch: FrameBatch
-    rows: range
-    last: bool
-
-
-def give_back(read: Iterable[Frames]) -> None:
-    for frames in read:
-        if frames.last:
-            frames.batch.release()
 
 
 class Inbox:
@@ -48,7 +32,6 @@ class Inbox:
         with self._changed:
             self._closed = True
             give_back(self._ready)
-            self._ready.clear()
             self._changed.notify_all()
 
     def take(self, most: int, until: Callable[[], bool] | None = None) -> list[Frames]:
@@ -78,10 +61,9 @@ class Inbox:
                     if self._closed:
                         batch.release()
                         return
-                    for at, (plan, span) in enumerate(zip(batch.plans, batch.spans, strict=True), 1):
-                        rows, last = range(*span), at == len(batch.plans)
-                        self._ready.append(Frames(plan, batch.seconds[at - 1], batch, rows, last))
-                        self._images += len(rows)
+                    for frames in frames_of(batch):
+                        self._ready.append(frames)
+                        self._images += len(frames.rows)
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._closed or self._images < self._limit)
         except BaseException as error:
