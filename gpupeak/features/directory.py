@@ -17,7 +17,6 @@ from gpupeak.features.locks import LocalLock, RemoteLock
 from gpupeak.features.npy import is_whole, npy_header
 from gpupeak.features.records import (
     FORMAT,
-    KEPT,
     LARGEST_MANIFEST,
     ManifestLine,
     Record,
@@ -25,6 +24,8 @@ from gpupeak.features.records import (
     best_lines,
     difference,
     in_order,
+    kept_line,
+    line_of,
     lock_name,
     pretty,
     read_lines,
@@ -230,15 +231,15 @@ class FeatureDirectory:
         self._seen = None
         records, _ = self._look()
         before = records.part(self._part)
-        lines: dict[str, ManifestLine] = {}
+        lines: dict[str, bytes] = {}
         elsewhere: set[str] = set()
         if before is not None and before in records.current and not overwrite:
-            lines = {line.sample: line for line in read_lines(before.manifest) if line.sample not in pending}
+            lines = {line.sample: line.raw for line in read_lines(before.manifest) if line.sample not in pending}
         if done - lines.keys() and self._part is not None and not overwrite:
             elsewhere = {line.sample for line in records.lines()}
         for name in sorted(done - lines.keys() - elsewhere):
             # A file with no line: made by another tool, or its run was killed between file and line.
-            lines[name] = ManifestLine(name, KEPT)
+            lines[name] = kept_line(name)
         own = {"format": FORMAT, **run, "overwriting": overwrite or records.overwriting}
         if self._part is not None:
             joined = overwrite or any(part.overwriting for part in records.parts)
@@ -246,7 +247,7 @@ class FeatureDirectory:
         record = Record(self.path, self._part, own)
         with writing(self.place):
             earlier = [(file, _content(file)) for file in (record.manifest, record.run_file)]
-            replace_file(record.manifest, (line.written() for line in lines.values()))
+            replace_file(record.manifest, lines.values())
             replace_file(record.run_file, [pretty(own)])
         self._seen = None
         if self._store is not None:
@@ -277,7 +278,7 @@ class FeatureDirectory:
     def record(self, outcome: Outcome) -> None:
         if self._manifest is None:
             raise GpupeakError(f"{self.place}: record before begin")
-        line = ManifestLine.of(outcome).written()
+        line = line_of(outcome)
         with writing(f"{self.place}/manifest.jsonl"):
             if os.write(self._manifest, line) != len(line):  # a disk that fills up takes a part and says nothing
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -11,20 +11,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from sys import intern
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import orjson
 
 from gpupeak.errors import ConfigError, reading
 from gpupeak.storage import places
 from gpupeak.storage.files import open_bounded, read_bounded
-from gpupeak.types import Failed, FileStamp, NoPeak, Outcome, Peak
+from gpupeak.types import Failed, FileStamp, NoPeak, Outcome, Peak, Saved
 
 _TAG = r"\d{5}-of-\d{5}"
 _NAMES = re.compile(rf"(?:run(?:\.({_TAG}))?\.json|manifest(?:\.({_TAG}))?\.jsonl|\.gpupeak-({_TAG})\.lock)\Z")
@@ -43,12 +45,9 @@ WHERE_ASKED = ("face", "min_confidence", "no_blinks", "smooth")
 
 SAVED, KEPT, FAILED = "saved", "kept", "failed"
 _RANKS = {SAVED: 2, KEPT: 1}
-_TEXTS = ("stage", "reason", "codec", "clamp")
-_PLANNED = ("indices", "frames", "codec", "peak", "fallback", "clamp", "recounted", "warnings", "files")
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestLine:
+class ManifestLine(NamedTuple):
     """What the manifest says of one sample.
 
     `outcome` is `SAVED`, `FAILED`, or `KEPT`: no run tells of it. `indices` to `files` are as in `FramePlan`; `rule`
@@ -57,7 +56,7 @@ class ManifestLine:
     """
 
     sample: str
-    outcome: str
+    outcome: str = KEPT
     stage: str | None = None
     reason: str | None = None
     indices: tuple[int, ...] = ()
@@ -69,77 +68,58 @@ class ManifestLine:
     recounted: bool = False
     warnings: tuple[str, ...] = ()
     files: tuple[FileStamp, ...] = ()
-    rule: Mapping[str, Any] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    rule: Mapping[str, Any] = MappingProxyType({})
+    seconds: Mapping[str, float] = MappingProxyType({})
     crc32: int | None = None
     raw: bytes = b""
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> ManifestLine:
-        plan, name = outcome.plan, outcome.sample.name
-        planned: dict[str, Any] = {} if plan is None else {key: getattr(plan, key) for key in _PLANNED}
-        if isinstance(outcome, Failed):
-            return cls(name, FAILED, outcome.stage, outcome.reason, **planned)
-        rule = dataclasses.asdict(outcome.sample.rule)
-        return cls(name, SAVED, rule=rule, seconds=outcome.seconds, crc32=outcome.crc32, **planned)
 
     @property
     def failure(self) -> str | None:
         """Stage and reason of a failure, in a line."""
         return f"{self.stage}: {self.reason}" if self.outcome == FAILED else None
 
-    def written(self) -> bytes:
-        """The line as a file has it: `raw`, or what is made of the values."""
-        if self.raw:
-            return self.raw
-        entry: dict[str, Any] = {"sample": self.sample, "outcome": self.outcome}
-        if self.outcome == FAILED:
-            entry |= {"stage": self.stage, "reason": self.reason}
-        if self.outcome == KEPT:
-            entry["origin"] = "unknown"
-        if self.frames is not None:
-            entry |= {"indices": list(self.indices), "frames": self.frames, "codec": self.codec}
-            entry["peak"] = self.peak and {**dataclasses.asdict(self.peak), "file": str(self.peak.file)}
-            entry |= {"fallback": self.fallback and dataclasses.asdict(self.fallback), "clamp": self.clamp}
-        entry |= {"recounted": True} if self.recounted else {}
-        entry |= {"warnings": list(self.warnings)} if self.warnings else {}
-        if self.outcome == SAVED:
-            entry["seconds"] = {stage: round(value, 6) for stage, value in self.seconds.items()}
-            files = [dataclasses.astuple(stamp) for stamp in self.files]
-            entry |= {"crc32": self.crc32, "files": files, "rule": self.rule}
-        # ASCII escapes: a lone surrogate (a file name that is no UTF-8) has no other encoding.
-        return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
-
     @classmethod
     def read(cls, raw: bytes, without: Collection[str] = ()) -> ManifestLine | None:
-        """A line of a file, less what is not of its type and the values `without`; None if it names no sample."""
+        """A line of a file, less the values `without`; None if it names no sample, or a value is not of its type."""
         try:
             entry = _parsed(raw)
-        except (ValueError, RecursionError):
+            told = {
+                key: _VALUES[key](value)
+                for key, value in entry.items()
+                if value is not None and key in _VALUES and key not in without
+            }
+            return cls(**told, raw=b"" if "raw" in without else raw if raw.endswith(b"\n") else raw + b"\n")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
-        if not isinstance(entry, dict) or not isinstance(name := entry.get("sample"), str):
-            return None
-        for key in without:
-            entry.pop(key, None)
-        text = {key: intern(value) for key in _TEXTS if isinstance(value := entry.get(key), str)}
-        indices, frames, seconds = entry.get("indices"), entry.get("frames"), entry.get("seconds")
-        warnings, crc32, rule = entry.get("warnings"), entry.get("crc32"), entry.get("rule")
-        return cls(
-            name,
-            intern(str(entry.get("outcome"))),
-            indices=tuple(indices) if isinstance(indices, list) and all(map(_is_frame, indices)) else (),
-            frames=frames if _is_frame(frames) else None,
-            peak=_peak(entry.get("peak")),
-            fallback=_fallback(entry.get("fallback")),
-            recounted=entry.get("recounted") is True,
-            warnings=tuple(each for each in warnings if isinstance(each, str)) if isinstance(warnings, list) else (),
-            files=_files(entry.get("files")),
-            rule=_rule(tuple(rule.items())) if isinstance(rule, dict) and _is_small(rule) else {},
-            seconds=_seconds(seconds) if isinstance(seconds, dict) and _is_small(seconds) else {},
-            crc32=crc32 if isinstance(crc32, int) else None,
-            **text,
-            raw=b"" if "raw" in without else raw if raw.endswith(b"\n") else raw + b"\n",
-        )
+
+
+def line_of(outcome: Outcome) -> bytes:
+    """What the manifest is to say of a sample."""
+    plan = outcome.plan
+    entry: dict[str, Any] = {"sample": outcome.sample.name, "outcome": SAVED}
+    if isinstance(outcome, Failed):
+        entry |= {"outcome": FAILED, "stage": outcome.stage, "reason": outcome.reason}
+    if plan is not None:
+        entry |= {"indices": plan.indices, "frames": plan.frames, "codec": plan.codec}
+        entry["peak"] = plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)}
+        entry |= {"fallback": plan.fallback and dataclasses.asdict(plan.fallback), "clamp": plan.clamp}
+        entry |= {"recounted": True} if plan.recounted else {}
+        entry |= {"warnings": plan.warnings} if plan.warnings else {}
+    if isinstance(outcome, Saved):
+        seconds = {stage: round(value, 6) for stage, value in outcome.seconds.items()}
+        files = [dataclasses.astuple(stamp) for stamp in outcome.plan.files]
+        rule = dataclasses.asdict(outcome.sample.rule)
+        entry |= {"seconds": seconds, "crc32": outcome.crc32, "files": files, "rule": rule}
+    return _line(entry)
+
+
+def kept_line(name: str) -> bytes:
+    return _line({"sample": name, "outcome": KEPT, "origin": "unknown"})
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    # ASCII escapes: a lone surrogate (a file name that is no UTF-8) has no other encoding.
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
 def _parsed(raw: bytes) -> Any:
@@ -149,49 +129,50 @@ def _parsed(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def _is_small(values: Mapping[str, Any]) -> bool:
-    return len(values) <= _MOST_KEYS and {dict, list}.isdisjoint(map(type, values.values()))
+def _whole(value: Any, most: int = _MOST_FRAMES) -> int:
+    if type(value) is not int or not 0 <= value < most:  # no bool
+        raise ValueError
+    return value
+
+
+def _peak(value: Any) -> Peak:
+    index, *others = map(value.get, ("index", "before", "after", "total", "rows"))
+    before, after, total, rows = (None if each is None else _whole(each) for each in others)
+    file, face = Path(value.get("file", "")), intern(value.get("face") or "") or None
+    return Peak(_whole(index), before, after, total, intern(value["source"]), file, rows, face)
+
+
+def _stamp(file: str, size: Any, version: Any, crc32: Any) -> FileStamp:
+    version = intern(version) if isinstance(version, str) else operator.index(version)
+    return FileStamp(intern(file), operator.index(size), version, crc32)
 
 
 @lru_cache(maxsize=16)
-def _rule(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
-    return dict(items)  # one for all lines
+def _rule(*items: tuple[str, Any]) -> Mapping[str, Any]:
+    if len(items) > _MOST_KEYS:
+        raise ValueError
+    return dict(items)  # one for all lines; lists and objects, which have no hash, are refused
 
 
-def _is_frame(value: object) -> bool:
-    return type(value) is int and 0 <= value < _MOST_FRAMES  # no bool
+def _seconds(values: Any) -> Mapping[str, float]:
+    if len(values) > _MOST_KEYS or not all(0 <= value < 1e9 for value in values.values()):
+        raise ValueError
+    return dict(values)
 
 
-def _peak(value: object) -> Peak | None:
-    if not isinstance(value, dict) or not _is_frame(value.get("index")):
-        return None
-    numbers = (each if _is_frame(each := value.get(key)) else None for key in ("before", "after", "total", "rows"))
-    before, after, total, rows = numbers
-    face = value["face"] if isinstance(value.get("face"), str) else None
-    return Peak(
-        value["index"], before, after, total, intern(str(value.get("source"))), Path(str(value.get("file"))), rows, face
-    )
-
-
-def _fallback(value: object) -> NoPeak | None:
-    return NoPeak(str(value.get("reason")), str(value.get("detail"))) if isinstance(value, dict) else None
-
-
-def _files(values: object) -> tuple[FileStamp, ...]:
-    """None of them if one is not of its type."""
-    known = isinstance(values, list) and all(
-        isinstance(each, list)
-        and len(each) == 4
-        and isinstance(each[0], str)
-        and isinstance(each[1], int)
-        and isinstance(each[2], (int, str))
-        for each in values
-    )
-    return tuple(FileStamp(*each) for each in values) if known and isinstance(values, list) else ()
-
-
-def _seconds(values: Mapping[str, Any]) -> dict[str, float]:
-    return {str(k): float(v) for k, v in values.items() if isinstance(v, (int, float)) and 0 <= v < 1e9}
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("sample", "outcome", "stage", "reason", "codec", "clamp"), intern),  # which refuses all but text
+    "indices": lambda values: tuple(map(_whole, values)),
+    "frames": _whole,
+    "peak": _peak,
+    "fallback": lambda value: NoPeak(intern(value["reason"]), intern(value["detail"])),
+    "recounted": lambda value: value is True,
+    "warnings": lambda values: tuple(map(intern, values)) if type(values) is list else (),
+    "files": lambda values: tuple(_stamp(*each) for each in values),
+    "rule": lambda values: _rule(*values.items()),
+    "seconds": _seconds,
+    "crc32": lambda value: _whole(value, 1 << 32),
+}
 
 
 def is_record(name: str) -> bool:
@@ -349,9 +330,9 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
     """The lines of `names` in their order, then the others by name, as a file has them."""
     for name in names:
         if name in lines:
-            yield lines[name].written()
+            yield lines[name].raw
     for name in sorted(lines.keys() - set(names)):
-        yield lines[name].written()
+        yield lines[name].raw
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:

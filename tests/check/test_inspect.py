@@ -90,7 +90,7 @@ def test_an_inspection_tells_what_is_extracted(corpus: DemoCorpus, config: Extra
         (lambda home: (home / "manifest.jsonl").unlink(), "whole", None),
         (lambda home: _append(home, outcome="kept"), "whole", "kept, of unknown origin"),
         (lambda home: _append(home, outcome="failed", stage="plan", reason="x"), "whole", "failed: plan: x"),
-        (lambda home: _append(home, outcome=3, indices=[1, "a"]), "whole", "3"),
+        (lambda home: _append(home, outcome=3, indices=[1, "a"]), "whole", "saved"),
         (lambda home: (home / "run.json").write_text("[]"), "whole", "saved"),
     ],
 )

@@ -13,7 +13,7 @@ from samples import sample
 
 from gpupeak.decode.planning import plan_clip, plan_frames
 from gpupeak.features.fresh import find_stale, made_of
-from gpupeak.features.records import ManifestLine
+from gpupeak.features.records import ManifestLine, line_of
 from gpupeak.tally import Tally
 from gpupeak.types import FramePlan, Saved
 from gpupeak.video.container import open_clip
@@ -56,7 +56,7 @@ def test_warnings(tmp_path: Path, frames: int, peak: dict[str, int], warnings: t
     plan = planned(tmp_path, frames, **peak)
     assert (plan.peak is None) == (not peak)
     assert plan.warnings == warnings
-    read = ManifestLine.read(ManifestLine.of(Saved(plan, {})).written())
+    read = ManifestLine.read(line_of(Saved(plan, {})))
     assert read is not None
     assert (read.warnings, read.recounted) == (warnings, False)
 
@@ -95,7 +95,8 @@ def test_a_file_that_ends_early_is_warned_of_and_once_whole_it_is_stale(
     cut, complete = plans
     assert (cut.warnings, complete.warnings) == (("the file ends early: cut, or still being copied",), ())
     assert 0 < cut.frames < complete.frames
-    line = ManifestLine.of(Saved(cut, {}))
+    line = ManifestLine.read(line_of(Saved(cut, {})))
+    assert line is not None
     assert "another video" in find_stale("mine", [asked], {"clip": line}, lambda some: (), [])["clip"]
 
 
@@ -115,6 +116,6 @@ def test_a_table_of_another_video_or_of_several_people_is_a_warning(tmp_path: Pa
     plan = plan_frames(replace(sample(tmp_path, method="emotion_peak"), au_dirs=(tmp_path,)), 48, "h264")
     assert plan.peak is not None
     assert plan.warnings[1:] == (OTHER_COUNT, SEVERAL)
-    read = ManifestLine.read(ManifestLine.of(Saved(plan, {})).written())
+    read = ManifestLine.read(line_of(Saved(plan, {})))
     assert read is not None
     assert read.peak == replace(plan.peak, rows=60, face="face 0 of 2: largest summed confidence")

@@ -18,7 +18,7 @@ from gpupeak.decode import decode_frames
 from gpupeak.decode.libav import Recounted, decode_clip
 from gpupeak.decode.nvdec import examine
 from gpupeak.decode.worker import prepare
-from gpupeak.features.records import ManifestLine
+from gpupeak.features.records import ManifestLine, line_of
 from gpupeak.types import FramePlan, Saved
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import open_clip
@@ -76,8 +76,7 @@ def test_damage_that_only_decoding_shows(tmp_path: Path, name: str) -> None:
         with pytest.raises(Recounted, match=f"delivers {plan.frames} frames, its packets tell {clip.frames}"):
             decode_clip(clip, range(clip.frames))
         assert examine(clip, [30])[1] == UNTIMED
-    line = ManifestLine.of(Saved(plan, {}))
-    read = ManifestLine.read(line.written())
+    read = ManifestLine.read(line_of(Saved(plan, {})))
     assert read is not None
     assert (read.recounted, read.frames) == (True, plan.frames)
 

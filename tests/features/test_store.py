@@ -148,8 +148,7 @@ def test_nothing_waits_for_a_pipe_and_nothing_huge_is_read(tmp_path: Path) -> No
 @pytest.mark.parametrize("key", ["rule", "seconds"])
 @pytest.mark.parametrize("values", [dict.fromkeys("abcdefghijklmnopq", 1), {"n": [[]]}, {"n": {}}])
 def test_of_a_line_no_more_is_kept_than_a_run_writes(key: str, values: dict[str, Any]) -> None:
-    line = ManifestLine.read(json.dumps({"sample": "a", key: values}).encode())
-    assert line is not None and getattr(line, key) == {}
+    assert ManifestLine.read(json.dumps({"sample": "a", key: values}).encode()) is None
 
 
 def test_other_settings_are_refused_and_the_difference_is_named(tmp_path: Path) -> None:
