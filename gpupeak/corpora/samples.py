@@ -44,9 +44,8 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
     `<name>/<name>.npy`. A name that cannot be a file's becomes a `Failed` with `target` as its target.
     """
     warnings: list[str] = []
-    find = _video_files if corpus.stream == "frame" else _face_files
     if corpus.labels is None:
-        files, left_out = find(corpus.videos, None)
+        files, left_out = _files(corpus, None)
         named: dict[str, str | None] = dict.fromkeys(sorted(files))
         if not named:
             what = "video" if corpus.stream == "frame" else ".npy of faces"
@@ -55,7 +54,7 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
             warnings.append(f"{counted(len(left_out), 'file')} left out, another has the same name: {few(left_out)}")
     else:
         named = _named(corpus, corpus.labels, warnings)
-        files, _ = find(corpus.videos, named)
+        files, _ = _files(corpus, named)
     if corpus.expected not in (None, len(named)):
         warnings.append(f"{counted(len(named), 'sample')} listed, expected {corpus.expected}")
     if len(files) < len(named) and (hint := _misspelt(corpus, named.keys() - files.keys())):
@@ -64,14 +63,15 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
     directory = corpus.videos if is_directory(corpus.videos) else corpus.videos.parent
     there = tuple(filter(is_directory, corpus.au_dirs))
     au_dirs = there or corpus.au_dirs
-    stored = _Stored(corpus, directory, there, named)
+    stored = _stored(corpus, (directory, *there), named)
     samples: list[Sample | Failed] = []
     for name in itertools.islice(named, corpus.limit):
         if fault := name_fault(name):
             samples.append(Failed(Sample(corpus.name, name, None, (), corpus.rule, target), "find", fault))
             continue
         video = directory / files[name] if name in files else None
-        remote = stored.files_of(name, files.get(name))
+        needed = (video, *(au_dir / each for au_dir in there for each in places(name))) if stored else ()
+        remote = tuple(stored[each] for each in needed if each and each in stored)
         file = target / f"{name}.npy"
         samples.append(Sample(corpus.name, name, video, au_dirs, corpus.rule, file, corpus.stream, remote))
     return Listing(samples, [f"{corpus.name}: {warning}" for warning in warnings])
@@ -170,48 +170,44 @@ def _in_split(name: str, corpus: Corpus) -> bool:
     return name.startswith(corpus.test_prefix) == (corpus.split == "test")
 
 
-def _video_files(videos: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
-    """The video file of each name that has one, and the files that lost to another of the same name.
+def _files(corpus: Corpus, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
+    """The file of each name that has one, and the files that lost to another of the same name.
 
-    `named` are the names to look for, each with its own choice of file if it has one; None finds every video.
+    `named` are the names to look for, each with its own choice of file if it has one; None finds every file.
     """
-    if not is_directory(videos):
-        if named is None and not is_there(videos):
-            raise LabelError(f"{videos}: no such directory or video")
-        return {videos.stem: videos.name}, []
     best: dict[str, tuple[int, str]] = {}
     left_out = []
     try:
-        with scan(videos) as entries:
-            for entry in entries:
-                stem, extension = _split(entry.name)
-                looked_for = not stem.startswith(".") if named is None else stem in named
-                if not looked_for or extension.lower() not in _RANKS or not _is_file(entry):
-                    continue
-                rank = _RANKS.get(extension, _RANKS[extension.lower()] + len(_RANKS))
-                if named is not None and named[stem] == entry.name:
-                    rank = -1
-                candidate = (rank, entry.name)
-                if stem in best:
-                    left_out.append(max(candidate, best[stem])[1])
-                best[stem] = min(candidate, best.get(stem, candidate))
+        for stem, file in (_videos if corpus.stream == "frame" else _faces)(corpus.videos, named):
+            if stem in best:
+                left_out.append(max(file, best[stem])[1])
+            best[stem] = min(file, best.get(stem, file))
     except OSError as error:
-        raise LabelError(f"{videos}: {error.strerror or error}") from error
+        raise LabelError(f"{corpus.videos}: {error.strerror or error}") from error
     return {stem: name for stem, (_, name) in best.items()}, sorted(left_out)
 
 
-def _face_files(faces: Place, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
-    """As `_video_files`, for the files of faces: one in a directory of its own comes after one that is not."""
-    found: dict[str, str] = {}
-    try:
-        paths = tree(faces, named) if isinstance(faces, Url) else _local_tree(faces, named)
-    except OSError as error:
-        raise LabelError(f"{faces}: {error.strerror or error}") from error
-    for path in sorted(paths, key=lambda path: "/" in path):
-        stem, extension = _split(path.rpartition("/")[2])
-        if extension == ".npy" and (named is None or stem in named) and path in (f"{stem}.npy", f"{stem}/{stem}.npy"):
-            found.setdefault(stem, path)
-    return found, []
+def _videos(videos: Place, named: Mapping[str, str | None] | None) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Each name's files with their ranks, of which the smallest wins."""
+    if not is_directory(videos):
+        if named is None and not is_there(videos):
+            raise LabelError(f"{videos}: no such directory or video")
+        yield videos.stem, (0, videos.name)
+        return
+    with scan(videos) as entries:
+        for entry in entries:
+            stem, extension = _split(entry.name)
+            looked_for = not stem.startswith(".") if named is None else stem in named
+            if looked_for and extension.lower() in _RANKS and _is_file(entry):
+                rank = _RANKS.get(extension, _RANKS[extension.lower()] + len(_RANKS))
+                yield stem, (-1 if named is not None and named[stem] == entry.name else rank, entry.name)
+
+
+def _faces(faces: Place, named: Mapping[str, str | None] | None) -> Iterator[tuple[str, tuple[int, str]]]:
+    for path in tree(faces, named) if isinstance(faces, Url) else _local_tree(faces, named):
+        stem, _ = _split(path.rpartition("/")[2])
+        if (named is None or stem in named) and path in (f"{stem}.npy", f"{stem}/{stem}.npy"):
+            yield stem, (path.count("/"), path)
 
 
 def _local_tree(faces: Path, named: Mapping[str, str | None] | None) -> Iterator[str]:
@@ -224,25 +220,15 @@ def _local_tree(faces: Path, named: Mapping[str, str | None] | None) -> Iterator
                 yield nested
 
 
-class _Stored:
-    """Which files of each sample of a corpus lie in stores, from one listing of each directory."""
-
-    def __init__(self, corpus: Corpus, videos: Place, au_dirs: Iterable[Place], named: Collection[str]) -> None:
-        self._videos, self._listed = videos, dict[str, Entry]()
-        if isinstance(videos, Url):
-            self._listed = dict((listing(videos) or {}) if corpus.stream == "frame" else tree(videos, named))
-        self._aus = [(directory, tree(directory, named)) for directory in au_dirs if isinstance(directory, Url)]
-
-    def files_of(self, name: str, video: str | None) -> tuple[RemoteFile, ...]:
-        """What has to be fetched for a sample whose video's file is `video`."""
-        if not (self._listed or self._aus):
-            return ()
-        found = [(self._videos / video, self._listed.get(video))] if video is not None else []
-        for directory, listed in self._aus:
-            found += [(directory / place, listed.get(place)) for place in places(name)]
-        return tuple(
-            RemoteFile(url, entry.size or 0, entry.version) for url, entry in found if isinstance(url, Url) and entry
-        )
+def _stored(corpus: Corpus, directories: Iterable[Place], named: Collection[str]) -> dict[Place, RemoteFile]:
+    """What lies in a store of the samples' files, from one listing of each directory."""
+    found: dict[Place, RemoteFile] = {}
+    for number, place in enumerate(directories):
+        if isinstance(place, Url):
+            flat = number == 0 and corpus.stream == "frame"  # there may be much else below a directory of videos
+            for name, entry in ((listing(place) or {}) if flat else tree(place, named)).items():
+                found[place.child(name)] = RemoteFile(place.child(name), entry.size or 0, entry.version)
+    return found
 
 
 def _split(name: str) -> tuple[str, str]:
