@@ -10,6 +10,7 @@ Label files are downloaded: what a pickle asks of NumPy is noted down and never 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -51,13 +52,9 @@ def read_names(file: Path, key: str | None = None) -> list[str]:
         raise LabelError(f"{file}: {' '.join(str(error).split())}") from error
 
 
-class _Unlike(ValueError):
-    """A file is not of the documented form."""
-
-
 def _from_txt(file: Path, key: str | None) -> list[str]:
     if key is not None:
-        raise _Unlike(f"a .txt list has no key {key!r}")
+        raise ValueError(f"a .txt list has no key {key!r}")
     lines = (line.strip() for line in io.StringIO(_text(file), newline=None))
     return _bounded(line for line in lines if line and not line.startswith("#"))
 
@@ -69,32 +66,29 @@ def _from_csv(file: Path, key: str | None) -> list[str]:
     lines = bounded_lines(io.StringIO(text, newline=""), _MOST_VALUES)
     rows = csv.reader(lines, skipinitialspace=True, delimiter=between)
     try:
-        first = next((row for row in rows if row), [])
+        first = next(filter(None, rows), [""])
         header = [cell.strip().casefold() for cell in first]
-        wanted = (key or "name").casefold()
-        table: Iterable[list[str]] = rows
-        if wanted in header:
-            column = header.index(wanted)
-        elif key is None and header and _HEADING.fullmatch(header[0]):
-            raise _Unlike(f"no column 'name', only {_listed(header)}: call the one with the videos' names so")
-        elif key is None:
-            column, table = 0, itertools.chain([first], rows)
-        else:
-            raise _Unlike(f"no column {key!r}, only {_listed(header)}")
+        table: Iterable[list[str]] = itertools.chain([first], rows)
+        column = 0
+        if (wanted := (key or "name").casefold()) in header:
+            column, table = header.index(wanted), rows
+        elif key is not None or _HEADING.fullmatch(header[0]):
+            way_out = "" if key else ": call the one with the videos' names so"
+            raise ValueError(f"no column {key or 'name'!r}, only {_listed(header)}{way_out}")
         cells = (row[column].strip() for row in table if column < len(row))
         return _bounded(cell for cell in cells if cell)
     except csv.Error as error:
-        raise _Unlike(f"line {rows.line_num}: {error}") from error
+        raise ValueError(f"line {rows.line_num}: {error}") from error
 
 
 def _from_json(file: Path, key: str | None) -> list[str]:
     document = json.loads(_text(file, _MOST_VALUES))
     if key is not None:
         if not isinstance(document, dict) or key not in document:
-            raise _Unlike(f"no key {key!r}, only {_listed(document if isinstance(document, dict) else ())}")
+            raise ValueError(f"no key {key!r}, only {_listed(document if isinstance(document, dict) else ())}")
         document = document[key]
     if not isinstance(document, (dict, list)):
-        raise _Unlike(f"{reprlib.repr(document)} found where names belong")
+        raise ValueError(f"{reprlib.repr(document)} found where names belong")
     return _bounded(_strings(entry.get("name") if isinstance(entry, dict) else entry for entry in document))
 
 
@@ -107,16 +101,16 @@ def _from_npz(file: Path, key: str | None) -> list[str]:
             (key,) = members
         if key is None or key not in members:
             missing = "several arrays and no key to say which" if key is None else f"no key {key!r}"
-            raise _Unlike(f"{missing}, there is {_listed(members)}")
+            raise ValueError(f"{missing}, there is {_listed(members)}")
         with archive.open(members[key]) as member:
             data = member.read(LARGEST + 1)
         if len(data) > LARGEST:
-            raise _Unlike(f"{key} is larger than {LARGEST:,} bytes")
+            raise ValueError(f"{key} is larger than {LARGEST:,} bytes")
         return _bounded(_strings(_array(data)))
-    except _Unlike:
+    except ValueError:
         raise
     except Exception as error:  # damage can raise anything, zlib.error, KeyError and RecursionError among it
-        raise _Unlike(f"damaged .npz: {type(error).__name__}: {error}") from error
+        raise ValueError(f"damaged .npz: {type(error).__name__}: {error}") from error
 
 
 def _array(data: bytes) -> Iterable[object]:
@@ -127,15 +121,11 @@ def _array(data: bytes) -> Iterable[object]:
     body = data[stream.tell() :]
     if dtype.hasobject:
         return _contents(noted(io.BytesIO(body), _admitted))
-    encoding, size = _ENCODINGS.get(dtype.str[:2]), dtype.itemsize
-    if encoding is None:
-        raise _Unlike(f"an array of {dtype.str} found where names belong")
-    if math.prod(shape) * size != len(body):
+    if dtype.kind not in "US":
+        raise ValueError(f"an array of {dtype.str} found where names belong")
+    if math.prod(shape) * dtype.itemsize != len(body):
         raise ValueError(f"{len(body):,} bytes for an array {dtype.str} of {reprlib.repr(shape)}")
-    return (body[i : i + size].decode(encoding).rstrip("\0") for i in range(0, len(body), size))
-
-
-_ENCODINGS = {"<U": "utf-32-le", ">U": "utf-32-be", "|S": "utf-8"}  # of NumPy's strings, padded with NULs
+    return np.frombuffer(body, dtype).tolist()  # type: ignore[no-any-return]
 
 
 def _contents(pickled: object) -> Iterable[object]:
@@ -145,16 +135,16 @@ def _contents(pickled: object) -> Iterable[object]:
             return held
         case Asked("array", _, (_, _, _, _, list() as held)):
             return held
-    raise _Unlike("the pickle holds neither a dict nor a list of names")
+    raise ValueError("the pickle holds neither a dict nor a list of names")
 
 
 def _bounded(names: Iterable[str]) -> list[str]:
     taken = list(itertools.islice(names, _MOST_NAMES + 1))
     if (longest := max(map(len, taken), default=0)) > _LONGEST_NAME:
         name = next(name for name in taken if len(name) == longest)
-        raise _Unlike(f"{reprlib.repr(name)} of {longest:,} characters found where a name belongs")
+        raise ValueError(f"{reprlib.repr(name)} of {longest:,} characters found where a name belongs")
     if len(taken) > _MOST_NAMES:
-        raise _Unlike(f"more than {_MOST_NAMES:,} names")
+        raise ValueError(f"more than {_MOST_NAMES:,} names")
     return taken
 
 
@@ -168,22 +158,19 @@ def _strings(entries: Iterable[object]) -> Iterator[str]:
             case Asked("scalar", (Asked("dtype", (str() as kind, *_), (_, str() as order, *_)), raw)) if (
                 encoding := _ENCODINGS.get(order + kind[:1])
             ):
-                yield _raw(raw).decode(encoding).rstrip("\0")
+                match raw:
+                    case Asked("bytes", (str() as text, *_)):
+                        raw = text.encode("latin-1")
+                if not isinstance(raw, bytes):
+                    raise ValueError("a string of NumPy's without its characters")
+                if len(raw) > 4 * _LONGEST_NAME:  # before it is decoded: it may be that of any number of entries
+                    raise ValueError(f"a string of {len(raw):,} bytes found where a name belongs")
+                yield raw.decode(encoding).rstrip("\0")
             case _:
-                raise _Unlike(f"entry {number} is {reprlib.repr(entry)}, expected a string")
+                raise ValueError(f"entry {number} is {reprlib.repr(entry)}, expected a string")
 
 
-def _raw(value: object) -> bytes:
-    match value:
-        case Asked("bytes", (str() as text, *_)):
-            value = text.encode("latin-1")
-    if not isinstance(value, bytes):
-        raise ValueError("a string of NumPy's without its characters")
-    if len(value) > 4 * _LONGEST_NAME:  # before it is decoded: it may be that of any number of entries
-        raise _Unlike(f"a string of {len(value):,} bytes found where a name belongs")
-    return value
-
-
+_ENCODINGS = {"<U": "utf-32-le", ">U": "utf-32-be", "|S": "utf-8"}  # of NumPy's strings, padded with NULs
 _ADMITTED = {
     "numpy.core.multiarray._reconstruct": "array",
     "numpy.core.multiarray.scalar": "scalar",
@@ -202,7 +189,7 @@ def _admitted(module: str, name: str) -> str:
     wanted = f"{module}.{name}"
     what = _ADMITTED.get(wanted.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins."))
     if what is None:
-        raise _Unlike(f"its pickle asks for {wanted[:200]!r}, which no list of names needs; nothing was run")
+        raise ValueError(f"its pickle asks for {wanted[:200]!r}, which no list of names needs; nothing was run")
     return what
 
 
@@ -211,10 +198,9 @@ def _text(file: Path, values: int | None = None) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        try:
+        with contextlib.suppress(UnicodeDecodeError):
             return data.decode("gb18030")  # of Chinese spreadsheets
-        except UnicodeDecodeError:
-            raise _Unlike(f"not UTF-8 at byte {error.start}, nor GB 18030: save it as UTF-8") from error
+        raise ValueError(f"not UTF-8 at byte {error.start}, nor GB 18030: save it as UTF-8") from error
 
 
 def _listed(keys: Iterable[object]) -> str:
