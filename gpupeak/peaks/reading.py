@@ -31,7 +31,6 @@ _LARGEST_CSV = 256 << 20
 _MOST_ROWS = 1 << 18  # two hours of 30 frames a second
 _LONGEST_CURVE = 1 << 20
 _BAD = (Unusable, OSError, ValueError, RecursionError, csv.Error)
-_TABLES = [source.name for source in SOURCES if isinstance(source.read, Table)]
 _PLAIN = SamplingRule()
 
 Look: TypeAlias = Callable[[Path], frozenset[str] | None]
@@ -130,41 +129,30 @@ def read_curve(name: str, au_dirs: Sequence[Path], rule: SamplingRule = _PLAIN) 
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A table whose header is read."""
-
-    source: Source | None
-    header: list[str]
-    lines: Iterable[str]
-
-
 def _candidates(
     name: str, au_dirs: Sequence[Path], wanted: str, look: Look = unlisted
 ) -> Iterator[tuple[Source, Path, object]]:
     """The files that are there, each with a source that it may be of, and what it holds or what reading it raised."""
+    sources = [each for each in SOURCES if wanted in ("auto", each.name)]
     for directory in au_dirs:
-        there = look(directory)
-        contents: dict[str, object] = {}  # by place: read once for all sources
-        for each in SOURCES:
-            for place in each.places if wanted in ("auto", each.name) else ():
-                if there is not None and place.format(name).partition("/")[0] not in there:
-                    continue
-                if place not in contents:
-                    contents[place] = _content(directory / place.format(name))
-                content = contents[place]
-                if isinstance(content, _Open) and content.source is not each:
-                    if content.source is not None and wanted == "auto":
-                        continue
-                    known = " or ".join(_TABLES) if wanted == "auto" else wanted
-                    content = Unusable(f"columns {','.join(content.header)[:40]!r}..., expected those of {known}")
-                if not isinstance(content, FileNotFoundError):
-                    yield each, directory / place.format(name), content
+        there, contents = look(directory), dict[str, object]()  # by place: read once for all sources
+        for source, place in ((each, place.format(name)) for each in sources for place in each.places):
+            if there is not None and place.partition("/")[0] not in there:
+                continue
+            if place not in contents:
+                contents[place] = _content(directory / place, sources)
+            match contents[place]:
+                case FileNotFoundError():
+                    pass
+                case (Source() as producer, _) if producer is not source:
+                    pass
+                case content:
+                    yield source, directory / place, content
 
 
-def _content(file: Path) -> object:
+def _content(file: Path, sources: Iterable[Source]) -> object:
     try:
-        return _open_table(file) if file.suffix == ".csv" else _document(file)
+        return _table(file, sources) if file.suffix == ".csv" else _document(file)
     except _BAD as error:
         return error
 
@@ -177,13 +165,18 @@ def _document(file: Path) -> object:
         return json.loads(content.decode("utf-8-sig", "replace"))
 
 
-def _open_table(file: Path) -> _Open:
+def _table(file: Path, sources: Iterable[Source]) -> tuple[Source, Iterator[Row]]:
+    """Which source a table is of, by its header, and its rows, which are not read yet."""
     lines = _lines(file)
     header = _cells(next(lines, ""))
     first = next(filter(str.strip, lines), "")
     row = dict(zip(header, _cells(first), strict=False))
-    producers = (each for each in SOURCES if isinstance(each.read, Table) and each.read.knows(header, row))
-    return _Open(next(producers, None), header, itertools.chain([first], lines))
+    tables = [(each, each.read) for each in sources if isinstance(each.read, Table)]
+    for source, table in tables:
+        if table.knows(header, row):
+            return source, table.rows(header, itertools.chain([first], lines))
+    known = " or ".join(source.name for source, _ in tables)
+    raise Unusable(f"columns {','.join(header)[:40]!r}..., expected those of {known}")
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -200,7 +193,7 @@ def _told(source: Source, content: Any) -> list[Row]:
         raise content
     if not isinstance(source.read, Table):
         return list(source.read(content))
-    rows = list(source.read.rows(content.header, content.lines))
+    rows: list[Row] = list(content[1])
     if early := [row.frame for row in rows if row.frame < source.base]:
         raise Unusable(f"a frame {early[0]}, expected frames from {source.base}, as {source.name} counts them")
     return rows

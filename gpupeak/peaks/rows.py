@@ -7,7 +7,7 @@ import math
 import reprlib
 import statistics
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TypeGuard, TypeVar
@@ -40,15 +40,11 @@ class Unusable(Exception):
     """A file has no usable peak; says why."""
 
 
-def strongest(rows: Iterable[Row]) -> Row | None:
+def strongest(rows: Sequence[Row]) -> Row | None:
     """The first row that is marked, else the first of those with the largest intensity."""
-    best: tuple[float, Row] | None = None
-    for row in rows:
-        if row.marked:
-            return row
-        if row.intensity is not None and (best is None or row.intensity > best[0]):
-            best = row.intensity, row
-    return None if best is None else best[1]
+    marked = next((row for row in rows if row.marked), None)
+    known = (row for row in rows if row.intensity is not None)
+    return marked or max(known, key=lambda row: row.intensity or 0.0, default=None)
 
 
 def one_face(rows: list[Row], face: int | None = None) -> tuple[list[Row], str | None]:
