@@ -93,8 +93,6 @@ class FeatureDirectory:
                     self._remove_temporaries()
             except OSError as error:
                 raise WriteError(f"{self.place}: cannot be used as an output directory: {error.strerror}") from error
-            except remote.StoreError as error:
-                raise remote.write_error(self.place, error) from error
             undone.pop_all()
         return self
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gpupeak.errors import RunError
+from gpupeak.errors import RunError, writing
 from gpupeak.features.records import lock_name
 from gpupeak.storage import remote
 from gpupeak.storage.atomic import process_is_gone, process_name
@@ -124,14 +124,15 @@ class RemoteLock:
         self.missing = False
 
     def take(self) -> None:
-        """Keep others out. Raises RunError as above, and StoreError if the store does not take the object."""
+        """Keep others out. Raises RunError as above, and WriteError if the store does not take the object."""
         own = self._directory.child(_WHOLE if self._part is None else lock_name(self._part))
         since = datetime.now(timezone.utc).isoformat(timespec="seconds")
         content = json.dumps({"process": process_name(), "since": since, "id": uuid.uuid4().hex}).encode()
-        if not remote.create(own, content):
-            self._remove_dead(own)
+        with writing(self._directory):
             if not remote.create(own, content):
-                raise self._busy(own)
+                self._remove_dead(own)
+                if not remote.create(own, content):
+                    raise self._busy(own)
         self._held = own  # then look at the others: of two that do so at once, one at least sees the other
         remote.forget()
         there = remote.listing(self._directory) or {}
@@ -157,7 +158,7 @@ class RemoteLock:
     def _content(self, lock: Url) -> dict[str, str]:
         try:
             found = json.loads(remote.read(lock, _SMALL))
-        except (remote.StoreError, ValueError):
+        except (OSError, ValueError):
             return {}
         return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
@@ -167,7 +168,7 @@ class RemoteLock:
 
     def release(self) -> None:
         if self._held is not None:
-            with contextlib.suppress(remote.StoreError):
+            with contextlib.suppress(OSError):
                 remote.remove(self._held)
             self._held = None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpupeak.errors import GpupeakError, RunError
+from gpupeak.errors import GpupeakError, reading, writing
 from gpupeak.features.npy import npy_header
 from gpupeak.features.records import is_record
 from gpupeak.pipeline import Writer
@@ -57,15 +57,14 @@ def copied(place: Place, copies: Path | None, wanted: Callable[[str], bool] = la
 
     def fetch(entry: remote.Entry) -> None:
         if entry.size is not None:
-            remote.fetch(place.child(entry.name), entry.size, copy / entry.name)
+            with reading(url := place.child(entry.name)):
+                remote.fetch(url, entry.size, copy / entry.name)
 
-    entries = [entry for entry in (remote.listing(place) or {}).values() if wanted(entry.name)]
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-copy") as threads:
-        try:
-            list(threads.map(fetch, entries))
-        except remote.StoreError as error:
-            threads.shutdown(cancel_futures=True)
-            raise RunError(str(error)) from error
+    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-copy")
+    try:
+        list(threads.map(fetch, (e for e in (remote.listing(place) or {}).values() if wanted(e.name))))
+    finally:
+        threads.shutdown(cancel_futures=True)
     return copy
 
 
@@ -95,16 +94,13 @@ class RemoteRecords:
         """Put what has changed since it was fetched or put; remove what was removed. Raises WriteError."""
         began = time.monotonic()
         stamps = self._stamps()
-        url = self._place
-        try:
-            for name in sorted(stamps.keys() | self._put.keys()):
-                url = self._place.child(name)
+        for name in sorted(stamps.keys() | self._put.keys()):
+            url = self._place.child(name)
+            with writing(url):
                 if name not in stamps:
                     remote.remove(url)
                 elif self._put.get(name) != stamps[name]:
                     remote.put(url, (self.copy / name).read_bytes())
-        except remote.StoreError as error:
-            raise remote.write_error(url, error) from error
         self._put = stamps
         now = time.monotonic()
         self._next = now + max(_EVERY_SECONDS, _SHARE * (now - began))
@@ -153,8 +149,6 @@ def _put(plan: FramePlan, data: bytes, seconds: Seconds, crc32: int) -> Saved:
     began = time.perf_counter()
     target = plan.sample.target
     assert isinstance(target, Url)
-    try:
+    with writing(target):
         remote.put(target, data)
-    except remote.StoreError as error:
-        raise remote.write_error(target, error) from error
     return Saved(plan, {**seconds, "write": time.perf_counter() - began}, crc32)

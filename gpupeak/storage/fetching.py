@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpupeak.errors import RunError, SampleError
+from gpupeak.errors import RunError, SampleError, reading
 from gpupeak.pipeline import Decoder
 from gpupeak.storage import remote
 from gpupeak.storage.atomic import temporary_name, writer_is_gone
@@ -85,10 +85,8 @@ def local_file(where: Place) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="gpupeak-") as place:
         target = Path(place, where.name)
         if entry is not None and entry.size is not None:
-            try:
+            with reading(where):
                 remote.fetch(where, entry.size, target)
-            except remote.StoreError as error:
-                raise RunError(str(error)) from error
         yield target
 
 

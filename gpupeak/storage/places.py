@@ -97,9 +97,4 @@ def is_there(where: Place) -> bool:
 
 def read(where: Place, limit: int) -> bytes:
     """All bytes of a file of at most `limit`. Raises FileNotFoundError, OSError as `files.open_bounded`."""
-    if not isinstance(where, Url):
-        return files.read_bounded(where, limit)
-    try:
-        return remote.read(where, limit)
-    except remote.StoreError as error:
-        raise (FileNotFoundError if error.missing else OSError)(str(error)) from error
+    return remote.read(where, limit) if isinstance(where, Url) else files.read_bounded(where, limit)

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpupeak.errors import ConfigError, RunError, WriteError
-from gpupeak.types import Place, Url
+from gpupeak.errors import ConfigError, RunError
+from gpupeak.types import Url
 
 _T = TypeVar("_T")
 
@@ -36,12 +36,18 @@ _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, e
 _CREDENTIALS = re.compile("Credential|Authenti|Unauthori|Forbidden|Profile|TokenRetrieval")
 
 
-class StoreError(Exception):
-    """A store could not do what was asked for; `reason` is one line without the URL. `missing`: it is not there."""
+class StoreError(OSError):
+    """A store could not do what was asked for; `strerror` is one line without the URL."""
 
-    def __init__(self, url: Url, reason: str, *, missing: bool = False) -> None:
-        super().__init__(f"{url}: {reason}")
-        self.reason, self.missing = reason, missing
+    def __init__(self, url: Url, reason: str) -> None:
+        super().__init__(errno.EIO, reason, str(url))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+class MissingError(StoreError, FileNotFoundError):
+    """It is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +62,9 @@ class Entry:
         return self.size is not None
 
 
-@lru_cache(maxsize=256)
 def listing(directory: Url) -> Mapping[str, Entry] | None:
     """What lies in a directory, by name; None if it is not there. Asked once, until `forget`. Raises RunError."""
-    filesystem, place = _reach(directory)
-    infos = _listed(directory, filesystem, lambda: filesystem.ls(place, detail=True))
-    if infos is None:
-        return None
-    place = place.rstrip("/")
-    if len(infos) == 1 and infos[0]["name"].rstrip("/") == place and infos[0]["type"] == "file":
-        return None if infos[0]["name"] == place else {}
-    entries = (_entry(info, place) for info in infos)
-    return {entry.name: entry for entry in entries if entry is not None and "/" not in entry.name}
+    return _listed(directory, "ls", 0)
 
 
 def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, Entry]:
@@ -76,33 +73,31 @@ def tree(directory: Url, wanted: Collection[str] | None = None) -> Mapping[str, 
     top = listing(directory) or {}
     found = {name: entry for name, entry in top.items() if entry.is_file()}
     if any(not entry.is_file() and (wanted is None or name in wanted) for name, entry in top.items()):
-        below = _below(directory)
+        below = _listed(directory, "find", 1) or {}
         found.update({place: e for place, e in below.items() if wanted is None or place.partition("/")[0] in wanted})
     return found
 
 
 def forget() -> None:
-    listing.cache_clear()
-    _below.cache_clear()
+    _listed.cache_clear()
 
 
-@lru_cache(maxsize=32)
-def _below(url: Url) -> Mapping[str, Entry]:
+@lru_cache(maxsize=256)
+def _listed(url: Url, verb: str, depth: int) -> Mapping[str, Entry] | None:
     filesystem, place = _reach(url)
-    infos = _listed(url, filesystem, lambda: filesystem.find(place, detail=True)) or {}
-    entries = (_entry(info, place.rstrip("/")) for info in infos.values())
-    return {entry.name: entry for entry in entries if entry is not None and entry.name.count("/") == 1}
-
-
-def _listed(url: Url, filesystem: Any, ask: Callable[[], Any]) -> Any:
     try:
-        return _tried(url, ask)
+        told = _tried(url, lambda: getattr(filesystem, verb)(place, detail=True))
+    except MissingError:
+        return None
     except StoreError as error:
-        if error.missing:
-            return None
-        raise RunError(f"{url}: cannot be listed: {error.reason}") from error
+        raise RunError(f"{url}: cannot be listed: {error.strerror}") from error
     finally:
         filesystem.invalidate_cache()  # it would keep a kilobyte a file
+    infos, place = list(told.values() if isinstance(told, dict) else told), place.rstrip("/")
+    if [(info["name"], info["type"]) for info in infos] == [(place, "file")]:
+        return None
+    entries = (_entry(info, place) for info in infos)
+    return {entry.name: entry for entry in entries if entry is not None and entry.name.count("/") == depth}
 
 
 def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
@@ -183,11 +178,8 @@ def create(url: Url, data: bytes) -> bool:
 
 def remove(url: Url) -> None:
     filesystem, place = _reach(url)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         _tried(url, lambda: filesystem.rm_file(place))
-    except StoreError as error:
-        if not error.missing:
-            raise
 
 
 def _tried(url: Url, action: Callable[[], _T]) -> _T:
@@ -198,8 +190,8 @@ def _tried(url: Url, action: Callable[[], _T]) -> _T:
             final = _is_final(error)
             if final or attempt == _ATTEMPTS:
                 times = "" if attempt == 1 else f", {attempt} times"
-                missing = isinstance(error, FileNotFoundError)
-                raise StoreError(url, f"{_told(error)}{times}", missing=missing) from error
+                kind = MissingError if isinstance(error, FileNotFoundError) else StoreError
+                raise kind(url, f"{_told(error)}{times}") from error
         time.sleep(random.uniform(0.5, 1) * _FIRST_PAUSE * 2 ** (attempt - 1))
     raise AssertionError
 
@@ -254,7 +246,3 @@ def _filesystem(protocol: str, host: str) -> Any:
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1
     return filesystem
-
-
-def write_error(url: Place, error: StoreError) -> WriteError:
-    return WriteError(f"{url}: cannot be written: {error.reason}")
