@@ -13,8 +13,12 @@ _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof"
 _LARGEST_MOVIE = 16 << 20
 # u, v and w, x and y as 16.16 and 2.30 fixed point (6.2.2).
 _IDENTITY = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-# Where the matrix is in the content of a box of version 0, and of version 1 (8.2.2, 8.3.2).
-_MATRIX = {b"mvhd": (36, 48), b"tkhd": (40, 52)}
+# A box with another matrix, which is so far from its version, where that is 1 and where it is 0 (8.2.2, 8.3.2). What is
+# no such box, but has its name in it, leaves the question open at worst.
+_TURNED = {
+    kind: re.compile(rb"(?s)%b(?!(?:\x01.{%d}|[^\x01].{%d})%b)" % (kind, *distance, re.escape(_IDENTITY)))
+    for kind, distance in ((b"mvhd", (47, 35)), (b"tkhd", (51, 39)))
+}
 # RFC 8794 and RFC 9559.
 _EBML, _SEGMENT, _TRACKS, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75"
 _PROJECTION = b"\x76\x70"
@@ -52,7 +56,7 @@ def _read(file: int, container: str) -> Headers:
             upright = _turns_no_track(os.pread(file, _SEGMENT_HEAD, at))
         elif head[4:8] == b"moov" and length <= _LARGEST_MOVIE - len(movie):
             movie += os.pread(file, length, at)[8:]
-            upright = _turns_no_box(movie)
+            upright = all(kind in movie and not turned.search(movie) for kind, turned in _TURNED.items())
         if not length:
             return Headers(False, upright)
         at += length
@@ -70,16 +74,6 @@ def _length(head: bytes) -> int:
         start, length = _element(head, 0)
         return start + length if length else 0
     return 0
-
-
-def _turns_no_box(movie: bytes) -> bool:
-    # What is no such box, but has its name in it, leaves the question open at worst.
-    for kind, places in _MATRIX.items():
-        starts = [found.end() for found in re.finditer(kind, movie)]
-        matrices = [start + places[movie[start : start + 1] == b"\1"] for start in starts]
-        if not starts or any(movie[at : at + len(_IDENTITY)] != _IDENTITY for at in matrices):
-            return False
-    return True
 
 
 def _turns_no_track(segment: bytes) -> bool:

@@ -79,9 +79,9 @@ def remake(clip: Clip, indices: Iterable[int]) -> Remade:
 
 
 def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[Payload], Size, Size]:
-    syntax = _SYNTAX[clip.codec](clip)
-    for packet in clip.read([0]):
-        syntax.take_in(memoryview(packet))
+    name, kind = _SYNTAX[clip.codec]
+    # Its parameters are in the clip's first packet, which may not be one of the video's.
+    syntax = kind(clip, next(map(bytes, clip.read([0])), b""))
     packets, size = list[memoryview](), 0
     for packet in clip.read(numbers):
         size += packet.size
@@ -94,19 +94,15 @@ def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[Payload
     payloads = [syntax.rewritten(data) for data in packets]
     header, coded, shown = syntax.header()
     payloads[0].insert(0, header)
-    return syntax.name, header, [*payloads, again], coded, shown
+    return name, header, [*payloads, again], coded, shown
 
 
 class _Syntax:
-    """How the packets of a codec are written; `name` is Matroska's for it. A ValueError is that of a parameter set."""
+    """How the packets of a codec are written; of a clip whose `first` packet is this. A ValueError is that of a
+    parameter set."""
 
-    name = b""
-
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, first: bytes) -> None:
         self._shown = clip.width, clip.height
-
-    def take_in(self, data: memoryview) -> None:
-        """Read the parameters in the clip's first packet, which may not be one of the video's."""
 
     def rewritten(self, data: memoryview) -> Payload:
         raise NotImplementedError
@@ -123,18 +119,15 @@ class _Syntax:
 class _Nals(_Syntax):
     """H.264 and HEVC, by start codes (Annex B); their parameter sets, which may not change, go before the first."""
 
-    def __init__(self, clip: Clip) -> None:
-        super().__init__(clip)
+    def __init__(self, clip: Clip, first: bytes) -> None:
+        super().__init__(clip, first)
         self._hevc, self._kinds = clip.codec == "hevc", KINDS[clip.codec]
-        self.name = b"V_MPEGH/ISO/HEVC" if self._hevc else b"V_MPEG4/ISO/AVC"
         self._sets: dict[tuple[int, int], bytes] = {}
         self._length, given = configured(clip.decoder.extradata or b"", self._hevc)
         self._pictures(given)
+        self.rewritten(first)
 
-    def take_in(self, data: memoryview) -> None:
-        self.rewritten(data)
-
-    def rewritten(self, data: memoryview) -> Payload:
+    def rewritten(self, data: Unit) -> Payload:
         return self._pictures(units(data, self._length))
 
     def again(self, data: memoryview) -> Payload:
@@ -190,16 +183,13 @@ _START_CODE = b"\0\0\0\1"
 class _Mpeg4(_Syntax):
     """MPEG-4 part 2: the size is in the header of the video object layer, which may come with every key frame."""
 
-    name = b"V_MPEG4/ISO/ASP"
-
-    def __init__(self, clip: Clip) -> None:
-        super().__init__(clip)
-        self._header, self._layer = (clip.decoder.extradata or b"")[:_MAX_HEADER], b""
-
-    def take_in(self, data: memoryview) -> None:
+    def __init__(self, clip: Clip, first: bytes) -> None:
+        super().__init__(clip, first)
+        self._layer = b""
         # libav picks its IDCT and workarounds by the encoder's name, which only the first packet may tell.
-        head = bytes(data[:_MAX_HEADER]).partition(_VOP)[0]
-        self._header = _LAYER.sub(self._coded, head if _LAYER.search(head) else self._header + head)
+        head = first[:_MAX_HEADER].partition(_VOP)[0]
+        known = b"" if _LAYER.search(head) else (clip.decoder.extradata or b"")[:_MAX_HEADER]
+        self._header = _LAYER.sub(self._coded, known + head)
 
     def rewritten(self, data: memoryview) -> Payload:
         head, *picture = bytes(data).partition(_VOP)
@@ -252,8 +242,6 @@ def _skip_to_size(bits: Bits) -> None:
 class _Vp8(_Syntax):
     """VP8: every key frame tells its size (RFC 6386, 9.1). A picture that is not shown would be taken for one."""
 
-    name = b"V_VP8"
-
     def rewritten(self, data: memoryview) -> Payload:
         if not data[0] & 0x10:
             raise Unsafe(NO_FRAMES)
@@ -269,8 +257,6 @@ class _Vp8(_Syntax):
 class _Vp9(_Syntax):
     """VP9 of profile 0, left as it is: what lies beyond its edges depends on its size."""
 
-    name = b"V_VP9"
-
     def rewritten(self, data: memoryview) -> Payload:
         # No superframe, show_existing_frame 0 and show_frame 1.
         if data[-1] & 0xE0 == 0xC0 or data[0] & 0b11111010 != 0b10000010:
@@ -285,7 +271,13 @@ class _Vp9(_Syntax):
         return b"", self._shown, self._shown
 
 
-_SYNTAX = {"h264": _Nals, "hevc": _Nals, "mpeg4": _Mpeg4, "vp8": _Vp8, "vp9": _Vp9}
+_SYNTAX: dict[str, tuple[bytes, type[_Syntax]]] = {  # and what Matroska calls it
+    "h264": (b"V_MPEG4/ISO/AVC", _Nals),
+    "hevc": (b"V_MPEGH/ISO/HEVC", _Nals),
+    "mpeg4": (b"V_MPEG4/ISO/ASP", _Mpeg4),
+    "vp8": (b"V_VP8", _Vp8),
+    "vp9": (b"V_VP9", _Vp9),
+}
 
 
 def in_blocks(size: Size) -> Size:
