@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice
@@ -32,7 +32,6 @@ MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26  # twice 8K; a decoder holds up to 17 frames
 MAX_PACKETS = 1 << 20  # nine hours at 30 frames/s; a small MP4 can declare any number
 _SMALL = 16
-_HEADLESS = "its parameter sets are missing, without which nothing of it can be decoded"
 _GUESSED = 7  # packets of H.264 after which libav takes the order of its pictures for known
 KEPT_BYTES = 64 << 20  # packets up to here are kept, and the file is read once
 
@@ -64,7 +63,7 @@ def open_clip(path: str | PathLike[str]) -> Clip:
         raise SampleError("plan", OUT_OF_MEMORY) from error
 
 
-class Clip:
+class Clip(AbstractContextManager["Clip"]):
     """An open video, and what one demux pass tells of it; made by `open_clip`. It decodes one thing at a time.
 
     Attributes:
@@ -106,17 +105,10 @@ class Clip:
         self.timed = self._demux(stream)
         # libav declares 0x0 where it was kept from more than `max_pixels`.
         if not self.width * self.height:
-            declared = f"declares no size, or more than {MAX_PIXELS} pixels"
-            raise SampleError("plan", _HEADLESS if self._headless else declared)
+            raise self._refused(f"declares no size, or more than {MAX_PIXELS} pixels")
         if max(self.width, self.height) > MAX_SIDE or self.width * self.height > MAX_PIXELS:
             raise SampleError("plan", f"declares {self.width}x{self.height} pixels, expected 1 to {MAX_PIXELS}")
-        self.frames = len(self.gops.shown) if self.timed else sum(1 for _ in self.decode_all())
-        self._refuse_empty()
-        starts = set(self.gops.starts if self.timed else ())
-        self.key_frames = [index for index, number in enumerate(self.gops.shown) if number in starts]
-
-    def __enter__(self) -> Clip:
-        return self
+        self._number(len(self.gops.shown) if self.timed else sum(1 for _ in self.decode_all()))
 
     def __exit__(self, *raised: object) -> None:
         self.close()
@@ -135,7 +127,7 @@ class Clip:
     @cached_property
     def matrix(self) -> Matrix:
         """How the picture is turned upright; where headers leave it open, a frame is decoded."""
-        if self._upright and not self._oriented:
+        if self._upright and not self._syntax.oriented:
             return UPRIGHT
         first = next(decoded(self.decoder, self.read(range(self.packets)), tolerant=True), None)
         return UPRIGHT if first is None else display_matrix(first.reformat(_SMALL, _SMALL, "gray"))
@@ -165,13 +157,19 @@ class Clip:
 
     def recount(self, delivered: int) -> None:
         """Number the frames as a decode in full `delivered` them: the packets do not tell."""
-        self.timed, self.recounted, self.frames, self.key_frames = False, True, delivered, []
-        self._refuse_empty()
+        self.timed, self.recounted = False, True
+        self._number(delivered)
 
-    def _refuse_empty(self) -> None:
-        if not self.frames:
-            told = f"none of its {self.packets} video packets can be decoded"
-            raise SampleError("plan", _HEADLESS if self._headless else told)
+    def _number(self, frames: int) -> None:
+        if not frames:
+            raise self._refused(f"none of its {self.packets} video packets can be decoded")
+        starts = set(self.gops.starts if self.timed else ())
+        self.frames = frames
+        self.key_frames = [index for index, number in enumerate(self.gops.shown) if number in starts]
+
+    def _refused(self, reason: str) -> SampleError:
+        headless = "its parameter sets are missing, without which nothing of it can be decoded"
+        return SampleError("plan", headless if self._syntax.headless else reason)
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
         if self._kept is not None:
@@ -192,13 +190,13 @@ class Clip:
             yield from decoded(_decoder(stream), packets, tolerant=True)
 
     def _demux(self, stream: VideoStream) -> bool:
-        syntax = Syntax(self.codec, self.decoder.extradata or b"")
+        self._syntax = syntax = Syntax(self.codec, self.decoder.extradata or b"")
         pictures, pts, shown = list[Picture](), list[int](), list[int]()
         damaged = torn = False
         size = 0
         try:
-            for packet in _demuxed(self._container, stream):
-                if len(pictures) == MAX_PACKETS:
+            for number, packet in enumerate(_demuxed(self._container, stream)):
+                if number == MAX_PACKETS:
                     raise SampleError("plan", f"has more than {MAX_PACKETS} video packets")
                 size += packet.size
                 if size > KEPT_BYTES:
@@ -209,12 +207,12 @@ class Clip:
                 damaged = damaged or packet.pts is None or torn
                 pts.append(packet.pts or 0)
                 picture = syntax.read(memoryview(packet), packet.is_keyframe)
+                pictures.append(picture)
                 if picture.shown and not packet.is_discard:
-                    shown.append(len(pictures))
+                    shown.append(number)
                 for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
                     if side.data_type == "new_extradata":
-                        self.changes.add(len(pictures))
-                pictures.append(picture)
+                        self.changes.add(number)
         except MemoryError:
             raise
         except av.FFmpegError as error:
@@ -228,7 +226,6 @@ class Clip:
         fresh = [number for number, picture in enumerate(pictures) if picture.fresh]
         droppable = [syntax.unreferenced(picture) for picture in pictures]
         self.gops = gops = Gops(pts, shown, starts, fresh, droppable, syntax.standalone)
-        self._oriented, self._headless = syntax.oriented, syntax.headless
         sequence = syntax.sequence
         self.tagged_full_range = sequence is not None and sequence.color_range == FULL_RANGE
         if sequence is not None:  # the bitstream has the last word, as in libav's decoders
@@ -302,14 +299,11 @@ def _open(path: Path, quick: bool) -> InputContainer:
     try:
         if quick and (demuxer := _TELLING.get(path.suffix.lower())):
             with suppress(av.FFmpegError, ValueError):  # its name may be misleading
-                # libavformat decodes up to seven frames of H.264 (9 to 24 ms at 1280x720, all else takes 0.5 ms). So it
-                # gets no decoders but those that read only headers when told to skip frames; H.264's are read here.
-                only = {"analyzeduration": "1", "codec_whitelist": "hevc,mpeg4"}
-                container = _av_open(path, demuxer, {"skip_frame": "all"}, only)
+                container = _av_open(path, demuxer)
                 if _told(container):
                     return container
                 container.close()
-        return _av_open(path, None, {}, {})
+        return _av_open(path)
     except MemoryError:
         raise
     except (av.FFmpegError, ValueError) as error:
@@ -323,23 +317,26 @@ def _open(path: Path, quick: bool) -> InputContainer:
 def _told(container: InputContainer) -> bool:
     """Whether the headers say all of the video that decoding would."""
     stream = _video_stream(container)
-    if len(_films(container)) > 1:
-        return False  # which of them is the best depends on what has been decoded
     decoder, demuxer = stream.codec_context, container.format.name
     codec = decoder.codec.canonical_name
-    if not (decoder.width and stream.average_rate):
+    # Which of several films is the best depends on what has been decoded.
+    if len(_films(container)) > 1 or not (decoder.width and stream.average_rate):
         return False
-    if codec == "mpeg4" or demuxer == "avi":
-        return codec == "mpeg4" and decoder.format is not None
-    if codec == "h264":  # MP4 states how frames are reordered, and `h264` reads the colours
+    if codec == "h264" and demuxer != "avi":  # MP4 states how frames are reordered, and `nal` reads the colours
         sequence = Syntax(codec, decoder.extradata or b"").sequence
         return sequence is not None and (sequence.reordering or demuxer.startswith("mov"))
-    return codec == "hevc" and decoder.format is not None
+    return decoder.format is not None and (codec == "mpeg4" or (codec == "hevc" and demuxer != "avi"))
 
 
-def _av_open(path: Path, demuxer: str | None, skip: dict[str, str], only: dict[str, str]) -> InputContainer:
-    options = {"max_pixels": str(MAX_PIXELS), **skip}
-    limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **only}
+def _av_open(path: Path, demuxer: str | None = None) -> InputContainer:
+    """Open a file, by a demuxer that is given without decoding anything of it."""
+    options = {"max_pixels": str(MAX_PIXELS)}
+    limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    if demuxer:
+        # libavformat decodes up to seven frames of H.264 (9 to 24 ms at 1280x720, all else takes 0.5 ms). So it gets no
+        # decoders but those that read only headers when told to skip frames; H.264's are read here.
+        options["skip_frame"] = "all"
+        limits |= {"analyzeduration": "1", "codec_whitelist": "hevc,mpeg4"}
     opened: InputContainer = av.open(
         f"file:{path}", format=demuxer, options=options, container_options=limits, **_TEXTS
     )

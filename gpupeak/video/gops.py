@@ -49,9 +49,9 @@ class Gops:
         spans: list[tuple[int, int]] = []
         for start, stop in sorted((self._start(number), number) for number in wanted):
             if spans and start <= spans[-1][1]:
-                spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
-            else:
-                spans.append((start, stop))
+                start, last = spans.pop()
+                stop = max(stop, last)
+            spans.append((start, stop))
         return [self._run(start, stop, wanted) for start, stop in spans]
 
     def joined(self, indices: Iterable[int]) -> list[int]:
@@ -70,10 +70,8 @@ class Gops:
 
     def _start(self, number: int) -> int:
         """The last key frame at or before a packet, or in open GOPs one back: it leads, so it refers to that."""
-        at = bisect_right(self.starts, number) - 1
-        while at >= 0 and self.pts[self.starts[at]] > self.pts[number]:
-            at -= 1
-        return self.starts[at] if at >= 0 else 0
+        before = self.starts[: bisect_right(self.starts, number)]
+        return next((start for start in reversed(before) if self.pts[start] <= self.pts[number]), 0)
 
     def _run(self, start: int, stop: int, wanted: set[int]) -> list[int]:
         numbers, droppable, pts, first = range(start, stop + 1), self.droppable, self.pts, self.pts[start]
