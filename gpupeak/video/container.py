@@ -85,7 +85,7 @@ class Clip(AbstractContextManager["Clip"]):
     def __init__(self, path: Path, container: InputContainer) -> None:
         stream = _video_stream(container)
         self.path = path
-        self.decoder = _decoder(stream)
+        self.decoder = stream.codec_context
         self.codec = self.decoder.codec.canonical_name
         self.width, self.height = self.decoder.width, self.decoder.height
         # Not `pix_fmt`: where the format is not known, PyAV 17, the last for Python 3.10, crashes on that.
@@ -187,7 +187,7 @@ class Clip(AbstractContextManager["Clip"]):
         with _open(self.path, quick=False) as container:
             stream = _video_stream(container)
             packets = islice(_demuxed(container, stream), self.packets)
-            yield from decoded(_decoder(stream), packets, tolerant=True)
+            yield from decoded(stream.codec_context, packets, tolerant=True)
 
     def _demux(self, stream: VideoStream) -> bool:
         self._syntax = syntax = Syntax(self.codec, self.decoder.extradata or b"")
@@ -344,6 +344,8 @@ def _av_open(path: Path, demuxer: str | None = None) -> InputContainer:
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
+    """The one that a player chooses, and no other is read. Its decoder is single-threaded, because processes are the
+    parallelism, and bounded in memory."""
     films = _films(container)
     if not films:
         held = ", ".join(stream.type for stream in container.streams) or "nothing"
@@ -351,8 +353,13 @@ def _video_stream(container: InputContainer) -> VideoStream:
         raise SampleError("plan", f"holds {held}, expected a video")
     best = container.streams.best("video") if len(films) > 1 else None
     stream = next((film for film in films if film is best), films[0])
-    if stream.codec_context is None:
+    if (decoder := stream.codec_context) is None:
         raise SampleError("plan", "its codec is unknown to libav, or one that libav has no decoder for")
+    decoder.thread_count = 1
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
     return stream
 
 
@@ -363,22 +370,9 @@ def _films(container: InputContainer) -> list[VideoStream]:
     return [each for each in videos if each.frames != 1] or videos
 
 
-def _decoder(stream: VideoStream) -> VideoCodecContext:
-    """The stream's decoder: single-threaded, because processes are the parallelism, and bounded in memory."""
-    decoder = stream.codec_context
-    decoder.thread_count = 1
-    decoder.options = {"max_pixels": str(MAX_PIXELS)}
-    return decoder
-
-
 def _demuxed(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """The packets of a stream; those without data, of which PyAV appends one, are none."""
-    for other in container.streams:
-        if other is not stream:
-            other.discard = Discard.all
     try:
-        for packet in container.demux(stream):
-            if packet.size:
-                yield packet
+        yield from (packet for packet in container.demux(stream) if packet.size)
     except IndexError:
         return  # PyAV, at the end of a damaged MPEG-TS that gained streams on the way

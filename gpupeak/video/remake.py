@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from struct import pack
 from typing import NamedTuple, TypeAlias
 
-from gpupeak.video.bits import Bits
 from gpupeak.video.container import MAX_SIDE, Clip
-from gpupeak.video.nal import KINDS, Cut, Unit, configured, read_cropping, uncropped, units
+from gpupeak.video.nal import KINDS, Bits, Cut, Unit, configured, read_cropping, uncropped, units
 
 MAX_BYTES = 64 << 20  # of packets, which are held in memory and sent between processes
 UNTIMED, NO_FRAMES = "timestamps do not tell the frames", "packets that are no frames"
