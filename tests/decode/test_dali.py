@@ -22,12 +22,11 @@ from clips import rotate, write_clip
 from samples import sample
 
 from gpupeak.decode import dali, decode_frames
-from gpupeak.decode.dali import DaliDecoder
+from gpupeak.decode.dali import DaliDecoder, Window, native_bytes, remade
 from gpupeak.decode.driver import Ability
 from gpupeak.decode.hybrid import HybridDecoder
 from gpupeak.decode.nvdec import Refused
 from gpupeak.decode.pool import WorkerPool
-from gpupeak.decode.window import Window, native_bytes, remade
 from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import DeviceError
 from gpupeak.storage.places import local
