@@ -366,6 +366,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "h264_avi": (".avi", write_clip),
     "h264_raw": (".h264", write_clip),
     "h264_fragmented": (".mp4", partial(write_clip, mux_options={"movflags": "frag_keyframe+empty_moov"})),
+    "h264_index_first": (".mp4", partial(write_clip, mux_options={"movflags": "faststart"}, options={"g": "12"})),
     "h264_short_gop": (".mp4", partial(write_clip, options={"g": "12"})),
     "h264_pyramid": (".mp4", partial(write_clip, options=_PYRAMID)),
     "h264_no_vui": (".mp4", _without_vui),

@@ -205,13 +205,6 @@ def instead(name: str, data: bytes) -> Any:
 NO_VIDEO = b"no video" * 100
 
 
-@pytest.fixture
-def no_video(tmp_path: Path) -> Path:
-    path = tmp_path / "no_video.webm"
-    path.write_bytes(NO_VIDEO)
-    return path
-
-
 @pytest.mark.parametrize("error", [None, IndexError])
 def test_a_poisoned_batch_among_those_in_flight_spoils_no_other_whatever_dali_raises(
     tmp_path: Path,
@@ -281,12 +274,13 @@ def test_a_gpu_that_is_past_use_is_no_samples_fault(
 
 
 def test_what_dali_fails_on_goes_to_libav_then_fails(
-    tmp_path: Path, clips: list[Path], no_video: Path, clip_of: Callable[[str], Path]
+    tmp_path: Path, clips: list[Path], clip_of: Callable[[str], Path]
 ) -> None:
+    (text := tmp_path / "no_video.webm").write_bytes(NO_VIDEO)
     # DALI decodes no H.264 on the CPU, though NVDEC does: planned for it, then left to libav.
     videos = {"vp9-0": clips[0], "h264": clip_of("h264"), "spoiled": clips[0], "vp9-1": clips[1], "av1": clip_of("av1")}
     samples = [sample(tmp_path, name, video=video) for name, video in videos.items()]
-    samples += [sample(tmp_path, "missing"), sample(tmp_path, "text", video=no_video)]
+    samples += [sample(tmp_path, "missing"), sample(tmp_path, "text", video=text)]
     said: list[str] = []
     nvdec = DaliDecoder(8, SIZE, instead("spoiled", NO_VIDEO), CPU, pipelines=2, threads=1, ahead=3)
     both = HybridDecoder(nvdec, WorkerPool(1, held=6), "nvdec", said.append)

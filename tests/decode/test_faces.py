@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from samples import ENCODER, words
 
 import gpupeak
 from gpupeak import ExtractConfig
@@ -24,7 +25,7 @@ from gpupeak.decode.worker import Planned, prepare
 from gpupeak.errors import ConfigError, LabelError, SampleError
 from gpupeak.features.packs import FeatureStore
 from gpupeak.sampling import uniform
-from gpupeak.types import Failed, Sample
+from gpupeak.types import Sample
 
 Faces = npt.NDArray[np.uint8]
 
@@ -117,7 +118,7 @@ def config(root: Path, **changes: Any) -> ExtractConfig:
         "dataset_root": root,
         "output_root": root / "out",
         "stream": "face",
-        "encoder": "open_clip:ViT-S-32-alt",
+        "encoder": ENCODER,
         "weights": "random:0",
         "device": "cpu",
         "workers": 1,
@@ -144,7 +145,7 @@ def test_faces_are_found_beside_the_videos(root: Path) -> None:
         samples(config(root, datasets=("mercaptionplus",)))
 
 
-def test_faces_are_sampled_uniformly_and_nothing_else(root: Path) -> None:
+def test_faces_are_sampled_uniformly_and_nothing_else_and_not_by_nvdec(root: Path) -> None:
     sample = samples(config(root))[2]
     out = np.zeros((8, 224, 224, 3), np.uint8)
     answer = prepare(sample, out)
@@ -153,25 +154,12 @@ def test_faces_are_sampled_uniformly_and_nothing_else(root: Path) -> None:
     assert np.array_equal(out, resized(drawn(23), *uniform(23, 8)))
     prepare(replace(sample, stream="face-rgb"), out)
     assert np.array_equal(out, resized(drawn(23), *uniform(23, 8), swap=True))
+    planned = prepare(sample, None)
+    assert isinstance(planned, Planned) and planned.given == "faces are no video"
     with pytest.raises(ConfigError, match="expected uniform"):
         config(root, sampling="emotion_peak")
     (root / "own.toml").write_text('sampling = "headtail"\n[datasets.mer2023]\nsampling = "headtail"\n')
     assert samples(config(root, config_file=root / "own.toml"))[0].rule.method == "uniform"
-
-
-def test_nvdec_is_not_given_faces(root: Path) -> None:
-    planned = prepare(samples(config(root))[0], None)
-    assert isinstance(planned, Planned)
-    assert planned.given == "faces are no video"
-    broken = prepare(samples(config(root))[3], None)
-    assert isinstance(broken, Failed)
-    assert broken.stage == "plan"
-
-
-def words(root: Path) -> list[str]:
-    """`config` on the command line."""
-    given = f"--dataset-root {root} --output-root {root / 'out'} --stream face --device cpu --workers 1"
-    return f"--datasets mer2023 {given} --visual-encoder open_clip:ViT-S-32-alt --weights random:0".split()
 
 
 def told_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -189,17 +177,18 @@ def test_a_run_over_faces(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
     failures = {(failed.sample.name, failed.stage) for failed in report.datasets[0].failed_first}
     assert failures == {("sample_00000003", "plan"), ("sample_00000004", "find")}
     name = "sample_00000002"
-    stored = gpupeak.load_features(root / "out", "mer2023", name, "open_clip:ViT-S-32-alt", stream="face")
-    assert np.array_equal(FeatureStore(root / "out", "open_clip:ViT-S-32-alt", stream="face")["mer2023"][name], stored)
+    stored = gpupeak.load_features(root / "out", "mer2023", name, ENCODER, stream="face")
+    assert np.array_equal(FeatureStore(root / "out", ENCODER, stream="face")["mer2023"][name], stored)
 
-    shown = told_by(capsys, "inspect", *words(root), name, "--show", str(root / "sheet.png"))
+    given = ["--datasets", *words(config(root))]
+    shown = told_by(capsys, "inspect", *given, name, "--show", str(root / "sheet.png"))
     assert (shown["codec"], shown["frames"], shown["times"]) == ("faces", 23, [])
     assert (shown["extracted"]["agrees"], shown["extracted"]["state"]) == (True, "whole, float32 [8, 256]")
     assert (root / "sheet.png").stat().st_size > 100_000
-    assert main(["inspect", *words(root), name]) == 0
+    assert main(["inspect", *given, name]) == 0
     text = capsys.readouterr().out
     assert "picture     faces, 112 x 112\n" in text and "decoding" not in text
-    (told,) = told_by(capsys, "report", *words(root), "--out", str(root / "report.html"))["datasets"]
+    (told,) = told_by(capsys, "report", *given, "--out", str(root / "report.html"))["datasets"]
     assert (told["saved"], told["sheets"]) == (3, 3)
 
     with pytest.raises(ConfigError, match="stream"):

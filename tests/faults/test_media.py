@@ -22,28 +22,6 @@ from gpupeak.errors import OUT_OF_MEMORY, SampleError
 from gpupeak.types import Failed, FrameBatch, Sample
 
 
-@pytest.fixture
-def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module that workers run when they start."""
-    (tmp_path / "hook").mkdir()
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hook'}:{Path(__file__).parents[2]}")
-    return tmp_path / "hook/sitecustomize.py"
-
-
-DEADLY = """
-import av, os, signal
-
-real = av.open
-
-def deadly(path, *arguments, **options):
-    if "deadly" in str(path):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return real(path, *arguments, **options)
-
-av.open = deadly
-"""
-
-
 @pytest.mark.slow
 def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
     found = media.run(SMALL, 1, tmp_path)
@@ -58,8 +36,7 @@ def test_mutants_through_plan_inspect_and_extract(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: Path, hook: Path) -> None:
-    hook.write_text(DEADLY)
+def test_a_crash_of_libav_costs_its_sample_wherever_videos_are_opened(tmp_path: Path, deadly_videos: None) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
     for name in ("a", "deadly", "z"):

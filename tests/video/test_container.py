@@ -60,14 +60,8 @@ def test_what_a_clip_says_of_itself(clip_of: ClipOf) -> None:
         assert (clip.codec, clip.width, clip.height, clip.fps) == ("h264", 96, 64, 25.0)
         assert (clip.colorspace, clip.packets, clip.frames, clip.key_frames) == (1, 48, 48, [0])
         assert clip.times == pytest.approx([number / 25 for number in range(48)])
-    with open_clip(clip_of("h264_full_range")) as clip:
-        assert clip.color_range == 2
-    with open_clip(clip_of("h264_10_bit")) as clip:
-        assert clip.pix_fmt == "yuv420p10le"
     with open_clip(clip_of("h264_intra_refresh")) as clip:
         assert clip.key_frames == [0], "the others refer to what came before them"
-    with open_clip(clip_of("hevc_10_bit")) as clip:
-        assert (clip.codec, clip.pix_fmt) == ("hevc", "yuv420p10le")
     with open_clip(clip_of("h264_vfr")) as clip:
         assert clip.times[:8] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.28, 0.32, 0.56])
     with open_clip(clip_of("h264_avi")) as clip:
@@ -92,9 +86,7 @@ def test_which_way_up_is_known_without_decoding_from_common_headers(
         assert clip.rotation == rotation % 360
 
 
-def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
-    mp4, path = "mov,mp4,m4a,3gp,3g2,mj2", tmp_path / "clip"
-    assert read_headers(path, mp4) == Headers(False, False)
+def test_mp4s_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
     whole = clip_of("h264").read_bytes()
     movie, track, box = whole.index(b"mvhd") + 4, whole.index(b"tkhd") + 4, whole.index(b"moov") - 4
     turned = bytearray(whole)
@@ -102,33 +94,35 @@ def test_headers_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:
     large = whole[:box] + b"\0\0\0\1moov" + (len(whole) - box + 8).to_bytes(8, "big") + whole[box + 8 :]
     later = bytearray(whole)  # of version 1, in which the matrix is 12 bytes further on
     later[track] = 1
-    for data, certain in [
-        (whole, True),
-        (large, True),
-        (bytes(turned), False),
-        (bytes(later), False),
-        (bytes(turned) + whole, False),
-        (whole.replace(b"tkhd", b"free"), False),
-        (whole[:box] + b"\0\0\0\7" + whole[box + 4 :], False),
-        (whole[: track + 20], False),
-        (b"", False),
-    ]:
+    unsure = [
+        bytes(turned),
+        bytes(later),
+        bytes(turned) + whole,
+        whole.replace(b"tkhd", b"free"),
+        whole[:box] + b"\0\0\0\7" + whole[box + 4 :],
+        whole[: track + 20],
+        b"",
+    ]
+    assert_upright(tmp_path / "clip", "mov,mp4,m4a,3gp,3g2,mj2", [whole, large], unsure)
+
+
+def assert_upright(path: Path, names: str, certain: list[bytes], unsure: list[bytes]) -> None:
+    assert read_headers(path, names) == Headers(False, False), "there is no file"
+    for data in (*certain, *unsure):
         path.write_bytes(data)
-        assert read_headers(path, mp4).upright == certain
+        assert read_headers(path, names).upright == (data in certain)
 
 
 def test_matroska_whose_tracks_come_late_or_are_projected(clip_of: ClipOf, tmp_path: Path) -> None:
-    whole, path = clip_of("vp9").read_bytes(), tmp_path / "clip.webm"
+    whole = clip_of("vp9").read_bytes()
     codec = whole.index(b"V_VP9")
     tracks = whole.rindex(b"\x16\x54\xae\x6b", 0, codec)
-    for data, certain in [
-        (whole, True),
-        (whole[:codec] + b"\x76\x70" + whole[codec + 2 :], False),
-        (whole[:tracks] + b"\x1f\x43\xb6\x75" + whole[tracks + 4 :], False),
-        (whole[: tracks + 20], False),
-    ]:
-        path.write_bytes(data)
-        assert read_headers(path, "matroska,webm").upright == certain
+    unsure = [
+        whole[:codec] + b"\x76\x70" + whole[codec + 2 :],
+        whole[:tracks] + b"\x1f\x43\xb6\x75" + whole[tracks + 4 :],
+        whole[: tracks + 20],
+    ]
+    assert_upright(tmp_path / "clip.webm", "matroska,webm", [whole], unsure)
 
 
 def test_colours_that_only_the_container_names(clip_of: ClipOf, tmp_path: Path) -> None:
@@ -328,21 +322,9 @@ def test_the_stream_is_the_one_that_a_player_chooses(tmp_path: Path, suffix: str
         assert len(list(clip.read(clip.needed([clip.frames - 1])))) == len(clip.needed([clip.frames - 1]))
 
 
-def test_cut_short_with_its_index_at_the_end(clip_of: ClipOf, tmp_path: Path) -> None:
-    data = clip_of("h264").read_bytes()
-    (path := tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
-    assert "cut short" in refused(path)
-
-
-def test_cut_short_with_its_index_at_the_start(tmp_path: Path) -> None:
-    whole = write_clip(tmp_path / "whole.mp4", mux_options={"movflags": "faststart"}, options={"g": "12"})
-    (path := tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    with open_clip(path) as clip:
-        assert not clip.timed
-        assert 12 < clip.frames == len(decode_in_full(path)) < 48
-
-
-@pytest.mark.parametrize("kind", ["h264", "h264_mkv", "h264_ts", "hevc", "mpeg4_avi", "mpeg4_avi_packed", "vp9"])
+@pytest.mark.parametrize(
+    "kind", ["h264", "h264_index_first", "h264_mkv", "h264_ts", "hevc", "mpeg4_avi", "mpeg4_avi_packed", "vp9"]
+)
 def test_cut_anywhere(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
     data = clip_of(kind).read_bytes()
     path = tmp_path / clip_of(kind).name
@@ -351,8 +333,8 @@ def test_cut_anywhere(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
         try:
             with open_clip(path) as clip:
                 assert clip.frames == len(decode_in_full(path))
-        except SampleError as error:
-            assert error.stage == "plan"
+        except SampleError:
+            assert "cut short" in refused(path) or kind != "h264"
 
 
 def test_a_size_beyond_reason(tmp_path: Path, clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
