@@ -145,6 +145,15 @@ def filtered(source: Path, path: Path, bitstream_filter: str) -> Path:
     return path
 
 
+def parameter_set(path: Path) -> bytes:
+    """The sequence parameter set of an MP4 of H.264 or HEVC: after the two bytes of its length, its header first."""
+    with av.open(str(path)) as container:
+        decoder = container.streams.video[0].codec_context
+    record = decoder.extradata or b""
+    at = record.index(b"\x42\1" if decoder.name == "hevc" else b"\x67", 5)
+    return record[at : at + int.from_bytes(record[at - 2 : at], "big")]
+
+
 def with_data(packet: Packet[Any], data: bytes) -> Packet[Any]:
     """A packet as another, but for its data."""
     copy: Packet[Any] = Packet(data)
@@ -161,11 +170,6 @@ def superframe(*frames: bytes) -> bytes:
 
 def hidden_vp9(frame: bytes) -> bytes:
     return bytes([frame[0] & ~2]) + frame[1:]  # show_frame
-
-
-def cut(source: Path, path: Path, first: int) -> Path:
-    """Copy the packets from `first` on, in decoding order: a cut without decoding, key frame or not."""
-    return remux(source, path, lambda packets: packets[first:])
 
 
 def rotate(source: Path, path: Path, matrix: tuple[int, int, int, int]) -> Path:
@@ -195,7 +199,9 @@ def _delay(packet: Packet[Any], time: int) -> None:
 
 
 def _cut(path: Path, first: int, codec: str = "libx264", options: Options | None = None) -> Path:
-    return cut(write_clip(path.with_name(f"whole_{path.stem}.mkv"), codec=codec, options=options), path, first)
+    """The packets from `first` on, in decoding order: a cut without decoding, key frame or not."""
+    whole = write_clip(path.with_name(f"whole_{path.stem}.mkv"), codec=codec, options=options)
+    return remux(whole, path, lambda packets: packets[first:])
 
 
 def _rotated(path: Path, matrix: tuple[int, int, int, int], times: Sequence[int] | None = None) -> Path:
@@ -248,9 +254,7 @@ def _hidden(path: Path) -> Path:
 def _without_vui(path: Path, without_b: int = 0) -> Path:
     """H.264 that does not say how many frames are reordered: its sequence parameter set ends before its VUI."""
     whole = write_clip(path.with_name(f"vui_{path.name}"), options=_PYRAMID, without_b=without_b)
-    with av.open(str(whole)) as container:
-        header = container.streams.video[0].codec_context.extradata or b""
-    unit = header[8 : 8 + int.from_bytes(header[6:8], "big")]
+    unit = parameter_set(whole)
     raw = unit.replace(b"\0\0\3", b"\0\0")
     bits = f"{int.from_bytes(raw, 'big'):0{8 * len(raw)}b}"
     at = 32  # the NAL unit's header, profile, constraints and level

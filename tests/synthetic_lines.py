@@ -21,6 +21,7 @@ from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import DeviceError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines import Tell
+from gpupeak.pipeline import Line
 from gpupeak.storage.places import local
 from gpupeak.types import Failed, FrameBatch, Outcome, Sample, Saved
 
@@ -104,6 +105,20 @@ class SyntheticLine:
 
     def close(self) -> None:
         pass
+
+
+def names(outcomes: Iterable[Outcome]) -> list[str]:
+    return sorted(outcome.sample.name for outcome in outcomes)
+
+
+def assert_stops(line: Line, samples: Iterable[Sample], directory: Path, most: int) -> None:
+    """A line that is stopped at the first outcome has saved what it gives, and gives at most so many."""
+    stop, outcomes = threading.Event(), list[Outcome]()
+    for outcome in line.run(samples, stop):
+        outcomes.append(outcome)
+        stop.set()
+    assert 1 <= len(outcomes) < most
+    assert names(outcomes) == sorted(path.stem for path in directory.iterdir())
 
 
 def make_line(device: str, seconds: float, pids: Path | None, tell: Tell) -> SyntheticLine:

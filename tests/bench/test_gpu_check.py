@@ -17,13 +17,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import torch
 from av.video.frame import PictureType
+from wrong_kernels import WRONG
 
 from gpupeak.encode.kernels import Kernels
-from gpupeak.kernels.add_layer_norm import add_layer_norm
-from gpupeak.kernels.linear_silu import linear_silu
-from gpupeak.kernels.patch_rows import patch_rows
 from gpupeak.types import FrameBatch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,6 +129,12 @@ def test_a_dry_run_from_a_bare_checkout_goes_through_everything(tmp_path: Path) 
     assert [row.get("missing") for row in longer[len(rows) + 1 :]] == [None, "a GPU", "PyNvVideoCodec"]
 
 
+def run(program: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'bench'}:{REPOSITORY}"}
+    command = [sys.executable, "-c", program, str(directory)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_without_pyav_the_encoder_is_measured_and_the_rest_says_what_is_missing(tmp_path: Path) -> None:
     program = """if True:
         import sys, pathlib
@@ -142,9 +145,7 @@ def test_without_pyav_the_encoder_is_measured_and_the_rest_says_what_is_missing(
         assert sum(step.part == "encode" for step in steps) > 10
         gpu_check.go_through(there, [step for step in steps if step.part != "encode"], 100)
     """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'bench'}:{REPOSITORY}"}
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run(program, tmp_path)
     assert done.returncode == 0, done.stderr
     lacking = [line.partition("missing: ")[2] for line in done.stdout.splitlines()]
     assert lacking == ["a GPU", "av", "av"]
@@ -199,8 +200,7 @@ def test_a_row_in_which_the_process_ends_is_in_the_record(tmp_path: Path) -> Non
             there.row("good", lambda: {"says": "1"})
             there.row("fatal", lambda: os._exit(1))
     """
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY / "bench")}, check=False)
+    run(program, tmp_path)
     (file,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["row"], row.get("ok")) for row in rows[1:]] == [("good", None), ("fatal", False)]
@@ -232,25 +232,6 @@ def test_rows_are_on_disk_as_soon_as_they_are_measured_and_a_fault_costs_one_row
     ]
 
 
-def wrong_channels(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
-    patch_rows(pixels.flip(3).contiguous(), images, scale_shift, out)
-
-
-def wrong_image(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
-    patch_rows(pixels, images.clamp(max=14), scale_shift, out)
-
-
-def wrong_norm(*given: Any) -> Any:
-    total, normed = add_layer_norm(*given)
-    return total, normed * 1.01
-
-
-def wrong_tile(*given: Any) -> Any:
-    out = linear_silu(*given)
-    out[-1] = 0
-    return out
-
-
 @dataclass(frozen=True)
 class Wrong(gpu_encode.Setup):  # type: ignore[misc]
     """A setup whose kernels are these."""
@@ -261,15 +242,7 @@ class Wrong(gpu_encode.Setup):  # type: ignore[misc]
         return self.given
 
 
-@pytest.mark.parametrize(
-    ("row", "wrong"),
-    [
-        ("patch_rows", wrong_channels),
-        ("patch_rows", wrong_image),
-        ("add_layer_norm", wrong_norm),
-        ("linear_silu", wrong_tile),
-    ],
-)
+@pytest.mark.parametrize(("row", "wrong"), WRONG)
 def test_a_kernel_that_is_wrong_fails_its_row_and_no_other(tmp_path: Path, row: str, wrong: Any) -> None:
     setup = Wrong(**vars(gpu_encode.in_small()), given=Kernels(**{row: wrong}))
     record = bench_record.Record(tmp_path, {})

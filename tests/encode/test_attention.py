@@ -6,7 +6,7 @@ There is no GPU: what a backend takes is said by the test, and LazyCuda captures
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from lazy_cuda import LazyCuda
 from tiny import state
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from wrong_kernels import WRONG
 
 from gpupeak.encode.gpu import attention as module
 from gpupeak.encode.gpu.attention import Attention, choose_attention
@@ -23,9 +24,6 @@ from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
 from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
-from gpupeak.kernels.add_layer_norm import add_layer_norm
-from gpupeak.kernels.linear_silu import linear_silu
-from gpupeak.kernels.patch_rows import patch_rows
 
 SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
 TOWER = VisionTower.from_state(state(7, SHAPE), SHAPE)
@@ -93,31 +91,10 @@ def checked(kernels: Kernels | None = None) -> None:
     ).check()
 
 
-def off(kernel: Callable[..., torch.Tensor], by: float) -> Callable[..., torch.Tensor]:
-    return lambda *arguments: kernel(*arguments) * by
-
-
-def wrong_norm(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    total, normed = add_layer_norm(*arguments)  # type: ignore[arg-type]
-    return total, normed * 1.05
-
-
-def wrong_rows(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
-    patch_rows(pixels, images.flip(0), scale_shift, out)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        Kernels(linear_silu=off(linear_silu, 1.05)),
-        Kernels(linear_silu=off(linear_silu, float("nan"))),
-        Kernels(add_layer_norm=wrong_norm),  # type: ignore[arg-type]
-        Kernels(patch_rows=wrong_rows),
-    ],
-)
-def test_a_kernel_that_is_wrong_is_refused(wrong: Kernels) -> None:
+@pytest.mark.parametrize(("kernel", "wrong"), WRONG)
+def test_a_kernel_that_is_wrong_is_refused(kernel: str, wrong: Any) -> None:
     with pytest.raises(DeviceError, match=r"^the graph of \d+ images is wrong: \S+ off"):
-        checked(wrong)
+        checked(Kernels(**{kernel: wrong}))
 
 
 @pytest.mark.parametrize("images", BUCKETS)

@@ -10,7 +10,7 @@ from tiny import SHAPE, difference, images, reference, state
 
 from gpupeak.encode.vit import VisionTower, expected_state
 from gpupeak.encode.weights.random import random_state
-from gpupeak.encoders import CLIP_VIT_LARGE, TowerShape
+from gpupeak.encoders import TowerShape
 
 WITHIN = 1e-4  # of the features' largest value, in float32
 
@@ -20,8 +20,7 @@ def encode(weights: dict[str, torch.Tensor], pixels: torch.Tensor, shape: TowerS
     return VisionTower.from_state(weights, shape)(pixels)  # type: ignore[no-any-return]
 
 
-FULL = CLIP_VIT_LARGE.tower
-assert FULL is not None
+FULL = TowerShape(size=224, patch=14, width=1024, layers=24, heads=16, dim=768)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,6 @@ def test_the_tower_agrees_with_open_clip(shape: TowerShape) -> None:
 
 
 def test_vit_l_14_has_its_parameters() -> None:
-    assert FULL is not None
     assert sum(value.numel() for value in expected_state(FULL).values()) == 303_966_208
 
 

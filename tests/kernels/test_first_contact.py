@@ -16,12 +16,11 @@ import pytest
 import torch
 
 from gpupeak.encode.kernels import KERNELS, Kernels, compile_kernels
-from gpupeak.encoders import CLIP_VIT_LARGE
+from gpupeak.encoders import TowerShape
 from gpupeak.kernels import add_layer_norm
 from gpupeak.kernels.compile import load, writable_cache
 
-CUDA, SHAPE = torch.device("cuda", 0), CLIP_VIT_LARGE.tower
-assert SHAPE is not None
+CUDA, SHAPE = torch.device("cuda", 0), TowerShape(size=224, patch=14, width=1024, layers=24, heads=16, dim=768)
 
 COMPILE = """
 import os, torch
@@ -95,33 +94,26 @@ class Nvrtc:
         raise RuntimeError("nvrtc: error: invalid value for --gpu-architecture (-arch)\nand more")
 
 
+@pytest.mark.parametrize(
+    ("cupy", "why"),
+    [
+        (Nvrtc, "{0}.cu cannot be compiled: nvrtc: error: invalid value for --gpu-architecture (-arch)"),
+        (None, "CuPy is not installed: pip install 'gpupeak[gpu]'"),
+    ],
+)
 def test_a_kernel_that_cannot_be_compiled_is_its_reference_and_that_is_said_once(
-    monkeypatch: pytest.MonkeyPatch,
+    cupy: object, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", Nvrtc)
+    def no_compiler(device: torch.device) -> Any:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(torch.cuda, "get_device_properties", no_compiler)
     told: list[str] = []
-    assert SHAPE is not None
     assert compile_kernels(KERNELS, CUDA, SHAPE, told.append) == Kernels()
-    slower = "without the kernel {0}, which is slower: {1} cannot be compiled: {2}"
-    nvrtc = "nvrtc: error: invalid value for --gpu-architecture (-arch)"
-    assert told == [
-        slower.format("patch_rows", "patch_rows.cu", nvrtc),
-        slower.format("add_layer_norm", "add_layer_norm.cu", nvrtc),
-        slower.format("linear_silu", "linear_silu", "Failed to find C compiler"),
-    ]
-
-
-def no_compiler(device: torch.device) -> Any:
-    raise RuntimeError("Failed to find C compiler")
-
-
-def test_without_cupy_the_line_computes_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    told: list[str] = []
-    assert SHAPE is not None
-    assert compile_kernels(("patch_rows",), CUDA, SHAPE, told.append) == Kernels()
-    assert told == ["without the kernel patch_rows, which is slower: CuPy is not installed: pip install 'gpupeak[gpu]'"]
+    reasons = {name: why.format(name) for name in ("patch_rows", "add_layer_norm")}
+    reasons["linear_silu"] = "linear_silu cannot be compiled: Failed to find C compiler"
+    assert told == [f"without the kernel {name}, which is slower: {reason}" for name, reason in reasons.items()]
 
 
 def test_kernels_are_taken_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +124,6 @@ def test_kernels_are_taken_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "cupy", Cupy)
     monkeypatch.setattr(add_layer_norm, "load", load.__wrapped__)  # no later test is to have these
-    assert SHAPE is not None
     kernels = compile_kernels(("add_layer_norm",), CUDA, SHAPE, pytest.fail)
     assert kernels.add_layer_norm is not Kernels().add_layer_norm
     assert (kernels.patch_rows, kernels.linear_silu) == (Kernels().patch_rows, Kernels().linear_silu)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from samples import ENCODER, of_demo, read_manifest, sample
-from synthetic_lines import SyntheticLine, make_liar, make_line, make_no_line
+from samples import ENCODER, of_demo, read_manifest, sample, words
+from synthetic_lines import SyntheticLine, assert_stops, make_liar, make_line, make_no_line, names
 
 import gpupeak
 from gpupeak.demo.corpus import DemoCorpus
@@ -48,19 +49,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 def run(recipe: Recipe, samples: Iterable[Any], tell: Callable[[str], None] = print, **options: Any) -> list[Outcome]:
-    line = RayLine(recipe, tell, **options)
-    try:
+    with closing(RayLine(recipe, tell, **options)) as line:
         return list(line.run(samples))
-    finally:
-        line.close()
 
 
 def features(root: Path) -> dict[Path, bytes]:
     return {path.relative_to(root): path.read_bytes() for path in root.rglob("*.npy")}
-
-
-def names(outcomes: Iterable[Outcome]) -> list[str]:
-    return sorted(outcome.sample.name for outcome in outcomes)
 
 
 def test_an_actor_killed_in_the_middle_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:
@@ -110,16 +104,8 @@ def test_a_sample_that_kills_its_actor_fails_and_nothing_else_does(cluster: Clus
 
 @pytest.mark.slow
 def test_stopping_leaves_the_rest_without_an_outcome(cluster: Cluster, tmp_path: Path) -> None:
-    stop = threading.Event()
-    outcomes = []
-    for outcome in RayLine((make_line, ("cpu", 0.01, None)), print, actors="1").run(
-        [sample(tmp_path, str(i)) for i in range(3000)], stop
-    ):
-        outcomes.append(outcome)
-        stop.set()
-    assert 1 <= len(outcomes) < 1000
-    assert {outcome.sample.name for outcome in outcomes} == {path.stem for path in tmp_path.iterdir()}
-    assert len(names(outcomes)) == len(set(names(outcomes)))
+    line = RayLine((make_line, ("cpu", 0.01, None)), print, actors="1")
+    assert_stops(line, [sample(tmp_path, str(i)) for i in range(3000)], tmp_path, most=1000)
 
 
 @pytest.mark.slow
@@ -165,11 +151,9 @@ def test_gpus_that_ray_does_not_show_are_one_line(cluster: Cluster) -> None:
 
 def command(corpus: DemoCorpus, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """gpupeak extract in a process of its own, which is connected to no cluster."""
-    words = ["extract", *corpus.datasets, "--dataset-root", str(corpus.dataset_root), "--output-root", str(out)]
-    words += ["--mer-factory-output", str(corpus.mer_factory_output), "--config", str(corpus.config_file)]
-    words += ["--visual-encoder", ENCODER, "--engine", "ray", *options]
+    config = of_demo(corpus, out, encoder=ENCODER, engine="ray", device="auto")
     return subprocess.run(
-        [sys.executable, "-m", "gpupeak", *words],
+        [sys.executable, "-m", "gpupeak", "extract", *words(config), *options],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -182,7 +166,7 @@ def test_a_cluster_of_its_own_makes_the_bytes_of_a_plain_run_and_prints_one_obje
     corpus: DemoCorpus, tmp_path: Path
 ) -> None:
     assert gpupeak.extract(of_demo(corpus, tmp_path / "plain", encoder=ENCODER)).exit_code == 0
-    ended = command(corpus, tmp_path / "ray", "--weights", "random:0", "--json", "--quiet")
+    ended = command(corpus, tmp_path / "ray", "--json", "--quiet")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert (told["saved"], told["failed"], told["device"]) == (5, 0, "cpu")
@@ -200,8 +184,8 @@ def test_a_cluster_of_its_own_makes_the_bytes_of_a_plain_run_and_prints_one_obje
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
-        (("--weights", "random:0", "--address", "127.0.0.1:1"), 3, "no Ray cluster answers at 127.0.0.1:1: Connection"),
-        (("--weights", "random:0", "--workers", "60"), 3, "--workers 60: this machine has "),
+        (("--address", "127.0.0.1:1"), 3, "no Ray cluster answers at 127.0.0.1:1: Connection"),
+        (("--workers", "60"), 3, "--workers 60: this machine has "),
         (("--weights", "/no/such/weights"), 2, "weights '/no/such/weights': no such file or directory"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from samples import sample
-from synthetic_lines import SyntheticLine, make_line, make_no_line
+from synthetic_lines import SyntheticLine, assert_stops, make_line, make_no_line, names
 
 from gpupeak.errors import DeviceError, RunError, WriteError
 from gpupeak.lines.several import ManyLines
@@ -28,10 +28,6 @@ class Mortal(SyntheticLine):
             if number == 3:
                 raise RunError("has fallen off the bus")
             yield outcome
-
-
-def names(outcomes: Iterable[Outcome]) -> list[str]:
-    return sorted(outcome.sample.name for outcome in outcomes)
 
 
 def test_two_children_make_the_files_of_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +75,8 @@ def test_an_output_that_cannot_be_written_ends_all_lines(tmp_path: Path) -> None
 
 
 def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
-    stop = threading.Event()
-    outcomes = []
     many = ManyLines([SyntheticLine, SyntheticLine], print)
-    for outcome in many.run((sample(tmp_path, str(i)) for i in range(100_000)), stop):
-        outcomes.append(outcome)
-        stop.set()
-    assert 1 <= len(outcomes) < 3000
-    assert {outcome.sample.name for outcome in outcomes} == {path.stem for path in tmp_path.iterdir()}
+    assert_stops(many, (sample(tmp_path, str(i)) for i in range(100_000)), tmp_path, most=3000)
 
 
 def test_a_line_that_cannot_be_made_closes_the_others() -> None:

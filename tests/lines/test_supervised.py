@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from samples import sample
-from synthetic_lines import make_dead_line, make_line, make_no_line
+from synthetic_lines import assert_stops, make_dead_line, make_line, make_no_line, names
 
 from gpupeak.errors import DeviceError, RunError
 from gpupeak.lines import Recipe
@@ -21,10 +19,6 @@ from gpupeak.types import Failed, Saved
 
 TORCHS = "AcceleratorError" if hasattr(torch, "AcceleratorError") else "RuntimeError"
 RECIPE: Recipe = (make_line, ("synthetic", 0.0, None))
-
-
-def supervised(**options: Any) -> SupervisedLine:
-    return SupervisedLine(RECIPE, print, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +32,7 @@ def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) 
     assert (line.device, told) == ("synthetic", ["a synthetic line"])
     for run in ("a", "b"):
         outcomes = list(line.run(sample(tmp_path, f"{run}{i}") for i in range(50)))
-        assert sorted(o.sample.name for o in outcomes) == sorted(f"{run}{i}" for i in range(50))
+        assert names(outcomes) == sorted(f"{run}{i}" for i in range(50))
         assert all(isinstance(o, Saved) and local(o.sample.target).exists() for o in outcomes)
     line.close()
     assert not Path(f"/proc/{line.pid}").exists()
@@ -60,7 +54,7 @@ def test_a_sample_that_ends_the_child_twice_is_decoded_on_the_cpu(tmp_path: Path
     line = SupervisedLine(RECIPE, told.append, window=20, time_limit=1.0 if fault == "hang" else 60.0)
     outcomes = list(line.run(samples))
     line.close()
-    assert sorted(o.sample.name for o in outcomes) == sorted(s.name for s in samples), "one outcome each"
+    assert names(outcomes) == sorted(s.name for s in samples), "one outcome each"
     assert all(isinstance(o, Saved) for o in outcomes)
     assert [text for text in told if text != "a synthetic line"] == [
         f"synthetic: the line {how}; it is started again, what it had goes one by one",
@@ -81,7 +75,7 @@ def test_what_ends_the_child_on_the_cpu_too_has_failed(tmp_path: Path, on_cpu: b
     line = SupervisedLine(RECIPE, told.append, window=30, on_cpu=on_cpu)
     outcomes = list(line.run(samples))
     line.close()
-    assert sorted(o.sample.name for o in outcomes) == sorted(s.name for s in samples), "one outcome each"
+    assert names(outcomes) == sorted(s.name for s in samples), "one outcome each"
     failed = {o.sample.name: o.reason for o in outcomes if isinstance(o, Failed)}
     reason = f"the GPU line was ended by SIGKILL, {times} decoded on the CPU"
     assert failed == {"deadly0": reason, "deadly1": reason}
@@ -89,21 +83,16 @@ def test_what_ends_the_child_on_the_cpu_too_has_failed(tmp_path: Path, on_cpu: b
 
 
 def test_an_nvdec_that_no_sample_survives_ends_the_run(tmp_path: Path) -> None:
-    line = supervised(window=20)
+    line = SupervisedLine(RECIPE, print, window=20)
     with pytest.raises(RunError, match="the GPU line failed 10 times in a row, the last time it was ended by SIGKILL"):
         list(line.run(sample(tmp_path, f"deadly{i} on NVDEC") for i in range(30)))
     line.close()
 
 
 def test_stopping_leaves_the_rest_without_an_outcome(tmp_path: Path) -> None:
-    line, stop = supervised(window=8), threading.Event()
-    outcomes = []
-    for outcome in line.run((sample(tmp_path, str(i)) for i in range(100_000)), stop):
-        outcomes.append(outcome)
-        stop.set()
+    line = SupervisedLine(RECIPE, print, window=8)
+    assert_stops(line, (sample(tmp_path, str(i)) for i in range(100_000)), tmp_path, most=100)
     line.close()
-    assert 1 <= len(outcomes) < 100
-    assert {o.sample.name for o in outcomes} == {path.stem for path in tmp_path.iterdir()}
 
 
 def test_a_line_that_cannot_be_built_says_why() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import pytest
-from clips import decode_in_full, write_clip
+from clips import decode_in_full, parameter_set, write_clip
 
 from gpupeak.video.container import open_clip
 from gpupeak.video.nal import read_sequence
@@ -37,17 +36,11 @@ def test_colours_and_format(tmp_path: Path, pix_fmt: str, codec: str, params: st
         assert (clip.colorspace, clip.color_range) == (frame.colorspace, frame.color_range)
 
 
-def sequence_unit(path: Path) -> bytes:
-    with av.open(str(path)) as container:
-        header = container.streams.video[0].codec_context.extradata or b""
-    return header[8 : 8 + header[7]]  # ISO/IEC 14496-15, 5.3.3.1
-
-
 @pytest.mark.parametrize(
     "params", ["", "fullrange=on:chromaloc=2:sar=77/13", "vbv-maxrate=300:vbv-bufsize=300:nal-hrd=vbr:pic-struct=1"]
 )
 def test_reordering_is_stated(tmp_path: Path, params: str) -> None:
-    unit = sequence_unit(write_clip(tmp_path / "clip.mp4", 2, options={"x264-params": params}))
+    unit = parameter_set(write_clip(tmp_path / "clip.mp4", 2, options={"x264-params": params}))
     sequence = read_sequence(unit)
     assert sequence is not None and sequence.reordering
     cut = read_sequence(unit[:-6])

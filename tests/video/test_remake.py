@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from av.video.frame import VideoFrame
-from clips import KINDS, Packets, decode_in_full, hidden_vp9, remux, superframe, with_data, write_clip
+from clips import KINDS, Packets, decode_in_full, hidden_vp9, parameter_set, remux, superframe, with_data, write_clip
 
 from gpupeak.errors import SampleError
 from gpupeak.sampling import choose
@@ -203,7 +203,7 @@ def test_vp9_of_packets_that_are_not_one_picture(tmp_path: Path, change: Callabl
 
 @pytest.mark.parametrize("kind", ["h264_cropped", "hevc"])
 def test_a_sequence_parameter_set_without_its_cropping(clip_of: ClipOf, kind: str) -> None:
-    unit, header = parameter_set(clip_of(kind))
+    unit, header = parameter_set(clip_of(kind)), 2 if kind == "hevc" else 1
     cropping = read_cropping(unit, kind == "hevc")
     changed = read_cropping(uncropped(unit, header, cropping), kind == "hevc")
     assert changed == cropping._replace(right=0, bottom=0, stop=cropping.start + 1)
@@ -221,17 +221,9 @@ def bits(payload: bytes) -> str:
     return f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}"
 
 
-def parameter_set(path: Path) -> tuple[bytes, int]:
-    """The sequence parameter set of an MP4, after the two bytes of its length, and the size of its header."""
-    with open_clip(path) as clip:
-        record, header = clip.decoder.extradata or b"", 2 if clip.codec == "hevc" else 1
-    at = record.index(b"\x42\1" if header == 2 else b"\x67", 5)
-    return record[at : at + int.from_bytes(record[at - 2 : at], "big")], header
-
-
 @pytest.mark.parametrize("kind", ["h264_cropped", "hevc"])
 def test_damaged_parameter_sets_are_read_or_not_in_no_time(clip_of: ClipOf, kind: str) -> None:
-    unit, header = parameter_set(clip_of(kind))
+    unit, header = parameter_set(clip_of(kind)), 2 if kind == "hevc" else 1
     draw, read = random.Random(0), 0
     for _ in range(3000):
         damaged = bytearray(unit[: draw.randint(header, len(unit))])
