@@ -273,5 +273,3 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     where = store.directory("mer2023")
     assert capsys.readouterr().out == f"mer2023: 1 of 4 samples written to {where}, 3 already there\n"
     assert same(store, "mer2023", wanted)
-    assert main(["pack", *root, "--n-frms", "4"]) == 2
-    assert "frame_CLIP_VIT_LARGE_emotion_peak_4frms" in capsys.readouterr().err
