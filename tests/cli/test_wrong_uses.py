@@ -306,7 +306,7 @@ def test_a_wrong_use_is_one_line_and_its_exit_code(
     assert told.startswith(f"error: {line}".replace("PLACE", str(place)))
     assert told.count("\n") == 1
     assert sorted(place.rglob("*")) == before
-    if words.split()[0] in ("extract", "plan", "verify", "report", "inspect", "doctor", "pack", "unpack"):
+    if words.startswith(("extract", "plan", "verify", "report", "inspect", "doctor", "pack", "unpack", "config check")):
         assert main([*words.split(), "--json"]) == code
         out, again = capsys.readouterr()
         summary = json.loads(out)
