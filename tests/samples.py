@@ -44,7 +44,7 @@ def plan(directory: Path, name: str = "clip", n: int = 8) -> FramePlan:
     return FramePlan(sample(directory, name, n), tuple(range(n)), 100, "h264")
 
 
-def of_demo(corpus: DemoCorpus, out: Path, **changes: Any) -> ExtractConfig:
+def of_demo(corpus: DemoCorpus, out: Path | str, **changes: Any) -> ExtractConfig:
     """A run over the demo's corpus, on the CPU, by the smallest tower."""
     given: dict[str, Any] = {
         "datasets": corpus.datasets,

@@ -13,6 +13,7 @@ import pytest
 from gpupeak import ExtractConfig
 from gpupeak.cli.app import main
 from gpupeak.config import OPTIONS
+from gpupeak.types import Shard
 
 WORDS = {
     "": ExtractConfig(),
@@ -117,6 +118,22 @@ def test_gpupeak_alone_prints_help(words: list[str], capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     for command in ("extract", "plan", "inspect", "demo"):
         assert re.search(rf"^│ {command} ", text, re.MULTILINE)
+
+
+def test_the_shard_is_taken_from_slurm_which_is_said_and_can_be_refused(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"ID": "3", "COUNT": "8", "MIN": "0"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert main(["extract"]) == 0
+    assert "shard 3 of 8, by SLURM_ARRAY_TASK_ID=3; --num-shards 1 takes all samples" in capsys.readouterr().err
+    assert main(["extract", "--num-shards", "1"]) == 0
+    assert main(["extract", "--num-shards", "2", "--shard-index", "0"]) == 0
+    assert "by SLURM" not in capsys.readouterr().err
+    assert [config.shard for config in stage.configs] == [Shard(3, 8), None, Shard(0, 2)]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "99")
+    assert main(["extract"]) == 2
+    assert len(stage.configs) == 3
 
 
 def test_shells_complete_commands_and_options(

@@ -97,12 +97,10 @@ def test_command_line_then_environment_then_file(
 @pytest.mark.parametrize(
     ("file", "variable", "line"),
     [
-        ("smooth = 4", "", "gpupeak.toml: smooth is 4, expected an odd number of frames"),
         ("cache_size = 'x'", "", "gpupeak.toml: cache_size is 'x', expected bytes (20GB, 512MiB) from 1"),
         ("fsync = 1", "", "gpupeak.toml: fsync is 1, expected true or false"),
         ("n_frms = 8\nn-frms = 4", "", "gpupeak.toml: n-frms is given twice, the other time spelt otherwise"),
         ("", "DATASETS=,", "GPUPEAK_DATASETS is ',', expected a list of names"),
-        ("weight = 'x'", "", "gpupeak.toml: unknown key 'weight', did you mean weights"),
         ("", "N_FRMS=many", "GPUPEAK_N_FRMS is 'many', expected a whole number from 1 to 1,024"),
         ("", "OVERWRITE=maybe", "GPUPEAK_OVERWRITE is 'maybe', expected true or false"),
         ("", "CACHE_SIZE=x", "GPUPEAK_CACHE_SIZE is 'x', expected bytes (20GB, 512MiB) from 1"),

@@ -21,14 +21,11 @@ from samples import ENCODER, read_manifest, small, words
 from synthetic_lines import LineHere
 
 import gpupeak
-import gpupeak.run
 from gpupeak import ExtractConfig
 from gpupeak.check.plan import plan
 from gpupeak.check.verify import verify
-from gpupeak.cli.app import main
 from gpupeak.corpora.shards import assign, slurm_shard
 from gpupeak.errors import ConfigError, RunError
-from gpupeak.tally import RunReport
 from gpupeak.types import Shard
 
 PER_SAMPLE = 256 << 10
@@ -106,29 +103,6 @@ def test_slurm_tells_the_shard(environment: dict[str, str], shard: Shard | None)
 def test_what_slurm_cannot_mean_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         slurm_shard(environment)
-
-
-def test_the_command_takes_its_shard_from_slurm_says_so_and_can_be_told_not_to(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[ExtractConfig] = []
-
-    def run(config: ExtractConfig, *_: object) -> RunReport:
-        asked.append(config)
-        return RunReport((), 1.0, "cpu", False, ())
-
-    monkeypatch.setattr(gpupeak.run, "extract", run)
-    for name, value in ARRAY.items():
-        monkeypatch.setenv(name, value)
-    assert main(["extract"]) == 0
-    assert "shard 3 of 8, by SLURM_ARRAY_TASK_ID=3; --num-shards 1 takes all samples" in capsys.readouterr().err
-    assert main(["extract", "--num-shards", "1"]) == 0
-    assert main(["extract", "--num-shards", "2", "--shard-index", "0"]) == 0
-    assert "by SLURM" not in capsys.readouterr().err
-    assert [config.shard for config in asked] == [Shard(3, 8), None, Shard(0, 2)]
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "99")
-    assert main(["extract"]) == 2
-    assert len(asked) == 3
 
 
 # Runs

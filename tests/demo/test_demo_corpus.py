@@ -13,8 +13,6 @@ from gpupeak.peaks.reading import read_peak
 from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.types import NoPeak
 
-EVERY_CLIP = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
-
 
 def test_every_source_and_a_fallback_are_shown() -> None:
     assert {clip.source for clip in CLIPS} == {*PEAK_SOURCES[:4], None}
@@ -37,7 +35,7 @@ def test_the_face_shows_most_at_the_peak(corpus: DemoCorpus, clip: Clip) -> None
     assert shown[clip.peak] > 2 * max(at_rest)
 
 
-@EVERY_CLIP
+@pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
 def test_the_action_units_tell_the_peak(corpus: DemoCorpus, clip: Clip) -> None:
     directory = {"mer2023": "MER2023", "iemocap": "IEMOCAPFour"}[clip.dataset]
     found = read_peak(clip.name, [corpus.mer_factory_output / directory])

@@ -91,19 +91,10 @@ def test_a_saved_line_wins_over_a_failed_one_while_its_file_is_whole(tmp_path: P
     assert outcomes(tmp_path) == {"a": "saved", "b": "failed"}
 
 
-def test_overwriting_by_shards_counts_for_the_whole_directory(tmp_path: Path) -> None:
-    run(tmp_path, *NAMES)
-    run(tmp_path, "a", part=ZERO, settings=OTHER, overwrite=True)
-    assert done(tmp_path) == {"a"}
-    assert outcomes(tmp_path) == {"a": "saved"}
-    with pytest.raises(ConfigError, match="; give another --output-root"):
-        opened(tmp_path, ONE).refuse_mixing(SETTINGS)
-    run(tmp_path, "b", part=ONE, settings=OTHER)  # joins in
-    assert done(tmp_path) == {"a", "b"}
+def test_an_unfinished_overwrite_of_shards_that_was_merged_goes_on_by_shards(tmp_path: Path) -> None:
+    overwriting(tmp_path)
     with opened(tmp_path) as directory:
         directory.absorb(NAMES)
-        assert directory.overwriting
-    assert done(tmp_path) == {"a", "b"}
     run(tmp_path, "c", part=ZERO, settings=OTHER)  # a shard goes on where a plain run would
     assert done(tmp_path) == {"a", "b", "c"}
     run(tmp_path, "d", settings=OTHER)
