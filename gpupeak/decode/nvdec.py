@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpupeak.decode.driver import KINDS, Abilities, abilities
@@ -33,26 +33,22 @@ def examine(clip: Clip, indices: Sequence[int]) -> tuple[VideoFacts, Remade | st
     """
     pix_fmt = (clip.pix_fmt or "").replace("yuvj", "yuv")  # J: full range
     facts = VideoFacts(clip.colorspace == 1, clip.tagged_full_range, clip.rotation, pix_fmt)
-    for reason, holds in _obstacles(clip, pix_fmt):
-        if holds:
-            return facts, reason
+    if all(clip.codec != codec for codec, _ in KINDS):
+        return facts, f"codec {clip.codec}"
+    if (clip.codec, pix_fmt) not in KINDS:
+        return facts, f"{clip.codec} in {clip.pix_fmt}"
+    # libav takes the container's word for full range, too, DALI the bitstream's only: what it clips cannot be mended.
+    is_full = clip.color_range == FULL_RANGE or clip.pix_fmt != pix_fmt
+    if clip.colorspace not in _MATRICES or is_full != clip.tagged_full_range:
+        return facts, f"colours of matrix {clip.colorspace}, range {clip.color_range}"
+    if mirrors(clip.matrix):
+        return facts, "mirrored pictures"
     try:
         made = remake(clip, indices)
     except Unsafe as error:
         return facts, str(error)
     # DALI's colour kernel works on 2x2 pixels and writes past the last odd one.
     return facts, "odd width or height" if made.coded[0] % 2 + made.coded[1] % 2 else made
-
-
-def _obstacles(clip: Clip, pix_fmt: str) -> Iterator[tuple[str, bool]]:
-    """What may speak against NVDEC, and whether it does; each is asked only if none before does."""
-    yield f"codec {clip.codec}", not any(clip.codec == codec for codec, _ in KINDS)
-    yield f"{clip.codec} in {clip.pix_fmt}", (clip.codec, pix_fmt) not in KINDS
-    # libav takes the container's word for full range, too, DALI the bitstream's only: what it clips cannot be mended.
-    is_full = clip.color_range == FULL_RANGE or clip.pix_fmt != pix_fmt
-    colours = f"colours of matrix {clip.colorspace}, range {clip.color_range}"
-    yield colours, clip.colorspace not in _MATRICES or is_full != clip.tagged_full_range
-    yield "mirrored pictures", mirrors(clip.matrix)
 
 
 def nvdec_abilities(gpu: int = 0) -> Abilities | str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from gpupeak.types import Failed, FrameBatch, Sample
 
 _START_SECONDS = 120.0  # imports from a cold network file system are slow
 _STARTS = 3  # of a process that is killed before it is ready
-
-_Suspects: TypeAlias = Suspects[Sample | Task]
 
 
 class WorkerPool:
@@ -47,6 +45,7 @@ class WorkerPool:
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(self._shape[0]):
             self._free.put(slot)
+        self._suspects = Suspects[Sample | Task]("the decoding process")
         self._workers = [_Worker(self._memory, self._shape) for _ in range(workers)]
 
     @property
@@ -75,33 +74,30 @@ class WorkerPool:
 
     def _work(self, work: Iterable[Sample | Task], decoding: bool) -> Generator[FrameBatch | Planned | Done | Failed]:
         source = iter(work)
-        suspects: _Suspects = Suspects("the decoding process")
         try:
-            while busy := self._dispatch(source, suspects, decoding):
+            while busy := self._dispatch(source, decoding):
                 ready = wait(busy, timeout=max(0.0, min(each.deadline for each in busy.values()) - time.monotonic()))
                 # Who has answered is never too late: the answer may have lain waiting while the line was full.
                 now = time.monotonic()
                 for connection, worker in busy.items():
                     if connection in ready or worker.deadline <= now:
-                        yield from self._collect(worker, suspects)
+                        yield from self._collect(worker)
         except BaseException:
             self.close()
             raise
 
-    def _dispatch(
-        self, source: Iterator[Sample | Task], suspects: _Suspects, decoding: bool
-    ) -> dict[Connection, _Worker]:
+    def _dispatch(self, source: Iterator[Sample | Task], decoding: bool) -> dict[Connection, _Worker]:
         """Give every idle worker work, second tries first; those that have some."""
         for worker in self._workers:
             if worker.work is None:
-                second = bool(suspects)
-                work = suspects.popleft() if second else next(source, None)
+                second = bool(self._suspects)
+                work = self._suspects.popleft() if second else next(source, None)
                 if work is None:
                     break
                 worker.take(self._free.get() if decoding else NO_SLOT, work, second, self._time_limit)
         return {worker.child.connection: worker for worker in self._workers if worker.work is not None}
 
-    def _collect(self, worker: _Worker, suspects: _Suspects) -> Iterator[FrameBatch | Planned | Done | Failed]:
+    def _collect(self, worker: _Worker) -> Iterator[FrameBatch | Planned | Done | Failed]:
         work, worker.work = worker.work, None
         assert work is not None
         try:
@@ -109,7 +105,7 @@ class WorkerPool:
         except Ended as ended:
             self._release(worker.slot)
             self._replace(worker)
-            for aside in suspects.ended([work], worker.second, ended):
+            for aside in self._suspects.ended([work], worker.second, ended):
                 sample = aside if isinstance(aside, Sample) else aside.sample
                 yield Failed(sample, "decode", f"the decoding process {ended}, twice")
             return

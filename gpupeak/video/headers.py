@@ -6,7 +6,6 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import NamedTuple
 
 # ISO/IEC 14496-12, 4.2 and QuickTime: what follows the last of these is no part of the video.
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof", b"mfra", b"sidx", b"styp", b"emsg"}
@@ -27,27 +26,20 @@ _RIFF_SLACK = 8  # some writers of AVI count the RIFF header in
 _TS_PACKETS = (188, 192, 204)  # bytes of a packet: plain, with a time code, with error correction
 
 
-class Headers(NamedTuple):
-    """Whether a file ends before what its headers announce, cut short or still being copied, and whether it is certain
-    that they turn no picture; as far as MP4, Matroska, AVI and MPEG-TS tell."""
-
-    ends_early: bool
-    upright: bool
-
-
-def read_headers(path: Path, container: str) -> Headers:
-    """Read the headers of a file in libav's format `container`."""
+def read_headers(path: Path, container: str) -> tuple[bool, bool]:
+    """Of a file in libav's format `container`: whether it ends before what its headers announce, cut short or still
+    being copied, and whether it is certain that they turn no picture; as far as MP4, Matroska, AVI and MPEG-TS tell."""
     try:
         with path.open("rb", buffering=0) as file:
             return _read(file.fileno(), container)
     except (OSError, OverflowError):
-        return Headers(False, False)
+        return False, False
 
 
-def _read(file: int, container: str) -> Headers:
+def _read(file: int, container: str) -> tuple[bool, bool]:
     size = os.fstat(file).st_size
     if container == "mpegts":
-        return Headers(all(size % packet for packet in _TS_PACKETS), False)
+        return all(size % packet for packet in _TS_PACKETS), False
     at, upright, movie = 0, container == "avi", b""
     while at < size:
         head = os.pread(file, 16, at)
@@ -58,9 +50,9 @@ def _read(file: int, container: str) -> Headers:
             movie += os.pread(file, length, at)[8:]
             upright = all(kind in movie and not turned.search(movie) for kind, turned in _TURNED.items())
         if not length:
-            return Headers(False, upright)
+            return False, upright
         at += length
-    return Headers(at > size + (_RIFF_SLACK if container == "avi" else 0), upright)
+    return at > size + (_RIFF_SLACK if container == "avi" else 0), upright
 
 
 def _length(head: bytes) -> int:

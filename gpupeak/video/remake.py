@@ -67,20 +67,23 @@ def remake(clip: Clip, indices: Iterable[int]) -> Remade:
     late = [number - place[each] for number, each in enumerate(pts)]
     if len(place) < len(pts) or max(late) > _MAX_LATE or min(late) <= -_CLUSTER:
         raise Unsafe(UNTIMED)
+    name, kind = _SYNTAX[clip.codec]
     try:
-        name, header, payloads, coded, shown = _written(clip, numbers)
+        # Its parameters are in the clip's first packet, which may not be one of the video's.
+        syntax = kind(clip, next(map(bytes, clip.read([0])), b""))
+        packets = _read(clip, numbers)
+        payloads = [*map(syntax.rewritten, packets), syntax.again(packets[0])]
+        header, coded, shown = syntax.header()
     except Cut:
         raise Unsafe(NO_FRAMES) from None
     except ValueError:
         raise Unsafe("parameter sets that cannot be read") from None
+    payloads[0].insert(0, header)
     data = _matroska(name, header, coded, payloads, [*(place[each] for each in pts), len(pts)])
     return Remade(data, tuple(place[clip.pts(index)] for index in wanted), len(payloads), coded, shown)
 
 
-def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[Payload], Size, Size]:
-    name, kind = _SYNTAX[clip.codec]
-    # Its parameters are in the clip's first packet, which may not be one of the video's.
-    syntax = kind(clip, next(map(bytes, clip.read([0])), b""))
+def _read(clip: Clip, numbers: list[int]) -> list[memoryview]:
     packets, size = list[memoryview](), 0
     for packet in clip.read(numbers):
         size += packet.size
@@ -89,11 +92,7 @@ def _written(clip: Clip, numbers: list[int]) -> tuple[bytes, bytes, list[Payload
         packets.append(memoryview(packet))
     if len(packets) < len(numbers):
         raise Unsafe(NO_FRAMES)  # the file was read once more, and has changed
-    again = syntax.again(packets[0])
-    payloads = [syntax.rewritten(data) for data in packets]
-    header, coded, shown = syntax.header()
-    payloads[0].insert(0, header)
-    return name, header, [*payloads, again], coded, shown
+    return packets
 
 
 class _Syntax:
@@ -204,15 +203,15 @@ class _Mpeg4(_Syntax):
         if self._layer not in (b"", layer):
             raise Unsafe(CHANGING)
         self._layer = layer
-        bits = Bits(layer[:64])
+        bits = Bits(layer)
         _skip_to_size(bits)
-        left = 8 * len(layer) - bits.at - 27  # bits after the size: 13, a marker, 13
-        self._shown = bits.u(13), bits.u(14) & 0x1FFF
+        start = bits.at
+        self._shown = bits.u(13), bits.u(14) & 0x1FFF  # after a marker
         width, height = in_blocks(self._shown)
         if min(self._shown) == 0 or max(width, height) > 0x1FFF or len(layer) > _MAX_HEADER:
             raise ValueError(f"{self._shown}")
-        value = int.from_bytes(layer, "big") & ~(0x7FFDFFF << left) | (width << 14 | height) << left
-        return found[0][:4] + value.to_bytes(len(layer), "big")
+        text = f"{bits.text[:start]}{width:013b}{bits.text[start + 13]}{height:013b}{bits.text[start + 27 :]}"
+        return found[0][:4] + int(text, 2).to_bytes(len(layer), "big")
 
 
 _VOP = b"\0\0\1\xb6"
@@ -287,12 +286,8 @@ def in_blocks(size: Size) -> Size:
 def _matroska(name: bytes, header: bytes, size: Size, payloads: Sequence[Payload], places: Sequence[int]) -> bytes:
     """A file of one video stream (RFC 9559), whose time base is a picture."""
     video = _element("e0", *_number("b0", size[0]), *_number("ba", size[1]))  # PixelWidth, PixelHeight
-    track = [
-        *_number("d7", 1),
-        *_number("73c5", 1),
-        *_number("83", 1),
-        *_number("9c", 0),
-    ]  # number, UID, video, no lacing
+    # Its number and UID, that it is a video, and without lacing.
+    track = [*_number("d7", 1), *_number("73c5", 1), *_number("83", 1), *_number("9c", 0)]
     private = _element("63a2", header) if header else []
     entry = _element("ae", *track, *_element("86", name), *private, *video)
     parts = [*_element("1549a966", *_number("2ad7b1", 40_000_000)), *_element("1654ae6b", *entry)]
