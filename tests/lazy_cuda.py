@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gpupeak.encode.gpu.device import Cuda, Graph, Stream, Work
+from gpupeak.encode.gpu.device import Cuda, Stream, Work
 
 QUERIES = 3  # until an event that nobody waits for has come to pass anyway
 
@@ -83,7 +83,7 @@ class LazyCuda(Cuda):
         self.pools.append(object())
         return self.pools[-1]
 
-    def capture(self, stream: Stream, pool: object, work: Work) -> Graph:
+    def capture(self, stream: Stream, pool: object, work: Work) -> Work:
         assert isinstance(stream, LazyStream)
         assert isinstance(work, partial)
         assert pool is self.pools[-1]

@@ -10,8 +10,7 @@ import torch
 
 from gpupeak.errors import DeviceError
 
-Work = Callable[[], object]  # puts work on the current stream and returns at once
-Graph = Callable[[], object]  # captured work
+Work = Callable[[], object]  # puts work on the current stream and returns at once, as a captured graph's replay does
 
 
 class Event(Protocol):
@@ -29,7 +28,7 @@ class Cuda:
         self._device = device
 
     def stream(self) -> Stream:
-        return Stream(torch.cuda.Stream(self._device), self._device)  # type: ignore[no-untyped-call]
+        return Stream(torch.cuda.Stream(self._device))  # type: ignore[no-untyped-call]
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Memory on the device, zero before any work put on any stream from now on."""
@@ -47,7 +46,7 @@ class Cuda:
         """Memory for captured work. Graphs in one pool share it: only one of them may run at a time."""
         return torch.cuda.graph_pool_handle()
 
-    def capture(self, stream: Stream, pool: Any, work: Work) -> Graph:
+    def capture(self, stream: Stream, pool: Any, work: Work) -> Work:
         """Record work that has run on `stream` before; it is not run now."""
         graph = torch.cuda.CUDAGraph()
         # Thread-local: another thread may allocate meanwhile, which would break a global capture.
@@ -63,9 +62,8 @@ class Cuda:
 class Stream:
     """Work that runs in the order in which it was put here, beside that of other streams."""
 
-    def __init__(self, stream: torch.cuda.Stream, device: torch.device) -> None:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
         self.torch = stream
-        self._device = device
 
     def run(self, label: str, work: Work) -> None:
         """Put work here; its label, without braces, names it in profiles."""

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpupeak.encode.base import Frames, give_back, outcomes
 from gpupeak.encode.gpu.attention import APART, Attention, apart
-from gpupeak.encode.gpu.device import Cuda, Event, Graph
+from gpupeak.encode.gpu.device import Cuda, Event, Work
 from gpupeak.encode.gpu.inbox import Inbox
 from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower
@@ -93,7 +93,7 @@ class GraphRunner:
         self.largest, self.rows, self.features = eager.largest, eager.rows, eager.features
         self._buckets = sorted(set(buckets))
         pool = self.cuda.pool()
-        self._graphs: dict[int, Graph] = {}
+        self._graphs: dict[int, Work] = {}
         for bucket in reversed(self._buckets):
             work = partial(eager.run, bucket)
             for _ in range(3):
@@ -226,32 +226,31 @@ class GraphEncoder:
         """From pixels to the static input; the event is behind the last read of pixels and lane."""
         if lane.read is not None:
             lane.read.synchronize()
-        staged_pixels, staged_images = lane.staged_pixels.numpy(), lane.staged_images.numpy()
-        sources: list[tuple[torch.Tensor, int, int]] = []  # pixels on the device, and which images are in them
-        place = 0
+        staged, numbers = lane.staged_pixels.numpy(), lane.staged_images.numpy()
+        last = 0
         for _, group in itertools.groupby(images, _device_batch):
-            first, same = place, [*group]
-            place += len(same)
+            same = [*group]
+            first, last = last, last + len(same)
             batch, _ = same[0]
             if isinstance(batch.pixels, np.ndarray):
-                for at, (of, row) in enumerate(same, first):
-                    staged_pixels[at] = of.pixels[row]
-                staged_images[first:place] = np.arange(first, place)
-                upload = partial(lane.pixels[first:place].copy_, lane.staged_pixels[first:place], non_blocking=True)
-                self._uploads.run("upload", upload)
-                sources.append((lane.pixels, first, place))
+                pixels = lane.pixels
+                for at, (source, row) in enumerate(same, first):
+                    staged[at], numbers[at] = source.pixels[row], at
+                self._upload(lane.staged_pixels[first:last], pixels[first:last])
             else:
-                staged_images[first:place] = [row for _, row in same]
+                pixels = batch.pixels
+                numbers[first:last] = [row for _, row in same]
                 if batch.ready is not None:
                     self._stream.wait(batch.ready)
-                sources.append((batch.pixels, first, place))
-        self._uploads.run("upload", partial(lane.images[:place].copy_, lane.staged_images[:place], non_blocking=True))
-        self._stream.wait(self._uploads.record())
-        for pixels, first, last in sources:
+            self._upload(lane.staged_images[first:last], lane.images[first:last])
+            self._stream.wait(self._uploads.record())
             rows = self._runner.rows[first * self._patches : last * self._patches]
             self._stream.run("patch rows", partial(self._write_rows, pixels, lane.images[first:last], rows))
         lane.read = self._stream.record()
         return lane.read
+
+    def _upload(self, staged: torch.Tensor, memory: torch.Tensor) -> None:
+        self._uploads.run("upload", partial(memory.copy_, staged, non_blocking=True))
 
 
 def _landed(flight: _Flight) -> list[FeatureBatch | Failed]:
