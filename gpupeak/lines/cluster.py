@@ -106,15 +106,14 @@ def _connect(ray: Any, address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    given = "local" if address is None else _answering(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         with _silent_start():
             if address is None:
-                ray.init("local", **options)
+                ray.init(given, **options)
             else:  # on a thread: Ray tries for ever what something else than Ray answers
-                ThreadPool(1).apply_async(ray.init, (_answering(address),), options).get(_JOIN_SECONDS)
-    except DeviceError:
-        raise
+                ThreadPool(1).apply_async(ray.init, (given,), options).get(_JOIN_SECONDS)
     except NoAnswer as error:
         raise DeviceError(f"{where}: what listens there does not answer as Ray does") from error
     except Exception as error:

@@ -86,7 +86,7 @@ class SupervisedLine:
                         suspects.appendleft(replace(sample, on_cpu=True))
 
     def _through(self, samples: Iterator[Sample], stop: threading.Event) -> Iterator[Outcome]:
-        self._held = held = dict[Place, Sample]()
+        self._held = held = dict[Place, Sample]()  # with the child and not yet answered for, by target
         ended = told = False
         patience = self._time_limit
         while True:
@@ -109,7 +109,6 @@ class SupervisedLine:
             yield value
 
     def _start(self) -> None:
-        self._held = dict[Place, Sample]()  # with the child and not yet answered for, by target
         self._child = Child(serve, environment=self._environment)
         self._child.send(self._recipe)
         try:

@@ -6,8 +6,8 @@ Who owns which memory, and until when (one stream carries all of it except uploa
                       the one stream protects it.
     static output     features. The same: the copy to a slot lies between two replays.
     frames, borrowed  until the event behind the patch kernel; then `FrameBatch.release` is called.
-    staging           what goes up from the host, in one of two lanes, each its own until the event behind
-                      the patch kernel that read it.
+    staging           what goes up from the host: the encoder's until the event behind the patch kernel that
+                      read it, which is waited for before the next batch is staged.
     pinned slot       features on the host. The writer's, from the event behind the copy to
                       `FeatureBatch.release`.
 """
@@ -147,17 +147,6 @@ class _Flight:
     done: Event
 
 
-class _Lane:
-    """What goes up from the host with one launch: staged in pinned memory, then copied."""
-
-    def __init__(self, cuda: Cuda, images: int, size: int) -> None:
-        self.staged_pixels = cuda.pinned((images, size, size, 3), torch.uint8)
-        self.staged_images = cuda.pinned((images,), torch.int32)
-        self.pixels = cuda.zeros((images, size, size, 3), torch.uint8)
-        self.images = cuda.zeros((images,), torch.int32)
-        self.read: Event | None = None
-
-
 class GraphEncoder:
     """Encodes whatever frames are ready together, on the GPU while the host prepares the next ones.
 
@@ -168,11 +157,13 @@ class GraphEncoder:
 
     def __init__(self, runner: Runner, *, n: int = 8, slots: int = SLOTS, size: int | None = None) -> None:
         self._runner, self._write_rows, self._slots = runner, runner.tower.write_rows, slots
-        self._stream, self._uploads = runner.stream, runner.cuda.stream()
+        cuda, self._stream, self._uploads = runner.cuda, runner.stream, runner.cuda.stream()
         self._patches, size = runner.tower.shape.grid**2, size or runner.tower.shape.size
         self._most = max(runner.largest, n)  # images a slot
-        # The tower was made on torch's default stream: the lanes' zeros wait for that, too.
-        self._lanes = itertools.cycle([_Lane(runner.cuda, runner.largest, size) for _ in range(2)])
+        pictures, numbers = (runner.largest, size, size, 3), (runner.largest,)
+        # The tower was made on torch's default stream: these zeros wait for that, too.
+        self._pixels, self._staged_pixels = cuda.zeros(pictures, torch.uint8), cuda.pinned(pictures, torch.uint8)
+        self._images, self._staged_images = cuda.zeros(numbers, torch.int32), cuda.pinned(numbers, torch.int32)
 
     def encode(self, batches: Iterable[FrameBatch]) -> Generator[FeatureBatch | Failed]:
         """Yield every sample's features or failure, in order; one call at a time. Raises DeviceError."""
@@ -215,39 +206,38 @@ class GraphEncoder:
         features = slot[: len(images)]
         for first in range(0, len(images), self._runner.largest):
             some = images[first : first + self._runner.largest]
-            read = self._read(some, next(self._lanes))
+            if first:
+                read.synchronize()
+            read = self._read(some)
             self._stream.run("replay", partial(self._runner.run, len(some)))
             arrived = features[first : first + len(some)]
             copy = partial(arrived.copy_, self._runner.features[: len(some)], non_blocking=True)
             self._stream.run("copy", copy)
         return _Flight(samples, features, release, began, read, self._stream.record())
 
-    def _read(self, images: Sequence[tuple[FrameBatch, int]], lane: _Lane) -> Event:
-        """From pixels to the static input; the event is behind the last read of pixels and lane."""
-        if lane.read is not None:
-            lane.read.synchronize()
-        staged, numbers = lane.staged_pixels.numpy(), lane.staged_images.numpy()
+    def _read(self, images: Sequence[tuple[FrameBatch, int]]) -> Event:
+        """From pixels to the static input; the event is behind the last read of pixels and of what was staged."""
+        staged, numbers = self._staged_pixels.numpy(), self._staged_images.numpy()
         last = 0
         for _, group in itertools.groupby(images, _device_batch):
             same = [*group]
             first, last = last, last + len(same)
             batch, _ = same[0]
             if isinstance(batch.pixels, np.ndarray):
-                pixels = lane.pixels
+                pixels = self._pixels
                 for at, (source, row) in enumerate(same, first):
                     staged[at], numbers[at] = source.pixels[row], at
-                self._upload(lane.staged_pixels[first:last], pixels[first:last])
+                self._upload(self._staged_pixels[first:last], pixels[first:last])
             else:
                 pixels = batch.pixels
                 numbers[first:last] = [row for _, row in same]
                 if batch.ready is not None:
                     self._stream.wait(batch.ready)
-            self._upload(lane.staged_images[first:last], lane.images[first:last])
+            self._upload(self._staged_images[first:last], self._images[first:last])
             self._stream.wait(self._uploads.record())
             rows = self._runner.rows[first * self._patches : last * self._patches]
-            self._stream.run("patch rows", partial(self._write_rows, pixels, lane.images[first:last], rows))
-        lane.read = self._stream.record()
-        return lane.read
+            self._stream.run("patch rows", partial(self._write_rows, pixels, self._images[first:last], rows))
+        return self._stream.record()
 
     def _upload(self, staged: torch.Tensor, memory: torch.Tensor) -> None:
         self._uploads.run("upload", partial(memory.copy_, staged, non_blocking=True))
