@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import json
 import re
 import runpy
 import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,28 @@ def test_figures_are_those_of_the_record_that_is_linked(name: str) -> None:
     assert set(shown) <= set(tables)
     (hours,) = (line.split("|")[3].strip() for line in shown if "ViT-L/14" in line)
     assert f"| {hours} h |" in text(name)
+
+
+def figures(value: object) -> Iterator[str]:
+    """Every number of a record, as a page may write it."""
+    if isinstance(value, dict):
+        for each in value.values():
+            yield from figures(each)
+    elif isinstance(value, (int, float)):
+        yield from (format(value, form) for form in ("", ",", ".0f", ",.0f", ".1f", ".2f"))
+
+
+@pytest.mark.parametrize("page", ["docs/reliability.md", "docs/reliability.zh-CN.md"])
+def test_what_is_survived_is_what_the_record_that_is_linked_says(page: str) -> None:
+    (name,) = set(re.findall(r"\]\(\.\./(bench/results/faults-[\w.-]+\.json)\)", text(page)))
+    record = json.loads((REPOSITORY / name).read_text())
+    parts = record["parts"].values()
+    assert record["conditions"]["commit"]
+    assert all(part["ok"] and part["scale"] == "full" for part in parts)
+    sums = [sum(part.get(key, 0) for part in parts) for key in ("kept_lines", "failed_and_made_again")]
+    shown = re.findall(r"(?<![\w-])\d[\d.,]*\b", text(page)[text(page).index(name) + len(name) :].partition("\n## ")[0])
+    assert len(shown) > 40
+    assert set(shown) <= {*figures(record["parts"]), *map(str, sums)}
 
 
 @EVERY_README

@@ -10,16 +10,12 @@ import open_clip
 import pytest
 import torch
 import transformers
-from open_clip.transformer import QuickGELU, VisionTransformer
-from peers.baseline import vision_config
+from gpu_encode import open_clip_tower
+from peers.baseline import NO_TEXT, vision_config
 
 from gpupeak.encode.vit import expected_state
 from gpupeak.encode.weights.random import random_state
 from gpupeak.encoders import DINO2, SIGLIP, EncoderSpec, TowerShape
-
-_NO_TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-_NO_TEXT |= {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1}
-"""transformers' words for a text tower of next to nothing."""
 
 # Small products on several threads are mostly waiting, on a busy machine for seconds.
 torch.set_num_threads(1)
@@ -48,9 +44,9 @@ def model_of(shape: TowerShape, **changes: Any) -> Any:
         config = transformers.Dinov2Config(**vision, mlp_ratio=shape.hidden // shape.width)
     elif shape.family.kind == "siglip":
         make = transformers.SiglipModel
-        config = transformers.SiglipConfig(text_config={**_NO_TEXT, "projection_size": 32}, vision_config=vision)
+        config = transformers.SiglipConfig(text_config={**NO_TEXT, "projection_size": 32}, vision_config=vision)
     else:
-        config = transformers.CLIPConfig(text_config=_NO_TEXT, vision_config=vision, projection_dim=shape.dim)
+        config = transformers.CLIPConfig(text_config=NO_TEXT, vision_config=vision, projection_dim=shape.dim)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         model = make(config)
@@ -73,25 +69,10 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def open_clip_tower(shape: TowerShape = SHAPE) -> VisionTransformer:
-    """open_clip's own image tower."""
-    return VisionTransformer(
-        image_size=shape.size,
-        patch_size=shape.patch,
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        mlp_ratio=4.0,
-        output_dim=shape.dim,
-        act_layer=QuickGELU,
-    )
-
-
 @torch.inference_mode()
 def reference(weights: dict[str, torch.Tensor], pixels: torch.Tensor, shape: TowerShape = SHAPE) -> torch.Tensor:
-    """The features that it gives."""
-    with torch.device("meta"):
-        tower = open_clip_tower(shape)
+    """The features that open_clip's own image tower gives."""
+    tower = open_clip_tower(shape)
     tower.load_state_dict(weights, strict=True, assign=True)
     return tower.eval()(normalised(pixels))  # type: ignore[no-any-return]
 

@@ -24,8 +24,8 @@ from gpupeak.sampling import emotion_peak
 
 from .decoders import SIDE, Decode, Pixels, pyav_sequential
 
-_NO_TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-_NO_TEXT |= {"vocab_size": 2, "bos_token_id": 0, "eos_token_id": 1}
+NO_TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+NO_TEXT |= {"vocab_size": 2, "bos_token_id": 0, "eos_token_id": 1}
 """A text tower of next to nothing: it is never asked."""
 
 
@@ -33,7 +33,7 @@ class Baseline:
     """Extracts one sample after another, on the GPU if there is one; `state` is named as in open_clip."""
 
     def __init__(self, shape: TowerShape, state: Mapping[str, torch.Tensor], decode: Decode) -> None:
-        config = CLIPConfig(text_config=_NO_TEXT, vision_config=vision_config(shape), projection_dim=shape.dim)
+        config = CLIPConfig(text_config=NO_TEXT, vision_config=vision_config(shape), projection_dim=shape.dim)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = loaded(CLIPModel, config, state).to(self._device)
         self._processor = CLIPImageProcessor()

@@ -14,21 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import npz
 
 from gpupeak.corpora.labels import read_names
 from gpupeak.errors import LabelError
 
 NAMES = ["sample_00001998", "-3g5yACwYnA_1", "片段 一", "a clip"]
 LABELS = {name: {"emo": "happy", "val": 0.5 * i} for i, name in enumerate(NAMES)}
-
-
-def npz(path: Path, **pickles: bytes) -> Path:
-    """An .npz whose arrays are zero-dimensional object arrays with these very pickles."""
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key, pickled in pickles.items():
-            archive.writestr(f"{key}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + pickled)
-    return path
 
 
 def boxed(value: object) -> np.ndarray:

@@ -5,6 +5,7 @@ The device is `lazy_cuda.LazyCuda`: it runs work at the latest moment that CUDA 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from lazy_cuda import LazyCuda
 from tiny import DINO2_SHAPE, SIGLIP_SHAPE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gpupeak.encode.gpu.device import Cuda
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphEncoder, GraphRunner
 from gpupeak.encode.kernels import Kernels
 from gpupeak.encode.vit import VisionTower, expected_state
@@ -310,3 +312,34 @@ def test_an_error_of_the_device_gives_everything_back() -> None:
     with pytest.raises(DeviceError):
         list(encoder(cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
     assert frames.borrowed <= {"b"}, "unless its thread still holds it, to give it back"
+
+
+# What is asked of CUDA, as far as it shows without a GPU
+
+
+def test_what_is_put_on_a_stream_is_an_nvtx_range_on_whatever_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", seen.append)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: seen.append("end"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+
+    @contextlib.contextmanager
+    def on(stream: object) -> Iterator[None]:
+        seen.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    stream = Cuda(torch.device("cuda:1")).stream()
+    thread = threading.Thread(target=stream.run, args=("patch rows", lambda: seen.append("work")))
+    thread.start()
+    thread.join()
+    assert seen == ["a stream of cuda:1", "patch rows", "work", "end"]
+
+
+def test_a_device_without_memory_enough_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    with pytest.raises(DeviceError, match=r"^the GPU has not memory enough .*2.00 GiB\.$"):
+        Cuda(torch.device("cuda:1")).zeros((24, 8), torch.float16)

@@ -12,8 +12,9 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
+from gpu_encode import open_clip_tower
 from safetensors.torch import save_file
-from tiny import SPEC, difference, empty_cache, images, open_clip_tower, reference, state
+from tiny import SHAPE, SPEC, difference, empty_cache, images, reference, state
 
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.openclip import OpenClipTower
@@ -87,8 +88,8 @@ def test_a_saved_model_encodes_as_open_clip_does(suffix: str, model: Any, tmp_pa
 
 def test_a_tower_that_returns_its_tokens_too() -> None:
     """As CoCa's does."""
-    visual = open_clip_tower()
-    visual.load_state_dict(state())
+    visual: Any = open_clip_tower(SHAPE)
+    visual.load_state_dict(state(), assign=True)
     visual.output_tokens = True
     tower = OpenClipTower(visual, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     with torch.inference_mode():

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from faults.corpus import Scale
 from safetensors.torch import save_file
+from samples import npz
 from tiny import SHAPE, SPEC, state
 
 from gpupeak.check.affectgpt_yaml import read_document
@@ -192,19 +193,9 @@ def _labels(draw: Draw, directory: Path) -> Path:
     body = pickle.dumps(np.array(LABELS, dtype=object), protocol=draw.choice((2, 3, 4, 5)))
     at = draw.randrange(len(body))
     body = draw.choice((mutated(body, draw), draw.choice(attacks()), body[:at] + draw.choice(attacks()) + body[at:]))
-    file = label_file(directory / "label.npz", body)
+    file = npz(directory / "label.npz", test_corpus=body, train_corpus=body)
     if draw.random() < 0.25:
         file.write_bytes(mutated(file.read_bytes(), draw))
-    return file
-
-
-def label_file(file: Path, pickled: bytes) -> Path:
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
-    header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    npy = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + pickled
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("test_corpus.npy", npy)
-        archive.writestr("train_corpus.npy", npy)
     return file
 
 
