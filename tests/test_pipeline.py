@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from samples import sample
 from synthetic import SyntheticDecoder, SyntheticEncoder
 
 from gpupeak import pipeline
+from gpupeak.channel import Cancelled, Channel
 from gpupeak.errors import WriteError
 from gpupeak.features.writer import NpyWriter
 from gpupeak.storage.places import local
@@ -121,3 +123,16 @@ def test_a_caller_that_leaves_early_ends_the_line(tmp_path: Path) -> None:
     outcomes.close()
     assert decoder.ended
     assert threading.active_count() == before
+
+
+def test_cancel_wakes_a_waiting_writer_and_a_waiting_reader() -> None:
+    full: Channel[int] = Channel(1)
+    empty: Channel[int] = Channel(1)
+    full.put(0)
+    with ThreadPoolExecutor(2) as threads:
+        writer, reader = threads.submit(full.put, 1), threads.submit(list[int], empty)
+        full.cancel()
+        empty.cancel()
+        assert isinstance(writer.exception(10), Cancelled)
+        assert reader.result(10) == []
+    assert list(full) == [], "what was queued is dropped"

@@ -90,8 +90,7 @@ def test_a_run_saves_every_good_sample_and_records_every_outcome(
     home = directory(config)
     assert home.name == "frame_open_clip_ViT-S-32-alt_uniform_8frms"
     features = gpupeak.load_features(config.output_root, "mine", "clip0", encoder=ENCODER, sampling="uniform")
-    assert features.shape == (8, 256)
-    assert np.isfinite(features).all()
+    assert features.shape == (8, 256) and np.isfinite(features).all()
     lines = {entry["sample"]: entry for entry in read_manifest(home)}
     assert lines.keys() == {"clip0", "clip1", "clip2", "broken"}
     assert lines["clip1"]["frames"] == 21

@@ -61,9 +61,6 @@ class TestEmotionPeak:
     def test_agrees_with_the_rule_written_out(self, total: int, peak: int, before: int, after: int, n: int) -> None:
         indices = emotion_peak(peak, before, after, total, n)
         assert indices == slow_emotion_peak(peak, before, after, total, n)
-        assert len(indices) == n
-        assert indices == sorted(indices)
-        assert 0 <= indices[0] <= indices[-1] < total
         assert min(max(peak, 0), total - 1) in indices
         assert len(set(indices)) == min(n, total)
 

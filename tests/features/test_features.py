@@ -241,16 +241,9 @@ def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:
     np.save(directory / "c d.npy", np.zeros((N, DIM + 1), np.float32))
     with pytest.raises(ConfigError, match=r"c d\.npy: is \[8, 7\], the others \[8, 6\]"):
         pack(directory, N)
-    (directory / "c d.npy").write_bytes(b"torn")
-    with pytest.raises(ConfigError, match=r"c d\.npy: .*expected float32 .*gpupeak verify --fix"):
-        pack(directory, N)
     (directory / "c d.npy").unlink()
     (directory / "c d.npy").symlink_to("c d.npy")
     with pytest.raises(ConfigError, match=r"c d\.npy: Too many levels of symbolic links; gpupeak verify --fix"):
-        pack(directory, N)
-    (directory / "c d.npy").unlink()
-    os.mkfifo(directory / "c d.npy")
-    with pytest.raises(ConfigError, match=r"c d\.npy: not a regular file; gpupeak verify --fix"):
         pack(directory, N)
     (directory / "c d.npy").unlink()
     with FeatureDirectory(directory, N, DIM), pytest.raises(RunError, match="another gpupeak run"):

@@ -49,6 +49,7 @@ from gpupeak.types import Sample, Saved, Url
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
 PARTS = "00001-of-00002"
 RECORDS = ("run.json", "manifest.jsonl")
+DEAD = f"{2**22 + 1}@{process_name().partition('@')[2]}"
 
 
 @pytest.fixture(scope="module")
@@ -441,15 +442,10 @@ def test_records_of_a_store_are_put_when_they_have_changed(tmp_path: Path) -> No
     assert sorted(fs.find("/out")) == [f"/out/mine/{name}" for name in ("a.npy", "manifest.jsonl", "run.json")]
 
 
-@pytest.mark.parametrize(("process", "taken_over"), [("dead", True), ("1@elsewhere.4", False), ("torn", False)])
+@pytest.mark.parametrize(("process", "taken_over"), [(DEAD, True), ("1@elsewhere.4", False), ("torn", False)])
 def test_a_lock_that_a_killed_run_left(process: str, taken_over: bool, tmp_path: Path) -> None:
     """On this machine the next run sees that its owner is gone; else it names what to remove."""
     fs = fsspec.filesystem("memory")
-    if process == "dead":
-        code = "from gpupeak.storage.atomic import process_name; print(process_name())"
-        process = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
     fs.pipe_file("/out/mine/.gpupeak.lock", b"{" if process == "torn" else json.dumps({"process": process}).encode())
     directory = FeatureDirectory(Url("memory", "out/mine"), 8, 4, PARTS, copies=tmp_path)
     if taken_over:
@@ -487,8 +483,7 @@ def test_of_several_that_find_a_dead_lock_one_goes_on(tmp_path: Path, monkeypatc
         directory.__exit__(None, None, None)
         return True
 
-    dead = f"{2**22 + 1}@{process_name().partition('@')[2]}"
     for _ in range(10):
-        fs.pipe_file("/out/mine/.gpupeak.lock", json.dumps({"process": dead}).encode())
+        fs.pipe_file("/out/mine/.gpupeak.lock", json.dumps({"process": DEAD}).encode())
         with ThreadPoolExecutor(6) as threads:
             assert sum(threads.map(enter, range(6))) == 1

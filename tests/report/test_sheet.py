@@ -22,8 +22,7 @@ from gpupeak.errors import ConfigError, SampleError
 from gpupeak.peaks.reading import Curve
 from gpupeak.report import sheets
 from gpupeak.report.sheets import Sheet, SheetTask, heights, read_sheets, to_png, to_terminal
-from gpupeak.sampling import uniform
-from gpupeak.types import Failed, Sample, SamplingRule
+from gpupeak.types import Sample, SamplingRule
 
 INDICES = (0, 12, 23, 24, 25, 26, 36, 36)
 
@@ -82,20 +81,6 @@ def test_faces_are_shown_in_their_own_colours(tmp_path: Path) -> None:
     assert (found.times, found.captions(), found.frames) == ((), ["1", "3"], 5)
     with pytest.raises(SampleError, match="face 9 planned, file has 5"):
         SheetTask(face, (9,))()
-
-
-def test_sheets_are_read_in_other_processes_as_they_are_here(video: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), np.uint8))
-    faces = Sample("mine", "faces", tmp_path / "faces.npy", (), SamplingRule("uniform"), tmp_path / "x.npy", "face")
-    task = SheetTask(faces, side=40)
-    found = {each.name: sheet for each, sheet in read_sheets([task, SheetTask(sample(tmp_path, "gone"))], workers=2)}
-    sheet, gone = found["faces"], found["gone"]
-    assert isinstance(sheet, Sheet)
-    assert sheet.indices == tuple(uniform(30, 8))
-    assert sheet.remarks == ("no manifest tells its frames: these would be chosen now",)
-    assert all(map(np.array_equal, sheet.pictures, task().pictures))
-    assert isinstance(gone, Failed)
-    assert (gone.stage, gone.reason) == ("find", "no video file of this name")
 
 
 def test_heights_span_the_clip_and_break_where_there_is_no_face() -> None:
