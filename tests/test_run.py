@@ -167,7 +167,7 @@ def test_the_versions_that_made_files_stay_listed(config: ExtractConfig, extract
         assert (run["versions"], run["earlier_versions"]) == (now, earlier)
 
 
-def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractConfig, tmp_path: Path) -> None:
+def test_stopping_ends_the_run_whole_and_the_next_one_goes_on(config: ExtractConfig) -> None:
     stop = threading.Event()
 
     class StopAtFirst(Observer):

@@ -55,7 +55,6 @@ def test_an_error_is_one_line_and_its_exit_code(
     code: int,
     message: str,
     stage: Any,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

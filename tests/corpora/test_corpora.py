@@ -290,7 +290,7 @@ class TestConfigurationFile:
         assert (corpus.videos, corpus.expected, corpus.keys) == (tmp_path / "elsewhere", 411, ("test1_corpus",))
         assert corpus.au_dirs == (Path("/aus/MER2023"), Path("/aus/mer2023"), Path("/aus"))
 
-    def test_it_adds_to_the_table(self, tmp_path: Path, file: Path) -> None:
+    def test_it_adds_to_the_table(self, file: Path) -> None:
         corpus = one(datasets=("Mine",), config_file=file)
         assert corpus.rule == SamplingRule("headtail", 4)
         assert not corpus.fallback_given

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,6 @@ from gpupeak.types import Shard
 PER_SAMPLE = 256 << 10
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 1 << 40), max_size=60)
 HOME = f"mine/frame_{ENCODER.replace(':', '_')}_uniform_8frms"
-
-
-# Who takes what
 
 
 @given(SIZES, st.integers(1, 12))
@@ -62,8 +60,6 @@ def test_the_order_of_the_list_changes_nothing(sizes: dict[str, int], count: int
 def test_one_shard_is_a_plain_run(count: int, index: int | None, expected: Shard | None) -> None:
     assert ExtractConfig(num_shards=count, shard_index=index).shard == expected
 
-
-# What SLURM says
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0"}
 STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
@@ -103,9 +99,6 @@ def test_slurm_tells_the_shard(environment: dict[str, str], shard: Shard | None)
 def test_what_slurm_cannot_mean_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         slurm_shard(environment)
-
-
-# Runs
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +157,7 @@ def test_shards_merged_are_one_run_to_the_byte(config: ExtractConfig, tmp_path: 
     assert features(config) == features(plain)
     parts = {f"{kind}.0000{i}-of-00002.{end}" for kind, end in (("run", "json"), ("manifest", "jsonl")) for i in (0, 1)}
     assert records(config) == parts
-    told = [{entry["sample"] for entry in read(part)} for part in sorted(home(config).glob("manifest.*"))]
+    told = [set(re.findall('"sample":"(.*?)"', part.read_text())) for part in home(config).glob("manifest.*")]
     assert not told[0] & told[1]
     assert len(told[0] | told[1]) == 8
     (verified,) = verify(config)
@@ -180,10 +173,6 @@ def test_shards_merged_are_one_run_to_the_byte(config: ExtractConfig, tmp_path: 
     for key in ("settings", "devices", "versions", "overwriting", "dataset", "device"):
         assert one[key] == other[key]
     assert one.keys() == other.keys()
-
-
-def read(manifest: Path) -> Iterator[dict[str, Any]]:
-    return map(json.loads, manifest.read_text().splitlines())
 
 
 @pytest.mark.slow

