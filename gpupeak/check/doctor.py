@@ -320,7 +320,8 @@ def _output(root: Place, jobs: Sequence[Job], dim: int) -> Finding:
     samples = sum(sample.video is not None for job in jobs for sample in job.pending)
     need = sum(job.bytes_to_write(dim) for job in jobs)
     free = shutil.disk_usage(there).free
-    found = f"{root.absolute()}: {sized(free)} free, {counted(samples, 'sample')} to write: {sized(need)}"
+    to_write = f", {counted(samples, 'sample')} to write: {sized(need)}" if jobs else ""
+    found = f"{root.absolute()}: {sized(free)} free{to_write}"
     if free < need + _SPARE:
         return Finding("output", MISSING, found, f"make room, or {elsewhere}")
     return Finding("output", OK, found)

@@ -187,8 +187,9 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec, watc
     try:
         records = read_records(directory)
         every.run, every.marks = records.run or {}, meaningless(records.weights)
-        if not every.run and directory.is_dir():
-            remarks.append("there is no run.json: features of unknown origin")
+        if not every.run:
+            told = "there is no run.json: features of unknown origin"
+            remarks.append(told if directory.is_dir() else f"nothing was extracted: there is no {where}")
     except (ConfigError, RunError) as error:
         remarks.append(str(error))
     if every.run.get("overwriting"):

@@ -131,6 +131,7 @@ def test_a_dataset_without_anything_has_its_page(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a\nb\n")
     config = ExtractConfig(videos=tmp_path, name="mine", samples=tmp_path / "list.txt", output_root=tmp_path / "none")
     (empty,) = overview(config)
+    assert empty.remarks[0] == f"nothing was extracted: there is no {empty.directory}"
     empty.expected = 5
     empty.remarks.append("file \udc80")  # a name that is no Unicode
     write_page([empty], tmp_path / "report.html")
