@@ -188,8 +188,8 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec, watc
         records = read_records(directory)
         every.run, every.marks = records.run or {}, meaningless(records.weights)
         if not every.run:
-            told = "there is no run.json: features of unknown origin"
-            remarks.append(told if directory.is_dir() else f"nothing was extracted: there is no {where}")
+            of_whom = "there is no run.json: features of unknown origin"
+            remarks.append(of_whom if directory.is_dir() else f"nothing was extracted: there is no {where}")
     except (ConfigError, RunError) as error:
         remarks.append(str(error))
     if every.run.get("overwriting"):
