@@ -12,8 +12,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlencode
 
 import pytest
@@ -49,32 +50,28 @@ class Page:
         self.foreign += [f"{each.tag} {name}" for each in root.iter() for name in each.attrib if name.startswith("on")]
 
 
+Browser: TypeAlias = Callable[..., tuple[Page, list[str]]]
+
+
 @pytest.fixture(scope="session")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """Opens a file, and gives the page and what stands on the console."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
         pytest.exit("no Chromium found; on Debian and Ubuntu: apt-get install chromium", returncode=1)
-    return found
+    command = [
+        *(chromium, "--headless", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", "--disable-extensions"),
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),  # as root, Chromium has no sandbox
+    ]
 
-
-class Browser:
-    def __init__(self, program: str, profile: Path) -> None:
-        self._command = [
-            *(program, "--headless", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
-            *("--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", "--disable-extensions"),
-            f"--user-data-dir={profile}",
-            *(["--no-sandbox"] if os.geteuid() == 0 else []),  # as root, Chromium has no sandbox
-        ]
-
-    def open(self, file: Path, options: Sequence[str] = (), **fragment: str) -> tuple[Page, list[str]]:
+    def browse(file: Path, options: Sequence[str] = (), **fragment: str) -> tuple[Page, list[str]]:
         url = file.as_uri() + (f"#{urlencode(fragment)}" if fragment else "")
-        done = subprocess.run([*self._command, *options, url], capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run([*command, *options, url], capture_output=True, text=True, timeout=120, check=True)
         return Page(done.stdout), re.findall(r"CONSOLE.*", done.stderr)
 
-
-@pytest.fixture(scope="session")
-def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    return Browser(chromium, tmp_path_factory.mktemp("profile"))
+    return browse
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +102,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hostile_names_are_text_and_nothing_complains(browser: Browser, hostile: Path) -> None:
-    page, console = browser.open(hostile)
+    page, console = browser(hostile)
     assert console == []
     assert page.foreign == []
     assert page.names == [*NAMES, REFUSED, "missing"]
@@ -118,7 +115,7 @@ def test_the_console_is_heard(browser: Browser, hostile: Path, tmp_path: Path) -
     text = hostile.read_text()
     broken = tmp_path / "broken.html"
     broken.write_text(text.replace("</main>", '<img src="http://example.com/x.png" onerror="alert(1)"></main>'))
-    page, console = browser.open(broken)
+    page, console = browser(broken)
     assert any("Content Security Policy" in line for line in console)
     assert len(page.foreign) == 2, "where it is from, and what it would run"
     assert page.root["data-pictures"] == f"{PICTURES} of {PICTURES + 1}"
@@ -126,12 +123,12 @@ def test_the_console_is_heard(browser: Browser, hostile: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_search_finds_a_sample_by_its_name(name: str, browser: Browser, hostile: Path) -> None:
-    page, console = browser.open(hostile, q=name.upper())
+    page, console = browser(hostile, q=name.upper())
     assert (page.names, page.sheets, console) == ([name], 1, [])
 
 
 def test_a_phone_is_no_error(browser: Browser, hostile: Path) -> None:
-    page, console = browser.open(hostile, ("--window-size=390,844",), q="nothing is called so")
+    page, console = browser(hostile, ("--window-size=390,844",), q="nothing is called so")
     assert (page.names, page.sheets, console) == ([], 0, [])
     assert page.status.startswith(f"0 of {SAMPLES} samples")
 
@@ -150,7 +147,7 @@ def test_a_phone_is_no_error(browser: Browser, hostile: Path) -> None:
 def test_the_page_of_a_whole_benchmark_answers_at_once(
     asked: dict[str, str], count: int, first: str | None, browser: Browser, large: Path
 ) -> None:
-    page, console = browser.open(large, **asked)
+    page, console = browser(large, **asked)
     assert console == []
     assert page.status == f"{count:,} of 12,799 samples"
     assert page.names[:1] == ([first] if first else [])

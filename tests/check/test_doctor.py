@@ -149,14 +149,11 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, cuda: int) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=version))
 
 
-class Cupy:
-    """CuPy that compiles everything."""
-
-    def __init__(self) -> None:
-        self.cuda = SimpleNamespace(Device=contextlib.nullcontext)
-
-    def RawModule(self, code: str, options: tuple[str, ...]) -> Any:
-        return SimpleNamespace(get_function=lambda name: name)
+CUPY = SimpleNamespace(
+    cuda=SimpleNamespace(Device=contextlib.nullcontext),
+    RawModule=lambda code, options: SimpleNamespace(get_function=lambda name: name),
+)
+"""It compiles everything."""
 
 
 def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +177,7 @@ def test_on_a_gpu(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found(config, "CuPy", **gpu).state == OK
     kernels = found(config, "kernels", **gpu)
     assert (kernels.state, "patch_rows.cu cannot be compiled" in kernels.found) == (NOTE, True)
-    monkeypatch.setitem(sys.modules, "cupy", Cupy())
+    monkeypatch.setitem(sys.modules, "cupy", CUPY)
     assert found(config, "kernels", **gpu) == Finding("kernels", OK, "compiled: patch_rows")
 
     lacking = "libnvcuvid.so.1 does not load: NVIDIA_DRIVER_CAPABILITIES=compute,video,utility"
