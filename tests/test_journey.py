@@ -20,12 +20,9 @@ ENCODER = ("--visual-encoder", "open_clip:ViT-S-32-alt", "--weights", "random:0"
 HOME = "frame_open_clip_ViT-S-32-alt_emotion_peak_8frms"
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "gpupeak", *map(str, arguments)]
-
-
 def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=250)
+    words = [sys.executable, "-m", "gpupeak", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
     return done

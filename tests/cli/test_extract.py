@@ -17,7 +17,7 @@ from samples import plan, sample
 import gpupeak.demo.show
 from gpupeak import ExtractConfig, RunReport
 from gpupeak.cli.app import main
-from gpupeak.errors import LabelError, WriteError
+from gpupeak.errors import WriteError
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Failed, Saved
 
@@ -43,7 +43,6 @@ def run(directory: Path, error: Exception | None = None) -> Any:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (LabelError("label.npz: no such file"), 2, "label.npz: no such file"),
         (WriteError("x\x1b[2J\n[red]y"), 3, r"x\x1b[2J [red]y"),
         (RuntimeError("two\nlines"), 3, "unexpected RuntimeError: two lines (please report it; with GPUPEAK_T"),
         (MemoryError(), 3, "out of memory"),

@@ -128,9 +128,10 @@ def test_the_shard_is_taken_from_slurm_which_is_said_and_can_be_refused(
     assert main(["extract"]) == 0
     assert "shard 3 of 8, by SLURM_ARRAY_TASK_ID=3; --num-shards 1 takes all samples" in capsys.readouterr().err
     assert main(["extract", "--num-shards", "1"]) == 0
+    assert main(["extract", "--num-shards", "1", "--shard-index", "0"]) == 0
     assert main(["extract", "--num-shards", "2", "--shard-index", "0"]) == 0
     assert "by SLURM" not in capsys.readouterr().err
-    assert [config.shard for config in stage.configs] == [Shard(3, 8), None, Shard(0, 2)]
+    assert [config.shard for config in stage.configs] == [Shard(3, 8), None, None, Shard(0, 2)]
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "99")
     assert main(["extract"]) == 2
     assert len(stage.configs) == 3

@@ -219,6 +219,7 @@ USES += [
     ("plan --videos dir.csv --name mine --stream face", 2, "mine: openface_face is not there; OpenFace's FeatureExtr"),
     ("plan mine --config both.toml --samples list.txt", 2, "list.txt: names no sample of mine (mine: 1 name of list.t"),
     ("plan mine --config both.toml --split train", 2, "mine has no training split"),
+    (f"extract {OWN} --aus list.txt", 2, "mine: no action-unit directory at PLACE/list.txt; --mer-factory-output"),
     (f"plan {OWN} --aus nowhere", 2, "mine: no action-unit directory at PLACE/nowhere; --mer-factory-output"),
     (f"plan {OWN} --aus dir.csv", 2, "mine: no usable peak in any of 1 sample, searched PLACE/dir.csv (no AU file:"),
     (f"{MINE} ../x", 2, "--name is '../x': the name holds a path separator"),

@@ -56,11 +56,6 @@ def test_the_order_of_the_list_changes_nothing(sizes: dict[str, int], count: int
     assert dict(zip((name for name, _ in items), again, strict=True)) == owners
 
 
-@pytest.mark.parametrize(("count", "index", "expected"), [(1, None, None), (1, 0, None), (8, 3, Shard(3, 8))])
-def test_one_shard_is_a_plain_run(count: int, index: int | None, expected: Shard | None) -> None:
-    assert ExtractConfig(num_shards=count, shard_index=index).shard == expected
-
-
 ARRAY = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0"}
 STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
 
