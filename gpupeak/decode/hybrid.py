@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from itertools import chain, islice
+from queue import Empty, Queue
 from typing import TYPE_CHECKING
 
 from gpupeak.channel import merged
@@ -44,7 +45,7 @@ class HybridDecoder:
         mode = (yield from self._measure(work)) if self._mode == "auto" else self._mode
         stages = [self._on_cpu(work, share=mode != "nvdec")]
         if mode == "cpu":
-            work.gpu_finished()
+            work.refuse(None)
         else:
             stages.append(self._on_gpu(work))
         yield from merged(stages, _READY, work.cancel, mode)
@@ -57,7 +58,7 @@ class HybridDecoder:
         try:
             yield from self._accepted(work, work.for_gpu())
         finally:
-            work.gpu_finished()
+            work.refuse(None)
 
     def _on_cpu(self, work: _Work, share: bool) -> Generator[FrameBatch | Failed]:
         while (first := work.for_cpu(share, wait=True)) is not None:
@@ -65,7 +66,7 @@ class HybridDecoder:
             yield from self._cpu.decode(chain((first,), iter(lambda: work.for_cpu(share), None)))
 
     def _accepted(self, work: _Work, samples: Iterable[Sample]) -> Generator[FrameBatch | Failed]:
-        with contextlib.closing(self._gpu.decode(samples)) as items:
+        with closing(self._gpu.decode(samples)) as items:
             for item in items:
                 if not isinstance(item, Refused):
                     yield item
@@ -103,7 +104,7 @@ def _timed(items: Generator[FrameBatch | Failed]) -> Generator[FrameBatch | Fail
     count = 0
     waited = 0.0
     began = time.perf_counter()
-    with contextlib.closing(items):
+    with closing(items):
         for item in items:
             count += len(item.plans) if isinstance(item, FrameBatch) else 1
             left = time.perf_counter()
@@ -113,59 +114,47 @@ def _timed(items: Generator[FrameBatch | Failed]) -> Generator[FrameBatch | Fail
 
 
 class _Work:
-    """The samples of a run, as two sides take them. Safe on both sides' threads."""
+    """The samples of a run, as two sides take them, each on a thread of its own."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        self._source = iter(samples)
-        self._source_lock = threading.Lock()
-        self._refused: deque[Sample] = deque()
-        self._changed = threading.Condition()
+        self._source, self._lock = iter(samples), threading.Lock()
+        self._refused: Queue[Sample | None] = Queue(_REFUSED)
         self._exhausted = self._gpu_finished = False
 
     def for_gpu(self) -> Iterator[Sample]:
-        """New samples; it waits while too many refused ones do."""
         while (sample := self._next()) is not None:
             if sample.on_cpu:
                 self.refuse(sample)
             else:
                 yield sample
-            with self._changed:
-                self._changed.wait_for(lambda: len(self._refused) < _REFUSED or self._exhausted)
 
     def for_cpu(self, share: bool, wait: bool = False) -> Sample | None:
         """A refused sample or, if it is to `share`, a new one; None if there is none now, to `wait`, never any more."""
-        with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._refused or self._gpu_finished or (share and not self._exhausted))
-            finished = self._gpu_finished
-            if self._refused:
-                self._changed.notify_all()
-                return self._refused.popleft()
-        sample = self._next() if share or finished else None
-        return self.for_cpu(share, wait) if sample is None and wait and not finished else sample
+        waiting = False
+        while True:
+            with suppress(Empty):
+                if (refused := self._refused.get(waiting)) is not None:
+                    return refused
+                self._gpu_finished = True
+            if (share or self._gpu_finished) and (sample := self._next()) is not None:
+                return sample
+            if self._gpu_finished or not wait:
+                return None
+            waiting = True
 
-    def refuse(self, sample: Sample) -> None:
-        self._refused.append(sample)
-        self._wake()
-
-    def gpu_finished(self) -> None:
-        """No sample will be refused any more; new ones that are left are the CPU's."""
-        self._gpu_finished = True
-        self._wake()
+    def refuse(self, sample: Sample | None) -> None:
+        """Leave a sample to the CPU, waiting while too many do; None: no more will be, and new ones are the CPU's."""
+        self._refused.put(sample)
 
     def cancel(self) -> None:
-        self._exhausted = self._gpu_finished = True
-        self._refused.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        self._exhausted = True
+        with suppress(Empty):
+            while True:  # room for who waits
+                self._refused.get_nowait()
+        self.refuse(None)
 
     def _next(self) -> Sample | None:
-        with self._source_lock:
+        with self._lock:
             sample = None if self._exhausted else next(self._source, None)
-        if sample is None:
-            self._exhausted = True
-            self._wake()
-        return sample
+            self._exhausted |= sample is None
+            return sample
