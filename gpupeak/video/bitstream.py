@@ -67,7 +67,7 @@ class Syntax:
         """Read the next packet, not empty; `key`: the container calls it a key frame."""
         try:
             return self._read(self, data, key)
-        except ValueError:  # no frame, or more than one
+        except (ValueError, IndexError):  # no frame, a part of one, or more than one
             self.framed = False
             return _picture(True, False, REFERENCED)
         finally:
@@ -102,18 +102,15 @@ class Syntax:
 
     def _mpeg4(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
-        vop = head.find(b"\0\0\1\xb6")
-        if vop < 0 or len(head) < max(20, vop + 5):
+        if len(head) < 20:
             raise ValueError  # so short a VOP may be one that is not coded: no frame, or a packed one's
-        kind = head[vop + 4] >> 6
+        kind = head[head.index(b"\0\0\1\xb6") + 4] >> 6
         self.bidirectional |= kind == 2
         return _picture(True, key and kind == 0, 0 if kind == 2 else REFERENCED, key and kind == 0)
 
     def _mpeg2(self, data: memoryview, key: bool) -> Picture:
         head = bytes(data[:_HEAD])
-        header = head.find(b"\0\0\1\0")
-        if header < 0 or len(head) < header + 6:
-            raise ValueError
+        header = head.index(b"\0\0\1\0")
         kind = head[header + 5] >> 3 & 7
         self.bidirectional |= kind == 3
         return _picture(True, kind == 1 and b"\0\0\1\xb3" in head[:header], 0 if kind == 3 else REFERENCED)
@@ -165,7 +162,7 @@ class Syntax:
         """The first slice's NAL unit; the units before it are taken in. ValueError if there is none."""
         for unit in units(data if self._length else data[:_HEAD], self._length):
             kind = self._kinds.of(unit)
-            if kind in self._kinds.slices and len(unit) > 2:
+            if kind in self._kinds.slices:
                 return unit
             self._take_in(kind, unit)
         raise ValueError
