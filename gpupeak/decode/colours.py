@@ -21,18 +21,11 @@ _ROUNDED_DOWN = {
 }
 # All channels alike, there is no colour to round: 1.77, nearest in whole numbers with 1.9; of full range it is exact.
 _GREY_ROUNDED_DOWN = (1.9, 0.0)
-# Where Y, Cb and Cr have their zero, and how long their ranges are (ITU-R BT.601, JPEG). DALI's decoder on the GPU
-# takes 0.0625 or 0 from Y/255, and 0.5 from C/255 (its code for sm_90, DALI 2.4); that on the CPU does as it should.
-_ZERO, _RANGE = np.array([[16, 128, 128], [0, 128, 128]]), np.array([[219, 224, 224], [255, 255, 255]])
-_ZERO_ON_GPU = 255 * np.array([[0.0625, 0.5, 0.5], [0, 0.5, 0.5]])
+# How much more R, G and B, of 255, DALI's decoder on the GPU makes of every colour, of limited and of full range: it
+# takes 0.0625 or 0 from Y/255 and 0.5 from C/255 (its code for sm_90, DALI 2.4), not 16/255 and 128/255.
+BIAS_ON_GPU = ((0.8707873655, -0.5295909960, 1.0813900440), (0.7010000000, -0.5291362862, 0.8860000000))
 _GREY = 0.9  # from its luma: rounding takes a channel of a grey no farther, one step of Cb or Cr takes one 1.6
 _AT_ONCE = 8  # samples: correcting them takes 14 times their memory
-
-
-def bias_on_gpu(full_range: bool) -> tuple[float, ...]:
-    """How much more R, G and B, of 255, DALI's decoder on the GPU makes of every colour than BT.601 does."""
-    off = (_ZERO - _ZERO_ON_GPU)[int(full_range)] / _RANGE[int(full_range)]
-    return tuple((255 * np.linalg.inv(_to_ycbcr(_BT601)) @ off).tolist())
 
 
 def as_swscale(pixels: torch.Tensor, videos: Sequence[VideoFacts], *, by_gpu: bool) -> None:
@@ -45,7 +38,7 @@ def as_swscale(pixels: torch.Tensor, videos: Sequence[VideoFacts], *, by_gpu: bo
     n = len(pixels) // len(videos)
     start = 0
     for (bt709, full), same in groupby((video.bt709, video.full_range) for video in videos):
-        bias = bias_on_gpu(full) if by_gpu else (0.0, 0.0, 0.0)
+        bias = BIAS_ON_GPU[int(full)] if by_gpu else (0.0, 0.0, 0.0)
         weights = _BT709 if bt709 else _BT601
         rounded_down, grey_rounded_down = _ROUNDED_DOWN[weights][int(full)], _GREY_ROUNDED_DOWN[int(full)]
         stop = start + n * len(list(same))

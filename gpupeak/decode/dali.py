@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class DaliDecoder:
         """Yield batches of frames, and what fails or is refused, as they are ready. Raises DeviceError."""
         window = Window(self._window, self._batch_size, self._memory)
         stages = [self._plan(samples, window), *(self._drive(pipeline, window) for pipeline in self._pipelines)]
-        return merged(stages, _READY, window.cancel, "dali")
+        return merged(stages, _READY, partial(window.finish, True), "dali")
 
     def close(self) -> None:
         self._planner.close()
@@ -266,24 +267,17 @@ class Window:
             self._bytes += len(made.data)
             self._changed.notify_all()
 
-    def finish(self) -> None:
+    def finish(self, cancelled: bool = False) -> None:
         with self._changed:
-            self._finished = True
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        with self._changed:
-            self._cancelled = True
+            self._finished, self._cancelled = True, self._cancelled or cancelled
             self._changed.notify_all()
 
     def take(self, wait: bool) -> tuple[Planned, ...]:
         """A batch of what waits; empty at the end, and where nothing waits now unless `wait`."""
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._waiting or self._finished or self._cancelled)
-            if self._cancelled:
-                return ()
-            batch = self._batch()
+                self._changed.wait_for(lambda: self._waiting or self._finished)
+            batch = [] if self._cancelled else self._batch()
             self._waiting -= len(batch)
             self._bytes -= sum(len(remade(planned).data) for planned in batch)
             self._changed.notify_all()

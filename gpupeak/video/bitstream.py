@@ -39,7 +39,8 @@ class Syntax:
     `framed`: one packet is one frame, as far as read. `doubtful`: a decoder may not deliver all of these frames.
     `standalone`: what follows a key frame can be decoded from there.
     `bidirectional`: there are B pictures. `oriented`: H.264 or HEVC may say which way up its pictures are. `sequence`
-    is H.264's last sequence parameter set. `headless`: H.264's or HEVC's parameter sets are missing so far.
+    is H.264's last sequence parameter set. `missing`: types of H.264's or HEVC's parameter sets, not one of which was
+    met so far. `highest`: the temporal layer of all; to a picture of that `layer`, no other refers.
     """
 
     def __init__(self, codec: str, extradata: bytes) -> None:
@@ -47,21 +48,17 @@ class Syntax:
         self.bidirectional = self.oriented = self.doubtful = False
         self.sequence: Sequence | None = None
         self._read = self._READERS.get(codec, Syntax._other)
-        self._highest = 0  # temporal layer
+        self.highest = 0
         self._begun = self._ended = self._anew = False
         self._reduced = False  # AV1's reduced_still_picture_header
-        self._parameters, self._missing = b"", set[int]()  # both of NAL units
+        self._parameters, self.missing = b"", set[int]()
         if codec in KINDS:
             self._kinds = KINDS[codec]
-            self._missing.update(self._kinds.parameter_sets)
+            self.missing.update(self._kinds.parameter_sets)
             self._length, sets = configured(extradata, codec == "hevc")
             for unit in sets:
                 self._take_in(self._kinds.of(unit), unit)
         self._parameters += extradata
-
-    @property
-    def headless(self) -> bool:
-        return bool(self._missing)
 
     def read(self, data: memoryview, key: bool) -> Picture:
         """Read the next packet, not empty; `key`: the container calls it a key frame."""
@@ -72,10 +69,6 @@ class Syntax:
             return _picture(True, False, REFERENCED)
         finally:
             self._begun = True
-
-    def unreferenced(self, picture: Picture) -> bool:
-        """Whether no other picture of the stream, which has been read to its end, refers to `picture`."""
-        return picture.layer == self._highest
 
     def _h264(self, data: memoryview, key: bool) -> Picture:
         unit = self._first_slice(data)
@@ -89,7 +82,7 @@ class Syntax:
     def _hevc(self, data: memoryview, key: bool) -> Picture:
         unit = self._first_slice(data)
         kind, layer = self._kinds.of(unit), (unit[1] & 7) - 1
-        self._highest = max(self._highest, layer)
+        self.highest = max(self.highest, layer)
         start = 16 <= kind <= 21
         if start:  # from a BLA picture on, and after an end of sequence, a decoder starts anew
             self._anew = self._begun and (kind <= 18 or self._ended)
@@ -174,7 +167,7 @@ class Syntax:
         elif kind in self._kinds.parameter_sets and bytes(unit).rstrip(b"\0") not in self._parameters:
             self._parameters += bytes(unit)
             self.standalone &= not self._begun
-            self._missing.discard(kind)
+            self.missing.discard(kind)
             if kind == 7:
                 self.sequence = read_sequence(bytes(unit))
             elif kind == 34:

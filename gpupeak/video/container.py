@@ -111,9 +111,6 @@ class Clip(AbstractContextManager["Clip"]):
         self._number(len(self.gops.shown) if self.timed else sum(1 for _ in self.decode_all()))
 
     def __exit__(self, *raised: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._kept = []
         self._container.close()
 
@@ -169,7 +166,7 @@ class Clip(AbstractContextManager["Clip"]):
 
     def _refused(self, reason: str) -> SampleError:
         headless = "its parameter sets are missing, without which nothing of it can be decoded"
-        return SampleError("plan", headless if self._syntax.headless else reason)
+        return SampleError("plan", headless if self._syntax.missing else reason)
 
     def read(self, numbers: Collection[int]) -> Iterator[Packet[VideoStream]]:
         if self._kept is not None:
@@ -224,7 +221,7 @@ class Clip(AbstractContextManager["Clip"]):
         self.ends_early |= torn
         starts = [number for number, picture in enumerate(pictures) if picture.start]
         fresh = [number for number, picture in enumerate(pictures) if picture.fresh]
-        droppable = [syntax.unreferenced(picture) for picture in pictures]
+        droppable = [picture.layer == syntax.highest for picture in pictures]
         self.gops = gops = Gops(pts, shown, starts, fresh, droppable, syntax.standalone)
         sequence = syntax.sequence
         self.tagged_full_range = sequence is not None and sequence.color_range == FULL_RANGE

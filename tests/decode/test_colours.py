@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gpupeak.decode import decode_frames
-from gpupeak.decode.colours import as_swscale
+from gpupeak.decode.colours import BIAS_ON_GPU, as_swscale
 from gpupeak.decode.nvdec import examine
 from gpupeak.types import VideoFacts
 from gpupeak.video.container import open_clip
@@ -44,6 +44,14 @@ def bt601(luma: Floats, cb: Floats, cr: Floats, *, full: bool) -> Floats:
     y, b, r = (luma - zero) / scale, (cb - 128) / scale_of_colours, (cr - 128) / scale_of_colours
     green = (y - 0.299 * (y + 1.402 * r) - 0.114 * (y + 1.772 * b)) / 0.587
     return 255 * np.stack([y + 1.402 * r, green, y + 1.772 * b], -1)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_bias_is_that_of_the_kernels_offsets(full: bool) -> None:
+    codes = np.random.default_rng(0).integers(0, 256, (3, 1000)).astype(float)
+    apart = on_gpu(*codes, full=full) - bt601(*codes, full=full)
+    assert np.ptp(apart, axis=0).max() < 1e-4, "the same for every colour"
+    np.testing.assert_allclose(BIAS_ON_GPU[full], apart.mean(0), atol=1e-4)
 
 
 @x86

@@ -84,8 +84,8 @@ def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are taken only when everything is planned: the same ones every time."""
     planned, finish, take = threading.Event(), Window.finish, Window.take
 
-    def finished(window: Window) -> None:
-        finish(window)
+    def finished(window: Window, cancelled: bool = False) -> None:
+        finish(window, cancelled)
         planned.set()
 
     def patient(window: Window, wait: bool) -> tuple[Planned, ...]:
