@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
-import pytest
 import torch
 import transformers
 from gpu_encode import open_clip_tower
@@ -80,11 +78,3 @@ def reference(weights: dict[str, torch.Tensor], pixels: torch.Tensor, shape: Tow
 def difference(features: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, as a part of the largest feature."""
     return float((features - expected).abs().max() / expected.abs().max())
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's cache directory of this test's own; what this process knows of another is not looked at."""
-    home = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    return home

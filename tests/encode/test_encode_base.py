@@ -8,16 +8,10 @@ from typing import ClassVar
 import pytest
 import torch
 from frames import Frames, assert_same, features, pictures, tower
-from lazy_cuda import LazyCuda
 
 from gpupeak.encode.base import TowerEncoder
 from gpupeak.errors import DeviceError
 from gpupeak.types import Failed, FeatureBatch
-
-
-@pytest.fixture
-def frames() -> Frames:
-    return Frames(LazyCuda())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])

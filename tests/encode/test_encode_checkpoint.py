@@ -14,16 +14,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import SHAPE, SPEC, difference, empty_cache, images, model_of, normalised, reference, state
+from tiny import SHAPE, SPEC, difference, images, model_of, normalised, reference, state
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.weights.checkpoint import load_state
 from gpupeak.encode.weights.identity import locate
 from gpupeak.errors import WeightsError
-
-pytestmark = pytest.mark.usefixtures("empty_cache")
-__all__ = ["empty_cache"]
 
 clip_model = partial(model_of, SHAPE)
 

@@ -100,10 +100,9 @@ def one_at_a_time(subject: GraphEncoder, batches: Sequence[FrameBatch]) -> Itera
         yield outcome
 
 
-def test_nothing_is_withheld_until_more_comes() -> None:
+def test_nothing_is_withheld_until_more_comes(frames: Frames) -> None:
     """The next batch comes only when the features of the last one have."""
-    frames = Frames(cuda := LazyCuda())
-    assert_same(features(one_at_a_time(encoder(cuda), mixed(frames))), frames.wanted)
+    assert_same(features(one_at_a_time(encoder(frames.cuda), mixed(frames))), frames.wanted)
 
 
 def gated(
@@ -126,32 +125,29 @@ def gated(
     return encoder(cuda, patch=gate, n=n).encode(source())
 
 
-def test_what_is_ready_shares_a_replay_of_the_smallest_bucket_that_holds_it() -> None:
-    frames = Frames(cuda := LazyCuda())
+def test_what_is_ready_shares_a_replay_of_the_smallest_bucket_that_holds_it(frames: Frames) -> None:
     batches = [frames.on_host("a", n=3), frames.on_host("b", n=2), frames.on_host("c", n=2)]
     batches += [frames.on_device("d", n=4), frames.on_host("e", n=4)]
-    assert_same(features(gated(cuda, batches)), frames.wanted)
-    assert replays(cuda) == [4, 16]  # 3 images, then 12
+    assert_same(features(gated(frames.cuda, batches)), frames.wanted)
+    assert replays(frames.cuda) == [4, 16]  # 3 images, then 12
 
 
-def test_a_batch_beyond_the_largest_bucket_is_cut_between_samples() -> None:
-    frames = Frames(cuda := LazyCuda())
+def test_a_batch_beyond_the_largest_bucket_is_cut_between_samples(frames: Frames) -> None:
     batch = frames.on_host(*(f"clip {i}" for i in range(8)))
-    outcomes = list(encoder(cuda, slots=8).encode([batch]))
+    outcomes = list(encoder(frames.cuda, slots=8).encode([batch]))
     assert [len(outcome.plans) for outcome in outcomes] == [3, 3, 2]  # type: ignore[union-attr]
-    assert replays(cuda) == [24, 24, 16]
+    assert replays(frames.cuda) == [24, 24, 16]
     assert_same(features(outcomes), frames.wanted)
 
 
 @pytest.mark.parametrize("memory", ["host", "device"])
-def test_a_sample_of_more_frames_than_the_largest_bucket_takes_several_replays(memory: str) -> None:
-    frames = Frames(cuda := LazyCuda())
+def test_a_sample_of_more_frames_than_the_largest_bucket_takes_several_replays(memory: str, frames: Frames) -> None:
     batches = [
         frames.on_host("long", n=100) if memory == "host" else frames.on_device("long", n=100),
         frames.on_host("short", n=5),
     ]
-    assert_same(features(encoder(cuda, n=100).encode(batches)), frames.wanted)
-    assert replays(cuda)[:5] == [24, 24, 24, 24, 4]
+    assert_same(features(encoder(frames.cuda, n=100).encode(batches)), frames.wanted)
+    assert replays(frames.cuda)[:5] == [24, 24, 24, 24, 4]
     assert frames.borrowed == set()
 
 
@@ -170,8 +166,7 @@ def test_graphs_are_captured_largest_first_into_one_pool_on_the_stream_that_is_w
     assert replays(cuda) == []
 
 
-def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_taken() -> None:
-    frames = Frames(cuda := LazyCuda())
+def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_taken(frames: Frames) -> None:
     asked: list[set[str]] = []
 
     def source() -> Iterator[FrameBatch]:
@@ -181,15 +176,13 @@ def test_frames_are_given_back_when_they_were_read_and_not_when_features_are_tak
                 pass
             asked.append(set(frames.borrowed))
 
-    outcomes = encoder(cuda).encode(source())
+    outcomes = encoder(frames.cuda).encode(source())
     first = next(outcomes)
     assert_same(features([first, *outcomes]), frames.wanted)
     assert len(asked) == 4
 
 
-def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> None:
-    frames = Frames(cuda := LazyCuda())
-
+def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it(frames: Frames) -> None:
     def one_by_one() -> Iterator[FrameBatch]:
         for i in range(10):
             yield frames.on_host(f"clip {i}", n=24)
@@ -198,7 +191,7 @@ def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> 
     arrived = threading.Semaphore(0)
 
     def encode() -> None:
-        for outcome in encoder(cuda, n=24, slots=3).encode(one_by_one()):
+        for outcome in encoder(frames.cuda, n=24, slots=3).encode(one_by_one()):
             assert isinstance(outcome, FeatureBatch)
             outcomes.append(outcome)
             arrived.release()
@@ -219,10 +212,9 @@ def test_a_full_ring_holds_the_encoder_back_and_a_slot_given_back_wakes_it() -> 
 
 
 @pytest.mark.parametrize("taken", [1, 3])
-def test_a_consumer_that_leaves_gets_nothing_lost(taken: int) -> None:
+def test_a_consumer_that_leaves_gets_nothing_lost(taken: int, frames: Frames) -> None:
     """Every batch that was borrowed is given back, whether it was read, on its way or waiting."""
-    frames = Frames(cuda := LazyCuda())
-    outcomes = encoder(cuda).encode(frames.on_device(f"clip {i}") for i in range(10))
+    outcomes = encoder(frames.cuda).encode(frames.on_device(f"clip {i}") for i in range(10))
     for _ in range(taken):
         next(outcomes)
     time.sleep(0.2)  # so that some wait
@@ -245,9 +237,7 @@ def test_the_next_run_has_every_slot_again() -> None:
     assert_same(features(subject.encode(mixed(frames))), frames.wanted)
 
 
-def test_features_that_are_not_finite_fail_their_sample_and_no_other() -> None:
-    frames = Frames(cuda := LazyCuda())
-
+def test_features_that_are_not_finite_fail_their_sample_and_no_other(frames: Frames) -> None:
     def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
         patch_rows(pixels, images, scale_shift, out)
         if len(images) == 24:
@@ -257,7 +247,7 @@ def test_features_that_are_not_finite_fail_their_sample_and_no_other() -> None:
 
     whole = [f"all {i}" for i in range(3)]  # of a batch, whose slots are used again
     batches = [frames.on_host("a", "b", "c"), *(frames.on_host(name, n=2) for name in whole), frames.on_host("d")]
-    outcomes = list(one_at_a_time(encoder(cuda, patch=patch, slots=3), batches))
+    outcomes = list(one_at_a_time(encoder(frames.cuda, patch=patch, slots=3), batches))
     failed = {one.sample.name: (one.stage, one.reason, one.plan) for one in outcomes if isinstance(one, Failed)}
     assert failed == {"b": ("encode", "the features of 1 of 8 frames are not finite", batches[0].plans[1])} | {
         batch.plans[0].sample.name: ("encode", "the features of 2 of 2 frames are not finite", batch.plans[0])
@@ -268,23 +258,20 @@ def test_features_that_are_not_finite_fail_their_sample_and_no_other() -> None:
     assert frames.borrowed == set()
 
 
-def test_an_error_of_the_decoder_comes_out_and_everything_is_given_back() -> None:
-    frames = Frames(cuda := LazyCuda())
-
+def test_an_error_of_the_decoder_comes_out_and_everything_is_given_back(frames: Frames) -> None:
     def source() -> Iterator[FrameBatch]:
         yield frames.on_device("a")
         raise RuntimeError("the decoder broke")
 
     found: dict[str, np.ndarray] = {}
     with pytest.raises(RuntimeError, match="the decoder broke"):
-        for outcome in encoder(cuda).encode(source()):
+        for outcome in encoder(frames.cuda).encode(source()):
             found |= features([outcome])
     assert_same(found, frames.wanted)
     assert frames.borrowed == set()
 
 
-def test_an_error_midway_gives_frames_back_only_when_they_have_been_read() -> None:
-    frames = Frames(cuda := LazyCuda())
+def test_an_error_midway_gives_frames_back_only_when_they_have_been_read(frames: Frames) -> None:
     seen: list[torch.Tensor] = []
 
     def patch(pixels: torch.Tensor, images: torch.Tensor, scale_shift: torch.Tensor, out: torch.Tensor) -> None:
@@ -294,23 +281,21 @@ def test_an_error_midway_gives_frames_back_only_when_they_have_been_read() -> No
     # The last batch is refused after the one before it, in the same piece, has been put on the stream.
     bad = replace(frames.on_device("bad"), ready="no event")
     batches = [frames.on_host("first"), frames.on_device("a", "b", "c"), bad]
-    cuda.finish()  # decoded
+    frames.cuda.finish()  # decoded
     with pytest.raises(AttributeError, match="synchronize"):
-        list(gated(cuda, batches, patch, n=100))
+        list(gated(frames.cuda, batches, patch, n=100))
     assert frames.borrowed == set()
-    cuda.finish()
+    frames.cuda.finish()
     assert len(seen) == 2
     assert torch.equal(seen[1][1:9], torch.from_numpy(pictures("a", 8)))
 
 
-def test_an_error_of_the_device_gives_everything_back() -> None:
-    frames = Frames(cuda := LazyCuda())
-
+def test_an_error_of_the_device_gives_everything_back(frames: Frames) -> None:
     def patch(*arguments: torch.Tensor) -> None:
-        raise DeviceError("cuda:0 has not memory enough")
+        raise DeviceError("frames.cuda:0 has not memory enough")
 
     with pytest.raises(DeviceError):
-        list(encoder(cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
+        list(encoder(frames.cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
     assert frames.borrowed <= {"b"}, "unless its thread still holds it, to give it back"
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from gpu_encode import open_clip_tower
 from safetensors.torch import save_file
-from tiny import SHAPE, SPEC, difference, empty_cache, images, reference, state
+from tiny import SHAPE, SPEC, difference, images, reference, state
 
 from gpupeak.encode.load import load_tower
 from gpupeak.encode.openclip import OpenClipTower
@@ -22,9 +22,6 @@ from gpupeak.encode.vit import VisionTower
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import WeightsError
-
-pytestmark = pytest.mark.usefixtures("empty_cache")
-__all__ = ["empty_cache"]
 
 CONFIG = {
     "embed_dim": 24,

@@ -10,15 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import SPEC, empty_cache
+from tiny import SPEC
 
 from gpupeak.encode.weights import cache
 from gpupeak.encode.weights.identity import WeightsId, identify, locate
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import WeightsError
-
-pytestmark = pytest.mark.usefixtures("empty_cache")
-__all__ = ["empty_cache"]
 
 
 def sha256(data: bytes) -> str:
