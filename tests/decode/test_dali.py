@@ -433,15 +433,6 @@ def test_batches_are_of_one_codec_and_size_while_there_are_enough(tmp_path: Path
     assert Counter(name for batch in batches for name in batch) == {each.plan.sample.name: 1 for each in plans}
 
 
-def test_a_batch_is_bounded_by_memory(tmp_path: Path) -> None:
-    plans = [made(tmp_path, f"{i}", data=500_000) for i in range(3)]
-    each = (2 * (8 + 2) + 8) * 640 * 368 * 3 + 500_000
-    assert native_bytes(plans[0]) == each
-    assert taken(window(*plans, memory=2 * each)) == [["0", "1"], ["2"]]
-    assert taken(window(*plans, memory=2 * each - 1)) == [["0"], ["1"], ["2"]]
-    assert taken(window(*plans, memory=1)) == [["0"], ["1"], ["2"]]  # by itself, any video goes
-
-
 SURFACES = 22  # 20 where a stream does not say how many its decoder needs, and 2 for what is read
 
 

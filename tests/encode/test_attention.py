@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from frames import SHAPE, tower
 from lazy_cuda import LazyCuda
-from tiny import state
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from wrong_kernels import WRONG
 
@@ -21,12 +21,9 @@ from gpupeak.encode.gpu import attention as module
 from gpupeak.encode.gpu.attention import Attention, choose_attention
 from gpupeak.encode.gpu.graphs import EagerRunner, GraphRunner
 from gpupeak.encode.kernels import Kernels
-from gpupeak.encode.vit import VisionTower
-from gpupeak.encoders import TowerShape
 from gpupeak.errors import DeviceError
 
-SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
-TOWER = VisionTower.from_state(state(7, SHAPE), SHAPE)
+TOWER = tower()
 BUCKETS = (4, 16, 24)
 CUDNN, FLASH, EFFICIENT, MATH = (
     SDPBackend.CUDNN_ATTENTION,

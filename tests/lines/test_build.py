@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 import torch
+from frames import SHAPE, tower
 from lazy_cuda import LazyCuda
 from synthetic_lines import make_seeing_line
-from tiny import state
 from torch import nn
 from torch.nn.attention import SDPBackend
+from wrong_kernels import no_numbers
 
 from gpupeak import ExtractConfig
 from gpupeak.decode import dali
 from gpupeak.encode.gpu import device
-from gpupeak.encode.vit import VisionTower
-from gpupeak.encoders import TowerShape, encoder_spec
+from gpupeak.encode.kernels import Kernels
+from gpupeak.encoders import encoder_spec
 from gpupeak.errors import DeviceError
 from gpupeak.lines import build as building
 from gpupeak.lines.build import build, choose_decoder, choose_device
@@ -33,12 +34,7 @@ NO_GPU = f"torch {torch.__version__} is built without CUDA"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.version, "cuda", None)
-
-
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def sums_in_half_precision() -> Iterator[None]:
     """As torch begins."""
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
@@ -54,7 +50,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
 
 
-def test_without_a_gpu_auto_says_why_and_a_gpu_asked_for_is_an_error(no_gpu: None) -> None:
+def test_without_a_gpu_auto_says_why_and_a_gpu_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
     assert choose_device("auto") == (CPU, f"on the CPU: {NO_GPU}")
     assert choose_device("cpu") == (CPU, "on the CPU, as asked")
     for asked in ("cuda", "cuda:0", "cuda:5"):
@@ -149,23 +146,22 @@ def test_each_gpus_process_sees_its_own_alone(
 
 
 FLASH = SDPBackend.FLASH_ATTENTION
-SHAPE = TowerShape(size=28, patch=14, width=32, layers=2, heads=2, dim=8)
 
 
 def gpu_line(
-    monkeypatch: pytest.MonkeyPatch, told: list[str], tower: nn.Module, decoder: str = "cpu", workers: int = 1
+    monkeypatch: pytest.MonkeyPatch, told: list[str], encoder: nn.Module, decoder: str = "cpu", workers: int = 1
 ) -> Line:
     """A GPU's line as its process builds it, as far as that goes without one: `LazyCuda` captures."""
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(building, "load_tower", lambda *given: tower)
+    monkeypatch.setattr(building, "load_tower", lambda *given: encoder)
     monkeypatch.setattr(device, "Cuda", lambda device: LazyCuda())
     spec = replace(encoder_spec("CLIP_VIT_LARGE"), size=28, dim=8, tower=SHAPE)
     return building.cuda_line(ExtractConfig(workers=workers), spec, 8, "cuda:1", decoder, told.append)
 
 
-def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None) -> None:
+def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    line = gpu_line(monkeypatch, told, VisionTower.from_state(state(7, SHAPE), SHAPE))
+    line = gpu_line(monkeypatch, told, tower())
     line.close()
     attention, without = told
     assert line.device == "cuda:1"
@@ -178,7 +174,7 @@ def test_a_gpus_line_says_what_it_computes_with(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize(("is_wrong", "name", "backend"), [(False, "flash", FLASH), (True, "math", SDPBackend.MATH)])
 def test_another_encoders_attention_is_chosen_too(
-    monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None, is_wrong: bool, name: str, backend: SDPBackend
+    monkeypatch: pytest.MonkeyPatch, is_wrong: bool, name: str, backend: SDPBackend
 ) -> None:
     """Flash attention, and nothing else, unless it computes something else than the plain one."""
     backends: list[int] = []
@@ -202,25 +198,17 @@ def test_another_encoders_attention_is_chosen_too(
 
 @pytest.mark.parametrize(("workers", "planners"), [(16, 3), (2, 2)])
 def test_a_few_processes_plan_for_nvdec_beside_those_that_decode(
-    monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None, workers: int, planners: int
+    monkeypatch: pytest.MonkeyPatch, workers: int, planners: int
 ) -> None:
     made: list[int] = []
     monkeypatch.setattr(building, "WorkerPool", lambda workers, *shape, **options: made.append(workers))
     monkeypatch.setattr(building, "abilities", lambda gpu: {})
     monkeypatch.setattr(dali, "DaliDecoder", lambda *parts, **options: None)
-    gpu_line(monkeypatch, [], VisionTower.from_state(state(7, SHAPE), SHAPE), "nvdec", workers)
+    gpu_line(monkeypatch, [], tower(), "nvdec", workers)
     assert made == [workers, planners]
 
 
-def test_a_gpus_line_whose_graphs_are_wrong_does_not_start(
-    monkeypatch: pytest.MonkeyPatch, sums_in_half_precision: None
-) -> None:
-    attend = torch.nn.functional.scaled_dot_product_attention
-
-    def wrong(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        is_wrong = len(query) == 16 and torch._fused_sdp_choice(query, key, value) == FLASH.value
-        return torch.zeros_like(query) if is_wrong else attend(query, key, value)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", wrong)
-    with pytest.raises(DeviceError, match=r"^the graph of 16 images is wrong"):
-        gpu_line(monkeypatch, [], VisionTower.from_state(state(7, SHAPE), SHAPE))
+def test_a_gpus_line_whose_graphs_are_wrong_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpupeak.encode.kernels.compile_kernels", lambda *given: Kernels(linear_silu=no_numbers))
+    with pytest.raises(DeviceError, match=r"^the graph of \d+ images is wrong"):
+        gpu_line(monkeypatch, [], tower())

@@ -255,6 +255,7 @@ def test_reordering_is_stated(tmp_path: Path, params: str) -> None:
     assert sequence is not None and sequence.reordering
     cut = read_sequence(unit[:-6])
     assert cut is not None and not cut.reordering
+    assert read_sequence(unit[:7]) is read_sequence(unit[:1]) is None
 
 
 # Broken and hostile files.
