@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import time
 import zlib
 from collections.abc import Generator, Iterable
 
 import numpy as np
-import numpy.typing as npt
 
 from gpupeak.errors import WriteError
 from gpupeak.features.npy import npy_header
-from gpupeak.storage.atomic import temporary_name
+from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.places import local
-from gpupeak.types import Failed, FeatureBatch, FramePlan, Saved
+from gpupeak.types import Failed, FeatureBatch, Saved
 
 _OWN_FAULTS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)  # this sample's name, not the disk
 
@@ -40,7 +37,8 @@ class NpyWriter:
                     # Copies only what is not float32 in C order already: the fp16 of a GPU is widened here.
                     rows = np.ascontiguousarray(batch.features[start:stop], dtype=np.float32)
                     try:
-                        self._save(plan, rows)
+                        header = npy_header((rows.shape[0], rows.shape[1]))
+                        replace_file(local(plan.sample.target), (header, rows.data), fsync=self._fsync)
                     except OSError as error:
                         if error.errno not in _OWN_FAULTS:
                             raise WriteError(f"{plan.sample.target}: cannot be written: {error.strerror}") from error
@@ -49,23 +47,3 @@ class NpyWriter:
                         yield Saved(plan, {**seconds, "write": time.perf_counter() - began}, zlib.crc32(rows.data))
             finally:
                 batch.release()
-
-    def _save(self, plan: FramePlan, rows: npt.NDArray[np.float32]) -> None:
-        target = local(plan.sample.target)
-        temporary = f"{target.parent}/{temporary_name()}"
-        header = npy_header((rows.shape[0], rows.shape[1]))
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            try:
-                written = os.writev(descriptor, (header, rows.data))
-                if written != len(header) + rows.nbytes:  # a disk that fills up takes a part and says nothing
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if self._fsync:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rename(temporary, target)  # noqa: PTH104 - one Path less a sample
-        except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                os.unlink(temporary)  # noqa: PTH108
-            raise

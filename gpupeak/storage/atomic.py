@@ -16,21 +16,25 @@ TEMPORARY = re.compile(r"\.gpupeak-(?:(\d+)@([^@/]+)-\d+|.*)\.tmp\Z")
 """What a file being written is called: hidden, so that no `*.npy` pattern picks it up. In it are the writer's process
 id and host (`temporary_name`), if it is not from another version or tool."""
 _STALE_SECONDS = 86_400.0  # a file is a temporary one for as long as one write takes
-_serial = itertools.count()  # next() on it is atomic under the GIL: every temporary has a name of its own
+_serial = itertools.count(time.time_ns())  # next() is atomic under the GIL; no process of the same number began so
 
 
-def replace_file(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a whole file under a temporary name, then rename: readers see the old or the new, never a part."""
+def replace_file(path: Path, chunks: Iterable[bytes | memoryview], *, fsync: bool = False) -> None:
+    """Write a whole file under a temporary name, then rename: readers see the old or the new, never a part. Only
+    `fsync` helps against power loss. Raises OSError."""
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(temporary_name())
     try:
-        temporary.unlink(missing_ok=True)  # of a killed process of the same number
         with temporary.open("xb") as file:  # through no link
             file.writelines(chunks)
+            if fsync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink()
         raise
 
 

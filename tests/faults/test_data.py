@@ -48,6 +48,6 @@ def test_a_file_is_never_written_through_a_link(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "precious").write_text("precious")
     monkeypatch.setattr("gpupeak.storage.atomic.temporary_name", lambda: ".gpupeak-guessed.tmp")
     (tmp_path / ".gpupeak-guessed.tmp").symlink_to("precious")
-    replace_file(tmp_path / "page.html", [b"page"])
+    with pytest.raises(FileExistsError):
+        replace_file(tmp_path / "page.html", [b"page"])
     assert (tmp_path / "precious").read_text() == "precious"
-    assert (tmp_path / "page.html").read_bytes() == b"page"
