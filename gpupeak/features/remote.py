@@ -1,27 +1,19 @@
-"""Features in a store: each put whole; run.json and manifests worked on in a copy that is put when it has changed."""
+"""Features in a store: read in a copy; run.json and manifests worked on in one that is put when it has changed."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 import time
-import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from gpupeak.errors import GpupeakError, reading, writing
-from gpupeak.features.npy import npy_header
 from gpupeak.features.records import is_record
-from gpupeak.pipeline import Writer
 from gpupeak.storage import places, remote
-from gpupeak.types import Failed, FeatureBatch, FramePlan, Place, Saved, Seconds, Url
+from gpupeak.types import Place, Url
 
-_UPLOADS = 8  # of each of the line's two writers: 16 at once hide 50 ms a request up to 300 files/s
-_WAITING = 4 * _UPLOADS
 _THREADS = 32
 _EVERY_SECONDS = 30.0
 _SHARE = 20  # a manifest is put again after 20 times what putting it took: 5 % of the time at most
@@ -112,43 +104,3 @@ class RemoteRecords:
 
 def _is_record(name: str) -> bool:
     return is_record(name) and not name.startswith(".")  # no locks
-
-
-class RemoteWriter:
-    """Puts each sample's rows into a store, several at once; local ones go to `files`. Rows are copied first: a batch
-    is released at once. Safe on several threads over one shared iterable."""
-
-    def __init__(self, files: Writer) -> None:
-        self._files = files
-
-    def write(self, batches: Iterable[FeatureBatch]) -> Generator[Saved | Failed]:
-        """Yield one outcome a sample, of what is put in order. Raises WriteError if the store does not take it."""
-        waiting: deque[Future[Saved]] = deque()
-        threads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="gpupeak-put")
-        try:
-            for batch in batches:
-                if not isinstance(batch.plans[0].sample.target, Url):
-                    yield from self._files.write([batch])
-                    continue
-                try:
-                    for plan, (start, stop), seconds in zip(batch.plans, batch.spans, batch.seconds, strict=True):
-                        rows = np.ascontiguousarray(batch.features[start:stop], dtype=np.float32)
-                        data = npy_header((rows.shape[0], rows.shape[1])) + rows.tobytes()
-                        waiting.append(threads.submit(_put, plan, data, seconds, zlib.crc32(rows.data)))
-                finally:
-                    batch.release()
-                while waiting and (len(waiting) > _WAITING or waiting[0].done()):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            threads.shutdown(cancel_futures=True)
-
-
-def _put(plan: FramePlan, data: bytes, seconds: Seconds, crc32: int) -> Saved:
-    began = time.perf_counter()
-    target = plan.sample.target
-    assert isinstance(target, Url)
-    with writing(target):
-        remote.put(target, data)
-    return Saved(plan, {**seconds, "write": time.perf_counter() - began}, crc32)

@@ -26,14 +26,12 @@ from gpupeak.encode.vit import VisionTower
 from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec
 from gpupeak.errors import ConfigError, DeviceError, WeightsError
-from gpupeak.features.remote import RemoteWriter
 from gpupeak.features.writer import NpyWriter
 from gpupeak.lines import Tell
 from gpupeak.lines.several import ManyLines
 from gpupeak.lines.supervised import SupervisedLine
 from gpupeak.storage.fetching import FetchingDecoder
-from gpupeak.storage.places import place
-from gpupeak.types import Outcome, Sample, Url
+from gpupeak.types import Outcome, Sample
 
 _PLANNERS = 3  # one plans over 400 samples/s
 _CPU_IMAGES = 32  # encoded at once, which takes ViT-L/14 0.6 GB
@@ -199,8 +197,7 @@ def _cuda_encoder(
 
 
 def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.Encoder, device: str) -> Parts:
-    files = NpyWriter(fsync=config.fsync)
-    writer = RemoteWriter(files) if isinstance(place(config.output_root), Url) else files
+    writer = NpyWriter(fsync=config.fsync)
     return Parts(decoder, encoder, writer, device, config.cache_directory, config.cache_size)
 
 

@@ -16,6 +16,7 @@ TEMPORARY = re.compile(r"\.gpupeak-(?:(\d+)@([^@/]+)-\d+|.*)\.tmp\Z")
 """What a file being written is called: hidden, so that no `*.npy` pattern picks it up. In it are the writer's process
 id and host (`temporary_name`), if it is not from another version or tool."""
 _STALE_SECONDS = 86_400.0  # a file is a temporary one for as long as one write takes
+_TOGETHER = 8  # parts of a file in one call: lines of a manifest, or up to 2 GiB of features
 _serial = itertools.count(time.time_ns())  # next() is atomic under the GIL; no process of the same number began so
 
 
@@ -24,17 +25,22 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview], *, fsync: boo
     `fsync` helps against power loss. Raises OSError."""
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = path.with_name(temporary_name())
+    parts, temporary = iter(chunks), f"{path.parent}/{temporary_name()}"
     try:
-        with temporary.open("xb") as file:  # through no link
-            file.writelines(chunks)
+        # Through no link. A file object would take longer than the writing.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            while some := list(itertools.islice(parts, _TOGETHER)):
+                if os.writev(descriptor, some) != sum(memoryview(each).nbytes for each in some):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # which a disk that fills up does not say
             if fsync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to tell
-            temporary.unlink()
+            Path(temporary).unlink()
         raise
 
 

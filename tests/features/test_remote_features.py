@@ -38,7 +38,6 @@ from gpupeak.corpora.samples import list_samples
 from gpupeak.demo.corpus import CLIPS, DemoCorpus
 from gpupeak.errors import ConfigError, RunError, WriteError
 from gpupeak.features.directory import FeatureDirectory
-from gpupeak.features.remote import RemoteWriter
 from gpupeak.features.writer import NpyWriter
 from gpupeak.storage import remote
 from gpupeak.storage.atomic import process_name
@@ -413,7 +412,7 @@ def test_the_writer_puts_several_at_once_and_releases_early(tmp_path: Path, monk
     for batch in batches:
         object.__setattr__(batch, "release", lambda: released.append(1))
     local = features(tmp_path, "local")
-    outcomes = list(RemoteWriter(NpyWriter()).write([*batches, local]))
+    outcomes = list(NpyWriter().write([*batches, local]))
     assert all(isinstance(outcome, Saved) and "write" in outcome.seconds for outcome in outcomes)
     assert sorted(outcome.sample.name for outcome in outcomes) == sorted(
         [f"{x}{n}" for x in "ab" for n in range(4)] + ["local"]
