@@ -19,8 +19,8 @@ from gpupeak.types import SAMPLINGS
 def pack(config: ExtractConfig, given: Mapping[str, object], as_json: bool = JSON) -> int:
     """Pack each dataset's .npy files into one file beside them, for training loops: gpupeak.FeatureStore maps it.
 
-    DATASETS are directories of the output root; none for all that are there. Where one holds several directories of
-    features, --sampling, --n-frms, --stream or --visual-encoder says which is meant. The .npy files stay.
+    DATASETS are directories of the output root. The .npy files stay.
+    Where one holds several directories of features, options say which is meant.
     """
     from gpupeak.features.packs import pack as pack_features
 
@@ -35,7 +35,7 @@ def pack(config: ExtractConfig, given: Mapping[str, object], as_json: bool = JSO
 def unpack(config: ExtractConfig, given: Mapping[str, object], as_json: bool = JSON) -> int:
     """Write what pack packed as .npy files again, those that are not there.
 
-    DATASETS are directories of the output root; none for all that are there.
+    DATASETS are directories of the output root.
     """
     from gpupeak.features.packs import unpack as unpack_features
 
@@ -57,31 +57,33 @@ def _each(
     from gpupeak.features.packs import FeatureStore
 
     root, table = FeatureStore(config.output_root).root, read_table(config.config_file)
-
-    def there(home: Path) -> list[str]:
+    there: dict[str, list[str]] = {}
+    for home in (root, *(root / name for name in sorted(places.names(root)))):
         found = (each.removesuffix(ending) for each in sorted(places.names(home)) if each.endswith(ending))
-        return list(filter(is_feature_directory, found))
-
-    def meant(name: str) -> Path | None:
-        """That of the settings; if none says which, the only one that is there."""
+        if names := list(filter(is_feature_directory, found)):
+            there[home.name] = names
+    asked = [name if name in there else table.find(name) or name for name in config.datasets]
+    directories: dict[str, Path] = {}
+    left_out: list[str] = []
+    for name in asked or there:
         sampling, n = (getattr(config, field) or table.said(name, field) for field in ("sampling", "n_frms"))
         encoder = encoder_directory(config.encoder)
         named = feature_directory(root, name, encoder, sampling or SAMPLINGS[0], n or 8, config.stream)
-        only = there(named.parent)
-        if len(only) == 1 and not (sampling or n or {"encoder", "stream"} & set(given)):
-            return named.with_name(only[0])
-        return named if named.name in only else None
-
-    homes = (root.name, *sorted(places.names(root)))
-    asked = [name if name in homes else table.find(name) or name for name in config.datasets]
-    found = {name: meant(name) for name in asked or homes}
-    lacking = next((name for name in asked if found[name] is None), "")
-    directories = {name: directory for name, directory in found.items() if directory is not None}
-    if lacking or not directories:
-        every = dict.fromkeys(f"{Path(name, each)}" for name in ("", lacking, *homes) for each in there(root / name))
-        what = f"{'packed ' * bool(ending)}features{f' of {lacking}' * bool(lacking)}"
-        told = f"there are {few(every)}" if every else "--output-root says where they lie"
-        raise ConfigError(f"{root}: no {what} by these settings; {told}")
+        names = there.get(name, [])
+        if len(names) == 1 and not (sampling or n or {"encoder", "stream"} & set(given)):  # nothing says which
+            named = named.with_name(names[0])
+        if named.name in names:
+            directories[name] = named
+        elif names:
+            options = "--sampling, --n-frms, --stream or --visual-encoder"
+            left_out.append(f"{named.parent} holds {few(names)}: give {options} to say which is meant")
+        else:
+            others = f"; there are those of {few(there)}" if there else ""
+            left_out.append(f"{root}: no {'packed ' * bool(ending)}features of {name}{others}")
+    if not directories or (asked and left_out):
+        raise ConfigError(next(iter(left_out), f"{root}: no dataset with features; --output-root says where they lie"))
+    for told in left_out:
+        Output(stderr=True).warn(told)
     counts: dict[str, int] = {}
     for name, directory in directories.items():
         n = int(directory.name.removesuffix("frms").rpartition("_")[2])

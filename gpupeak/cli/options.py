@@ -35,9 +35,6 @@ def option(value: object, panel: str, metavar: str, help: str, *names: str, told
 
 QUIET = option(False, OUTPUT, "", "Only notices, warnings and errors: no progress, no table.", "--quiet", "-q")
 JSON = option(False, OUTPUT, "", "One JSON object on standard output, and nothing else there.", "--json")
-_NAMES = typer.Argument(
-    None, help="Names, apart or joined by commas; none for the nine of MER-UniBench.", metavar="DATASETS"
-)
 
 
 def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -51,7 +48,12 @@ def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Ca
         taken = signature(command).parameters
         own = [parameter for name, parameter in taken.items() if name not in ("config", "given")]
         options = options_of(command.__name__)
-        shared = [_parameter("names", list[str], _NAMES)] if names else []
+        every = "the nine of MER-UniBench" if "dataset_root" in options else "all that are there"
+        told = f"Names, apart or joined by commas; none for {every}."
+        argument = typer.Argument(
+            None, help=told, metavar="DATASETS", autocompletion=lambda: [*read_table(None).entries]
+        )
+        shared = [_parameter("names", list[str], argument)] * names
         shared += [_as_parameter(field, option) for field, option in options.items()]
 
         def run(**given: Any) -> int:
@@ -135,7 +137,7 @@ def dataset_names(words: Iterable[str]) -> tuple[str, ...]:
     for word in words:
         some = [name.strip() for name in word.split(",") if name.strip()]
         if not some:
-            raise ConfigError(f"dataset is {word!r}, expected a name; without any, all nine are meant")
+            raise ConfigError(f"dataset is {word!r}, expected a name; without any, all are meant")
         names += some
     return tuple(dict.fromkeys(names))
 

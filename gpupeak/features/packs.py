@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from gpupeak.errors import ConfigError, mistaken, writing
+from gpupeak.errors import ConfigError, is_cut_short, mistaken, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
@@ -309,7 +309,8 @@ def _read_pack(file: Path, n: int) -> _Pack:
         files = [tuple(map(int, file)) for file in files]
         count, rows, dim = features.get_shape()
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: not a packed file: {error}") from error
+        fault = "is cut short" if is_cut_short(error) else error
+        raise ValueError(f"{file}: not a packed file: {fault}") from error
     named = isinstance(names, list) and all(map(_is_name, names)) and len(set(names)) == count
     told = len(files) == count and all(len(each) == 4 for each in files)
     if not (named and told and isinstance(settings, (dict, type(None)))) or features.get_dtype() != "F32" or rows != n:

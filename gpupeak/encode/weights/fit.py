@@ -12,12 +12,11 @@ from pathlib import Path
 
 from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encoders import EncoderSpec, TowerShape, hf_tower
-from gpupeak.errors import ConfigError, WeightsError, counted
+from gpupeak.errors import ConfigError, WeightsError, counted, is_cut_short
 from gpupeak.storage.files import read_bounded
 
 _TRANSFORMERS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)")  # as it names files
 _CONFIG_BYTES = 1 << 20
-_CUT = re.compile("unexpected EOF|unpack requires a buffer|file not fully covered")  # in torch's and safetensors' words
 _OPEN_CLIPS = tuple(
     (re.compile(theirs), ours)
     for theirs, ours in (
@@ -175,7 +174,7 @@ def explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if isinstance(error, EOFError) or _CUT.search(reason):
+        if is_cut_short(error):
             reason = "it is cut short: copy or fetch it again"
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
             reason = "it is no checkpoint, or holds more than tensors, which is never run"
