@@ -22,10 +22,11 @@ from gpupeak.corpora.table import default_datasets, expected_samples
 from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import CLIP_VIT_LARGE, ENCODERS, encoder_spec
 from gpupeak.errors import ConfigError, RunError, counted, few
-from gpupeak.features.layout import feature_directory
+from gpupeak.features.layout import feature_directory, is_feature_directory
 from gpupeak.features.npy import is_whole
 from gpupeak.features.records import read_manifest, read_records
 from gpupeak.storage.files import is_directory
+from gpupeak.storage.places import is_url
 
 INFERENCE, TRAINING = "inference", "training"
 
@@ -113,6 +114,8 @@ def check(
     start at `run_dir`.
     """
     asked = tuple(dict.fromkeys(map(_lower, datasets)))
+    if not is_directory(run_dir):
+        raise ConfigError(f"--run-dir is {str(run_dir)!r}, expected a directory")
     try:
         return _check(file, read_document(file, options), asked, face_or_frame, run_dir)
     except ConfigError as error:
@@ -146,7 +149,7 @@ def emit(
     for name in datasets:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ConfigError(f"dataset is {name!r}, expected a name")
-    if "${" in output_root or not output_root.isprintable():
+    if "${" in output_root or not output_root.isprintable() or output_root.startswith("~") or is_url(output_root):
         raise ConfigError(f"--output-root is {output_root!r}, expected a path that AffectGPT reads as it stands")
     spec = encoder_spec(encoder)
     directory = spec.directory
@@ -413,7 +416,7 @@ def _why_not_there(root: str, directory: str, run_dir: Path, stream: str) -> str
     home, name = os.path.split(directory)
     home = os.path.normpath(home)
     if is_directory(run_dir / home):
-        others = [other for other in _entries(run_dir / home) if other.startswith(f"{stream}_")]
+        others = [each for each in _entries(run_dir / home) if is_feature_directory(each) and each.startswith(stream)]
         return f"no {name} in {home}, there is {few(others) or 'none of its kind'}"
     if is_directory(run_dir / root):
         last = os.path.basename(os.path.normpath(root))  # noqa: PTH119

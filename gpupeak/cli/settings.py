@@ -35,11 +35,14 @@ _SECTION = """
 
 def init(file: Path = typer.Argument(Path(SETTINGS_FILE), help="The file to write.", metavar="FILE")) -> int:
     """Write a settings file in which every option stands as a comment, with its help and its default."""
+    if file.suffix.lower() != ".toml":
+        raise ConfigError(f"{file}: settings are TOML; name a .toml file")
     if os.path.lexists(file):
         raise ConfigError(f"{file}: is there already; name another file")
     with writing(file):
         file.write_text(template(), encoding="utf-8")
-    Output().say(f"{file}: take off the # before what you want to set")
+    named = f", and give --config {file}" if file != Path(SETTINGS_FILE) else ""
+    Output().say(f"{file}: take off the # before what you want to set{named}")
     return 0
 
 

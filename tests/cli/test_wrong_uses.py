@@ -66,8 +66,8 @@ USES = [
     (f"inspect text {UNIFORM} --workers 90", 2, "--n-frms 8, --batch-size 32, --workers 90: "),
     (f"doctor {OWN} --n-frms 1024 {LARGE}", 2, "--n-frms 1024, --batch-size 1, --workers 1: 9,216 frames of 512x"),
     # what is not there, or is something else
-    ("config check list.txt --dataset ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
-    ("extract meld ,", 2, "dataset is ',', expected a name; without any, all nine are meant"),
+    ("config check list.txt --dataset ,", 2, "dataset is ',', expected a name; without any, all are meant"),
+    ("extract meld ,", 2, "dataset is ',', expected a name; without any, all are meant"),
     ("extract mer2032", 2, "unknown dataset 'mer2032', did you mean mer2024 or mer2023 or mer2026ov?"),
     ("plan --dataset-root nowhere", 2, "dataset root nowhere is not a directory"),
     ("plan mer2023", 2, "mer2023: "),
@@ -86,14 +86,15 @@ USES = [
     ("inspect videos/text.mp4 --show", 2, "--show without a file draws on a terminal, and standard output is none"),
     ("inspect videos/text.mp4 --show -", 2, "--show without a file draws on a terminal, and standard output is none"),
     (f"verify {UNIFORM} --against nowhere", 2, "--against nowhere: there is no nowhere/mine/frame_CLIP_VIT_LARGE_uni"),
-    ("pack --output-root nested", 2, "nested: no features by these settings; --output-root says where they lie"),
-    ("unpack mine", 2, "preextracted_features: no packed features of mine by these settings; there are page/frame_C"),
+    ("pack --output-root nested", 2, "nested: no dataset with features; --output-root says where they lie"),
+    ("unpack mine", 2, "preextracted_features: no packed features of mine; there are those of cut, page, shape"),
     ("config check nowhere.yaml", 2, "nowhere.yaml: "),
     ("demo x", 2, "Got unexpected extra argument"),
     ("demo --out videos", 2, "videos: is not empty and holds no demo; give another --out"),
 ]
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n"
+CUT = '\x44\0\0\0\0\0\0\0{"features": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
 PAGE = "\n<!DOCTYPE html>\n<title>404</title>\n"
 GIVES = {
     "lfs": "is a pointer of Git LFS: `git lfs pull` fetches the file itself",
@@ -208,7 +209,13 @@ USES += [
     ("config chek x", 2, "No such command 'chek'. Did you mean 'check'?"),
     ("config emit --config wrong.toml", 2, "wrong.toml: unknown key 'n_frame', did you mean n_frms or name?; allow"),
     ("config emit a:b", 2, "dataset is 'a:b', expected a name"),
-    ("config emit --output-root ${x}", 2, "--output-root is '${x}', expected a path that AffectGPT reads as it stands"),
+    *(
+        (f"config emit --output-root {root}", 2, f"--output-root is '{root}', expected a path that AffectGPT reads as")
+        for root in ("${x}", "~/x", "s3://a/b")
+    ),
+    ("init settings.json", 2, "settings.json: settings are TOML; name a .toml file"),
+    ("init wrong.toml", 2, "wrong.toml: is there already; name another file"),
+    ("config check other.yaml --run-dir list.txt", 2, "--run-dir is 'list.txt', expected a directory"),
     ("config emit --visual-encoder X", 2, "--visual-encoder is 'X', expected CLIP_VIT_LARGE"),
     (f"plan {UNIFORM} --samples dir.toml", 2, "dir.toml: expected a list that ends in"),
     (f"plan {UNIFORM} --samples dir.csv", 2, "dir.csv: not a regular file"),
@@ -256,16 +263,17 @@ USES += [
     ("extract --device cuda:-1", 2, "--device is 'cuda:-1', expected auto, cpu or cuda:N"),
     ("extract --smooth 4", 2, "--smooth is 4, expected an odd number of frames"),
     ("extract --overwrite=yes", 2, "Option '--overwrite' does not take a value"),
-    ("pack Shape", 2, "preextracted_features: no features of Shape by these settings; there are "),
+    ("pack Shape", 2, "preextracted_features: no features of Shape; there are those of "),
     (
         "pack mixed --n-frms 8",
         2,
-        f"preextracted_features: no features of mixed by these settings; there are mixed/{UNIFORMLY}",
+        f"preextracted_features/mixed holds {UNIFORMLY}: give --sampling, --n-frms, --stream or --visual-encoder to s",
     ),
     ("pack mixed", 2, f"preextracted_features/mixed/{UNIFORMLY}/text.npy: no .npy file (0 bytes)"),
     ("pack shape", 2, f"{FEATURES}/a.npy: no .npy file (6 bytes), expected float32 [8, D]".format("shape")),
     ("pack --output-root s3://x/y", 2, "s3://x/y: features are mapped from a local directory: copy them to one first"),
     ("unpack shape", 2, f"{FEATURES}.safetensors: not a packed file: is no safetensors file".format("shape")),
+    ("unpack cut", 2, f"{FEATURES}.safetensors: not a packed file: is cut short; it cannot".format("cut")),
     ("unpack page", 2, f"{FEATURES}.safetensors: not a packed file: is a web page (HTML)".format("page")),
     (f"plan {UNIFORM} --output-root list.txt", 2, "--output-root is 'list.txt', expected a directory"),
     ("inspect a/b/c", 2, "unknown dataset 'a/b'"),
@@ -285,7 +293,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         home = f"preextracted_features/{name}/{UNIFORMLY}"
         files |= {f"{home}/run.json": run, f"{home}/text.npy": ""}
     files |= {f"{FEATURES}/a.npy".format("shape"): b"\x93NUMPY", f"{FEATURES}.safetensors".format("shape"): "torn" * 9}
-    files |= {f"{FEATURES}.safetensors".format("page"): PAGE}
+    files |= {f"{FEATURES}.safetensors".format("page"): PAGE, f"{FEATURES}.safetensors".format("cut"): CUT}
     for file, content in files.items():
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_bytes(content if isinstance(content, bytes) else content.encode())
