@@ -134,7 +134,7 @@ def test_the_shard_is_taken_from_slurm_which_is_said_and_can_be_refused(
     assert [config.shard for config in stage.configs] == [Shard(3, 8), None, None, Shard(0, 2)]
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "99")
     assert main(["extract"]) == 2
-    assert len(stage.configs) == 3
+    assert len(stage.configs) == 4
 
 
 def test_shells_complete_commands_and_options(
