@@ -273,7 +273,7 @@ def test_damaged_files_give_frames_or_an_error(
                 assert clip.rotation in (0, 90, 180, 270)
                 _, given = examine(clip, indices)
                 if isinstance(given, Remade):
-                    with av.open(io.BytesIO(given.data)) as video:
+                    with av.open(io.BytesIO(given.data), "r") as video:
                         assert sum(packet.size > 0 for packet in video.demux(video=0)) == given.pictures
                 else:
                     assert "\n" not in given
