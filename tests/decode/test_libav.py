@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -24,7 +22,6 @@ from gpupeak.errors import SampleError
 from gpupeak.video import container
 from gpupeak.video.container import Clip, open_clip
 from gpupeak.video.orientation import mirrors
-from gpupeak.video.remake import Remade
 
 ClipOf = Callable[[str], Path]
 TURNS = {"h264_rotated_90": 3, "h264_rotated_mkv": 3, "h264_rotated_180": 2, "h264_rotated_270_vfr": 1}
@@ -271,12 +268,6 @@ def test_damaged_files_give_frames_or_an_error(
                 indices = sorted(rng.sample(range(clip.frames), min(8, clip.frames)))
                 assert decode_clip(clip, indices).shape == (len(indices), 224, 224, 3)
                 assert clip.rotation in (0, 90, 180, 270)
-                _, given = examine(clip, indices)
-                if isinstance(given, Remade):
-                    with av.open(io.BytesIO(given.data), "r") as video:
-                        assert sum(packet.size > 0 for packet in video.demux(video=0)) == given.pictures
-                else:
-                    assert "\n" not in given
         except SampleError as error:
             assert error.stage in ("plan", "decode")
             assert "\n" not in error.reason

@@ -16,6 +16,7 @@ import pytest
 from av.video.frame import VideoFrame
 from clips import KINDS, Packets, decode_in_full, hidden_vp9, parameter_set, remux, superframe, with_data, write_clip
 
+from gpupeak.errors import SampleError
 from gpupeak.sampling import choose
 from gpupeak.types import Peak, SamplingRule
 from gpupeak.video import container
@@ -234,3 +235,39 @@ def test_damaged_parameter_sets_are_read_or_not_in_no_time(clip_of: ClipOf, kind
             assert again[:6] == (cropping.width, cropping.height, 0, 0, 0, 0)
             read += 1
     assert read > 300, "most damage is not where the size is told"
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 2, 8))):
+        at = min(draw.choice((draw.randrange(64), draw.randrange(len(data)))), len(data) - 1)
+        changed[at : at + draw.choice((1, 1, 4))] = draw.choice((b"\0", b"\xff", b"\0\0\1", draw.randbytes(2)))
+    return bytes(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["h264_cropped", "h264_ts", "hevc_mkv", "mpeg4_avi_b", "mpeg4_mp4", "vp8", "vp9_odd"])
+def test_damaged_packets_are_refused_in_one_line_or_made_anew(clip_of: ClipOf, tmp_path: Path, kind: str) -> None:
+    draw = random.Random(kind)
+    made, refused = 0, set[str]()
+    for number in range(150):
+        path = tmp_path / f"{number}{clip_of(kind).suffix}"
+
+        def damage(packets: Packets) -> Packets:
+            hit = (draw.random() < 0.1 for _ in packets)
+            return [with_data(p, damaged(bytes(p), draw)) if h else p for p, h in zip(packets, hit, strict=True)]
+
+        with suppress(av.FFmpegError):  # not every muxer writes everything
+            remux(clip_of(kind), path, damage)
+        try:
+            with open_clip(path) as clip:
+                clip.decoder.extradata = damaged(clip.decoder.extradata or bytes(8), draw)
+                found = remake(clip, drawn(clip.frames)[number % 5])
+            made += 1
+            assert len(found.data) < 2 * path.stat().st_size + (1 << 16)
+            with av.open(io.BytesIO(found.data), "r") as video:
+                assert len([packet for packet in video.demux(video=0) if packet.size]) == found.pictures
+        except (Unsafe, SampleError) as error:
+            refused.add(str(error))
+    assert made
+    assert not any("\n" in reason for reason in refused)
