@@ -37,12 +37,6 @@ def package_files() -> set[str]:
     return found
 
 
-def repository_files() -> list[Path]:
-    top = [path for path in REPOSITORY.iterdir() if path.is_file()]
-    below = [path for name in SOURCES for path in (REPOSITORY / name).rglob("*") if path.is_file()]
-    return [path for path in top + below if "__pycache__" not in path.parts]
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a source archive of the repository, and the wheel made out of that archive."""
@@ -115,6 +109,7 @@ def test_no_file_names_a_package_registry() -> None:
     """Where packages come from is the machine's own setting: a mirror, a proxy, a local directory."""
     hosts = ("pypi" + ".org", "python" + "hosted", "download." + "pytorch", "ana" + "conda.org", "pypi." + "nvidia")
     options = ("--index" + "-url", "--extra-index" + "-url")
-    for path in repository_files():
+    files = [*REPOSITORY.iterdir(), *(path for name in SOURCES for path in (REPOSITORY / name).rglob("*"))]
+    for path in (path for path in files if path.is_file() and "__pycache__" not in path.parts):
         text = path.read_bytes().decode("utf-8", "replace").lower()
         assert [word for word in hosts + options if word in text] == [], path

@@ -120,13 +120,6 @@ def test_the_table_of_a_plan(told: Told) -> None:
     assert text.endswith(f"MB\n{told('plan --quiet', plans)}")
 
 
-def test_a_plan_with_every_kind_of_peak_fits_into_80_columns(told: Told) -> None:
-    every = Counter(au_info=4659, per_frame=4659, merr_data=4659, openface=4659)
-    text = told("plan", [planned("ovmerdplus", listed=4659, expected=4659, done=4659, peaks=every)])
-    assert rows(text)[3] == ["ovmerdplus", "4659/4659", "4659", "0", *["4659"] * 4, "10", "7.4", "MB"]
-    assert max(map(cell_len, text.splitlines())) <= 80
-
-
 def test_an_inspection_says_which_frames_and_why(told: Told, tmp_path: Path) -> None:
     def inspected(found: FramePlan) -> str:
         times = tuple(index / 25 for index in found.indices)

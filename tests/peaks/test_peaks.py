@@ -132,11 +132,6 @@ def test_an_analysis(tmp_path: Path, content: object, source: str, told: Any) ->
 
 
 @pytest.mark.parametrize("place", [f"{NAME}.csv", f"{NAME}/{NAME}.csv"])
-def test_openface(tmp_path: Path, place: str) -> None:
-    file = write(tmp_path / place, CSV)
-    assert read_peak(NAME, [tmp_path]) == Peak(1, None, None, None, "openface", file, 3)
-
-
 @pytest.mark.parametrize(
     ("rows", "index"),
     [
@@ -151,10 +146,10 @@ def test_openface(tmp_path: Path, place: str) -> None:
         ([{"frame": 1, "AU12_r": 1}, {"frame": 2, "AU12_r": "nan"}, {"frame": 3, "AU12_r": 2}], 2),
     ],
 )
-def test_openface_rows(tmp_path: Path, rows: list[dict[str, Any]], index: int) -> None:
+def test_openface(tmp_path: Path, rows: list[dict[str, Any]], index: int, place: str) -> None:
     columns = ["frame", "success", "gaze_0_x", *UNITS, "AU28_c", "AU28_r"]
-    write(tmp_path / f"{NAME}.csv", "\ufeff" + openface(rows, columns) + "\n")
-    assert found(tmp_path).index == index
+    file = write(tmp_path / place, "\ufeff" + openface(rows, columns) + "\n")
+    assert (found(tmp_path).index, found(tmp_path).file) == (index, file)
 
 
 def test_sources_are_tried_in_order(tmp_path: Path) -> None:
