@@ -104,7 +104,7 @@ class Decoding:
             return cuda_line(config, CLIP_VIT_LARGE, N, "cuda:0", mode, lambda text: None)
         runner = EagerRunner(setup.tower(setup.dtype), setup.cuda, max(setup.buckets))
         decoder: Decoder = self.pool() if mode == "cpu" else self.hybrid(mode)
-        return Parts(decoder, GraphEncoder(runner, n=N), NpyWriter(), "cpu", Path("cache"), 0)  # nothing is fetched
+        return Parts(decoder, GraphEncoder(runner, n=N), NpyWriter(), "cpu")
 
     def line(self, mode: str, tell: Callable[[str], None]) -> Line:
         """The line as a user gets it: on a GPU, in a supervised process of its own."""

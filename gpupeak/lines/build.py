@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from threading import Event
 
 import torch
@@ -45,12 +44,9 @@ class Parts:
     encoder: pipeline.Encoder
     writer: pipeline.Writer
     device: str
-    cache: Path
-    cache_size: int
 
     def run(self, samples: Iterable[Sample], stop: Event | None = None) -> Generator[Outcome]:
-        decoder = FetchingDecoder(self.decoder, self.cache, self.cache_size)
-        return pipeline.run(samples, decoder, self.encoder, self.writer, stop=stop)
+        return pipeline.run(samples, self.decoder, self.encoder, self.writer, stop=stop)
 
     def close(self) -> None:
         self.decoder.close()
@@ -197,8 +193,8 @@ def _cuda_encoder(
 
 
 def _parts(config: ExtractConfig, decoder: pipeline.Decoder, encoder: pipeline.Encoder, device: str) -> Parts:
-    writer = NpyWriter(fsync=config.fsync)
-    return Parts(decoder, encoder, writer, device, config.cache_directory, config.cache_size)
+    fetching = FetchingDecoder(decoder, config.cache_directory, config.cache_size)
+    return Parts(fetching, encoder, NpyWriter(fsync=config.fsync), device)
 
 
 def _pool(config: ExtractConfig, spec: EncoderSpec, n: int, held: int, most: int | None = None) -> WorkerPool:

@@ -142,7 +142,7 @@ def test_growth_is_measured_on_real_runs(clip_of: ClipOf, tmp_path: Path) -> Non
 def test_a_profile_has_the_stages_times_and_torchs_trace(
     clip_of: ClipOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = Parts(WorkerPool(1), SyntheticEncoder(8, 224), NpyWriter(), "cpu", tmp_path, 0)
+    parts = Parts(WorkerPool(1), SyntheticEncoder(8, 224), NpyWriter(), "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(profiling, "make", lambda asked, directory: {"clip": clip_of("h264")})
     monkeypatch.setattr(profiling, "build", lambda config, spec, n, tell: parts)

@@ -270,7 +270,7 @@ def through(videos: Path, work: Path, time_limit: float, workers: int) -> dict[s
 
         def build(_: Any, spec: Any, n: int, tell: Any) -> Parts:
             decoder, encoder = WorkerPool(workers, n, 64, time_limit=time_limit), SyntheticEncoder(spec.dim, 64)
-            return Parts(decoder, encoder, NpyWriter(), "cpu", config.cache_directory, config.cache_size)
+            return Parts(decoder, encoder, NpyWriter(), "cpu")
 
         with mock.patch("gpupeak.lines.build.build", build):
             extract(config, Keeping())

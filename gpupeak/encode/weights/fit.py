@@ -69,30 +69,25 @@ def _compared(shape: TowerShape) -> dict[str, object]:
 
 def parameters(shape: TowerShape) -> dict[str, tuple[int, ...]]:
     """The shapes of a tower's parameters, named as in open_clip's visual tower."""
-    width, family = shape.width, shape.family
+    width, hidden, family = shape.width, shape.hidden, shape.family
     positions = (shape.trained // shape.patch) ** 2 + family.class_token
     shapes: dict[str, tuple[int, ...]] = {"class_embedding": (width,)} if family.class_token else {}
     shapes |= {"positional_embedding": (positions, width), "conv1.weight": (width, 3, shape.patch, shape.patch)}
-    norms = ["ln_pre"] if family.pre_norm else []
+    biased: dict[str, tuple[int, ...]] = {"ln_pre.": (width,)} if family.pre_norm else {}
     if not family.pre_norm:
         shapes["conv1.bias"] = (width,)
     if family.pooling == "class":
-        norms.append("ln_post")
+        biased["ln_post."] = (width,)
         shapes["proj"] = (width, shape.dim)
     for layer in range(shape.layers):
-        block = f"transformer.resblocks.{layer}"
-        norms += [f"{block}.ln_1", f"{block}.ln_2"]
-        for name, outputs, inputs in (
-            ("attn.in_proj_", 3 * width, width),
-            ("attn.out_proj.", width, width),
-            ("mlp.c_fc.", shape.hidden, width),
-            ("mlp.c_proj.", width, shape.hidden),
-        ):
-            shapes |= {f"{block}.{name}weight": (outputs, inputs), f"{block}.{name}bias": (outputs,)}
+        block = f"transformer.resblocks.{layer}."
+        biased |= {f"{block}ln_1.": (width,), f"{block}attn.in_proj_": (3 * width, width)}
+        biased |= {f"{block}ln_2.": (width,), f"{block}attn.out_proj.": (width, width)}
+        biased |= {f"{block}mlp.c_fc.": (hidden, width), f"{block}mlp.c_proj.": (width, hidden)}
         if family.layer_scale:
-            shapes |= {f"{block}.ls_1.gamma": (width,), f"{block}.ls_2.gamma": (width,)}
-    for norm in norms:
-        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+            shapes |= {f"{block}ls_1.gamma": (width,), f"{block}ls_2.gamma": (width,)}
+    for name, sizes in biased.items():
+        shapes |= {f"{name}weight": sizes, f"{name}bias": sizes[:1]}
     return shapes
 
 
