@@ -95,12 +95,8 @@ def test_every_command_parses(name: str) -> None:
 
 @EVERY_DOCUMENT
 def test_every_option_exists(name: str) -> None:
-    there = {
-        option
-        for command in COMMANDS.values()
-        for parameter in command.params
-        for option in parameter.opts + parameter.secondary_opts
-    }
+    parameters = [parameter for command in COMMANDS.values() for parameter in command.params]
+    there = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     named = {span.split()[0] for span in spans(text(name)) if span.startswith("--")}
     assert named - there - OTHERS_OPTIONS == set()
 

@@ -13,7 +13,7 @@ from gpupeak.cli.output import Output, print_json
 from gpupeak.config import ENCODER, OPTIONS, OUTPUT, SAMPLING, SOURCE
 from gpupeak.corpora.table import read_table
 from gpupeak.encoders import CLIP_VIT_LARGE, encoder_spec
-from gpupeak.errors import ConfigError, counted
+from gpupeak.errors import ConfigError, counted, few
 
 if TYPE_CHECKING:
     from gpupeak.check.affectgpt import Check, Judgement, Setting
@@ -71,16 +71,11 @@ def config_emit(
     settings, given = gathered({field: OPTIONS[field] for field in words}, words)
     root = output_root or (str(settings.output_root) if "output_root" in given else "./preextracted_features")
     names, encoder, table = dataset_names(datasets or ()), settings.encoder, read_table(settings.config_file)
-    counts = {
-        name: settings.n_frms or table.said(table.find(name) or name, "n_frms") or 8 for name in names or table.default
-    }
-    (first, n), *others = counts.items()
-    for name, count in others:
-        if count != n:
-            told = (
-                f"--n-frms is {n} for {first} and {count} for {name}, and AffectGPT's section inference has one for all"
-            )
-            raise ConfigError(f"{told}: emit them apart, or give --n-frms")
+    each = {name: settings.n_frms or table.said(name, "n_frms") or 8 for name in names or table.default}
+    if len(set(each.values())) > 1:
+        told = few(f"{count} for {name}" for count, name in {each[name]: name for name in each}.items())
+        raise ConfigError(f"--n-frms is {told}; AffectGPT's section inference has one: give it, or emit them apart")
+    n = next(iter(each.values()))
     text = emit(names, output_root=root, n_frms=n, encoder=encoder, training=training, faces=faces)
     for line in text.splitlines():
         Output().print(Text(line), soft_wrap=True)  # to be pasted

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from gpupeak.cli.options import JSON, with_settings
 from gpupeak.cli.output import Output, print_json
@@ -13,6 +14,8 @@ from gpupeak.features.layout import encoder_directory, feature_directory, is_fea
 from gpupeak.storage import places
 from gpupeak.tally import Watch
 from gpupeak.types import SAMPLINGS
+
+_Work: TypeAlias = Callable[[Path, int, Watch], tuple[str, int]]
 
 
 @with_settings()
@@ -47,13 +50,7 @@ def unpack(config: ExtractConfig, given: Mapping[str, object], as_json: bool = J
     return _each(config, given, ".safetensors", as_json, work)
 
 
-def _each(
-    config: ExtractConfig,
-    given: Collection[str],
-    ending: str,
-    as_json: bool,
-    work: Callable[[Path, int, Watch], tuple[str, int]],
-) -> int:
+def _each(config: ExtractConfig, given: Collection[str], ending: str, as_json: bool, work: _Work) -> int:
     from gpupeak.features.packs import FeatureStore
 
     root, table = FeatureStore(config.output_root).root, read_table(config.config_file)

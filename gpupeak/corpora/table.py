@@ -62,7 +62,7 @@ class Table:
 
     def said(self, name: str, field: str) -> Any:
         """What the settings file says of a dataset: in its section, else of all; None for nothing."""
-        return getattr(self.entries.get(name), field, None) or self.settings.get(field)
+        return getattr(self.entries.get(self.find(name) or name), field, None) or self.settings.get(field)
 
     def find(self, name: str) -> str | None:
         """The dataset called `name`, or so by AffectGPT's class; capitals do not matter."""

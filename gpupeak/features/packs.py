@@ -72,8 +72,7 @@ class FeatureStore(Mapping[str, "DatasetFeatures"]):
         return DatasetFeatures(directory, self.n)
 
     def __iter__(self) -> Iterator[str]:
-        names = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else []
-        yield from (name for name in names if name in self)
+        yield from (name for name in sorted(places.names(self.root)) if name in self)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -76,10 +76,9 @@ def _check_pickles(file: Path) -> bool:
             if size > _LARGEST_OLD:
                 raise ValueError(f"{size:,} bytes in torch's old format, expected at most {_LARGEST_OLD:,}")
             stream.seek(0)
-            if stream.read(2) == b"PK":
+            if (start := stream.read(LARGEST)).startswith(b"PK"):
                 raise EOFError  # the directory of an archive lies at its end
-            stream.seek(0)
-            head = io.BytesIO(stream.read(LARGEST))
+            head = io.BytesIO(start)
             for _ in range(5):  # magic number, protocol, system, the tensors, and which storages follow
                 noted(head, _called)
             return False
