@@ -158,10 +158,10 @@ class Clip(AbstractContextManager["Clip"]):
         self._number(delivered)
 
     def _number(self, frames: int) -> None:
+        self.frames = frames
         if not frames:
             raise self._refused(f"none of its {self.packets} video packets can be decoded")
         starts = set(self.gops.starts if self.timed else ())
-        self.frames = frames
         self.key_frames = [index for index, number in enumerate(self.gops.shown) if number in starts]
 
     def _refused(self, reason: str) -> SampleError:
