@@ -118,22 +118,19 @@ def _is_sound(distribution: str, module: str, probe: str) -> bool:
     package = find_spec(module)
     if package is None or package.origin is None or not (file := Path(package.origin).parent / probe).is_file():
         return False
-    if file.suffix == ".so":
-        try:
-            ctypes.CDLL(str(file))
-        except OSError:
-            return False
     open_, seen = [distribution], {distribution}
-    while open_:
-        try:
+    try:
+        if file.suffix == ".so":
+            ctypes.CDLL(str(file))
+        while open_:
             needs = [Requirement(each) for each in requires(open_.pop()) or ()]
             needs = [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
             if not all(need.specifier.contains(version(need.name), prereleases=True) for need in needs):
                 return False
-        except PackageNotFoundError:
-            return False
-        open_ += {need.name for need in needs} - seen
-        seen |= {need.name for need in needs}
+            open_ += {need.name for need in needs} - seen
+            seen |= {need.name for need in needs}
+    except (OSError, PackageNotFoundError):
+        return False
     return True
 
 

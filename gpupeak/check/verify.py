@@ -51,7 +51,6 @@ KINDS = (MISSING, BROKEN, STALE, ALIKE, CHANGED, DIFFERENT)
 """What can be wrong with a sample: no file; a file of another form, without sense or not as it was saved; one that
 was made of another video, of other frames or with other settings than it would be now; the features of another sample;
 not what is extracted now; not what the other tree holds."""
-MENDABLE = KINDS[:-1]  # where two trees differ, nobody knows yet which one is wrong
 
 SAME_DECODER = Tolerance(0.9999, 5e-3)
 """Of features made and extracted again on a CPU: other versions round differently; a neighbouring frame of a face
@@ -197,7 +196,8 @@ class _Look:
     still: list[Sample] = field(default_factory=list)
 
     def blame(self, sample: Sample, kind: str, reason: str) -> None:
-        mendable = kind in MENDABLE and sample.video is not None
+        # Where two trees differ, nobody knows yet which one is wrong.
+        mendable = kind != DIFFERENT and sample.video is not None
         self.found.faults.append(Fault(sample.name, kind, reason, mendable))
 
 

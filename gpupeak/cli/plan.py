@@ -119,15 +119,10 @@ def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
     from gpupeak.storage.atomic import replace_file
 
     require("PIL")
-    plan = found.plan
-    told = (
-        plan.peak and f"peak by {plan.peak.source}",
-        plan.fallback and plan.fallback.reason,
-        plan.clamp,
-        *plan.warnings,
-    )
-    peak = None if plan.peak is None else plan.peak.index
-    task = SheetTask(found.sample, plan.indices, peak, remarks=tuple(text for text in told if text))
+    plan, peak, fallback = found.plan, found.plan.peak, found.plan.fallback
+    told = (peak and f"peak by {peak.source}", fallback and fallback.reason, plan.clamp, *plan.warnings)
+    remarks = tuple(text for text in told if text)
+    task = SheetTask(found.sample, plan.indices, peak.index if peak else None, remarks=remarks)
     ((_, sheet),) = read_sheets([task], time_limit=time_limit)
     if isinstance(sheet, Failed):
         raise SampleError(sheet.stage, sheet.reason)

@@ -173,10 +173,15 @@ def overview(
                 found.append(_read(corpus, where, copied(where, copies), spec, watch))
         if not any(each.rows for each in found):
             raise ConfigError(f"nothing to report on: no dataset has features in {root} (such as {where})")
-        known = {name for each in found for row in each.rows for name in (row.sample.name, str(row.sample))}
-        if unknown := set(show_samples) - known:
+        known = (name for each in found for row in each.rows for name in (row.sample.name, str(row.sample)))
+        if unknown := set(show_samples).difference(known):
             raise ConfigError(f"there is no sample {min(unknown)!r} in {', '.join(each.dataset for each in found)}")
-        _draw_sheets(found, config, show, show_unusual, show_samples, tell, watch)
+        for each in found:
+            draw = random.Random(f"{config.seed} {each.dataset}")
+            for number in _chosen(each, draw, show, show_unusual, show_samples):
+                row = each.rows[number]
+                each.sheets[number] = Sheet(str(row.sample), row.frames, row.indices, remarks=row.remarks)
+        _draw_sheets(found, config, tell, watch)
     return tuple(found)
 
 
@@ -310,27 +315,14 @@ def _deviations(values: npt.NDArray[np.float64]) -> list[float]:
     return [float(value) for value in np.nan_to_num(away / deviation)]
 
 
-def _draw_sheets(
-    found: Sequence[Overview],
-    config: ExtractConfig,
-    show: int,
-    unusual: int,
-    names: Collection[str],
-    tell: Callable[[str], None],
-    watch: Watch,
-) -> None:
-    """Read the contact sheets of what is to be shown, kept in this order; of a video that fails, a placeholder."""
-    tasks: list[SheetTask] = []
-    places: dict[Place, tuple[Overview, int]] = {}
-    for each in found:
-        for number in _chosen(each, random.Random(f"{config.seed} {each.dataset}"), show, unusual, names):
-            row = each.rows[number]
-            each.sheets[number] = Sheet(str(row.sample), row.frames, row.indices, remarks=row.remarks)
-            places[row.sample.target] = each, number
-            tasks.append(SheetTask(row.sample, row.indices, row.peak, _SIDE, row.remarks))
-    if not tasks:
+def _draw_sheets(found: Sequence[Overview], config: ExtractConfig, tell: Callable[[str], None], watch: Watch) -> None:
+    """Read the contact sheets, each kept where it is to be shown; of a video that fails, what is there stays."""
+    places = {each.rows[number].sample.target: (each, number) for each in found for number in each.sheets}
+    if not places:
         return
-    workers = fitted(config, max(task.sample.rule.n for task in tasks), _SIDE, len(tasks), tell).workers or 1
+    rows = [each.rows[number] for each, number in places.values()]
+    tasks = [SheetTask(row.sample, row.indices, row.peak, _SIDE, row.remarks) for row in rows]
+    workers = fitted(config, max(row.sample.rule.n for row in rows), _SIDE, len(tasks), tell).workers or 1
     sheets = read_sheets(tasks, workers, config.time_limit)
     for sample, sheet in watch(sheets, len(tasks), description="contact sheets"):
         each, number = places[sample.target]

@@ -102,50 +102,41 @@ class SheetTask:
     def _read(self, sample: Sample, video: Path) -> Sheet:
         if sample.stream != "frame":
             faces = open_faces(video)
-            task = self._planned(sample, len(faces), "faces")
-            if max(task.indices) >= len(faces):
-                raise SampleError("decode", f"face {max(task.indices)} planned, file has {len(faces)}")
-            turned = (faces[index][..., ::-1] for index in task.indices)  # as OpenCV wrote them: BGR
+            sheet = self._begun(sample, len(faces), "faces")
+            if max(sheet.indices) >= len(faces):
+                raise SampleError("decode", f"face {max(sheet.indices)} planned, file has {len(faces)}")
+            turned = (faces[index][..., ::-1] for index in sheet.indices)  # as OpenCV wrote them: BGR
             # No curve: faces are numbered as they were cut out, action units by the frames of the video.
-            return task._sheet(turned, faces.shape[2], faces.shape[1], len(faces), (), None)
+            return replace(sheet, pictures=self._resized(turned, faces.shape[2], faces.shape[1]))
         with open_clip(video) as clip:
-            task = self._planned(sample, clip.frames, clip.codec)
+            sheet = self._begun(sample, clip.frames, clip.codec)
             # Squashed to a square while decoding, so that a large video costs no more memory than a small one.
             try:
-                pixels = decode_clip(clip, task.indices, size=self._side)
+                pixels = decode_clip(clip, sheet.indices, size=self._side)
             except Recounted:
-                task = self._planned(sample, clip.frames, clip.codec)
-                pixels = decode_clip(clip, task.indices, size=self._side)
+                sheet = self._begun(sample, clip.frames, clip.codec)
+                pixels = decode_clip(clip, sheet.indices, size=self._side)
             width, height = (clip.width, clip.height) if clip.rotation % 180 == 0 else (clip.height, clip.width)
-            times = tuple(clip.times[index] for index in task.indices)
+            times = tuple(clip.times[index] for index in sheet.indices)
             curve = read_curve(sample.name, [local(each) for each in sample.au_dirs], sample.rule)
-            return task._sheet(pixels, width, height, clip.frames, times, curve)
+            return replace(sheet, times=times, pictures=self._resized(pixels, width, height), curve=curve)
 
-    def _planned(self, sample: Sample, frames: int, codec: str) -> SheetTask:
-        """This, with frames to show."""
-        if self.indices:
-            return self
-        plan = plan_frames(sample, frames, codec)
-        remarks = (*self.remarks, "no manifest tells its frames: these would be chosen now")
-        peak = None if plan.peak is None else plan.peak.index
-        return replace(self, indices=plan.indices, peak=peak, remarks=remarks)
+    def _begun(self, sample: Sample, frames: int, codec: str) -> Sheet:
+        """The sheet without pictures."""
+        indices, peak, remarks = self.indices, self.peak, self.remarks
+        if not indices:
+            plan = plan_frames(sample, frames, codec)
+            indices, peak = plan.indices, plan.peak.index if plan.peak else None
+            remarks = (*remarks, "no manifest tells its frames: these would be chosen now")
+        peak = None if peak is None else min(peak, frames - 1)
+        return Sheet(str(sample), frames, indices, peak=peak, remarks=remarks)
 
-    def _sheet(
-        self,
-        pixels: Iterable[_Picture],
-        width: int,
-        height: int,
-        frames: int,
-        times: tuple[float, ...],
-        curve: Curve | None,
-    ) -> Sheet:
+    def _resized(self, pixels: Iterable[_Picture], width: int, height: int) -> tuple[_Picture, ...]:
         from PIL import Image
 
         scale = self._side / max(width, height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        pictures = tuple(np.asarray(Image.fromarray(picture).resize(size)) for picture in pixels)
-        peak = None if self.peak is None else min(self.peak, frames - 1)
-        return Sheet(str(self.sample), frames, self.indices, times, pictures, peak, curve, self.remarks)
+        return tuple(np.asarray(Image.fromarray(picture).resize(size)) for picture in pixels)
 
 
 def read_sheets(
