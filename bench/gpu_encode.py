@@ -446,7 +446,7 @@ class Towers:
 
 def flop(shape: TowerShape) -> dict[str, float]:
     """Of one image, 156 GFLOP for ViT-L/14; where its token alone is read, the last block computes no other."""
-    tokens, width, full = shape.tokens, shape.width, shape.layers - 1
+    tokens, width, full = shape.grid**2 + shape.family.class_token, shape.width, shape.layers - 1
     wanted, projected = (1, shape.dim) if shape.family.pooling == "class" else (tokens, 0)
     row = -(-3 * shape.patch**2 // 8) * 8
     block = 2 * width**2 + 2 * width * shape.hidden  # of a token, beside its key and value

@@ -79,10 +79,6 @@ class TowerShape:
         """The edge of what the patches cover: 378 of 384 pixels, those at the right and the bottom are left over."""
         return self.grid * self.patch
 
-    @property
-    def tokens(self) -> int:
-        return self.grid**2 + self.family.class_token
-
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:

@@ -54,23 +54,21 @@ class Actors:
         all_gpus = sum(gpus for _, gpus in nodes)
         if device == "cpu" or (device == "auto" and not all_gpus and gpus_per_actor is None):
             share, why = 0.0, "on the CPU, as asked" if device == "cpu" else "on the CPU: Ray shows no GPU"
-        elif not all_gpus:
-            asked = f"--device {device}" if device != "auto" else "--gpus-per-actor"
-            raise DeviceError(f"{asked}: Ray shows no GPU")
-        else:
-            share, why = gpus_per_actor or 1.0, f"on GPUs: Ray shows {all_gpus:g}"
-        if share:
-            places = [(int(cpus), int(gpus / share)) for cpus, gpus in nodes if gpus >= share]
-            if not places:
-                raise DeviceError(f"--gpus-per-actor {share:g}: no node has as many")
-            cpus = workers or min(cpus // count for cpus, count in places)
-            count = sum(count for _, count in places)
-        else:
             sizes = [int(cpus) for cpus, _ in nodes if cpus >= 1]
             if not sizes:
                 raise DeviceError("Ray shows neither a GPU nor a CPU")
             cpus = workers or (_largest(sizes, most) if most else min(sizes))
             count = sum(size // cpus for size in sizes)
+        elif not all_gpus:
+            asked = f"--device {device}" if device != "auto" else "--gpus-per-actor"
+            raise DeviceError(f"{asked}: Ray shows no GPU")
+        else:
+            share, why = gpus_per_actor or 1.0, f"on GPUs: Ray shows {all_gpus:g}"
+            places = [(int(cpus), int(gpus / share)) for cpus, gpus in nodes if gpus >= share]
+            if not places:
+                raise DeviceError(f"--gpus-per-actor {share:g}: no node has as many")
+            cpus = workers or min(cpus // count for cpus, count in places)
+            count = sum(count for _, count in places)
         if not most:
             least = most = max(1, count)
         return cls(least, most, cpus, share), why

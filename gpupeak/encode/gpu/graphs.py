@@ -174,7 +174,7 @@ class GraphEncoder:
             free.put(self._runner.cuda.pinned(shape, dtype))
         reading: list[Frames] = []
         flights: deque[_Flight] = deque()
-        with Inbox(batches, self._most) as inbox:
+        with contextlib.closing(Inbox(batches, self._most)) as inbox:
             try:
                 while True:
                     reading = inbox.take(self._most, until=flights[0].done.query if flights else None)

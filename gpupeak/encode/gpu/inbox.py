@@ -18,16 +18,12 @@ class Inbox:
     def __init__(self, batches: Iterable[FrameBatch], images: int) -> None:
         self._limit = images
         self._ready: deque[Frames] = deque()
-        self._images = 0
         self._ended = self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         threading.Thread(target=self._read, args=(iter(batches),), name="gpupeak-inbox", daemon=True).start()
 
-    def __enter__(self) -> Inbox:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         """Take no more. The thread is not waited for: it ends when whoever it reads from hands over or ends."""
         with self._changed:
             self._closed = True
@@ -50,7 +46,6 @@ class Inbox:
             while self._ready and (not taken or images + len(self._ready[0].rows) <= most):
                 taken.append(self._ready.popleft())
                 images += len(taken[-1].rows)
-            self._images -= images
             self._changed.notify_all()
             return taken
 
@@ -61,14 +56,15 @@ class Inbox:
                     if self._closed:
                         batch.release()
                         return
-                    for frames in frames_of(batch):
-                        self._ready.append(frames)
-                        self._images += len(frames.rows)
+                    self._ready += frames_of(batch)
                     self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._closed or self._images < self._limit)
+                    self._changed.wait_for(self._reads_on)
         except BaseException as error:
             self._error = error
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
+
+    def _reads_on(self) -> bool:
+        return self._closed or sum(len(frames.rows) for frames in self._ready) < self._limit
