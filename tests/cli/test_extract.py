@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +21,8 @@ from gpupeak.cli.app import main
 from gpupeak.errors import WriteError
 from gpupeak.tally import Observer, Tally
 from gpupeak.types import Failed, Saved
+
+NO_ROOM = "out of memory: this process may have 3.0 GiB of addresses (ulimit -v)"
 
 
 def run(directory: Path, error: Exception | None = None) -> Any:
@@ -45,7 +48,13 @@ def run(directory: Path, error: Exception | None = None) -> Any:
     [
         (WriteError("x\x1b[2J\n[red]y"), 3, r"x\x1b[2J [red]y"),
         (RuntimeError("two\nlines"), 3, "unexpected RuntimeError: two lines (please report it; with GPUPEAK_T"),
-        (MemoryError(), 3, "out of memory"),
+        (MemoryError(), 3, NO_ROOM),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 3, NO_ROOM),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4194304 bytes"),
+            3,
+            NO_ROOM,
+        ),
         (ImportError("libtorch.so: no such file"), 3, "a package cannot be loaded: libtorch.so: no such file (g"),
     ],
 )
@@ -61,6 +70,7 @@ def test_an_error_is_one_line_and_its_exit_code(
         raise error from OSError("the driver is missing")
 
     stage.act = act
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (3 << 30, 3 << 30))
     assert main(["extract"]) == code
     out, told = capsys.readouterr()
     assert (out, told.count("\n")) == ("", 1)

@@ -156,29 +156,21 @@ def test_the_frames_of_libav_from_videos_of_several_sizes_in_one_batch(
         assert_libavs(found[each.name], each)
 
 
-def test_fewer_frames_than_asked_for_and_samples_of_fewer(tmp_path: Path, all_at_once: None) -> None:
-    short, one, long = (smooth(tmp_path / f"{frames}.webm", frames=frames) for frames in (3, 1, 24))
-    every = {"short": (short, 8), "one": (one, 8), "few": (long, 3), "all": (long, 8)}
-    samples = [sample(tmp_path, name, n=n, video=video) for name, (video, n) in every.items()]
-    with decoder() as nvdec:
-        found = results(nvdec.decode(samples))
-    assert planned(samples[0]).indices == (0, 1, 2, 2, 2, 2, 2, 2)
-    for each in samples:
-        assert len(found[each.name]) == each.rule.n  # type: ignore[arg-type]
-        assert_libavs(found[each.name], each)
-
-
-def test_bt709_and_rotation(tmp_path: Path, all_at_once: None) -> None:
+def test_bt709_and_rotation_and_few_frames(tmp_path: Path, all_at_once: None) -> None:
     plain = smooth(tmp_path / "plain.mp4")
     matrices = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
     clips = [rotate(plain, tmp_path / f"rotated{turn}.mp4", matrix) for turn, matrix in matrices.items()]
     clips += [smooth(tmp_path / "tagged.webm", colorspace=1), smooth(tmp_path / "untagged.webm", seed=2)]
+    clips += [smooth(tmp_path / f"{frames}.webm", frames=frames) for frames in (1, 3)]
     samples = [sample(tmp_path, clip.stem, video=clip) for clip in clips]
     rotations = [planned(each).video.rotation for each in samples]  # type: ignore[union-attr]
-    assert sorted(rotations) == [0, 0, 90, 180, 270]
+    assert sorted(rotations) == [0, 0, 0, 0, 90, 180, 270]
+    assert planned(samples[-1]).indices == (0, 1, 2, 2, 2, 2, 2, 2)
+    samples.append(sample(tmp_path, "few", n=3, video=plain))
     with decoder() as nvdec:
         found = results(nvdec.decode(samples))
     for each in samples:
+        assert len(found[each.name]) == each.rule.n  # type: ignore[arg-type]
         assert_libavs(found[each.name], each)
 
 

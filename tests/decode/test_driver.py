@@ -36,42 +36,40 @@ class FakeDriver:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """The function of this name; those that write something do it in a method."""
         if name == self.without:
             raise AttributeError(name)
 
         def call(*arguments: Any) -> int:
             self.calls.append(name)
             code = self.codes.get(name, 0)
-            if not code and (writes := getattr(FakeDriver, f"_{name}", None)):
-                writes(self, *arguments)
+            if not code:
+                self._answer(name, *(getattr(argument, "_obj", argument) for argument in arguments))
             return code
 
         return call
 
-    def _cuDeviceGetCount(self, count: Any) -> None:
-        count._obj.value = self.gpus
+    def _answer(self, name: str, *given: Any) -> None:
+        match name:
+            case "cuDeviceGetCount":
+                given[0].value = self.gpus
+            case "cuDriverGetVersion":
+                given[0].value = self.version
+            case "cuDeviceGet":
+                given[0].value = 40 + given[1]
+            case "cuDevicePrimaryCtxRetain":
+                given[0].value = 1000 + given[1].value
+            case "cuCtxPushCurrent_v2":
+                self.current.append(given[0].value)
+            case "cuCtxPopCurrent_v2":
+                given[0].value = self.current.pop()
+            case "cuvidGetDecoderCaps":
+                self._caps(given[0])
 
-    def _cuDriverGetVersion(self, version: Any) -> None:
-        version._obj.value = self.version
-
-    def _cuDeviceGet(self, device: Any, ordinal: int) -> None:
-        device._obj.value = 40 + ordinal
-
-    def _cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> None:
-        context._obj.value = 1000 + device.value
-
-    def _cuCtxPushCurrent_v2(self, context: Any) -> None:
-        self.current.append(context.value)
-
-    def _cuCtxPopCurrent_v2(self, context: Any) -> None:
-        context._obj.value = self.current.pop()
-
-    def _cuvidGetDecoderCaps(self, caps: Any) -> None:
+    def _caps(self, caps: Any) -> None:
         """CUVIDDECODECAPS is 88 bytes: 24 are read, the rest is written."""
         assert self.current == [1040], "within the context of GPU 0"
-        at = ctypes.addressof(caps._obj)
-        assert ctypes.sizeof(caps._obj) == 88
+        at = ctypes.addressof(caps)
+        assert ctypes.sizeof(caps) == 88
         codec, chroma, depth, *reserved = struct.unpack("<6I", ctypes.string_at(at, 24))
         assert (chroma, reserved) == (1, [0, 0, 0])
         if codec not in self.codecs or (depth and codec != HEVC):

@@ -162,20 +162,6 @@ def test_a_reader_that_leaves_ends_both(tmp_path: Path) -> None:
     assert cpu.closed
 
 
-class Clock:
-    """Time that passes only as the decoders under test say."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr("gpupeak.decode.hybrid.time.perf_counter", lambda: self.now)
-
-    def takes(self, seconds: float) -> Callable[[Sample], None]:
-        def pass_by(each: Sample) -> None:
-            self.now += seconds
-
-        return pass_by
-
-
 @pytest.mark.parametrize(
     ("nvdec", "cpu", "said"),
     [
@@ -187,14 +173,15 @@ class Clock:
 def test_auto_measures_says_what_it_chose_and_wastes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nvdec: float, cpu: float, said: str
 ) -> None:
-    clock = Clock(monkeypatch)
-    fast, slow = Side(clock.takes(nvdec)), Side(clock.takes(cpu))
+    passed = [0.0]  # seconds
+    monkeypatch.setattr("gpupeak.decode.hybrid.time.perf_counter", lambda: sum(passed))
+    fast, slow = Side(lambda each: passed.append(nvdec)), Side(lambda each: passed.append(cpu))
     lines: list[str] = []
     seen = Counter[str]()
     for item in hybrid(fast, slow, "auto", lines).decode(samples(tmp_path, 60)):
         seen.update(names([item]))
         if not lines:
-            clock.now += 5  # an encoder that takes its time is not the decoders' slowness
+            passed.append(5)  # an encoder that takes its time is not the decoders' slowness
     assert seen == all_of(60)
     assert lines == [f"decoding {said}"]
     trial = 6 + 6 // 3

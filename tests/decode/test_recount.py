@@ -22,7 +22,7 @@ from gpupeak.features.records import ManifestLine, line_of
 from gpupeak.types import FramePlan, Saved
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import open_clip
-from gpupeak.video.remake import UNTIMED
+from gpupeak.video.remake import NO_FRAMES, UNTIMED
 
 ClipOf = Callable[[str], Path]
 Packets: TypeAlias = "list[Packet[Any]]"
@@ -91,13 +91,17 @@ def test_vp9_hidden_shown_again_and_two_in_a_packet(clip_of: ClipOf, tmp_path: P
     def change(packets: Packets) -> Packets:
         data = list(map(bytes, packets))
         data[5], data[9] = hidden_vp9(data[5]), superframe(hidden_vp9(data[8]), data[9])
-        data[13] = b"\x88"  # show_existing_frame 0
+        data[37] = b"\x88"  # show_existing_frame 0
         data[23] = superframe(data[22] if two else hidden_vp9(data[22]), data[23])
         return [with_data(packet, data[n]) for n, packet in enumerate(packets) if n not in (8, 22)]
 
     path = remux(clip_of("vp9"), tmp_path / f"changed{suffix}", change)
     plan = assert_as_in_full(path, tmp_path)
     assert (plan.frames, plan.recounted) == (46 if two else 45, two)
+    with open_clip(path) as clip:
+        for index in () if two else (4, 5, 20, 35):  # before and behind the first change of each of the three GOPs
+            given = examine(clip, [index])[1]
+            assert (given == NO_FRAMES) == (index != 4), "NVDEC would number them otherwise"
 
 
 def test_hevc_after_the_end_of_a_sequence() -> None:

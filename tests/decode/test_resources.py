@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gpupeak import ExtractConfig
-from gpupeak.cli.output import verdict
 from gpupeak.decode import resources
 from gpupeak.decode.resources import fitted, refuse_excess
 from gpupeak.errors import ConfigError
@@ -52,16 +51,3 @@ def test_as_many_files_may_be_open_as_datasets_take_or_they_are_refused(
     else:
         refuse_excess(ExtractConfig(workers=4), 8, 224, datasets)
         assert limits[-1] == (soft, 2048)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4194304 bytes"),
-    ],
-)
-def test_a_lack_of_memory_is_called_so(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (3 * GIB, 3 * GIB))
-    assert verdict(error) == (3, "out of memory: this process may have 3.0 GiB of addresses (ulimit -v)")

@@ -101,7 +101,6 @@ def one_at_a_time(subject: GraphEncoder, batches: Sequence[FrameBatch]) -> Itera
 
 
 def test_nothing_is_withheld_until_more_comes(frames: Frames) -> None:
-    """The next batch comes only when the features of the last one have."""
     assert_same(features(one_at_a_time(encoder(frames.cuda), mixed(frames))), frames.wanted)
 
 

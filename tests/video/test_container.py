@@ -30,7 +30,9 @@ UNTIMED = {"h264_avi", "h264_raw", "mpeg4_avi_packed", "mpeg4_cut", "wmv2", "flv
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_are_those_of_a_full_decode(clip_of: ClipOf, kind: str) -> None:
+def test_frames_and_which_way_up_they_are_as_in_a_full_decode(
+    clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = decode_in_full(clip_of(kind))
     with open_clip(clip_of(kind)) as clip:
         assert clip.frames == len(frames) > 0
@@ -40,6 +42,9 @@ def test_frames_are_those_of_a_full_decode(clip_of: ClipOf, kind: str) -> None:
         assert clip.key_frames == sorted(clip.key_frames)
         if clip.timed:
             assert [clip.pts(index) for index in range(clip.frames)] == [frame.pts for frame in frames]
+        if frames[0].rotation == 0 and (kind == "h264_mkv" or KINDS[kind][0] in (".mp4", ".mov", ".avi", ".webm")):
+            monkeypatch.setattr(container, "decoded", None)  # common headers say it
+        assert clip.rotation == frames[0].rotation % 360
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (suffix, _) in KINDS.items() if suffix in TELLING])
@@ -73,17 +78,6 @@ def test_frames_that_the_edit_list_cuts_are_none(clip_of: ClipOf) -> None:
         assert (clip.packets, clip.frames) == (36, 31), "of the GOP at the cut, 5 packets are there for the others"
         assert clip.key_frames == [7, 19]
         assert clip.needed([0])[0] == 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_which_way_up_is_known_without_decoding_from_common_headers(
-    clip_of: ClipOf, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rotation = decode_in_full(clip_of(kind))[0].rotation
-    with open_clip(clip_of(kind)) as clip:
-        if rotation == 0 and (kind == "h264_mkv" or KINDS[kind][0] in (".mp4", ".mov", ".avi", ".webm")):
-            monkeypatch.setattr(container, "decoded", None)
-        assert clip.rotation == rotation % 360
 
 
 def test_mp4s_that_leave_it_open(clip_of: ClipOf, tmp_path: Path) -> None:

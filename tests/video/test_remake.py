@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from av.video.frame import VideoFrame
-from clips import KINDS, Packets, decode_in_full, hidden_vp9, parameter_set, remux, superframe, with_data, write_clip
+from clips import KINDS, Packets, decode_in_full, parameter_set, remux, with_data, write_clip
 
 from gpupeak.errors import SampleError
 from gpupeak.sampling import choose
@@ -177,28 +177,6 @@ def test_an_mp4_that_says_another_size(clip_of: ClipOf, tmp_path: Path) -> None:
             made = remake(clip, [20])
         assert made.shown == shown
         assert_decoded_as_the_whole(made, decode_in_full(path), [20])
-
-
-def reference(packets: Packets, at: int) -> Packets:
-    """A packet and the one before it in one, the former hidden, as alternate reference frames are."""
-    hidden, shown = bytes(packets[at - 1]), bytes(packets[at])
-    both = with_data(packets[at], superframe(hidden_vp9(hidden), shown))
-    return [*packets[: at - 1], both, *packets[at + 1 :]]
-
-
-def shown_again(packets: Packets, at: int) -> Packets:
-    return [*packets[:at], with_data(packets[at], bytes([0b10001000])), *packets[at + 1 :]]  # show_existing_frame 0
-
-
-@pytest.mark.parametrize("change", [reference, shown_again])
-def test_vp9_of_packets_that_are_not_one_picture(tmp_path: Path, change: Callable[[Packets, int], Packets]) -> None:
-    options = {"g": "16", "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0"}
-    plain = write_clip(tmp_path / "plain.webm", 30, (160, 144), "libvpx-vp9", options=options)
-    changed = remux(plain, tmp_path / "changed.webm", lambda packets: change(packets, 7))
-    with open_clip(changed) as clip:
-        assert_decoded_as_the_whole(remake(clip, [5, 25]), decode_in_full(changed), [5, 25])
-        with pytest.raises(Unsafe, match=NO_FRAMES):
-            remake(clip, [5, 12])
 
 
 @pytest.mark.parametrize("kind", ["h264_cropped", "hevc"])
