@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpupeak.errors import RunError, SampleError, reading
+from gpupeak.errors import RunError, SampleError, reading, writing
 from gpupeak.pipeline import Decoder
 from gpupeak.storage import remote
 from gpupeak.storage.atomic import temporary_name, writer_is_gone
@@ -65,10 +65,8 @@ def at_hand(sample: Sample, *, aus: bool = True) -> Iterator[Fetched]:
         yield Fetched(sample, sample)
         return
     with tempfile.TemporaryDirectory(prefix="gpupeak-") as place:
-        try:
+        with writing(place):
             found = _fetch(sample, Path(place), aus=aus)
-        except OSError as error:
-            raise RunError(f"{place}: {error.strerror or error}") from error
         try:
             yield found
         except SampleError as error:
@@ -249,19 +247,15 @@ def _fetch(sample: Sample, directory: Path, *, video: bool = True, aus: bool = T
             if remote.listing(there) is not None:
                 copy.mkdir()
         for file in sample.remote:
-            if file.url == sample.video:
-                target = directory / file.url.name if video else None
-            else:  # of directories within each other, the inner one is tried first
-                above = ((each, copy) for each, copy in here.items() if file.url.is_below(each))
-                each, copy = next(above, (None, directory))
-                target = copy / file.url.where.removeprefix(f"{each.where}/") if each else None
-            if target is not None:
+            # Of directories within each other, the inner one is tried first.
+            homes = {file.url.parent: directory} if file.url == sample.video else here
+            above = next((each for each in homes if file.url.is_below(each)), None)
+            if above is not None and (video or file.url != sample.video):
+                target = homes[above] / file.url.where.removeprefix(f"{above.where}/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 remote.fetch(file.url, file.size, target)
     except remote.StoreError as error:
         raise SampleError("find", str(error)) from error
-    own: Place | None = sample.video
-    if isinstance(own, Url):
-        own = directory / own.name if video else None
+    own = directory / sample.video.name if isinstance(sample.video, Url) else sample.video
     au_dirs = tuple(here.get(each, each) if isinstance(each, Url) else each for each in sample.au_dirs)
     return Fetched(sample, replace(sample, video=own, au_dirs=au_dirs, remote=()), directory)
