@@ -30,7 +30,6 @@ from gpupeak.features.records import (
     pretty,
     read_lines,
     read_records,
-    setting,
 )
 from gpupeak.features.remote import RemoteRecords
 from gpupeak.storage import places, remote
@@ -171,15 +170,15 @@ class FeatureDirectory:
                 part for part in others if (part.overwriting and overwrite) or self._lock.is_held(part.part or "")
             ]
         if not overwrite and self.names():  # with no file, there is nothing to be mixed
-            if (told := records.disagreement()) is not None:
-                raise ConfigError(f"{self.place}: holds features of two kinds: {told}; {_WAY_OUT}")
+            if (kinds := records.disagreement()) is not None:
+                raise ConfigError(f"{self.place}: holds features of two kinds: {kinds}; {_WAY_OUT}")
             wrong += records.current
         for record in wrong:
             known = record.run is not None or record.manifest.is_file()
-            if known and (key := difference(record.settings, settings)) is not None:
+            if known and (told := difference(record.settings, settings)):
+                way_out = _SHARDS_WAY_OUT if overwrite else _WAY_OUT
                 raise ConfigError(
-                    f"{self.place}: holds features made with {setting(record.settings, key)}, "
-                    f"this run has {setting(settings, key)}; {_SHARDS_WAY_OUT if overwrite else _WAY_OUT}"
+                    f"{self.place}: holds features made with {told[0]}, this run has {told[1]}; {way_out}"
                 )
 
     def absorb(self, names: Sequence[str] = (), *, overwrite: bool = False) -> None:

@@ -26,7 +26,7 @@ from gpupeak.errors import ConfigError, is_cut_short, mistaken, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
-from gpupeak.features.records import difference, read_manifest, read_records, setting
+from gpupeak.features.records import difference, read_manifest, read_records
 from gpupeak.storage import places
 from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import name_fault, open_bounded
@@ -260,8 +260,8 @@ def unpack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[int, int]
 
     with FeatureDirectory(directory, n, pack.dim) as held, writing(directory), file.open("rb") as packed_rows:
         own, packed = _settings(directory), pack.settings
-        if own and packed and (key := difference(own, packed)) is not None:
-            told = f"is of features made with {setting(own, key)}, the packed ones with {setting(packed, key)}"
+        if own and packed and (kinds := difference(own, packed)):
+            told = f"is of features made with {kinds[0]}, the packed ones with {kinds[1]}"
             raise ConfigError(f"{directory}: {told}; unpack them below another output root")
         for _ in watch(overlapped(write, missing), len(missing), description=directory.parent.name):
             pass

@@ -277,9 +277,8 @@ class Records:
         """How two of the records that count contradict each other, in one line; None if all agree."""
         known = [record for record in self.current if record.run is not None]
         for record in known[1:]:
-            if (key := difference(known[0].settings, record.settings)) is not None:
-                first, other = (setting(each.settings, key) for each in (known[0], record))
-                return f"{known[0].run_file.name} says {first}, {record.run_file.name} {other}"
+            if told := difference(known[0].settings, record.settings):
+                return f"{known[0].run_file.name} says {told[0]}, {record.run_file.name} {told[1]}"
         return None
 
 
@@ -335,16 +334,19 @@ def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterato
         yield lines[name].raw
 
 
-def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """The first setting in which the two differ, or of which one does not tell; None if there is none."""
+def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What both say of the first setting in which they differ, or of which one does not tell; None if there is none."""
     hashed = None not in (there.get("weights_sha256"), settings.get("weights_sha256"))
-    # The same weights may lie under two paths: the hash decides where both sides know it.
-    keys = (key for key in {**settings, **there} if key != ("weights" if hashed else "weights_sha256"))
-    return next((key for key in keys if not (key in there and key in settings and there[key] == settings[key])), None)
+    for key in {**settings, **there}:
+        # The same weights may lie under two paths: the hash decides where both sides know it.
+        counts = key != ("weights" if hashed else "weights_sha256")
+        if counts and not (key in there and key in settings and there[key] == settings[key]):
+            return _setting(there, key), _setting(settings, key)
+    return None
 
 
-def setting(settings: Mapping[str, Any], key: str) -> str:
-    """What `settings` say of `key`, as an option and its value: `--n-frms 8`."""
+def _setting(settings: Mapping[str, Any], key: str) -> str:
+    """As an option and its value: `--n-frms 8`."""
     if key == "weights_sha256":
         return f"--weights {settings.get('weights')} (SHA-256 {str(settings[key])[:12]})"
     flag = "--visual-encoder" if key == "encoder" else f"--{key.replace('_', '-')}"

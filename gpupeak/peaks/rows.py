@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from gpupeak.types import SamplingRule
 
@@ -128,8 +128,9 @@ def whole(container: object, key: str, least: int = 0) -> int:
     return number
 
 
-def as_whole(value: object, least: int = 0) -> int | None:
-    return int(value) if _is_number(value) and least <= value < _MOST_FRAMES and value == int(value) else None
+def as_whole(value: Any, least: int = 0) -> int | None:
+    is_number = type(value) in (int, float)  # no bool
+    return int(value) if is_number and least <= value < _MOST_FRAMES and value == int(value) else None
 
 
 def as_float(cell: str) -> float | None:
@@ -137,10 +138,6 @@ def as_float(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _found(container: object, key: str) -> str:

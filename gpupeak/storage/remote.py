@@ -112,21 +112,19 @@ def _entry(info: Mapping[str, Any], place: str) -> Entry | None:
 def fetch(url: Url, size: int, target: Path) -> None:
     """Write a file of a store to `target`, all `size` bytes that it was listed with. Raises StoreError, OSError."""
     filesystem, place = _reach(url)
+
+    def part(start: int, stop: int) -> bytes:
+        # One byte more than there should be: a file that has grown is noticed.
+        data: bytes = filesystem.cat_file(place, start=start, end=stop + (stop == size))
+        if len(data) < stop - start:
+            raise OSError(errno.EIO, f"{len(data)} bytes came, expected {stop - start}")
+        return data
+
     with target.open("wb") as file:
         for start in range(0, size, _CHUNK):
-            stop = min(start + _CHUNK, size)
-            # One byte more than there should be: a file that has grown is noticed.
-            data = _tried(url, partial(_bytes, filesystem, place, start, stop, stop + (stop == size)))
-            if len(data) > stop - start:
-                raise StoreError(url, f"is larger than the {size:,} bytes it was listed with")
-            file.write(data)
-
-
-def _bytes(filesystem: Any, place: str, start: int, stop: int, wanted: int) -> bytes:
-    data: bytes = filesystem.cat_file(place, start=start, end=wanted)
-    if len(data) < stop - start:
-        raise OSError(errno.EIO, f"{len(data)} bytes came, expected {stop - start}")
-    return data
+            file.write(_tried(url, partial(part, start, min(start + _CHUNK, size))))
+        if file.tell() > size:
+            raise StoreError(url, f"is larger than the {size:,} bytes it was listed with")
 
 
 def read(url: Url, limit: int) -> bytes:
