@@ -78,26 +78,24 @@ def list_samples(corpus: Corpus, target: Place) -> Listing:
 
 
 def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str | None]:
+    wanted = dict(_names(corpus.samples)) if corpus.samples else None
+    prefix, of_test = corpus.test_prefix if corpus.split != "all" else None, corpus.split == "test"
+    listed = [pair for key in corpus.keys for pair in _names(labels, key)]
+    of_split = [(name, file) for name, file in listed if prefix is None or name.startswith(prefix) == of_test]
+    taken = [(name, file) for name, file in of_split if wanted is None or name in wanted]
     named: dict[str, str | None] = {}
     repeated = []
-    wanted = dict(_names(corpus.samples)) if corpus.samples else None
-    unknown, seen = dict.fromkeys(wanted or ()), set[str]()
-    for key in corpus.keys:
-        for name, file in _names(labels, key):
-            seen.add(name)
-            if not _in_split(name, corpus):
-                continue
-            if name in named:
-                repeated.append(name)
-            elif wanted is None or name in wanted:
-                named[name] = file or (wanted or {}).get(name)
-                unknown.pop(name, None)
+    for name, file in taken:
+        if name in named:
+            repeated.append(name)
+        else:
+            named[name] = file or (wanted or {}).get(name)
     if repeated:
         told = f"{counted(len(repeated), 'name')} listed again in {labels.name} and taken once"
         warnings.append(f"{told}: {few(repeated)}")
-    if unknown:
+    if unknown := [name for name in wanted or () if name not in named]:
         told = f"{counted(len(unknown), 'name')} of {corpus.samples} not in {labels.name}: {few(unknown)}"
-        warnings.append(f"{told}{_written_otherwise(unknown, seen)}")
+        warnings.append(f"{told}{_written_otherwise(unknown, dict(listed))}")
     if not named and wanted is None:
         raise LabelError(f"{labels}: names no sample")
     return named
@@ -162,12 +160,6 @@ def require_videos(corpus: Corpus, listing: Listing) -> None:
     hint = _misspelt(corpus, lacking) or _one_directory_down(corpus.videos)
     why = next((f": {entry.reason}" for entry in lacking.values() if isinstance(entry, Failed)), "")
     raise LabelError(f"{corpus.name}: {told} ({few(lacking)}{why}){hint}")
-
-
-def _in_split(name: str, corpus: Corpus) -> bool:
-    if corpus.test_prefix is None or corpus.split == "all":
-        return True
-    return name.startswith(corpus.test_prefix) == (corpus.split == "test")
 
 
 def _files(corpus: Corpus, named: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:

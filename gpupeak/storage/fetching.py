@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import tempfile
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -160,7 +159,7 @@ class _Ahead:
     def __init__(self, samples: Iterable[Sample], cache: Path, limit: int, *, video: bool = True) -> None:
         self._source, self._cache, self._limit, self._video = iter(samples), cache, limit, video
         self._directory: Path | None = None
-        self._bytes, self._lock = 0, threading.Lock()  # of all copies, which are released on any thread
+        self._held: dict[Path, int] = {}  # bytes of each copy that is here or coming
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-fetch")
 
     def __iter__(self) -> Iterator[Fetched]:
@@ -170,7 +169,10 @@ class _Ahead:
             # Who asks for a sample while none is coming gets one, whatever it holds: it may be gathering a batch.
             while sample is not None and (not fetching or (len(fetching) < _AHEAD and self._fits(sample))):
                 if sample.remote:
-                    fetching.add(self._threads.submit(self._bring, sample, self._entered(sample)))
+                    self._directory = self._directory or _own_directory(self._cache)
+                    place = self._directory / temporary_name()
+                    self._held[place] = _bytes(sample)
+                    fetching.add(self._threads.submit(self._bring, sample, place))
                 else:
                     yield Fetched(sample, sample)
                 sample = next(self._source, None)
@@ -182,33 +184,24 @@ class _Ahead:
                 yield found
 
     def _fits(self, sample: Sample) -> bool:
-        return self._bytes + _bytes(sample) <= self._limit
-
-    def _entered(self, sample: Sample) -> Path:
-        """Where a sample is fetched to; what it takes is counted until it is released."""
-        self._directory = self._directory or _own_directory(self._cache)
-        with self._lock:
-            self._bytes += _bytes(sample)
-        return self._directory / temporary_name()
+        return sum(self._held.copy().values()) + _bytes(sample) <= self._limit
 
     def _bring(self, sample: Sample, place: Path) -> Fetched:
         try:
             if (size := _bytes(sample)) > self._limit:
                 told = f"{size:,} bytes at once, more than the {self._limit:,} of --cache-size"
                 raise SampleError("find", f"{sample.remote[0].url}: {told}")
-            place.mkdir()
-            return _fetch(sample, place, video=self._video)
+            with _using(self._cache):
+                place.mkdir()
+                return _fetch(sample, place, video=self._video)
         except SampleError as error:
             self.release(Fetched(sample, sample, place))
             return Fetched(sample, sample, error=error)
-        except OSError as error:
-            raise _unusable(self._cache, error) from error
 
     def release(self, found: Fetched) -> None:
         if found.directory is not None:
             shutil.rmtree(found.directory, ignore_errors=True)
-            with self._lock:
-                self._bytes -= _bytes(found.sample)
+            del self._held[found.directory]
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -222,20 +215,22 @@ def _bytes(sample: Sample) -> int:
 
 def _own_directory(cache: Path) -> Path:
     """A directory of this process's own; those of processes that were killed are removed."""
-    try:
+    with _using(cache):
         cache.mkdir(parents=True, exist_ok=True)
         for entry in os.scandir(cache):
             if writer_is_gone(entry):
                 shutil.rmtree(entry.path, ignore_errors=True)
         own = cache / temporary_name()
         own.mkdir()
+        return own
+
+
+@contextlib.contextmanager
+def _using(cache: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _unusable(cache, error) from error
-    return own
-
-
-def _unusable(cache: Path, error: OSError) -> RunError:
-    return RunError(f"the cache {cache}: {error.strerror or error}; --cache names another directory")
+        raise RunError(f"the cache {cache}: {error.strerror or error}; --cache names another directory") from error
 
 
 def _fetch(sample: Sample, directory: Path, *, video: bool = True, aus: bool = True) -> Fetched:
