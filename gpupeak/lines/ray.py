@@ -167,7 +167,7 @@ class _Job:
                 if not driven.held:
                     driven.alone = True
                     self._give(driven, [self._suspects.popleft()])
-            elif room := min(most - len(driven.held), len(self._fresh)):
+            elif (room := min(most - len(driven.held), len(self._fresh))) > 0:
                 self._give(driven, [self._fresh.popleft() for _ in range(room)])
 
     def _give(self, driven: _Driven, samples: list[Sample]) -> None:
