@@ -24,7 +24,7 @@ from gpupeak.encoders import CLIP_VIT_LARGE, ENCODERS, encoder_spec
 from gpupeak.errors import ConfigError, RunError, counted, few
 from gpupeak.features.layout import feature_directory, is_feature_directory
 from gpupeak.features.npy import is_whole
-from gpupeak.features.records import read_manifest, read_records
+from gpupeak.features.records import read_records
 from gpupeak.storage.files import is_directory
 from gpupeak.storage.places import is_url
 
@@ -353,9 +353,9 @@ def _judgement(
         files = {entry[:-4] for entry in _entries(path) if entry.endswith(".npy")}
         if use == TRAINING or stream == "face" or sampling == "emotion_peak":
             if is_directory(path):
-                dim, warnings = _recorded(path)
+                recorded, dim, warnings = _recorded(path)
                 broken = _broken(path, files, _DIMS.get(encoder, dim), n)
-                missing, doubts = _missing(path, files, expected)
+                missing, doubts = _missing(path, files, recorded, expected)
                 warnings += doubts
                 partly = bool(files and missing and not (problems or broken))
                 problems += [*broken, *missing]
@@ -371,18 +371,20 @@ def _told(setting: Setting) -> str:
     return f"{setting.origin} is {setting.value!r}"
 
 
-def _recorded(path: Path) -> tuple[int | None, list[str]]:
-    """What `run.json` tells of features: how many numbers a frame has, None for unknown, and what they are not."""
-    made: Mapping[str, Any] = {}
-    with contextlib.suppress(RunError):
-        made = read_records(path, strict=False).current[-1].settings
+def _recorded(path: Path) -> tuple[set[str], int | None, list[str]]:
+    """The samples that records name, how many numbers a frame of theirs has (None for unknown), and what is odd."""
+    try:
+        records = read_records(path, strict=False)
+        names, made = {line.sample for line in records.lines()}, records.current[-1].settings
+    except RunError:
+        return set(), None, []
     dim, warnings = None, meaningless(made.get("weights"))
     with contextlib.suppress(ConfigError, KeyError):
         spec = encoder_spec(str(made["encoder"]))
         dim, rule = spec.dim, (made["sampling"], made["n_frms"], made.get("stream", "frame"))
         if (name := feature_directory(path, "", spec.directory, *rule).name) != path.name:
             warnings.append(f"by their run.json, these features are those of {name}")
-    return dim, warnings
+    return names, dim, warnings
 
 
 def _broken(path: Path, names: set[str], dim: int | None, n: object) -> list[str]:
@@ -393,13 +395,10 @@ def _broken(path: Path, names: set[str], dim: int | None, n: object) -> list[str
     return [f"{counted(len(broken), 'file')} not of whole float32 [{n}, {dim}]: {few(broken)}"] if broken else []
 
 
-def _missing(path: Path, names: set[str], expected: int | None) -> tuple[list[str], list[str]]:
+def _missing(path: Path, names: set[str], recorded: set[str], expected: int | None) -> tuple[list[str], list[str]]:
     problems = [] if names else [f"no .npy file in {path}"]
     warnings: list[str] = []
-    last: set[str] = set()
-    with contextlib.suppress(RunError):
-        last = {line.sample for line in read_manifest(path)}
-    if absent := sorted(last - names):
+    if absent := sorted(recorded - names):
         told = f"{counted(len(absent), 'sample')} of manifest.jsonl without a file: {few(absent)}"
         # Where AffectGPT counts no more samples than there are files, it does not ask for these.
         (problems if expected is None else warnings).append(told)

@@ -71,12 +71,11 @@ def _each(config: ExtractConfig, given: Collection[str], ending: str, as_json: b
             named = named.with_name(names[0])
         if named.name in names:
             directories[name] = named
-        elif names:
-            options = "--sampling, --n-frms, --stream or --visual-encoder"
-            left_out.append(f"{named.parent} holds {few(names)}: give {options} to say which is meant")
         else:
-            others = f"; there are those of {few(there)}" if there else ""
-            left_out.append(f"{root}: no {'packed ' * bool(ending)}features of {name}{others}")
+            told = f"no {'packed ' * bool(ending)}features; those that do: {few(there) or 'none'}"
+            if names:
+                told = f"{few(names)}: give --sampling, --n-frms, --stream or --visual-encoder to say which is meant"
+            left_out.append(f"{named.parent} holds {told}")
     if not directories or (asked and left_out):
         raise ConfigError(next(iter(left_out), f"{root}: no dataset with features; --output-root says where they lie"))
     for told in left_out:

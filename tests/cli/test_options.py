@@ -144,13 +144,10 @@ def test_shells_complete_commands_and_options(
     assert main(["--show-completion"]) == 0
     assert "complete -o default -F _gpupeak_completion gpupeak" in capsys.readouterr().out
     monkeypatch.setenv("_GPUPEAK_COMPLETE", "complete_bash")
-    for words, expected in (
-        ("gpupeak ext", "extract"),
-        ("gpupeak plan --samp", "--samples\n--sampling"),
-        ("gpupeak plan ie", "iemocap"),
-    ):
-        monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    completed = {"ext": "extract", "plan --samp": "--samples\n--sampling", "plan ie": "iemocap"}
+    for words, expected in completed.items():
+        monkeypatch.setenv("COMP_WORDS", f"gpupeak {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
         assert main([]) == 0
         assert capsys.readouterr().out.strip() == expected
 

@@ -80,7 +80,7 @@ USES = [
     ("inspect videos/text.mp4 --show", 2, "--show without a file draws on a terminal, and standard output is none"),
     (f"verify {UNIFORM} --against nowhere", 2, "--against nowhere: there is no nowhere/mine/frame_CLIP_VIT_LARGE_uni"),
     ("pack --output-root nested", 2, "nested: no dataset with features; --output-root says where they lie"),
-    ("unpack mine", 2, "preextracted_features: no packed features of mine; there are those of cut, page, shape"),
+    ("unpack mine", 2, "preextracted_features/mine holds no packed features; those that do: cut, page, shape"),
     ("config check nowhere.yaml", 2, "nowhere.yaml: "),
     ("demo x", 2, "Got unexpected extra argument"),
     ("demo --out videos", 2, "videos: is not empty and holds no demo; give another --out"),
@@ -107,14 +107,12 @@ LISTS: dict[str, tuple[str | bytes, str]] = {
     "gbk.csv": ("name,情感\n中,1\n".encode("gbk"), "mine: none of 1 sample of gbk.csv has a video in videos (中)"),
     "id.csv": ("video_id,label\na,1\n", "no column 'name', only 'video_id', 'label': call the one with the videos' "),
     "utf16.txt": ("片段".encode("utf-16"), "not UTF-8 at byte 0, nor GB 18030: save it as UTF-8"),
-    "binary.csv": (bytes(range(128, 256)), "not UTF-8 at byte 0, nor GB 18030: save it as UTF-8"),
     "torn.json": ("[", "Expecting value: line 1 column 2"),
     "number.json": ("3", "3 found where names belong"),
     "records.json": ('[{"clip": "a"}]', "entry 0 is None, expected a string"),
     "mixed.json": ('["a", 3]', "entry 1 is 3, expected a string"),
     "deep.json": ("[" * 100_000, "maximum recursion depth exceeded"),
     "cut.npz": (b"PK\3\4", "damaged .npz: BadZipFile"),
-    "none.npz": ("", "damaged .npz: BadZipFile"),
     "list.xlsx": ("PK", "expected a list that ends in .npz, .csv, .json, .txt"),
     "list": ("a", "expected a list that ends in .npz, .csv, .json, .txt"),
 }
@@ -150,7 +148,6 @@ YAMLS: dict[str, tuple[str | bytes, str]] = {
     "other.yaml": ("model: {}", "not AffectGPT's configuration: expected a section inference or datasets, found mod"),
     "torn.yaml": ("a: [", "OmegaConf cannot read it: while parsing"),
     "binary.yaml": (bytes(range(256)), "OmegaConf cannot read it: 'utf-8' codec can't decode"),
-    "alias.yaml": ("inference: *x", "OmegaConf cannot read it: found undefined alias"),
     "object.yaml": ("inference: !!python/object:os.system {}", "OmegaConf cannot read it: could not determine a cons"),
     "cycle.yaml": ("inference: {frame_sampling: '${inference.frame_sampling}'}", "inference.frame_sampling cannot be"),
     "missing.yaml": ("inference: {frame_sampling: '${x}'}", "inference.frame_sampling cannot be resolved: Interpol"),
@@ -164,7 +161,6 @@ YAMLS: dict[str, tuple[str | bytes, str]] = {
     "laughs.yaml": (LAUGHS, "OmegaConf cannot read it: YAML node expan"),
     "doubled.yaml": (DOUBLED, "too many values with more than one ${...}, which together can grow without end"),
     "large.yaml": (" " * 65_537, "65,537 bytes, expected at most 65,536"),
-    "datasets.yaml": ("datasets: 3", "datasets is 3, expected a section"),
     "dataset.yaml": ("datasets: {meld: 3}", "datasets.meld is 3, expected a section"),
 }
 WEIGHTS: dict[str, tuple[str | bytes, str]] = {
@@ -251,7 +247,7 @@ USES += [
     ("extract --device cuda:-1", 2, "--device is 'cuda:-1', expected auto, cpu or cuda:N"),
     ("extract --smooth 4", 2, "--smooth is 4, expected an odd number of frames"),
     ("extract --overwrite=yes", 2, "Option '--overwrite' does not take a value"),
-    ("pack Shape", 2, "preextracted_features: no features of Shape; there are those of "),
+    ("pack Shape", 2, "preextracted_features/Shape holds no features; those that do: "),
     (
         "pack mixed --n-frms 8",
         2,
@@ -313,13 +309,11 @@ def test_a_wrong_use_is_one_line_and_its_exit_code(
         assert (summary["exit_code"], f"error: {summary['error']}\n") == (code, again)
 
 
-@pytest.mark.parametrize("words", ["doctor", "extract --json", "config emit", "init"])
 def test_a_directory_that_was_removed_holds_no_command(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert main(words.split()) == 2
-    told = "error: the current directory is not there (No such file or directory): change to another one\n"
-    assert capsys.readouterr().err == told
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    for words in ("doctor", "extract --json", "config emit", "init"):
+        assert main(words.split()) == 2
+        assert capsys.readouterr().err.startswith("error: the current directory is not there (No such file or dir")

@@ -296,13 +296,10 @@ def test_an_archive_is_mapped_and_holds_what_was_saved(tmp_path: Path) -> None:
     assert "in torch's old format, expected at most 3,221,225,472" in fault(tmp_path / "clip.pt")
 
 
-def save_old(state: dict[str, torch.Tensor], file: Path) -> None:
-    torch.save(state, file, _use_new_zipfile_serialization=False)
+OLD = partial(torch.save, _use_new_zipfile_serialization=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "save"), [("clip.pt", torch.save), ("old.pt", save_old), ("clip.safetensors", save_file)]
-)
+@pytest.mark.parametrize(("name", "save"), [("clip.pt", torch.save), ("old.pt", OLD), ("clip.safetensors", save_file)])
 @pytest.mark.parametrize("part", [0.1, 0.99])
 def test_a_file_cut_short(name: str, save: Callable[..., None], part: float, tmp_path: Path) -> None:
     file = tmp_path / name
