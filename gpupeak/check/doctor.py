@@ -37,10 +37,8 @@ OK, NOTE, MISSING = ("ok", "note", "missing")
 
 _SPARE = 64 << 20  # bytes beside the features
 _HUB_SECONDS = 5.0
-_OPENAI, _NAMES = (
-    "timm/vit_large_patch14_clip_224.openai",
-    ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
-)
+_OPENAI = "timm/vit_large_patch14_clip_224.openai"
+_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _KNOWN = {
     "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb": ", OpenAI's model.safetensors",
     "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3": ", OpenAI's pytorch_model.bin",
@@ -67,11 +65,7 @@ def diagnose(config: ExtractConfig) -> tuple[Finding, ...]:
     What `extract` would refuse is missing, in its own words. Of weights that are yet to be fetched the hub is asked.
     """
     remote.forget()
-    try:
-        spec = encoder_spec(config.encoder)
-    except UsageError:  # which the finding about weights tells
-        spec = CLIP_VIT_LARGE
-    weights, known = _weights(config)
+    weights, spec, known = _weights(config)
     work = tuple(_work(config, spec, known))  # before libraries are loaded: what it took is free again by then
     system = f"{platform.python_version()}, {cores()} cores, {platform.system()} {platform.machine()}"
     return (
@@ -166,21 +160,20 @@ def _gpu(config: ExtractConfig) -> Iterator[Finding]:
 
         from gpupeak.decode.nvdec import nvdec_abilities
         from gpupeak.lines.build import choose_decoder, choose_device
-    except Exception as error:
-        yield Finding("device", MISSING, f"cannot be chosen: {out_of_memory(error) or _line(error)}", "mend that first")
-        return
-    try:
+
         chosen = [choose_device(each) for each in config.device.split(",")]
     except GpupeakError as error:
         yield Finding("device", MISSING, _line(error), _TAKES_CPU)
+        return
+    except Exception as error:
+        yield Finding("device", MISSING, f"cannot be chosen: {out_of_memory(error) or _line(error)}", "mend that first")
         return
     device, why = chosen[0][0], ", ".join(told for _, told in chosen)
     on_gpu = device.type == "cuda"
     if on_gpu:
         has = torch.cuda.get_device_properties(device.index)
         why += f", {has.total_memory / 2**30:.0f} GiB, compute capability {has.major}.{has.minor}"
-    slow = None if on_gpu else _SLOW
-    yield Finding("device", OK if slow is None else NOTE, why, slow)
+    yield Finding("device", OK, why) if on_gpu else Finding("device", NOTE, why, _SLOW)
     yield _driver(driver, needed=on_gpu)
     decodes = nvdec_abilities(device.index or 0)
     try:
@@ -222,24 +215,25 @@ def _driver(has: tuple[int, int], needed: bool) -> Finding:
     return Finding("driver", OK, f"takes CUDA up to {has[0]}.{has[1]}; {torch_has}: '{_gpu_extra()}' fits")
 
 
-def _weights(config: ExtractConfig) -> tuple[Finding, WeightsId | None]:
+def _weights(config: ExtractConfig) -> tuple[Finding, EncoderSpec, WeightsId | None]:
+    spec = CLIP_VIT_LARGE
     try:
         spec = encoder_spec(config.encoder)
         found = identify(spec, config.weights)
         if found.seed is not None:
-            return Finding("weights", NOTE, *meaningless(found.source)), found
+            return Finding("weights", NOTE, *meaningless(found.source)), spec, found
         if not found.files and (file := _fetched(spec, str(found.tag))) is not None:
             found = replace(found, files=(file,))
         if not found.files:
             advice = "the first run fetches them (1.7 GB for ViT-L/14); without network, --weights DIRECTORY"
-            return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice), found
+            return Finding("weights", NOTE, f"{found.source}: not fetched yet", advice), spec, found
         told = _tensors(spec, found)
     except UsageError as error:
-        return Finding("weights", MISSING, _line(error), "--weights says where they are"), None
+        return Finding("weights", MISSING, _line(error), "--weights says where they are"), spec, None
     size = sum(file.stat().st_size for file in found.files)
     digest = f"SHA-256 {found.sha256}" if found.sha256 else "fetched by another program"
     whose = _KNOWN.get(found.sha256 or "", "")
-    return Finding("weights", OK, f"{found.files[0]}, {sized(size)}, {told}{digest}{whose}"), found
+    return Finding("weights", OK, f"{found.files[0]}, {sized(size)}, {told}{digest}{whose}"), spec, found
 
 
 def _fetched(spec: EncoderSpec, tag: str) -> Path | None:

@@ -59,7 +59,6 @@ class Inspection:
     `packets_needed` of `packets`. Of faces these are empty; `extracted` is None for a video that is of no dataset.
     """
 
-    sample: Sample
     plan: FramePlan
     width: int
     height: int
@@ -74,9 +73,9 @@ class Inspection:
         plan, there = self.plan, self.extracted
         video = ("width", "height", "fps", "key_frames", "packets", "packets_needed", "times")
         return {
-            "sample": str(self.sample),
-            "video": str(self.sample.video),
-            "sampling": self.sample.rule.method,
+            "sample": str(plan.sample),
+            "video": str(plan.sample.video),
+            "sampling": plan.sample.rule.method,
             **{name: getattr(self, name) for name in video},
             **{name: getattr(plan, name) for name in ("codec", "frames", "recounted", "indices", "clamp", "warnings")},
             "peak": plan.peak and {**dataclasses.asdict(plan.peak), "file": str(plan.peak.file)},
@@ -112,15 +111,14 @@ class InspectTask:
     sample: Sample
 
     def __call__(self) -> Inspection:
-        sample = self.sample
-        with at_hand(sample) as found:
+        with at_hand(self.sample) as found:
             video = local(video_of(found.here))
-            if sample.stream == "frame":
+            if self.sample.stream == "frame":
                 seen = _of_video(found.here, video)
             else:
                 frames, height, width, _ = open_faces(video).shape
-                seen = Inspection(found.here, plan_frames(found.here, frames, "faces"), width, height)
-            return dataclasses.replace(seen, sample=sample, plan=found.restored(seen.plan))
+                seen = Inspection(plan_frames(found.here, frames, "faces"), width, height)
+            return dataclasses.replace(seen, plan=found.restored(seen.plan))
 
 
 def _of_video(sample: Sample, video: Path) -> Inspection:
@@ -132,7 +130,6 @@ def _of_video(sample: Sample, video: Path) -> Inspection:
                 raise
         plan = plan_clip(sample, clip)
         return Inspection(
-            sample,
             plan,
             clip.width,
             clip.height,

@@ -122,7 +122,7 @@ def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
     plan, peak, fallback = found.plan, found.plan.peak, found.plan.fallback
     told = (peak and f"peak by {peak.source}", fallback and fallback.reason, plan.clamp, *plan.warnings)
     remarks = tuple(text for text in told if text)
-    task = SheetTask(found.sample, plan.indices, peak.index if peak else None, remarks=remarks)
+    task = SheetTask(plan.sample, plan.indices, peak.index if peak else None, remarks=remarks)
     ((_, sheet),) = read_sheets([task], time_limit=time_limit)
     if isinstance(sheet, Failed):
         raise SampleError(sheet.stage, sheet.reason)
@@ -134,18 +134,18 @@ def _drawn(found: "Inspection", show: str, time_limit: float) -> str | None:
 
 
 def _print_inspection(console: Output, found: "Inspection") -> None:
-    plan, rule, there = found.plan, found.sample.rule, found.extracted
+    plan, sample, there = found.plan, found.plan.sample, found.extracted
     fps = f", {found.fps:.6g} frames/s" if found.fps else ""
     keys = ", ".join(map(str, found.key_frames[:_KEY_FRAMES])) + ", ..." * (len(found.key_frames) > _KEY_FRAMES)
     for name, value in (
-        ("sample", found.sample),
-        ("video", found.sample.video),
+        ("sample", sample),
+        ("video", sample.video),
         ("picture", f"{plan.codec}, {found.width} x {found.height}{fps}"),
         ("frames", f"{plan.frames}, as decoding delivers them" if plan.recounted else plan.frames),
         ("key frames", found.key_frames and f"{len(found.key_frames)}: {keys}"),
-        ("sampling", f"{rule.method}, {rule.n} frames"),
+        ("sampling", f"{sample.rule.method}, {sample.rule.n} frames"),
         ("peak", _peak(plan)),
-        ("fallback", plan.fallback and f"{rule.fallback}: {plan.fallback.reason} ({plan.fallback.detail})"),
+        ("fallback", plan.fallback and f"{sample.rule.fallback}: {plan.fallback.reason} ({plan.fallback.detail})"),
         ("clamped", plan.clamp),
         ("warnings", "; ".join(plan.warnings)),
         ("indices", " ".join(map(str, plan.indices))),

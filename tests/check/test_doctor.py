@@ -101,14 +101,6 @@ def test_what_was_asked_for_has_to_be_there(
     assert found(config, name, **changes).state == state
 
 
-def test_features_of_other_settings_are_told(config: ExtractConfig, tmp_path: Path) -> None:
-    home = tmp_path / "out/mer2023/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
-    home.mkdir(parents=True)
-    (home / "sample_00000000.npy").write_bytes(b"features")
-    (home / "run.json").write_text('{"settings": {"weights": "random:1"}}')
-    assert "holds features made with" in found(config, "output").found
-
-
 def test_finished_files_are_looked_at_where_it_makes_a_difference(
     extracted: Path, config: ExtractConfig, tmp_path: Path
 ) -> None:
@@ -118,6 +110,7 @@ def test_finished_files_are_looked_at_where_it_makes_a_difference(
     next(tmp_path.glob("out/mer2023/*/*.npy")).write_bytes(b"torn")
     assert "0 samples to write" in found(done, "output").found, "by their names"
     assert found(done, "action units", mer_factory_output=None).state == MISSING, "one is to be made again"
+    assert "holds features made with" in found(done, "output", weights="random:1").found
 
 
 def test_the_disk_against_what_is_to_be_written(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:

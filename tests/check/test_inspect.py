@@ -128,7 +128,7 @@ def test_faces_are_inspected_too(config: ExtractConfig, tmp_path: Path) -> None:
 
 def test_a_target_is_looked_for_in_the_datasets_that_are_there(config: ExtractConfig) -> None:
     found = inspect_video(replace(config, datasets=()), "Ses05F_impro01_F000")
-    assert str(found.sample) == "iemocap/Ses05F_impro01_F000"
+    assert str(found.plan.sample) == "iemocap/Ses05F_impro01_F000"
 
 
 def test_a_video_of_which_no_picture_decodes_is_refused(tmp_path: Path) -> None:

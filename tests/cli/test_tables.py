@@ -124,7 +124,7 @@ def test_an_inspection_says_which_frames_and_why(told: Told, tmp_path: Path) -> 
     def inspected(found: FramePlan) -> str:
         times = tuple(index / 25 for index in found.indices)
         keys = tuple(range(0, 100, 10))
-        return told("inspect x", Inspection(found.sample, found, 640, 360, 29.97, keys, 100, 31, times), 200)
+        return told("inspect x", Inspection(found, 640, 360, 29.97, keys, 100, 31, times), 200)
 
     who = Sample("mer2023", "sample_1", tmp_path / "clip.mp4", (), SamplingRule(fallback="middle"), tmp_path / "x.npy")
     peak = Peak(61, 61, 38, 100, "au_info", Path("aus/sample_1.json"))
