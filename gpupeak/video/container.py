@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,10 @@ class Clip(AbstractContextManager["Clip"]):
         if self._kept is not None:
             yield from map(self._kept.__getitem__, sorted(numbers))
             return
-        chosen, last = set(numbers), max(numbers, default=-1)
+        chosen = set(numbers)
         with _open(self.path, quick=True) as container:
-            for number, packet in zip(range(last + 1), _demuxed(container, _video_stream(container)), strict=False):
-                if number in chosen:
-                    yield packet
+            wanted = (number in chosen for number in range(max(chosen, default=-1) + 1))
+            yield from compress(_demuxed(container, _video_stream(container)), wanted)
 
     def decode_all(self) -> Iterator[VideoFrame]:
         """Every frame, as a sequential decode that skips over errors delivers it. The file is opened anew, and not
@@ -207,9 +206,8 @@ class Clip(AbstractContextManager["Clip"]):
                 pictures.append(picture)
                 if picture.shown and not packet.is_discard:
                     shown.append(number)
-                for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
-                    if side.data_type == "new_extradata":
-                        self.changes.add(number)
+                # `has_sidedata` takes four times as long.
+                self.changes.update(number for side in packet.iter_sidedata() if side.data_type == "new_extradata")
         except MemoryError:
             raise
         except av.FFmpegError as error:

@@ -144,11 +144,22 @@ def uncropped(unit: bytes, header: int, cropping: Cropping) -> bytes:
 
 def read_cropping(unit: bytes, hevc: bool) -> Cropping:
     """Read the NAL unit of a sequence parameter set, HEVC's of 4:2:0; ValueError if it is damaged."""
-    if hevc:
-        return _hevc_cropping(Bits(unescaped(unit[2:])))
-    if (sequence := read_sequence(unit)) is None:
-        raise ValueError("a damaged sequence parameter set")
-    return sequence.cropping
+    if not hevc:
+        if (sequence := read_sequence(unit)) is None:
+            raise ValueError("a damaged sequence parameter set")
+        return sequence.cropping
+    bits = Bits(unescaped(unit[2:]))
+    bits.u(4)
+    layers = bits.u(3)  # sps_max_sub_layers_minus1
+    bits.u(1 + 88 + 8)  # general profile, tier and level
+    present = [(bits.u(1), bits.u(1)) for _ in range(layers)]
+    bits.u(2 * (8 - layers) if layers else 0)
+    for profile, level in present:
+        bits.u(88 * profile + 8 * level)
+    bits.ue()
+    if bits.ue() != 1:  # chroma_format_idc
+        raise ValueError("not 4:2:0")
+    return _cropping(bits, bits.ue(), bits.ue(), (2, 2))
 
 
 @lru_cache(64)  # a video's is read three times, and many videos have the same
@@ -161,16 +172,13 @@ def read_sequence(unit: bytes) -> Sequence | None:
 
 
 def is_field(sequence: Sequence, slice_unit: Unit) -> bool:
-    """Whether a picture of H.264, told by a slice's NAL unit, is one field of a frame."""
+    """Whether a picture of H.264, told by a slice's NAL unit, is one field of a frame; ValueError if it is damaged."""
     if sequence.before_field_flag is None:
         return False
     bits = Bits(unescaped(slice_unit[1:16]))
-    try:
-        bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
-        bits.u(sequence.before_field_flag)
-        return bits.u(1) == 1
-    except ValueError:
-        return True  # damaged: the worse is supposed
+    bits.skip(3)  # first_mb_in_slice, slice_type, pic_parameter_set_id
+    bits.u(sequence.before_field_flag)
+    return bits.u(1) == 1
 
 
 @cache
@@ -197,20 +205,6 @@ def _cropping(bits: Bits, width: int, height: int, unit: tuple[int, int]) -> Cro
     left, right, top, bottom = [bits.ue() for _ in range(4)] if bits.u(1) else [0] * 4
     x, y = unit
     return Cropping(width, height, x * left, x * right, y * top, y * bottom, start, bits.at)
-
-
-def _hevc_cropping(bits: Bits) -> Cropping:
-    bits.u(4)
-    layers = bits.u(3)  # sps_max_sub_layers_minus1
-    bits.u(1 + 88 + 8)  # general profile, tier and level
-    present = [(bits.u(1), bits.u(1)) for _ in range(layers)]
-    bits.u(2 * (8 - layers) if layers else 0)
-    for profile, level in present:
-        bits.u(88 * profile + 8 * level)
-    bits.ue()
-    if bits.ue() != 1:  # chroma_format_idc
-        raise ValueError("not 4:2:0")
-    return _cropping(bits, bits.ue(), bits.ue(), (2, 2))
 
 
 def _sequence(bits: Bits) -> Sequence:
