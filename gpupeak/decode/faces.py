@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ import numpy.typing as npt
 from gpupeak.errors import SampleError
 from gpupeak.features.npy import LONGEST_HEADER, read_header
 from gpupeak.video.container import MAX_SIDE
-
-_Indices: TypeAlias = npt.NDArray[np.intp]
-_Parts: TypeAlias = npt.NDArray[np.int32]
 
 
 def open_faces(path: Path) -> npt.NDArray[np.uint8]:
@@ -55,7 +52,7 @@ def face_frames(
         out[row] = resized[..., ::-1] if swap else resized
 
 
-def _weights(length: int, size: int) -> tuple[_Indices, _Indices, _Parts, _Parts]:
+def _weights(length: int, size: int) -> tuple[npt.NDArray[Any], ...]:
     """For each of `size` places: its two neighbours, and how much there is of each, in 2048ths."""
     places = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
     first = np.floor(places).astype(np.intp)
