@@ -48,7 +48,8 @@ class Frames:
         spans = tuple((i * (n + 1) + 1, (i + 1) * (n + 1)) for i in range(len(names)))
         for name, (start, stop) in zip(names, spans, strict=True):
             pixels[start:stop] = pictures(name, n)
-            self._want(name, pictures(name, n))
+            with torch.inference_mode():
+                self.wanted[name] = self._tower(torch.from_numpy(pictures(name, n))).numpy()
         release = self._lend(names[0], lambda: pixels.fill(0))
         return FrameBatch(
             tuple(plan(HERE, name, n) for name in names), pixels, spans, ({"plan": 1.0},) * len(names), release
@@ -63,10 +64,6 @@ class Frames:
         return replace(
             finished, pixels=pixels, ready=self._decoder.record(), release=self._lend(names[0], pixels.zero_)
         )
-
-    def _want(self, name: str, finished: np.ndarray) -> None:
-        with torch.inference_mode():
-            self.wanted[name] = self._tower(torch.from_numpy(finished.copy())).numpy()
 
     def _lend(self, name: str, spoil: Callable[[], object]) -> Callable[[], None]:
         self.borrowed.add(name)

@@ -54,9 +54,6 @@ def measured(directory: Path, *parts: Callable[..., None]) -> dict[str, dict[str
     return rows
 
 
-# Stages
-
-
 @pytest.mark.parametrize("kind", ["h264_open_gop", "h264_edit_list", "mpeg4_avi_b"])
 def test_the_bound_decodes_what_gpupeak_decodes(clip_of: ClipOf, kind: str) -> None:
     assert np.array_equal(stages.Bound(clip_of(kind), INDICES)(), decode_frames(clip_of(kind), INDICES))
@@ -84,9 +81,6 @@ def test_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {judged["wrong"] for judged in rows["decoding: clip"]["judged"].values()} == {0}
     whats = [target["what"] for target in rows["decoding: every clip"]["targets"]]
     assert whats == ["the fastest peer / gpupeak", "gpupeak / bound"]
-
-
-# Encoders, and the whole line
 
 
 def test_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

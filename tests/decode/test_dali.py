@@ -184,24 +184,23 @@ def test_several_pipelines_decode_every_sample_once_and_again(tmp_path: Path, cl
                 assert_libavs(found[each.name], each)
 
 
-def instead(name: str, data: bytes) -> Any:
-    """Plans sample `name` as usual, then gives other bytes than its packets."""
-
-    def change(each: Planned) -> Planned:
-        given = remade(each)._replace(data=data) if each.plan.sample.name == name else each.given
-        return replace(each, given=given)
-
-    return Here(change)
+def instead(name: str, change: Callable[[Remade], Remade]) -> Any:
+    """Plans sample `name` as usual, then gives something else."""
+    return Here(lambda each: replace(each, given=change(remade(each))) if each.plan.sample.name == name else each)
 
 
 NO_VIDEO = b"no video" * 100
+
+
+def spoilt(given: Remade) -> Remade:
+    return given._replace(data=NO_VIDEO)
 
 
 def test_a_poisoned_batch_among_those_in_flight_spoils_no_other(
     tmp_path: Path, clips: list[Path], all_at_once: None
 ) -> None:
     samples = [sample(tmp_path, f"{i}", video=clips[(0, 3, 4)[i % 3]]) for i in range(8)]  # of one size
-    with decoder(instead("5", NO_VIDEO), batch_size=2, ahead=3) as nvdec:
+    with decoder(instead("5", spoilt), batch_size=2, ahead=3) as nvdec:
         items = list(nvdec.decode(samples))
     sizes = [len(item.plans) for item in items if isinstance(item, FrameBatch)]
     assert sorted(sizes) == [1, 2, 2, 2]  # all but the poisoned batch came as they were
@@ -253,7 +252,7 @@ def test_what_dali_fails_on_goes_to_libav_then_fails(
     samples = [sample(tmp_path, name, video=video) for name, video in videos.items()]
     samples += [sample(tmp_path, "missing"), sample(tmp_path, "text", video=text)]
     said: list[str] = []
-    nvdec = DaliDecoder(8, SIZE, instead("spoiled", NO_VIDEO), CPU, pipelines=2, threads=1, ahead=3)
+    nvdec = DaliDecoder(8, SIZE, instead("spoiled", spoilt), CPU, pipelines=2, threads=1, ahead=3)
     both = HybridDecoder(nvdec, WorkerPool(1, held=6), "nvdec", said.append)
     with contextlib.closing(both):
         found = results(both.decode(samples))
@@ -288,11 +287,8 @@ def test_a_picture_that_is_not_delivered_is_an_error_for_its_sample(
     change: Callable[[Remade], Remade],
     detail: str,
 ) -> None:
-    def changed(each: Planned) -> Planned:
-        return replace(each, given=change(remade(each))) if each.plan.sample.name == "bad" else each
-
     samples = [sample(tmp_path, name, video=clip_of("vp8")) for name in ("before", "bad", "after")]
-    with decoder(Here(changed)) as nvdec:
+    with decoder(instead("bad", change)) as nvdec:
         found = results(nvdec.decode(samples))
     refused = found.pop("bad")
     assert isinstance(refused, Refused)

@@ -53,7 +53,6 @@ def choices(frames: int, seed: str, count: int = 10) -> list[list[int]]:
 
 
 def assert_as_in_full(path: Path, drawn: list[list[int]], turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The frames drawn have the pixels of a full decode, as they are and squashed."""
     frames = decode_in_full(path)
     expected = {index: np.rot90(native(frames[index]), turns) for indices in drawn for index in indices}
     assert len({picture.tobytes() for picture in expected.values()}) == len(expected), "no frame is like another"

@@ -25,7 +25,6 @@ SEVERAL = "the action-unit file shows several people, of whom one was chosen"
 
 
 def planned(directory: Path, frames: int, n: int = 8, **peak: int) -> FramePlan:
-    """A plan by a peak's file, or by none."""
     entry = {"frames_before_peak": 9, "frames_after_peak": 9, **peak}
     told = {"au_info": {"peak_frames": [entry], "total_frames": entry.pop("total", frames)}}
     (directory / "clip").mkdir()

@@ -176,9 +176,6 @@ def test_whole_numbers_and_scalars_keep_their_kind(tmp_path: Path) -> None:
     assert [value.dtype for value in read.values()] == [torch.int64, torch.float32]
 
 
-# Tensors that do not fit
-
-
 LAST = "visual.transformer.resblocks.2.mlp.c_proj.weight"
 DEEPER = "visual.transformer.resblocks.3.ln_1.weight"
 NORM = "visual.ln_pre.weight"
@@ -223,9 +220,6 @@ def test_what_differs_or_is_no_number_is_named(name: str, value: object, expecte
 def test_a_file_of_something_else(value: object, told: str, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "clip.pt")
     assert told in fault(tmp_path / "clip.pt")
-
-
-# Files that lie
 
 
 class Made:

@@ -151,7 +151,6 @@ def test_a_sample_of_more_frames_than_the_largest_bucket_takes_several_replays(m
 
 
 def replays(cuda: LazyCuda) -> list[int]:
-    """The buckets that were replayed, in order."""
     return [int(line.split()[1]) for line in cuda.log if line.startswith("replays")]
 
 
@@ -296,9 +295,6 @@ def test_an_error_of_the_device_gives_everything_back(frames: Frames) -> None:
     with pytest.raises(DeviceError):
         list(encoder(frames.cuda, patch=patch).encode([frames.on_device("a"), frames.on_host("b")]))
     assert frames.borrowed <= {"b"}, "unless its thread still holds it, to give it back"
-
-
-# What is asked of CUDA, as far as it shows without a GPU
 
 
 def test_what_is_put_on_a_stream_is_an_nvtx_range_on_whatever_thread(monkeypatch: pytest.MonkeyPatch) -> None:

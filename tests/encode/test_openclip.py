@@ -129,9 +129,6 @@ def test_tags_that_disagree_on_normalisation(tags: dict[str, Any], tmp_path: Pat
     assert difference(encode(SMALL, tmp_path / "model.pt"), encode_image(model, HALVES, HALVES)) < 1e-5
 
 
-# Fetching
-
-
 class Hub:
     """The Hugging Face hub, as far as it is asked; it holds `file`."""
 
@@ -186,9 +183,6 @@ def test_without_network_one_line_says_what_to_pass(hub: Hub) -> None:
 def test_a_tag_that_does_not_exist_is_not_asked_for(hub: Hub) -> None:
     line = fault(SPEC, "laion2b_s32b_b82k")  # a tag of ViT-L-14, whose activation is another
     assert "one of ViT-L-14-quickgelu's tags (openai, metaclip_400m" in line and hub.downloads == []
-
-
-# The choice
 
 
 @pytest.mark.parametrize(("spec", "kind"), [(SPEC, VisionTower), (SMALL, OpenClipTower)], ids=["own", "open_clip"])

@@ -56,9 +56,6 @@ def test_half_precision_gives_float32_features_close_by(dtype: torch.dtype, cosi
     assert float(torch.cosine_similarity(features, encode(state(), images(4)), dim=1).min()) > cosine
 
 
-# Random weights
-
-
 def test_random_weights_depend_on_seed_and_name_only() -> None:
     expected = expected_state(SHAPE)
     first, backwards = random_state(5, expected), random_state(5, dict(reversed(expected.items())))

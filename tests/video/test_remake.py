@@ -19,7 +19,6 @@ from clips import KINDS, Packets, decode_in_full, parameter_set, remux, with_dat
 from gpupeak.errors import SampleError
 from gpupeak.sampling import choose
 from gpupeak.types import Peak, SamplingRule
-from gpupeak.video import container
 from gpupeak.video import remake as remaking
 from gpupeak.video.container import open_clip
 from gpupeak.video.nal import read_cropping, uncropped
@@ -155,15 +154,10 @@ def test_an_open_gop_is_entered_through_those_before_it(clip_of: ClipOf) -> None
         assert remake(clip, [clip.frames - 1]).pictures == len(clip.needed([clip.frames - 1])) + 1
 
 
-def test_a_video_too_large_to_be_kept_is_read_again(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_clip(clip_of("h264_short_gop")) as clip:
-        kept = remake(clip, [3, 20, 45])
-    monkeypatch.setattr(container, "KEPT_BYTES", 0)
-    with open_clip(clip_of("h264_short_gop")) as clip:
-        assert remake(clip, [3, 20, 45]) == kept
-        monkeypatch.setattr(remaking, "MAX_BYTES", 1 << 10)
-        with pytest.raises(Unsafe, match="larger than 0 MiB"):
-            remake(clip, [3, 20, 45])
+def test_a_video_too_large_to_be_held_is_refused(clip_of: ClipOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remaking, "MAX_BYTES", 1 << 10)
+    with open_clip(clip_of("h264_short_gop")) as clip, pytest.raises(Unsafe, match="larger than 0 MiB"):
+        remake(clip, [3, 20, 45])
 
 
 def test_an_mp4_that_says_another_size(clip_of: ClipOf, tmp_path: Path) -> None:
