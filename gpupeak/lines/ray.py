@@ -29,7 +29,6 @@ from gpupeak.types import Failed, Outcome, Place, Sample, Saved
 
 _MAX_DEATHS = 5  # in a row, beyond one of every actor: no sample's fault and no node's any more
 _LINGER_SECONDS = 0.1  # a line that has taken all samples waits so long for another, then empties itself
-_GATHER_SECONDS = 0.02  # so long an actor gathers answers before it gives them: a driver asks many actors
 _SETTLE_SECONDS = 5.0  # a network file system may show a new file this late on another machine
 _IDLE_SECONDS = 60.0  # without any actor, before it is told what is being waited for
 _POLL_SECONDS = 0.2
@@ -138,6 +137,7 @@ class _Job:
         self._suspects: Suspects[Sample] = Suspects("an actor's line", _MAX_DEATHS + actors.most)
         # A GPU's line takes up to 512 samples ahead; a CPU's as many as are decoded and encoded, and some more.
         self._ahead = 768 if actors.gpus else 2 * actors.cpus + 8
+        self._gather = 0.25 if actors.gpus else 0.02  # seconds of answers at once: few calls, and no line runs dry
         self._least = max(2, min(128 if actors.gpus else 32, len(samples) // (4 * actors.most)))
         self._stopped = False
         self._preparation = (recipe, _places(samples), str(Path.cwd()), __version__)
@@ -190,7 +190,7 @@ class _Job:
                 for sample in self._suspects.ended(driven.held.values(), driven.alone, "ended"):
                     yield driven.host, Failed(sample, "decode", "the process of its line ended, twice on this sample")
                 continue
-            driven.call = driven.actor.answer.remote()
+            driven.call = driven.actor.answer.remote(self._gather)
             for answer in answers:
                 if answer is None:  # nothing more will come
                     driven.held.clear()
@@ -246,10 +246,10 @@ class _Actor:
         for sample in samples:
             self._samples.put(sample)
 
-    def answer(self) -> _Answer:
-        """What has come since the last time: outcomes, notices, an error; last None, if the line has been stopped."""
+    def answer(self, gather: float) -> _Answer:
+        """What comes in `gather` seconds from the first: outcomes, notices, an error; None when the line has ended."""
         answers = [self._answers.get()]
-        time.sleep(_GATHER_SECONDS)
+        time.sleep(gather)
         with contextlib.suppress(queue.Empty):
             while True:
                 answers.append(self._answers.get_nowait())
