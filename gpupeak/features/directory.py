@@ -21,13 +21,10 @@ from gpupeak.features.records import (
     ManifestLine,
     Record,
     Records,
-    best_lines,
     difference,
-    in_order,
     kept_line,
     line_of,
-    lock_name,
-    pretty,
+    merged,
     read_lines,
     read_records,
 )
@@ -194,23 +191,20 @@ class FeatureDirectory:
         with writing(self.place):
             for part in (*records.leftovers, *records.parts):
                 if part not in records.current:  # merged already, or of before an overwrite
-                    _remove(part)
+                    part.remove()
             if records.parts:
                 self._write_merged(records, names, nothing_counts=told is not None)
             for part in records.parts:
-                _remove(part)
+                part.remove()
         if records.parts:
             self._seen = None
 
     def _write_merged(self, records: Records, names: Sequence[str], *, nothing_counts: bool) -> None:
-        run, lines = dict(records.run or {}), dict[str, ManifestLine]()
-        if nothing_counts:
-            run["overwriting"] = True
-        else:
-            lines = best_lines(records.lines(), self._has)
-            run["overwriting"] = records.overwriting and bool(self.names() - records.saved())
-        replace_file(records.main.manifest, in_order(lines, names))
-        replace_file(records.main.run_file, [pretty(run)])
+        run = dict(records.run or {})
+        run["overwriting"] = nothing_counts or (records.overwriting and bool(self.names() - records.saved()))
+        lines = merged(() if nothing_counts else records.lines(), names, self._has)
+        replace_file(records.main.manifest, lines)
+        Record(self.path, None, run).write_run()
         self.run = run
 
     def _has(self, name: str) -> bool:
@@ -245,7 +239,7 @@ class FeatureDirectory:
         with writing(self.place):
             earlier = [(file, _content(file)) for file in (record.manifest, record.run_file)]
             replace_file(record.manifest, lines.values())
-            replace_file(record.run_file, [pretty(own)])
+            record.write_run()
         self._seen = None
         if self._store is not None:
             self._store.push()  # a store that takes nothing is noticed before anything is decoded
@@ -291,7 +285,7 @@ class FeatureDirectory:
         if self._manifest is not None:
             manifest = Record(self.path, self._part, None).manifest
             with writing(self.place):
-                replace_file(manifest, in_order(best_lines(read_lines(manifest), self._has), names))
+                replace_file(manifest, merged(read_lines(manifest), names, self._has))
                 self._close_manifest()
         if self._part is not None or not self.overwriting:
             return 0
@@ -300,7 +294,7 @@ class FeatureDirectory:
         if not left:
             self.run = {**(self.run or {}), "overwriting": False}
             with writing(self.place):
-                replace_file(self.path / "run.json", [pretty(self.run)])
+                Record(self.path, None, self.run).write_run()
         return left
 
     def _close_manifest(self) -> None:
@@ -311,12 +305,6 @@ class FeatureDirectory:
 
 def _is_whole(directory: str, n: int, dim: int, name: str) -> bool:
     return is_whole(f"{directory}/{name}.npy", n, dim)
-
-
-def _remove(part: Record) -> None:
-    part.run_file.unlink(missing_ok=True)  # first: without it, the manifest is nobody's
-    part.manifest.unlink(missing_ok=True)
-    (part.directory / lock_name(part.part or "")).unlink(missing_ok=True)
 
 
 def _content(file: Path) -> bytes | None:

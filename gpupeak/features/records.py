@@ -25,6 +25,7 @@ import orjson
 
 from gpupeak.errors import ConfigError, reading
 from gpupeak.storage import places
+from gpupeak.storage.atomic import replace_file
 from gpupeak.storage.files import open_bounded, read_bounded
 from gpupeak.types import Failed, FileStamp, NoPeak, Outcome, Peak, Saved
 
@@ -199,6 +200,16 @@ class Record:
     def manifest(self) -> Path:
         return self.directory / ("manifest.jsonl" if self.part is None else f"manifest.{self.part}.jsonl")
 
+    def write_run(self) -> None:
+        # A path may hold bytes that are no UTF-8, surrogates here: written as JSON's escapes.
+        text = json.dumps(self.run, indent=2, ensure_ascii=False)
+        replace_file(self.run_file, [text.encode(errors="backslashreplace"), b"\n"])
+
+    def remove(self) -> None:
+        self.run_file.unlink(missing_ok=True)  # first: without it, the manifest is nobody's
+        self.manifest.unlink(missing_ok=True)
+        (self.directory / lock_name(self.part or "")).unlink(missing_ok=True)
+
     @property
     def overwriting(self) -> bool:
         return bool(self.run and self.run.get("overwriting"))
@@ -314,24 +325,17 @@ def read_lines(file: Path, without: Collection[str] = ()) -> Iterator[ManifestLi
                 yield line
 
 
-def best_lines(lines: Iterable[ManifestLine], whole: Callable[[str], bool]) -> dict[str, ManifestLine]:
+def merged(lines: Iterable[ManifestLine], names: Sequence[str], whole: Callable[[str], bool]) -> Iterator[bytes]:
     """One line a sample of several, the oldest first: the last one, but of a `whole` file none that knows less than
-    "saved"."""
+    "saved". Those of `names` come in their order, then the others by name."""
     best: dict[str, ManifestLine] = {}
     for line in lines:
         before = best.get(line.sample)
         if before is None or _RANKS.get(line.outcome, 0) >= _RANKS.get(before.outcome, 0) or not whole(line.sample):
             best[line.sample] = line
-    return best
-
-
-def in_order(lines: Mapping[str, ManifestLine], names: Sequence[str]) -> Iterator[bytes]:
-    """The lines of `names` in their order, then the others by name, as a file has them."""
-    for name in names:
-        if name in lines:
-            yield lines[name].raw
-    for name in sorted(lines.keys() - set(names)):
-        yield lines[name].raw
+    for name in (*names, *sorted(best.keys() - set(names))):
+        if name in best:
+            yield best[name].raw
 
 
 def difference(there: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -351,11 +355,6 @@ def _setting(settings: Mapping[str, Any], key: str) -> str:
         return f"--weights {settings.get('weights')} (SHA-256 {str(settings[key])[:12]})"
     flag = "--visual-encoder" if key == "encoder" else f"--{key.replace('_', '-')}"
     return f"{flag} {settings.get(key, 'none' if key in WHERE_ASKED else 'unknown')}"
-
-
-def pretty(run: Mapping[str, Any]) -> bytes:
-    # A path may hold bytes that are no UTF-8, surrogates here: written as JSON's escapes.
-    return json.dumps(run, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _provenance(records: Iterable[Record]) -> list[dict[str, Any]]:
