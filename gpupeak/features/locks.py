@@ -10,7 +10,6 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from gpupeak.storage import remote
 from gpupeak.storage.atomic import process_is_gone, process_name
 from gpupeak.types import Url
 
-_TRIES = 5
+_TRIES = 10
 _PAUSE = 0.02  # seconds; whoever looks whether a shard is running, or ends as one, holds a lock for an instant
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _WHOLE = ".gpupeak.lock"
@@ -55,9 +54,11 @@ class LocalLock:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 descriptor = _flock(path, how, flags)
                 break
-            except (BlockingIOError, FileNotFoundError) as error:  # or one that failed has just removed the directory
-                if attempt == _TRIES:
+            except (BlockingIOError, FileNotFoundError, FileExistsError) as error:  # one that ended removes it
+                if attempt == _TRIES and isinstance(error, BlockingIOError):
                     raise RunError(f"{self._directory}: {told}") from error
+                if attempt == _TRIES:
+                    raise
                 time.sleep(_PAUSE)
         if descriptor is None:
             self.missing = True
@@ -92,24 +93,22 @@ class LocalLock:
 
 def _flock(path: Path, how: int, flags: int = os.O_RDONLY) -> int | None:
     """Lock a file, or a directory itself; None where there are no locks. Raises BlockingIOError if another holds it."""
-    while True:
-        try:
-            descriptor = os.open(path, flags, 0o666)
-        except OSError as error:
-            if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
-                raise RunError(f"{path}: a symbolic link where a lock belongs; remove it") from error
-            raise
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in _NO_LOCKS:
-                raise
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+            raise RunError(f"{path}: a symbolic link where a lock belongs; remove it") from error
+        raise
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "whoever held it has removed it since it was opened", str(path))
+        return descriptor
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in _NO_LOCKS:
             return None
-        os.close(descriptor)  # whoever held it has removed it since it was opened
+        raise
 
 
 class RemoteLock:
@@ -142,10 +141,14 @@ class RemoteLock:
 
     def _remove_dead(self, lock: Url) -> None:
         """Remove the lock of a process of this machine that has ended. Raises RunError for any other."""
-        with _alone_on_this_machine():  # else a second one could remove what the first has put in its place
+        alone = os.open("/", os.O_RDONLY)  # any file that all processes see would do
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX)  # else a second one could remove what the first has put in its place
             if not process_is_gone(self._content(lock).get("process", "")):
                 raise self._busy(lock)
             remote.remove(lock)
+        finally:
+            os.close(alone)
 
     def _busy(self, lock: Url) -> RunError:
         told = self._content(lock)
@@ -171,13 +174,3 @@ class RemoteLock:
             with contextlib.suppress(OSError):
                 remote.remove(self._held)
             self._held = None
-
-
-@contextlib.contextmanager
-def _alone_on_this_machine() -> Iterator[None]:
-    descriptor = os.open("/", os.O_RDONLY)  # any file that all processes see would do
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
