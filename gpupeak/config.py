@@ -84,7 +84,7 @@ class Option:
 
     def expected(self, value: Any) -> str | None:
         """What was expected instead of `value`, in words; None if it is fine."""
-        if value is None and self.default is None:
+        if value == self.default and value in (None, ()):  # not given
             return None
         fine, words = True, self.form
         if self.choices:
@@ -99,8 +99,8 @@ class Option:
         elif bool in self.types:
             fine, words = isinstance(value, bool), "true or false"
         elif isinstance(self.default, tuple):
-            named = isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_text, value))
-            fine, words = named or value == self.default, "a list of names, at least one"
+            fine = isinstance(value, (list, tuple)) and len(value) > 0 and all(map(is_text, value))
+            words = "a list of names, at least one"
         elif self.pattern is not None:
             fine = isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
         else:

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 _SHORT = re.compile("map segment|allocate memory|alloc_cpu", re.IGNORECASE)
-_CUT = re.compile("unexpected EOF|unpack requires a buffer|file not fully covered")  # in torch's and safetensors' words
 OUT_OF_MEMORY = "asks for more memory than it may have"
 """The reason of a sample whose file made the decoder ask for too much; the process that decoded it is replaced."""
+CUT_SHORT = re.compile("EOF|unpack requires a buffer|file not fully covered")
+"""How Python, torch and safetensors say that a file ends too early."""
 
 _MISTAKEN = {
     (b"version https://git-lfs.",): "is a pointer of Git LFS: `git lfs pull` fetches the file itself",
@@ -104,11 +105,6 @@ def out_of_memory(error: BaseException) -> str | None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     bound = f": this process may have {limit / 2**30:.1f} GiB of addresses (ulimit -v)"
     return f"out of memory{'' if limit == resource.RLIM_INFINITY else bound}"
-
-
-def is_cut_short(error: BaseException) -> bool:
-    """Whether an error is how it is said that a file ends too early."""
-    return isinstance(error, EOFError) or _CUT.search(str(error)) is not None
 
 
 def mistaken(start: bytes) -> str | None:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from gpupeak.errors import ConfigError, is_cut_short, mistaken, writing
+from gpupeak.errors import CUT_SHORT, ConfigError, mistaken, writing
 from gpupeak.features.directory import FeatureDirectory
 from gpupeak.features.layout import encoder_directory, feature_directory
 from gpupeak.features.npy import npy_header, read_features
@@ -241,8 +241,6 @@ def unpack(directory: Path, n: int, watch: Watch = unwatched) -> tuple[int, int]
     """Write a packed file's samples as `.npy` files where they are not there yet. Returns how many were, and all.
     Raises as `pack`, and ConfigError if what lies there was made by other settings."""
     file = packed_file(directory)
-    if not file.is_file():
-        raise ConfigError(f"{file}: there is no packed file to unpack")
     try:
         pack = _read_pack(file, n)
     except (OSError, ValueError) as error:
@@ -308,7 +306,7 @@ def _read_pack(file: Path, n: int) -> _Pack:
         files = [tuple(map(int, file)) for file in files]
         count, rows, dim = features.get_shape()
     except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        fault = "is cut short" if is_cut_short(error) else error
+        fault = "is cut short" if CUT_SHORT.search(str(error)) else error
         raise ValueError(f"{file}: not a packed file: {fault}") from error
     named = isinstance(names, list) and all(map(_is_name, names)) and len(set(names)) == count
     told = len(files) == count and all(len(each) == 4 for each in files)

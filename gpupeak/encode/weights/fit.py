@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpupeak.encode.weights.identity import WeightsId
 from gpupeak.encoders import EncoderSpec, TowerShape, hf_tower
-from gpupeak.errors import ConfigError, WeightsError, counted, is_cut_short
+from gpupeak.errors import CUT_SHORT, ConfigError, WeightsError, counted
 from gpupeak.storage.files import read_bounded
 
 _TRANSFORMERS = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)")  # as it names files
@@ -169,7 +169,7 @@ def explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if is_cut_short(error):
+        if CUT_SHORT.search(reason):
             reason = "it is cut short: copy or fetch it again"
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run what is in the file
             reason = "it is no checkpoint, or holds more than tensors, which is never run"
