@@ -48,10 +48,6 @@ class SupervisedLine:
         self._on_cpu, self._environment = on_cpu, environment
         self._start()
 
-    @property
-    def pid(self) -> int:
-        return self._child.process.pid
-
     def close(self) -> None:
         self._child.end()
 

@@ -28,14 +28,16 @@ def _children_import_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_outcomes_come_back_and_a_line_serves_more_than_one_run(tmp_path: Path) -> None:
     told: list[str] = []
-    line = SupervisedLine(RECIPE, told.append, window=16)
+    (pids := tmp_path / "pids").mkdir()
+    line = SupervisedLine((make_line, ("synthetic", 0.0, pids)), told.append, window=16)
     assert (line.device, told) == ("synthetic", ["a synthetic line"])
     for run in ("a", "b"):
         outcomes = list(line.run(sample(tmp_path, f"{run}{i}") for i in range(50)))
         assert names(outcomes) == sorted(f"{run}{i}" for i in range(50))
         assert all(isinstance(o, Saved) and local(o.sample.target).exists() for o in outcomes)
     line.close()
-    assert not Path(f"/proc/{line.pid}").exists()
+    (pid,) = pids.iterdir()
+    assert not Path("/proc", pid.name).exists()
 
 
 @pytest.mark.parametrize(
