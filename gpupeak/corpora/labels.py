@@ -140,9 +140,8 @@ def _contents(pickled: object) -> Iterable[object]:
 
 def _bounded(names: Iterable[str]) -> list[str]:
     taken = list(itertools.islice(names, _MOST_NAMES + 1))
-    if (longest := max(map(len, taken), default=0)) > _LONGEST_NAME:
-        name = next(name for name in taken if len(name) == longest)
-        raise ValueError(f"{reprlib.repr(name)} of {longest:,} characters found where a name belongs")
+    if len(longest := max(taken, key=len, default="")) > _LONGEST_NAME:
+        raise ValueError(f"{reprlib.repr(longest)} of {len(longest):,} characters found where a name belongs")
     if len(taken) > _MOST_NAMES:
         raise ValueError(f"more than {_MOST_NAMES:,} names")
     return taken

@@ -9,7 +9,7 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from gpupeak.types import SamplingRule
@@ -91,15 +91,13 @@ def as_asked(rows: list[Row], rule: SamplingRule) -> tuple[list[Row], str | None
 def smoothed(rows: list[Row], frames: int) -> list[Row]:
     """The rows that have an intensity, each with the lower median over the rows at most `frames` // 2 frames
     away: what stands out at either end has fewer beside it."""
-    known = sorted(((r.frame, r.intensity, r) for r in rows if r.intensity is not None), key=itemgetter(0))
-    numbers, values, reach = [each[0] for each in known], [each[1] for each in known], frames // 2
-    return [
-        replace(
-            row,
-            intensity=statistics.median_low(values[bisect_left(numbers, n - reach) : bisect_right(numbers, n + reach)]),
-        )
-        for n, _, row in known
-    ]
+    known = sorted((row for row in rows if row.intensity is not None), key=attrgetter("frame"))
+    frame_numbers, values, reach = [row.frame for row in known], [row.intensity or 0.0 for row in known], frames // 2
+
+    def near(row: Row) -> slice:
+        return slice(bisect_left(frame_numbers, row.frame - reach), bisect_right(frame_numbers, row.frame + reach))
+
+    return [replace(row, intensity=statistics.median_low(values[near(row)])) for row in known]
 
 
 def total_intensity(intensities: object) -> float | None:

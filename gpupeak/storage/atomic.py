@@ -16,7 +16,7 @@ TEMPORARY = re.compile(r"\.gpupeak-(?:(\d+)@([^@/]+)-\d+|.*)\.tmp\Z")
 """What a file being written is called: hidden, so that no `*.npy` pattern picks it up. In it are the writer's process
 id and host (`temporary_name`), if it is not from another version or tool."""
 _STALE_SECONDS = 86_400.0  # a file is a temporary one for as long as one write takes
-_TOGETHER = 8  # parts of a file in one call: lines of a manifest, or up to 2 GiB of features
+_TOGETHER = 7  # parts of a file in one call, which takes up to 2 GiB; of features each may have 256 MiB
 _serial = itertools.count(time.time_ns())  # next() is atomic under the GIL; no process of the same number began so
 
 
