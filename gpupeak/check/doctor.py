@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -86,22 +87,27 @@ def _package(
     With a `probe`, a file of the package, it is imported only if that or one that it requires is not as it should be:
     torch and open_clip take seconds.
     """
-    optional, lacking = len(distributions) > 1, MISSING if without is None else NOTE
-    there = [(each, told) for each in distributions if (told := _version(each))]
+    optional, lacking, wanted = len(distributions) > 1, MISSING if without is None else NOTE, distributions[0]
+    if optional:
+        from gpupeak.kernels.compile import gpu_extra  # imports torch
+
+        wanted = f"'{gpu_extra()}'"
+    there: dict[str, str] = {}
+    for each in distributions:
+        with suppress(PackageNotFoundError):
+            there[each] = version(each)
     if len(there) > 1:
-        both = [each for each, _ in there]
-        advice = f"pip uninstall {' '.join(both)}; then pip install '{_gpu_extra()}'"
-        return Finding(name, lacking, f"{' and '.join(both)} overwrite each other", advice)
+        advice = f"pip uninstall {' '.join(there)}; then pip install {wanted}"
+        return Finding(name, lacking, f"{' and '.join(there)} overwrite each other", advice)
     try:
         if probe is None or not _is_sound(distributions[0], module or distributions[0], probe):
             import_module(module or distributions[0])
     except Exception as error:  # a broken installation may raise anything
         if short := out_of_memory(error):
             return Finding(name, lacking, f"cannot be loaded: {short}", "let it have more")
-        advice = f"pip install '{_gpu_extra()}'" if optional else f"pip install {distributions[0]}"
-        advice = f"{without}; {advice}" if without else advice
+        advice = f"{without}; pip install {wanted}" if without else f"pip install {wanted}"
         return Finding(name, lacking, f"cannot be imported: {_line(error)}", advice)
-    told = ", ".join(f"{each} {told}" if optional else told for each, told in there)
+    told = ", ".join(f"{each} {told}" if optional else told for each, told in there.items())
     return Finding(name, OK, told or "there, of unknown version")
 
 
@@ -126,19 +132,6 @@ def _is_sound(distribution: str, module: str, probe: str) -> bool:
     except (OSError, PackageNotFoundError):
         return False
     return True
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def _gpu_extra() -> str:
-    from gpupeak.kernels.compile import gpu_extra
-
-    return gpu_extra()
 
 
 def _gpu(config: ExtractConfig) -> Iterator[Finding]:
@@ -208,11 +201,13 @@ def _driver(has: tuple[int, int], needed: bool) -> Finding:
     """The driver's CUDA against torch's: an older driver runs no kernel of a newer torch."""
     import torch
 
+    from gpupeak.kernels.compile import gpu_extra
+
     built = torch.version.cuda
     if reason := too_old(built):
         return Finding("driver", MISSING if needed else NOTE, *reason)
     torch_has = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
-    return Finding("driver", OK, f"takes CUDA up to {has[0]}.{has[1]}; {torch_has}: '{_gpu_extra()}' fits")
+    return Finding("driver", OK, f"takes CUDA up to {has[0]}.{has[1]}; {torch_has}: '{gpu_extra()}' fits")
 
 
 def _weights(config: ExtractConfig) -> tuple[Finding, EncoderSpec, WeightsId | None]:

@@ -187,17 +187,13 @@ def _find(config: ExtractConfig, target: str) -> tuple[Sample, Corpus | None]:
         dataset, _, wanted = target.rpartition("/")
         config = dataclasses.replace(config, datasets=(dataset,)) if dataset else config
     named, listed = bool(config.datasets or config.videos), False
+    passed_over = () if named else (LabelError,)  # of all the datasets, those that are there are searched
     for corpus in resolve(config, absent=not named):
-        try:
-            samples = list_samples(corpus, Path()).samples
-        except LabelError:
-            if named:
-                raise
-            continue  # of all the datasets, those that are there are searched
-        listed = True
-        for entry in samples:
-            if isinstance(entry, Sample) and entry.name == wanted:
-                return entry, None if own_video else corpus
+        with contextlib.suppress(*passed_over):
+            for entry in list_samples(corpus, Path()).samples:
+                if isinstance(entry, Sample) and entry.name == wanted:
+                    return entry, None if own_video else corpus
+            listed = True
     if not listed:
         resolve(config)  # which says what is not there
     searched = ", ".join(config.datasets) or "the datasets"

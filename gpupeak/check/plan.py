@@ -18,7 +18,6 @@ from gpupeak.encode.weights.identity import identify
 from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import counted, few, mistaken
 from gpupeak.features.remote import copies_below
-from gpupeak.peaks.sources import PEAK_SOURCES
 from gpupeak.run import Job, prepare
 from gpupeak.storage.files import open_bounded
 from gpupeak.storage.overlap import overlapped
@@ -67,12 +66,15 @@ def plan(config: ExtractConfig, watch: Watch = unwatched) -> tuple[Plan, ...]:
 
 def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig, watch: Watch) -> Plan:
     tally = job.tally
-    found = Counter[str]()
+    peaks, no_peak = Counter[str](), Counter[str]()
     if job.corpus.rule.method == "emotion_peak":
         unread = [sample for sample in job.samples if sample.name not in job.peaks]
         read = watch(read_peaks(unread, config), len(unread), description=tally.dataset)
-        peaks = chain(job.peaks.values(), (peak for _, peak in read))
-        found.update(peak.source if isinstance(peak, Peak) else peak.reason for peak in peaks)
+        for peak in chain(job.peaks.values(), (peak for _, peak in read)):
+            if isinstance(peak, Peak):
+                peaks[peak.source] += 1
+            else:
+                no_peak[peak.reason] += 1
     missing = [sample.name for sample in job.pending if sample.video is None]
     return Plan(
         dataset=tally.dataset,
@@ -83,8 +85,8 @@ def _plan(job: Job, spec: EncoderSpec, config: ExtractConfig, watch: Watch) -> P
         stale=tally.stale,
         missing_videos=len(missing),
         missing_first=tuple(missing[:_NAMED]),
-        peaks=Counter({source: count for source, count in found.items() if source in PEAK_SOURCES}),
-        no_peak=Counter({reason: count for reason, count in found.items() if reason not in PEAK_SOURCES}),
+        peaks=peaks,
+        no_peak=no_peak,
         refused=tuple(failed.sample.name for failed in job.refused),
         bytes_to_write=job.bytes_to_write(spec.dim),
         warnings=(

@@ -105,10 +105,7 @@ def _rows(found: Sequence[Overview]) -> dict[str, Any]:
 
 def _json(value: object) -> str:
     """JSON that HTML reads as text wherever it stands: all but ASCII is escaped, and so is what markup is made of."""
-    text = json.dumps(value, separators=(",", ":"))
-    for character in "<>&'":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return json.dumps(value, separators=(",", ":")).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&'"})
 
 
 def _hash(text: str) -> str:
