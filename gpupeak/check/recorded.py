@@ -52,9 +52,8 @@ def as_recorded(
     differing = [field for field, values in recorded.items() if any(value != values[0] for value in values)]
     if differing:
         shown = few(str(directory).removeprefix(f"{root}/") for directory in found)
-        tell(
-            f"{root} holds {shown}: give {', '.join(OPTIONS[field].flag for field in differing)} to say which is meant"
-        )
+        flags = ", ".join(OPTIONS[field].flag for field in differing)
+        tell(f"{root} holds {shown}: give {flags} to say which is meant")
         if "encoder" in differing:
             return config
     agreed = {field: values[0] for field, values in recorded.items() if field not in differing}

@@ -13,7 +13,7 @@ import typer
 
 from gpupeak.cli.output import Output
 from gpupeak.config import OF_EACH, OPTIONS, OUTPUT, ExtractConfig, Option, keys_of, options_of
-from gpupeak.corpora.table import guess, read_table
+from gpupeak.corpora.table import expected_samples, guess, read_table
 from gpupeak.errors import ConfigError
 
 SETTINGS_FILE = "gpupeak.toml"
@@ -50,9 +50,7 @@ def with_settings(*, names: bool = True, recorded: bool = False) -> Callable[[Ca
         options = options_of(command.__name__)
         every = "the nine of MER-UniBench" if "dataset_root" in options else "all that are there"
         told = f"Names, apart or joined by commas; none for {every}."
-        argument = typer.Argument(
-            None, help=told, metavar="DATASETS", autocompletion=lambda: [*read_table(None).entries]
-        )
+        argument = typer.Argument(None, help=told, metavar="DATASETS", autocompletion=expected_samples)
         shared = [_parameter("names", list[str], argument)] * names
         shared += [_as_parameter(field, option) for field, option in options.items()]
 

@@ -102,8 +102,7 @@ def _named(corpus: Corpus, labels: Place, warnings: list[str]) -> dict[str, str 
 
 
 def _written_otherwise(lacking: Collection[str], there: Iterable[str]) -> str:
-    """What to write instead, as the end of a message, where a name that is lacking is there but for how it is written:
-    in capitals, or in a row of several cells."""
+    """What to write instead, as the end of a message, where a name that is lacking is there, but written otherwise."""
     folded = {name.casefold(): name for name in there}
     near = [(name, folded[name.casefold()]) for name in lacking if folded.get(name.casefold(), name) != name]
     if near:
