@@ -165,6 +165,8 @@ def test_large_files_are_read_twice(clip_of: ClipOf, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(container, "KEPT_BYTES", 1000)
     assert np.array_equal(decode_frames(clip_of("h264_short_gop"), [3, 20, 21, 47]), expected)
     assert np.array_equal(decode_frames(clip_of("h264_raw"), [3, 20]), raw)
+    with open_clip(clip_of("h264_short_gop")) as clip:
+        assert len(list(clip.read([12, 20]))) == 2
 
 
 def fails(path: Path, indices: list[int]) -> str:

@@ -20,7 +20,7 @@ from gpupeak.video import container
 from gpupeak.video.bitstream import Syntax
 from gpupeak.video.container import Clip, open_clip
 from gpupeak.video.headers import read_headers
-from gpupeak.video.nal import read_sequence
+from gpupeak.video.nal import read_sequence, slice_type
 
 ClipOf = Callable[[str], Path]
 TELLING = (".mp4", ".mov", ".mkv", ".avi")
@@ -205,6 +205,7 @@ def test_h264_fields_are_no_frames(clip_of: ClipOf) -> None:
         header = given.streams.video[0].codec_context.extradata or b""
     # first_mb_in_slice 0, slice_type 7, pic_parameter_set_id 0, frame_num in 4 bits, field_pic_flag
     frame, field = (b"\0\0\0\x10\x65" + bytes([0b10001000, 0b10000000 | flag << 2]) + bytes(13) for flag in (0, 1))
+    assert slice_type(0b01010000) == slice_type(0b10000101) == -1, "not the picture's first slice; no such type"
     syntax = Syntax("h264", header)
     assert syntax.read(memoryview(frame), True).start
     assert syntax.framed
