@@ -146,7 +146,8 @@ def _content(file: Path) -> dict[str, Any]:
         return tomllib.loads(read_bounded(file, _LARGEST_FILE).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         told = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"{file}: {told}") from error
+        hint = "; beside sections, the list of names is called dataset" if "declare ('datasets'" in told else ""
+        raise ConfigError(f"{file}: {told}{hint}") from error
 
 
 def _checked(given: object, fields: Mapping[str, str], where: str) -> dict[str, Any]:

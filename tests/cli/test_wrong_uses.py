@@ -131,6 +131,10 @@ TOMLS: dict[str, tuple[str | bytes, str]] = {
     "true.toml": ("[datasets.meld]\nn_frms = true", ", datasets.meld: n_frms is True, expected a whole number"),
     "rule.toml": ("sampling = 'random'", ": sampling is 'random', expected one of emotion_peak, uniform, headtail"),
     "none.toml": ("[datasets.meld]\nfallback = 'none'", ", datasets.meld: fallback is 'none', expected one of uni"),
+    "list_and_section.toml": (
+        "datasets = ['meld']\n[datasets.meld]\nn_frms = 4",
+        ": Cannot declare ('datasets', 'meld') twice (at line 2, column 15); beside sections, the list of names",
+    ),
     "list.toml": ("dataset = [1]", ": dataset is [1], expected a list of names"),
     "no_names.toml": ("dataset = []", ": dataset is [], expected a list of names, at least one"),
     "class.toml": ("[datasets.iemocap]\n[datasets.IEMOCAPFour]", ", datasets.IEMOCAPFour: the same dataset as datase"),
