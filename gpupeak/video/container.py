@@ -206,8 +206,9 @@ class Clip(AbstractContextManager["Clip"]):
                 pictures.append(picture)
                 if picture.shown and not packet.is_discard:
                     shown.append(number)
-                # `has_sidedata` takes four times as long.
-                self.changes.update(number for side in packet.iter_sidedata() if side.data_type == "new_extradata")
+                for side in packet.iter_sidedata():  # `has_sidedata` takes four times as long
+                    if side.data_type == "new_extradata":
+                        self.changes.add(number)
         except MemoryError:
             raise
         except av.FFmpegError as error:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cache, lru_cache
 from io import BytesIO
 from typing import NamedTuple, TypeAlias
@@ -90,24 +90,19 @@ class Sequence(NamedTuple):
     cropping: Cropping
 
 
-class Cut(ValueError):
-    """A packet ends within one of its units."""
-
-
-def units(data: Unit, length: int) -> Iterator[Unit]:
+def units(data: Unit, length: int) -> list[Unit]:
     """The NAL units of a packet: each after its size in `length` bytes, or if that is 0 after a start code (Annex B).
-    Raises Cut at its end."""
+    Where a packet ends within one, the last is empty."""
     if not length:
-        yield from filter(None, (unit.rstrip(b"\0") for unit in bytes(data).split(b"\0\0\1")[1:]))
-        return
-    at = 0
-    while at < len(data):
+        return list(filter(None, (unit.rstrip(b"\0") for unit in bytes(data).split(b"\0\0\1")[1:])))
+    found: list[Unit] = []
+    at, end = 0, len(data)
+    while at < end:
         start = at + length
         at = start + int.from_bytes(data[at:start], "big")
         if unit := data[start:at]:
-            yield unit
-    if at > len(data):
-        raise Cut
+            found.append(unit)
+    return found if at == end else [*found, b""]
 
 
 def configured(extradata: bytes, hevc: bool) -> tuple[int, list[Unit]]:
@@ -115,7 +110,7 @@ def configured(extradata: bytes, hevc: bool) -> tuple[int, list[Unit]]:
     of length lie before a NAL unit, and the parameter sets; 0 and the units that there are if it is no record."""
     start_codes = extradata.startswith((b"\0\0\1", b"\0\0\0\1")) if hevc else extradata[:1] != b"\1"
     if start_codes or len(extradata) < (23 if hevc else 7):
-        return 0, list(units(extradata, 0))
+        return 0, units(extradata, 0)
     sets, reader = list[Unit](), BytesIO(extradata)
 
     def number(size: int) -> int:

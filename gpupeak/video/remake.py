@@ -13,7 +13,7 @@ from struct import pack
 from typing import NamedTuple, TypeAlias
 
 from gpupeak.video.container import MAX_SIDE, Clip
-from gpupeak.video.nal import KINDS, Bits, Cut, Unit, configured, read_cropping, uncropped, units
+from gpupeak.video.nal import KINDS, Bits, Unit, configured, read_cropping, uncropped, units
 
 MAX_BYTES = 64 << 20  # of packets, which are held in memory and sent between processes
 UNTIMED, NO_FRAMES = "timestamps do not tell the frames", "packets that are no frames"
@@ -74,8 +74,6 @@ def remake(clip: Clip, indices: Iterable[int]) -> Remade:
         packets = _read(clip, numbers)
         payloads = [*map(syntax.rewritten, packets), syntax.again(packets[0])]
         header, coded, shown = syntax.header()
-    except Cut:
-        raise Unsafe(NO_FRAMES) from None
     except ValueError:
         raise Unsafe("parameter sets that cannot be read") from None
     payloads[0].insert(0, header)
@@ -155,8 +153,10 @@ class _Nals(_Syntax):
 
     def _pictures(self, units: Iterable[Unit]) -> Payload:
         """Those that hold or describe pictures; parameter sets are kept aside, layers and padding left out."""
-        pieces = Payload()
+        pieces: Payload = []
         for unit in units:
+            if not unit:
+                raise Unsafe(NO_FRAMES)
             kind = self._kinds.of(unit)
             if self._hevc and (unit[0] & 1 or bytes(unit[1:2]) > b"\7"):
                 continue  # nuh_layer_id
