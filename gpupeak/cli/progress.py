@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import RenderableType
@@ -109,8 +110,8 @@ class Display(Observer):
             self._bars.update(self._rows[tally.dataset], completed=tally.done, told=told)
         elif now - self._told >= _SECONDS_A_LINE or not tally.not_reached:
             self._told = now
-            left = tally.not_reached * tally.seconds / (tally.saved + tally.failed)
-            self._console.say(f"{tally.dataset}: {tally.done} of {tally.listed} done: {told}, {_clock(left)} left")
+            left = timedelta(seconds=round(tally.not_reached * tally.seconds / (tally.saved + tally.failed)))
+            self._console.say(f"{tally.dataset}: {tally.done} of {tally.listed} done: {told}, {left} left")
 
     def stopping(self) -> None:
         """Say that the run is being stopped. For a signal handler: goes around the console, which may be in use."""
@@ -156,11 +157,6 @@ def rate(saved: int, seconds: float) -> str:
         return "-"
     rate = saved / seconds
     return f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"  # ViT-L/14 takes a CPU seconds a sample
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _write_to_stderr(text: str) -> None:

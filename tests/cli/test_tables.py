@@ -57,9 +57,8 @@ def test_no_header_is_broken_and_lines_wrap_at_words(
     print_table(Output(), headers, [["a_name_of_thirty-two_characters__", *["12799"] * 7, "12799/12799"]])
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()]
     assert max(map(cell_len, lines)) <= width
-    words = set(" ".join(lines).split())
-    assert {*headers[:-1], "12799/12799"} < words
-    assert {"listed/", "expected"} < words or "listed/expected" in words
+    words = set(" ".join(lines).replace("listed/expected", "listed/ expected").split())
+    assert {*" ".join(headers).split(), "12799/12799"} < words
     if width == 80:
         Output().say(Text("output       ok      " + "/tmp/" + "x" * 40 + ": 44.0 GB free, 3 samples to write"))
         assert capsys.readouterr().out.endswith(": 44.0 GB \nfree, 3 samples to write\n")
