@@ -52,13 +52,13 @@ def _directory(root: str | Path, dataset: str, encoder: str, *more: Any) -> Plac
 
 def read_features(path: Place | str, n: int) -> npt.NDArray[np.float32]:
     """One `.npy` file's features, float32 `[n, D]`. Raises OSError, and ValueError if it is torn or of another kind."""
-    features = _read(path, n)
-    if isinstance(features, str):
-        raise ValueError(f"{path}: {features}")
-    return features
+    try:
+        return _read(path, n)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def _read(path: Place | str, n: int, dim: int | None = None) -> npt.NDArray[np.float32] | str:
+def _read(path: Place | str, n: int, dim: int | None = None) -> npt.NDArray[np.float32]:
     if isinstance(path, Url):
         data = places.read(path, _LARGEST_FEATURES)
         header = _fitting(data, len(data), n, dim)
@@ -67,12 +67,10 @@ def _read(path: Place | str, n: int, dim: int | None = None) -> npt.NDArray[np.f
         try:
             data = os.read(descriptor, LONGEST_HEADER)
             header = _fitting(data, size, n, dim)  # before a sparse terabyte is read
-            while not isinstance(header, str) and len(data) < size and (more := os.read(descriptor, size - len(data))):
+            while len(data) < size and (more := os.read(descriptor, size - len(data))):
                 data += more
         finally:
             os.close(descriptor)
-    if isinstance(header, str):
-        return header
     return np.frombuffer(bytearray(data), np.float32, offset=header.offset).reshape(header.shape)
 
 
@@ -82,8 +80,8 @@ def read_checked(path: Path | str, n: int, dim: int) -> npt.NDArray[np.float32] 
         features = _read(path, n, dim)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    if isinstance(features, str):
-        return features
+    except ValueError as error:
+        return str(error)
     least, largest = float(features.min()), float(features.max())  # NaN where there is one
     if not math.isfinite(largest - least):
         return f"{int((~np.isfinite(features)).sum())} of {features.size} values are not finite"
@@ -108,18 +106,16 @@ def is_whole(path: str | Path, n: int, dim: int) -> bool:
     header = npy_header((n, dim))
     try:
         descriptor, size = open_descriptor(path)
-    except OSError:
+        try:
+            start = os.read(descriptor, len(header))
+            if start == header:
+                return size == len(header) + 4 * n * dim
+            start += os.read(descriptor, LONGEST_HEADER)  # another writer's, or none
+        finally:
+            os.close(descriptor)
+        return _fitting(start, size, n, dim) is not None
+    except (OSError, ValueError):
         return False
-    try:
-        start = os.read(descriptor, len(header))
-        if start == header:
-            return size == len(header) + 4 * n * dim
-        start += os.read(descriptor, LONGEST_HEADER)  # another writer's, or none
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return not isinstance(_fitting(start, size, n, dim), str)
 
 
 class NpyHeader(NamedTuple):
@@ -147,16 +143,18 @@ def read_header(data: bytes) -> NpyHeader | None:
     return NpyHeader(shape, dtype, fortran_order, file.tell())
 
 
-def _fitting(start: bytes, size: int, n: int, dim: int | None = None) -> NpyHeader | str:
-    """The header of a file of `size` bytes; or why it is not that of float32 `[n, dim]`, in a line."""
+def _fitting(start: bytes, size: int, n: int, dim: int | None = None) -> NpyHeader:
+    """The header of a file of `size` bytes. Raises ValueError if it is not that of float32 `[n, dim]`."""
     header, wanted = read_header(start), f"expected float32 [{n}, {dim or 'D'}]"
     if header is None:
-        return f"no .npy file ({size} bytes), {wanted}"
+        raise ValueError(f"no .npy file ({size} bytes), {wanted}")
     shape = header.shape
     fits = len(shape) == 2 and shape[0] == n and dim in (None, shape[1])
     if not fits or header.dtype != np.dtype("<f4") or header.fortran_order:
-        return f"{header.dtype} {list(shape)}{', Fortran order' * header.fortran_order}, {wanted}"
+        raise ValueError(f"{header.dtype} {list(shape)}{', Fortran order' * header.fortran_order}, {wanted}")
     expected = header.offset + 4 * n * shape[1]
     if expected > _LARGEST_FEATURES:
-        return f"{list(shape)}, {expected:,} bytes, expected at most {_LARGEST_FEATURES:,}"
-    return header if size == expected else f"{size} bytes, expected {expected}"
+        raise ValueError(f"{list(shape)}, {expected:,} bytes, expected at most {_LARGEST_FEATURES:,}")
+    if size != expected:
+        raise ValueError(f"{size} bytes, expected {expected}")
+    return header
