@@ -120,7 +120,7 @@ def print_json(exit_code: int, error: str | None = None, /, **values: Any) -> No
 def verdict(error: BaseException) -> tuple[int, str]:
     """The exit code that an error ends a command with, and the one line that it is told in."""
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return INTERRUPTED, "interrupted before anything was extracted"
+        return INTERRUPTED, "interrupted"
     if isinstance(error, SampleError):
         return 1, f"{error.stage}: {error.reason}"
     if isinstance(error, GpupeakError):

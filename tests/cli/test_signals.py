@@ -77,7 +77,7 @@ def test_a_signal_before_samples_are_worked_on_ends_it(
     stage.act = interrupted(signal.SIGINT, working=False) if listed else lambda *_: signal.raise_signal(signal.SIGINT)
     assert main(["extract", "--json"]) == 130
     out, error = capsys.readouterr()
-    assert error.endswith("error: interrupted before anything was extracted\n")
+    assert error.endswith("error: interrupted\n")
     summary = json.loads(out)
     assert (summary["exit_code"], summary["interrupted"]) == (130, True)
     assert [tally["listed"] for tally in summary["datasets"]] == [listed] * bool(listed)
