@@ -101,7 +101,8 @@ def _by_processes(function: Callable[[_Item], _Found], items: Iterator[_Item], w
         for _ in range(min((1 + waiting) * cores(), len(tasks))):
             idle.append(Child(answer, _OF_A_PROCESS if waiting else 1))
             begun.callback(idle[-1].end)
-            idle[-1].send(function)
+        for child in idle:  # which have all begun: what is large waits until one reads it
+            child.send(function)
         yield from _ahead(ThreadPoolExecutor(len(idle)), 2 * len(idle), answers, iter(tasks))
 
 
