@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from gpupeak.encoders import EncoderSpec, encoder_spec
 from gpupeak.errors import counted, few, mistaken
 from gpupeak.features.remote import copies_below
 from gpupeak.run import Job, prepare
+from gpupeak.storage.files import open_bounded
 from gpupeak.storage.overlap import overlapped
 from gpupeak.storage.places import place
 from gpupeak.tally import Watch, unwatched
@@ -108,6 +110,6 @@ def _no_videos(dataset: str, files: Sequence[Path]) -> Iterator[str]:
 
 
 def _begins(file: Path) -> str | None:
-    with suppress(OSError), file.open("rb") as stream:
+    with suppress(OSError), open_bounded(file, sys.maxsize) as stream:  # which waits for no pipe
         return mistaken(stream.read(100))
     return None
