@@ -203,7 +203,7 @@ class _Mpeg4(_Syntax):
         if self._layer not in (b"", layer):
             raise Unsafe(CHANGING)
         self._layer = layer
-        bits = Bits(layer)
+        bits = Bits(layer[:_MAX_HEADER])
         _skip_to_size(bits)
         start = bits.at
         self._shown = bits.u(13), bits.u(14) & 0x1FFF  # after a marker
