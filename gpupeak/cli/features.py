@@ -9,7 +9,7 @@ from gpupeak.cli.output import Output, print_json
 from gpupeak.cli.progress import watching
 from gpupeak.config import ExtractConfig
 from gpupeak.corpora.table import read_table
-from gpupeak.errors import ConfigError, counted, few
+from gpupeak.errors import ConfigError, counted, few, reading
 from gpupeak.features.layout import encoder_directory, feature_directory, is_feature_directory
 from gpupeak.storage import places
 from gpupeak.tally import Watch
@@ -55,13 +55,20 @@ def _each(config: ExtractConfig, given: Collection[str], ending: str, as_json: b
 
     root, table = FeatureStore(config.output_root).root, read_table(config.config_file)
     there: dict[str, list[str]] = {}
-    for home in (root, *(root / name for name in sorted(places.names(root)))):
-        found = (each.removesuffix(ending) for each in sorted(places.names(home)) if each.endswith(ending))
+    left_out: list[str] = []
+    with reading(root):
+        homes = [root, *(root / name for name in sorted(places.names(root)))]
+    for home in homes:
+        try:
+            found = [each.removesuffix(ending) for each in sorted(places.names(home)) if each.endswith(ending)]
+        except OSError as error:  # lost+found, say
+            if not config.datasets or home.name in config.datasets:
+                left_out.append(f"{home}: cannot be read: {error.strerror}")
+            continue
         if names := list(filter(is_feature_directory, found)):
             there[home.name] = names
     asked = [name if name in there else table.find(name) or name for name in config.datasets]
     directories: dict[str, Path] = {}
-    left_out: list[str] = []
     for name in asked or there:
         sampling, n = (getattr(config, field) or table.said(name, field) for field in ("sampling", "n_frms"))
         encoder = encoder_directory(config.encoder)

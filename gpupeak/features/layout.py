@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 from gpupeak.encoders import encoder_spec
@@ -18,7 +19,7 @@ def feature_directory(root: _Root, dataset: str, encoder: str, sampling: str, n:
 
 
 def is_feature_directory(name: str) -> bool:
-    return name.startswith(("frame_", "face_")) and name.endswith("frms")
+    return re.fullmatch(r"(?s)(frame|face)_.*_\d{1,9}frms", name) is not None
 
 
 def encoder_directory(encoder: str) -> str:

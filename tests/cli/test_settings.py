@@ -156,11 +156,17 @@ def test_pack_takes_of_the_file_what_it_takes(place: Path, capsys: pytest.Captur
     out = capsys.readouterr()
     assert json.loads(out.out).get("datasets") == {"meld": 1, "mine": 1}, out
     (place / "gpupeak.toml").unlink()
+    (place / "out/meld/frame_of_other_frms").mkdir()
+    (place / "out/loop").symlink_to("loop")
     assert main(["pack", "MELD", "--output-root", "out"]) == 0, "the only features that there are"
     assert capsys.readouterr().out.startswith("meld: 1 sample packed into out/meld/frame_CLIP_VIT_LARGE_uniform_8frms.")
     shutil.rmtree(place / "out/mine/frame_CLIP_VIT_LARGE_uniform_16frms")
     assert main(["unpack", "--output-root", "out"]) == 0
-    assert [line.partition(" of ")[0] for line in capsys.readouterr().out.splitlines()] == ["meld: 0", "mine: 1"]
+    out = capsys.readouterr()
+    assert [line.partition(" of ")[0] for line in out.out.splitlines()] == ["meld: 0", "mine: 1"]
+    assert out.err == "warning: out/loop: cannot be read: Too many levels of symbolic links\n"
+    assert main(["pack", "loop", "--output-root", "out"]) == 2
+    assert capsys.readouterr().err == out.err.replace("warning", "error")
     (place / "out/meld/frame_CLIP_VIT_LARGE_headtail_8frms").mkdir()
     assert main(["pack", "meld", "--output-root", "out"]) == 2
     assert "out/meld holds frame_CLIP_VIT_LARGE_headtail_8frms, frame_CLIP_VIT_LARG" in capsys.readouterr().err
