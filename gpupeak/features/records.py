@@ -108,9 +108,8 @@ def line_of(outcome: Outcome) -> bytes:
         entry |= {"warnings": plan.warnings} if plan.warnings else {}
     if isinstance(outcome, Saved):
         seconds = {stage: round(value, 6) for stage, value in outcome.seconds.items()}
-        files = [dataclasses.astuple(stamp) for stamp in outcome.plan.files]
         rule = dataclasses.asdict(outcome.sample.rule)
-        entry |= {"seconds": seconds, "crc32": outcome.crc32, "files": files, "rule": rule}
+        entry |= {"seconds": seconds, "crc32": outcome.crc32, "files": outcome.plan.files, "rule": rule}
     return _line(entry)
 
 

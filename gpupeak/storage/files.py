@@ -41,7 +41,7 @@ def open_descriptor(file: str | Path, limit: int = sys.maxsize) -> tuple[int, in
     return descriptor, status.st_size
 
 
-def open_bounded(file: Path, limit: int) -> BinaryIO:
+def open_bounded(file: Path | str, limit: int) -> BinaryIO:
     """Open a file as `open_descriptor` does."""
     return os.fdopen(open_descriptor(file, limit)[0], "rb")
 

@@ -19,7 +19,8 @@ _Found = TypeVar("_Found")
 
 _LONG = 2e-4  # seconds for one: a shared file system takes a millisecond, a local disk 10 us
 _TRIED = 16
-_THREADS, _OF_A_PROCESS = 64, 32  # more hinder each other
+_THREADS = 64
+_PROCESSES, _OF_A_PROCESS = 8, 16  # where each waits: threads of one process hinder each other
 _TOGETHER = 8  # items that a thread takes: handing one over costs as much as opening a local file
 _A_TASK = 256  # items that a process takes
 _SECONDS_A_TASK = 120.0
@@ -98,7 +99,7 @@ def _by_processes(function: Callable[[_Item], _Found], items: Iterator[_Item], w
         return found
 
     with contextlib.ExitStack() as begun:  # if one cannot start, those before it end, too
-        for _ in range(min((1 + waiting) * cores(), len(tasks))):
+        for _ in range(min(_PROCESSES if waiting else cores(), len(tasks))):
             idle.append(Child(answer, _OF_A_PROCESS if waiting else 1))
             begun.callback(idle[-1].end)
         for child in idle:  # which have all begun: what is large waits until one reads it
