@@ -90,7 +90,7 @@ def _each(config: ExtractConfig, given: Collection[str], ending: str, as_json: b
     counts: dict[str, int] = {}
     for name, directory in directories.items():
         n = int(directory.name.removesuffix("frms").rpartition("_")[2])
-        with watching(Output(stderr=True), quiet=as_json) as watch:
+        with reading(directory), watching(Output(stderr=True), quiet=as_json) as watch:
             told, counts[name] = work(directory, n, watch)
         if not as_json:
             Output().say(f"{name}: {told}")

@@ -26,7 +26,7 @@ from gpupeak.corpora.samples import list_samples
 from gpupeak.decode.resources import fitted
 from gpupeak.encode.weights.identity import meaningless
 from gpupeak.encoders import EncoderSpec, encoder_spec
-from gpupeak.errors import ConfigError, LabelError, RunError, counted
+from gpupeak.errors import ConfigError, LabelError, RunError, counted, reading
 from gpupeak.features.layout import feature_directory
 from gpupeak.features.npy import read_checked
 from gpupeak.features.records import ManifestLine, read_manifest, read_records
@@ -199,7 +199,8 @@ def _read(corpus: Corpus, where: Place, directory: Path, spec: EncoderSpec, watc
         remarks.append(str(error))
     if every.run.get("overwriting"):
         remarks.append("a run with --overwrite was cut short: some files are still those from before it")
-    there = {name[:-4] for name in names(directory) if name.endswith(".npy")}
+    with reading(where):
+        there = {name[:-4] for name in names(directory) if name.endswith(".npy")}
     rows: dict[str, Row] = {}
     for listed in _listed(corpus, directory, there, remarks):
         if isinstance(listed, Failed):

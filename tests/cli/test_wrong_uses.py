@@ -258,6 +258,7 @@ USES += [
         f"preextracted_features/mixed holds {UNIFORMLY}: give --sampling, --n-frms, --stream or --visual-encoder to s",
     ),
     ("pack mixed", 2, f"preextracted_features/mixed/{UNIFORMLY}/text.npy: no .npy file (0 bytes)"),
+    ("pack looped", 3, f"{FEATURES}: cannot be read: Too many levels of symbolic links".format("looped")),
     ("pack shape", 2, f"{FEATURES}/a.npy: no .npy file (6 bytes), expected float32 [8, D]".format("shape")),
     ("pack --output-root s3://x/y", 2, "s3://x/y: features are mapped from a local directory: copy them to one first"),
     ("unpack shape", 2, f"{FEATURES}.safetensors: not a packed file: is no safetensors file".format("shape")),
@@ -286,6 +287,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     os.mkfifo(place / "pipe.txt")
+    (looped := place / FEATURES.format("looped")).parent.mkdir()
+    looped.symlink_to(looped)
     return place
 
 

@@ -12,6 +12,7 @@ import pytest
 from clips import write_clip
 
 from gpupeak import ExtractConfig
+from gpupeak.errors import RunError
 from gpupeak.report.contents import BROKEN, FAILED, MISSING, SAVED, Overview, overview
 
 SUB = "mine/frame_CLIP_VIT_LARGE_emotion_peak_8frms"
@@ -49,6 +50,13 @@ def listed(root: Path, *names: str) -> ExtractConfig:
 def look(config: ExtractConfig, **more: Any) -> Overview:
     (found,) = overview(config, **more)
     return found
+
+
+def test_features_that_cannot_be_listed_are_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / SUB).symlink_to(tmp_path / SUB)
+    with pytest.raises(RunError, match=f"{SUB}: cannot be read: Too many levels"):
+        look(listed(tmp_path, "a"))
 
 
 def test_every_count_is_the_manifests(tmp_path: Path) -> None:
