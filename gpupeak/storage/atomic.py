@@ -32,7 +32,8 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview], *, fsync: boo
         try:
             while some := list(itertools.islice(parts, _TOGETHER)):
                 if os.writev(descriptor, some) != sum(memoryview(each).nbytes for each in some):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # which a disk that fills up does not say
+                    os.write(descriptor, b"\0")  # raises why no more is taken, a quota say
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if fsync:
                 os.fsync(descriptor)
         finally:
