@@ -142,7 +142,8 @@ class FeatureDirectory:
             listed = remote.listing(self.place) or {}
             return {name for name in present if listed[f"{name}.npy"].size == size}
         names = sorted(present)
-        are_whole = overlapped(partial(_is_whole, f"{self.path}", self._n, self._dim), names, processes=True)
+        files = [f"{self.path}/{name}.npy" for name in names]
+        are_whole = overlapped(partial(is_whole, n=self._n, dim=self._dim), files, processes=True)
         return {name for name, whole in zip(names, are_whole, strict=True) if whole}
 
     def names(self) -> set[str]:
@@ -208,7 +209,7 @@ class FeatureDirectory:
         self.run = run
 
     def _has(self, name: str) -> bool:
-        return isinstance(self.place, Url) or _is_whole(f"{self.path}", self._n, self._dim, name)
+        return isinstance(self.place, Url) or is_whole(f"{self.path}/{name}.npy", self._n, self._dim)
 
     def begin(
         self, run: Mapping[str, Any], *, done: set[str], overwrite: bool, pending: Collection[str] = frozenset()
@@ -301,10 +302,6 @@ class FeatureDirectory:
         if self._manifest is not None:
             os.close(self._manifest)
             self._manifest = None
-
-
-def _is_whole(directory: str, n: int, dim: int, name: str) -> bool:
-    return is_whole(f"{directory}/{name}.npy", n, dim)
 
 
 def _content(file: Path) -> bytes | None:
