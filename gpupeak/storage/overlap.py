@@ -20,7 +20,7 @@ _Found = TypeVar("_Found")
 _LONG = 2e-4  # seconds for one: a shared file system takes a millisecond, a local disk 10 us
 _TRIED = 16
 _THREADS = 64
-_PROCESSES, _OF_A_PROCESS = 8, 16  # where each waits: threads of one process hinder each other
+_PROCESSES, _OF_A_PROCESS = 8, 16  # where each waits: more threads of one process would hinder each other
 _TOGETHER = 8  # items that a thread takes: handing one over costs as much as opening a local file
 _A_TASK = 256  # items that a process takes
 _SECONDS_A_TASK = 120.0
@@ -45,12 +45,14 @@ def overlapped(
             waits.append(seconds[-1] + worked - time.thread_time())
             yield found
         number -= len(seconds)
-        long = median(seconds)  # a single one may have been another process's turn
-        waiting = median(waits) > _LONG
+        long, waited = median(seconds), median(waits)  # a single one may have been another process's turn
         if processes and long > _LONG and long * number > SECONDS_ALONE:
-            yield from _by_processes(function, left, waiting)
+            busy = max(long - waited, 1e-5)
+            enough = round(2 * cores() * long / (busy * _OF_A_PROCESS))  # for the cores to be busy while others wait
+            most = max(cores(), min(enough, _PROCESSES))
+            yield from _by_processes(function, left, most, _OF_A_PROCESS if waited > _LONG else 1)
             return
-        if waiting:
+        if waited > _LONG:
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="gpupeak-look") as threads:
                 yield from _ahead(threads, 2 * _THREADS, partial(_each, function), _tasks(left, _TOGETHER))
             return
@@ -81,7 +83,9 @@ def _tasks(items: Iterable[_Item], count: int) -> Iterator[list[_Item]]:
     return iter(lambda: list(islice(left, count)), [])
 
 
-def _by_processes(function: Callable[[_Item], _Found], items: Iterator[_Item], waiting: bool) -> Generator[_Found]:
+def _by_processes(
+    function: Callable[[_Item], _Found], items: Iterator[_Item], most: int, threads: int
+) -> Generator[_Found]:
     tasks = list(_tasks(items, _A_TASK))
     idle: deque[Child] = deque()  # as many as threads
 
@@ -99,8 +103,8 @@ def _by_processes(function: Callable[[_Item], _Found], items: Iterator[_Item], w
         return found
 
     with contextlib.ExitStack() as begun:  # if one cannot start, those before it end, too
-        for _ in range(min(_PROCESSES if waiting else cores(), len(tasks))):
-            idle.append(Child(answer, _OF_A_PROCESS if waiting else 1))
+        for _ in range(min(most, len(tasks))):
+            idle.append(Child(answer, threads))
             begun.callback(idle[-1].end)
         for child in idle:  # which have all begun: what is large waits until one reads it
             child.send(function)
