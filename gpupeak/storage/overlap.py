@@ -46,8 +46,9 @@ def overlapped(
             yield found
         number -= len(seconds)
         long, waited = median(seconds), median(waits)  # a single one may have been another process's turn
-        if processes and long > _LONG and long * number > SECONDS_ALONE:
-            busy = max(long - waited, 1e-5)
+        busy = max(long - waited, 1e-5)
+        here = number * (busy + waited / _OF_A_PROCESS)  # seconds: waits overlap
+        if processes and long > _LONG and here > SECONDS_ALONE:
             enough = round(2 * cores() * long / (busy * _OF_A_PROCESS))  # for the cores to be busy while others wait
             most = max(cores(), min(enough, _PROCESSES))
             yield from _by_processes(function, left, most, _OF_A_PROCESS if waited > _LONG else 1)

@@ -67,3 +67,8 @@ def test_processes_find_all_in_order_though_they_are_killed(killed: bool, monkey
         with pytest.raises(ValueError, match="negative"):
             list(found)
     assert children and all(child.process.returncode for child in children)
+
+
+def test_what_only_waits_is_left_to_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpupeak.storage.overlap.Child", None)
+    assert not any(overlapped(threading.Event().wait, [0.003] * 1000, processes=True)), "3 s one after another"
