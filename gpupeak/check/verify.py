@@ -168,7 +168,8 @@ def verify(
     others = [] if other is None else _others(other, corpora, config, spec)
     with copies_below(place(config.output_root)) as copies:
         paths = [copied(feature_place(config, corpus, spec), copies) for corpus in corpora]
-        listed = zip(corpora, paths, list_all(corpora, paths), strict=True)
+        with uncollected():
+            listed = list(zip(corpora, paths, list_all(corpora, paths), strict=True))
         looks = [_look(*each, config, spec, weights, watch) for each in listed]
         for look, directory in zip(looks, others, strict=False):
             _compare_with(look, directory, Tolerance(min_cosine), watch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -115,6 +116,7 @@ def _by_processes(
 def answer() -> None:
     """What such a process does: tasks come, and what was found goes back."""
     connection, (count,) = connect()
+    gc.set_threshold(100_000)  # what is read and sent has no cycles
     function: Callable[[Any], Any] = connection.recv()
     with ThreadPoolExecutor(count) as threads, contextlib.suppress(EOFError):
         while True:
